@@ -1,0 +1,139 @@
+//! A job: one operation on one VM, from its being asked for to its end. It always ends, exactly once.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+
+use super::{
+    model::{Origin, PolicyName, SnapshotName, VmId, words},
+    policy::How,
+};
+
+/// A job's number, unique in a daemon's life.
+pub type JobId = u32;
+
+/// Who asked for a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asker {
+    /// Why it is done.
+    pub origin: Origin,
+    /// The user who asked, or the daemon's own for what it does by itself.
+    pub uid: u32,
+}
+
+/// A snapshot to be taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateJob {
+    /// A fixed name; else one is made from `how.name`.
+    pub name: Option<SnapshotName>,
+    /// The description, without our marker.
+    pub description: String,
+    /// The policies it will count for.
+    pub policies: BTreeSet<PolicyName>,
+    /// How it is taken.
+    pub how: How,
+    /// The disks, by target; `None`: all writable ones.
+    pub disks: Option<Vec<String>>,
+}
+
+/// What a job does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operation {
+    /// Take a snapshot.
+    Create(CreateJob),
+    /// Delete one snapshot.
+    Delete(SnapshotName),
+    /// Delete what the VM's policies let go; `all`: also beyond `max-delete`.
+    Prune {
+        /// A person said that `max-delete` does not hold.
+        all: bool,
+    },
+}
+
+impl Operation {
+    /// Its name on D-Bus.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Create(_) => "create",
+            Self::Delete(_) => "delete",
+            Self::Prune { .. } => "prune",
+        }
+    }
+}
+
+/// A job as it is handed to a worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// Its number.
+    pub id: JobId,
+    /// The VM it works on.
+    pub vm: VmId,
+    /// What it does.
+    pub operation: Operation,
+    /// Who asked for it.
+    pub asker: Asker,
+    /// When it was asked for.
+    pub asked: Timestamp,
+}
+
+words! {
+    /// Where a job is.
+    JobState {
+        /// It waits for its turn.
+        Queued = "queued",
+        /// It is at work.
+        Running = "running",
+        /// It ended; see its result.
+        Done = "done",
+    }
+}
+
+words! {
+    /// How a job ended.
+    JobResult {
+        /// It did what it was to do.
+        Done = "done",
+        /// It did not; the error says why.
+        Failed = "failed",
+        /// It was stopped before it began, or at a safe point.
+        Cancelled = "cancelled",
+    }
+}
+
+/// Why a job failed: the last part of the D-Bus error's name, and the text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Such as `QuiesceFailed`.
+    pub name: &'static str,
+    /// What happened, to which VM, what state it is in, what to do.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure.
+    pub fn new(name: &'static str, message: impl Into<String>) -> Self {
+        Self { name, message: message.into() }
+    }
+}
+
+/// What a job came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done; with the snapshot that it made, if any.
+    Done(Option<SnapshotName>),
+    /// Failed.
+    Failed(Failure),
+    /// Stopped on request.
+    Cancelled,
+}
+
+impl Outcome {
+    /// The word for it.
+    pub const fn result(&self) -> JobResult {
+        match self {
+            Self::Done(_) => JobResult::Done,
+            Self::Failed(_) => JobResult::Failed,
+            Self::Cancelled => JobResult::Cancelled,
+        }
+    }
+}

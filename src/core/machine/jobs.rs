@@ -1,0 +1,284 @@
+//! The table of jobs: queued, running, and the last of those that ended.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Effect, Machine, Note};
+use crate::core::{
+    job::{Asker, CreateJob, Failure, Job, JobId, JobState, Operation, Outcome},
+    model::{Origin, SnapshotName, VmId},
+    queue,
+    view::JobView,
+};
+
+/// So many ended jobs linger at least, and each for so long.
+const LINGER: (usize, SignedDuration) = (64, SignedDuration::from_mins(10));
+
+#[derive(Debug)]
+struct Entry {
+    job: Job,
+    state: JobState,
+    phase: String,
+    progress: Option<f64>,
+    snapshot: Option<SnapshotName>,
+    ended: Option<Timestamp>,
+    outcome: Option<Outcome>,
+    stale: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Jobs {
+    table: BTreeMap<JobId, Entry>,
+    queued: Vec<JobId>,
+    running: BTreeMap<JobId, VmId>,
+    last_id: JobId,
+    gone: Vec<JobId>,
+}
+
+impl Jobs {
+    pub(super) fn at_rest(&self) -> bool {
+        self.queued.is_empty() && self.running.is_empty()
+    }
+
+    pub(super) fn deleting(&self, vm: VmId) -> BTreeSet<SnapshotName> {
+        self.running
+            .iter()
+            .filter(|(_, v)| **v == vm)
+            .filter_map(|(id, _)| self.table.get(id))
+            .filter(|e| matches!(e.job.operation, Operation::Delete(_) | Operation::Prune { .. }))
+            .filter_map(|e| e.snapshot.clone())
+            .collect()
+    }
+
+    pub(super) fn add(&mut self, vm: VmId, operation: Operation, asker: Asker, now: Timestamp) -> JobId {
+        self.last_id += 1;
+        let id = self.last_id;
+        let snapshot = match &operation {
+            Operation::Create(c) => c.name.clone(),
+            Operation::Delete(name) => Some(name.clone()),
+            Operation::Prune { .. } => None,
+        };
+        let job = Job { id, vm, operation, asker, asked: now };
+        self.table.insert(
+            id,
+            Entry {
+                job,
+                state: JobState::Queued,
+                phase: "waiting".to_owned(),
+                progress: None,
+                snapshot,
+                ended: None,
+                outcome: None,
+                stale: true,
+            },
+        );
+        self.queued.push(id);
+        id
+    }
+
+    /// A job that waits and does the very same: asking twice does not do it twice.
+    pub(super) fn same_queued(&self, vm: VmId, operation: &Operation) -> Option<JobId> {
+        self.queued
+            .iter()
+            .copied()
+            .find(|id| self.table.get(id).is_some_and(|e| e.job.vm == vm && e.job.operation == *operation))
+    }
+
+    /// A snapshot by policy that waits on this VM and is taken the same way: one for all of them.
+    pub(super) fn shareable(&mut self, vm: VmId, create: &CreateJob) -> Option<JobId> {
+        for id in &self.queued {
+            let Some(entry) = self.table.get_mut(id) else { continue };
+            if entry.job.vm != vm || entry.job.asker.origin != Origin::Schedule {
+                continue;
+            }
+            let Operation::Create(waiting) = &mut entry.job.operation else { continue };
+            let same = waiting.disks == create.disks
+                && waiting.how.quiesce == create.how.quiesce
+                && waiting.how.mountpoints == create.how.mountpoints
+                && waiting.how.memory == create.how.memory;
+            if same && waiting.name.is_none() && create.name.is_none() {
+                waiting.policies.extend(create.policies.iter().cloned());
+                waiting.how.freeze_timeout = waiting.how.freeze_timeout.max(create.how.freeze_timeout);
+                entry.stale = true;
+                return Some(*id);
+            }
+        }
+        None
+    }
+
+    pub(super) fn get(&self, id: JobId) -> Option<(&Job, JobState)> {
+        self.table.get(&id).map(|e| (&e.job, e.state))
+    }
+
+    fn finish(&mut self, id: JobId, outcome: Outcome, now: Timestamp) -> Option<Job> {
+        self.queued.retain(|q| *q != id);
+        self.running.remove(&id);
+        let entry = self.table.get_mut(&id)?;
+        if entry.state == JobState::Done {
+            return None;
+        }
+        entry.state = JobState::Done;
+        entry.phase = String::new();
+        entry.progress = matches!(outcome, Outcome::Done(_)).then_some(1.0);
+        if let Outcome::Done(Some(name)) = &outcome {
+            entry.snapshot = Some(name.clone());
+        }
+        entry.ended = Some(now);
+        entry.outcome = Some(outcome);
+        entry.stale = true;
+        let job = entry.job.clone();
+        self.let_go(now);
+        Some(job)
+    }
+
+    fn let_go(&mut self, now: Timestamp) {
+        let ended: Vec<(JobId, Timestamp)> =
+            self.table.iter().filter_map(|(id, e)| e.ended.map(|at| (*id, at))).collect();
+        let many = ended.len().saturating_sub(LINGER.0);
+        for (id, at) in ended.into_iter().take(many) {
+            if now.duration_since(at) >= LINGER.1 {
+                self.table.remove(&id);
+                self.gone.push(id);
+            }
+        }
+    }
+
+    pub(super) fn publish(&mut self, views: &mut BTreeMap<JobId, Arc<JobView>>) {
+        for id in self.gone.drain(..) {
+            views.remove(&id);
+        }
+        for (id, e) in self.table.iter_mut().filter(|(_, e)| e.stale) {
+            e.stale = false;
+            let view = JobView {
+                id: *id,
+                operation: e.job.operation.as_str(),
+                vm: e.job.vm,
+                snapshot: e.snapshot.clone(),
+                state: e.state,
+                phase: e.phase.clone(),
+                progress: e.progress,
+                asker: e.job.asker,
+                asked: e.job.asked,
+                ended: e.ended,
+                outcome: e.outcome.clone(),
+            };
+            views.insert(*id, Arc::new(view));
+        }
+    }
+}
+
+impl Machine {
+    /// Starts what is admitted.
+    pub(super) fn start_jobs(&mut self, _now: Timestamp, out: &mut Vec<Effect>) {
+        if self.jobs.queued.is_empty() || self.stopping() || !self.view.manager.hypervisor_connected {
+            return;
+        }
+        let waiting: Vec<(JobId, VmId)> = self
+            .jobs
+            .queued
+            .iter()
+            .filter_map(|id| self.jobs.table.get(id).map(|e| (*id, e.job.vm)))
+            .collect();
+        let busy: BTreeSet<VmId> = self.jobs.running.values().copied().collect();
+        let limit = usize::try_from(self.settings.daemon.max_jobs).unwrap_or(usize::MAX);
+        let (start, _) = queue::admit(&waiting, &busy, limit);
+        for id in start {
+            self.jobs.queued.retain(|q| *q != id);
+            if let Some(entry) = self.jobs.table.get_mut(&id) {
+                entry.state = JobState::Running;
+                "starting".clone_into(&mut entry.phase);
+                entry.stale = true;
+                self.jobs.running.insert(id, entry.job.vm);
+                self.stale.insert(entry.job.vm);
+                out.push(Effect::Start(entry.job.clone()));
+            }
+        }
+    }
+
+    pub(super) fn on_progress(
+        &mut self,
+        id: JobId,
+        phase: String,
+        progress: Option<f64>,
+        snapshot: Option<SnapshotName>,
+    ) {
+        if let Some(entry) = self.jobs.table.get_mut(&id).filter(|e| e.state == JobState::Running) {
+            entry.phase = phase;
+            entry.progress = progress;
+            if snapshot.is_some() {
+                entry.snapshot = snapshot;
+                self.stale.insert(entry.job.vm);
+            }
+            entry.stale = true;
+        }
+    }
+
+    pub(super) fn on_ended(&mut self, id: JobId, outcome: Outcome, now: Timestamp, out: &mut Vec<Effect>) {
+        let Some(job) = self.jobs.finish(id, outcome.clone(), now) else { return };
+        let vm = job.vm;
+        self.stale.insert(vm);
+        match &outcome {
+            Outcome::Done(_) => {
+                self.errors.remove(&vm);
+            }
+            Outcome::Failed(f) => {
+                self.errors.insert(vm, f.message.clone());
+            }
+            Outcome::Cancelled => {}
+        }
+        let mut prune = false;
+        if let Operation::Create(create) = &job.operation {
+            let result = outcome.result();
+            for policy in &create.policies {
+                if let Some(run) = self.runs.get_mut(policy) {
+                    run.ended(result);
+                }
+            }
+            // Only a success may rotate others out.
+            prune = matches!(outcome, Outcome::Done(_)) && !create.policies.is_empty();
+        }
+        if prune && !self.stopping() {
+            let operation = Operation::Prune { all: false };
+            if self.jobs.same_queued(vm, &operation).is_none() {
+                self.jobs.add(vm, operation, Asker { origin: Origin::Schedule, uid: self.own_uid }, now);
+            }
+        }
+        if self.last_plausible.is_none_or(|at| at < now) && matches!(outcome, Outcome::Done(_)) {
+            self.last_plausible = Some(now);
+        }
+        let vm_name = self.vms.get(&vm).map_or_else(|| vm.to_string(), |r| r.name.clone());
+        out.push(Effect::Log(Note::Ended { job: Box::new(job), vm_name, outcome }));
+        out.push(Effect::Read(vm));
+    }
+
+    /// Ends what waits for a VM that is no more.
+    pub(super) fn end_queued_of(&mut self, vm: VmId, now: Timestamp, out: &mut Vec<Effect>) {
+        let waiting: Vec<JobId> = self
+            .jobs
+            .queued
+            .iter()
+            .copied()
+            .filter(|id| self.jobs.table.get(id).is_some_and(|e| e.job.vm == vm))
+            .collect();
+        for id in waiting {
+            let failure = Failure::new("NoSuchVM", format!("VM {vm} was undefined before this could start"));
+            self.on_ended(id, Outcome::Failed(failure), now, out);
+        }
+    }
+
+    pub(super) fn on_stop(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
+        self.manager(|m| m.state = crate::core::view::DaemonState::Stopping);
+        for id in self.jobs.queued.clone() {
+            self.on_ended(id, Outcome::Cancelled, now, out);
+        }
+        out.extend(self.jobs.running.keys().map(|id| Effect::Cancel(*id)));
+    }
+
+    pub(super) fn cancel_queued(&mut self, id: JobId, now: Timestamp, out: &mut Vec<Effect>) {
+        self.on_ended(id, Outcome::Cancelled, now, out);
+    }
+}

@@ -1,0 +1,400 @@
+//! The daemon's mind: events in, effects out. No I/O, no clock: each event brings the time with it.
+//!
+//! ```text
+//!            Event (with `now`)                            Effect
+//!   libvirt ─ Connected, Listed, VmRead, VmGone ─┐   ┌─ List, Read        → the reader
+//!   timer ─── Timer ─────────────────────────────┤   ├─ Start, Cancel     → a worker
+//!   D-Bus ─── Request ───────────────────────────┼─▶─┼─ Reply             → D-Bus
+//!   worker ── Progress, Ended ───────────────────┤   ├─ WakeAt            → the timer
+//!   files ─── Settings ──────────────────────────┘   ├─ Handled           → the store
+//!                                                    └─ Stopped           → main
+//! ```
+//!
+//! A job's states: `queued → running → done`, or `queued → done` if it is cancelled first. It ends exactly once,
+//! with a result, and its view lingers so that nobody misses it.
+//!
+//! Nothing is due before the inventory is complete: a policy's VMs are not known before. What fell due until
+//! then, or while libvirt was away, is caught up as if the host had been off.
+
+mod jobs;
+mod requests;
+mod runs;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+
+pub use self::requests::{Change, Query, Refusal, Reply, Request, RequestId};
+use self::{jobs::Jobs, runs::PolicyRun};
+use super::{
+    inventory::VmRecord,
+    job::{Job, JobId, Outcome},
+    model::{PolicyName, SnapshotName, SnapshotState, VmId},
+    prune::Sentence,
+    select::VmFacts,
+    settings::{Settings, VmPlan},
+    view::{DaemonState, ManagerView, View, VmView},
+};
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event {
+    /// A connection to the hypervisor stands.
+    Connected {
+        /// Its URI.
+        uri: String,
+        /// What it is.
+        version: String,
+    },
+    /// It went, or could not be had.
+    Disconnected,
+    /// The VMs there are, all of them.
+    Listed(Vec<VmId>),
+    /// Something about a VM may have changed.
+    Changed(VmId),
+    /// A VM was read.
+    VmRead(Box<VmRecord>),
+    /// A VM could not be read, for now.
+    VmUnreadable(VmId, String),
+    /// A VM is no more.
+    VmGone(VmId),
+    /// A VM's file systems are frozen by us or may be; or they surely are not.
+    Frozen(VmId, bool),
+    /// The time for which we asked to be woken, or a jump of the clock.
+    Timer,
+    /// New settings.
+    Settings(Arc<Settings>),
+    /// A client asks.
+    Request(RequestId, Request),
+    /// A job goes on.
+    Progress {
+        /// The job.
+        job: JobId,
+        /// What it does now.
+        phase: String,
+        /// How far it is, if that can be told.
+        progress: Option<f64>,
+        /// The snapshot that it works on now, if it is known by now.
+        snapshot: Option<SnapshotName>,
+    },
+    /// A job ended.
+    Ended(JobId, Outcome),
+    /// Finish what runs, take no more.
+    Stop,
+}
+
+/// What is to be done.
+#[derive(Debug, PartialEq)]
+pub enum Effect {
+    /// List the VMs.
+    List,
+    /// Read this VM.
+    Read(VmId),
+    /// Start this job on a worker.
+    Start(Job),
+    /// Ask this running job to stop at its next safe point.
+    Cancel(JobId),
+    /// Answer a client.
+    Reply(RequestId, Result<Reply, Refusal>),
+    /// Send [`Event::Timer`] at this time, and not before; `None`: not at all.
+    WakeAt(Option<Timestamp>),
+    /// Remember that all of this policy's times up to this one are dealt with.
+    Handled(PolicyName, Timestamp),
+    /// Tell the log.
+    Log(Note),
+    /// All is at rest after [`Event::Stop`].
+    Stopped,
+}
+
+/// What the log should know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    /// A policy fired.
+    Fired {
+        /// The policy.
+        policy: PolicyName,
+        /// The scheduled time.
+        at: Timestamp,
+        /// How many VMs it is for now.
+        vms: usize,
+        /// How many earlier times this run stands for.
+        missed: u32,
+    },
+    /// A policy's time passed without a run.
+    Skipped {
+        /// The policy.
+        policy: PolicyName,
+        /// The scheduled time.
+        at: Timestamp,
+        /// Why.
+        why: &'static str,
+    },
+    /// A job ended.
+    Ended {
+        /// The job.
+        job: Box<Job>,
+        /// The VM's name.
+        vm_name: String,
+        /// How.
+        outcome: Outcome,
+    },
+}
+
+/// Where the daemon begins.
+#[derive(Debug, Clone)]
+pub struct Start {
+    /// The settings.
+    pub settings: Arc<Settings>,
+    /// Up to when each policy's times are dealt with.
+    pub handled: BTreeMap<PolicyName, Timestamp>,
+    /// The newest time that is known to have passed.
+    pub last_plausible: Option<Timestamp>,
+    /// It is the daemon's first start since the host's: `@reboot` fires.
+    pub fresh_boot: bool,
+    /// The user that jobs of our own run for.
+    pub own_uid: u32,
+    /// VMs that may be frozen from before.
+    pub frozen: BTreeSet<VmId>,
+}
+
+/// The mind.
+#[derive(Debug)]
+pub struct Machine {
+    settings: Arc<Settings>,
+    own_uid: u32,
+    last_plausible: Option<Timestamp>,
+    fresh_boot: bool,
+    vms: BTreeMap<VmId, Arc<VmRecord>>,
+    /// Listed and not read yet.
+    unread: BTreeSet<VmId>,
+    listed: bool,
+    jobs: Jobs,
+    runs: BTreeMap<PolicyName, PolicyRun>,
+    frozen: BTreeSet<VmId>,
+    errors: BTreeMap<VmId, String>,
+    view: View,
+    /// VMs whose view is out of date.
+    stale: BTreeSet<VmId>,
+    stale_policies: bool,
+}
+
+impl Machine {
+    /// A machine that knows its settings and nothing of the world.
+    pub fn new(start: Start) -> Self {
+        let manager = ManagerView {
+            state: DaemonState::Starting,
+            hypervisor_uri: start.settings.daemon.uri.clone(),
+            hypervisor_version: String::new(),
+            hypervisor_connected: false,
+            next_run: None,
+        };
+        let mut machine = Self {
+            own_uid: start.own_uid,
+            last_plausible: start.last_plausible,
+            fresh_boot: start.fresh_boot,
+            vms: BTreeMap::new(),
+            unread: BTreeSet::new(),
+            listed: false,
+            jobs: Jobs::default(),
+            runs: start.handled.into_iter().map(|(p, at)| (p, PolicyRun::handled(at))).collect(),
+            frozen: start.frozen,
+            errors: BTreeMap::new(),
+            view: View {
+                manager: Arc::new(manager),
+                vms: BTreeMap::new(),
+                policies: BTreeMap::new(),
+                jobs: BTreeMap::new(),
+            },
+            stale: BTreeSet::new(),
+            stale_policies: true,
+            settings: start.settings,
+        };
+        machine.refresh_policies();
+        machine
+    }
+
+    /// What clients see now.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> &Arc<Settings> {
+        &self.settings
+    }
+
+    /// Takes an event in, and says what is to be done.
+    pub fn handle(&mut self, event: Event, now: Timestamp) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let out = &mut effects;
+        match event {
+            Event::Connected { uri, version } => {
+                self.manager(|m| {
+                    m.hypervisor_connected = true;
+                    m.hypervisor_uri = uri;
+                    m.hypervisor_version = version;
+                });
+                self.listed = false;
+                out.push(Effect::List);
+            }
+            Event::Disconnected => {
+                self.listed = false;
+                self.manager(|m| m.hypervisor_connected = false);
+            }
+            Event::Listed(ids) => self.on_listed(&ids, out),
+            Event::Changed(vm) => out.push(Effect::Read(vm)),
+            Event::VmRead(record) => self.on_read(*record),
+            Event::VmUnreadable(vm, why) => {
+                self.unread.remove(&vm);
+                if self.vms.contains_key(&vm) {
+                    self.errors.insert(vm, why);
+                    self.stale.insert(vm);
+                }
+            }
+            Event::VmGone(vm) => self.forget(vm, now, out),
+            Event::Frozen(vm, frozen) => {
+                let changed = if frozen { self.frozen.insert(vm) } else { self.frozen.remove(&vm) };
+                if changed {
+                    self.stale.insert(vm);
+                }
+            }
+            Event::Timer => {}
+            Event::Settings(settings) => self.on_settings(settings, now, out),
+            Event::Request(id, request) => self.on_request(id, request, now, out),
+            Event::Progress { job, phase, progress, snapshot } => {
+                self.on_progress(job, phase, progress, snapshot)
+            }
+            Event::Ended(job, outcome) => self.on_ended(job, outcome, now, out),
+            Event::Stop => self.on_stop(now, out),
+        }
+        if self.complete() && !self.stopping() {
+            self.run_due(now, out);
+        }
+        self.start_jobs(now, out);
+        self.refresh_view();
+        out.push(Effect::WakeAt(self.next_wake()));
+        if self.stopping() && self.jobs.at_rest() {
+            out.push(Effect::Stopped);
+        }
+        effects
+    }
+
+    /// What a prune of this VM would do now.
+    pub fn preview(&self, vm: VmId, all: bool, now: Timestamp) -> Option<Vec<Sentence>> {
+        let record = self.vms.get(&vm)?;
+        let at = super::prune::Circumstances {
+            now,
+            max_chain: self.settings.daemon.max_chain,
+            last_plausible: self.last_plausible,
+            all,
+        };
+        Some(super::prune::decide(record, &self.plan_of(record), at).sentences)
+    }
+
+    fn plan_of(&self, record: &VmRecord) -> VmPlan {
+        self.settings.for_vm(&VmFacts { id: record.id, name: &record.name, tags: &record.tags })
+    }
+
+    /// Every VM that is there was read.
+    fn complete(&self) -> bool {
+        self.listed && self.unread.is_empty() && self.view.manager.hypervisor_connected
+    }
+
+    fn stopping(&self) -> bool {
+        self.view.manager.state == DaemonState::Stopping
+    }
+
+    fn on_listed(&mut self, ids: &[VmId], out: &mut Vec<Effect>) {
+        self.listed = true;
+        self.unread = ids.iter().copied().collect();
+        let gone: Vec<VmId> = self.vms.keys().filter(|id| !self.unread.contains(id)).copied().collect();
+        for vm in gone {
+            self.vms.remove(&vm);
+            self.errors.remove(&vm);
+            self.stale.insert(vm);
+        }
+        self.stale_policies = true;
+        out.extend(ids.iter().map(|id| Effect::Read(*id)));
+    }
+
+    fn on_read(&mut self, record: VmRecord) {
+        let id = record.id;
+        self.unread.remove(&id);
+        let old = self.vms.get(&id);
+        if old.is_some_and(|o| **o == record) {
+            return;
+        }
+        if old.is_none_or(|o| o.name != record.name || o.tags != record.tags) {
+            self.stale_policies = true;
+        }
+        self.vms.insert(id, Arc::new(record));
+        self.stale.insert(id);
+    }
+
+    fn forget(&mut self, vm: VmId, now: Timestamp, out: &mut Vec<Effect>) {
+        self.unread.remove(&vm);
+        self.errors.remove(&vm);
+        if self.vms.remove(&vm).is_some() {
+            self.stale.insert(vm);
+            self.stale_policies = true;
+        }
+        self.end_queued_of(vm, now, out);
+    }
+
+    fn manager(&mut self, change: impl FnOnce(&mut ManagerView)) {
+        let mut manager = (*self.view.manager).clone();
+        change(&mut manager);
+        if manager != *self.view.manager {
+            self.view.manager = Arc::new(manager);
+        }
+    }
+
+    fn refresh_view(&mut self) {
+        if self.view.manager.state == DaemonState::Starting && self.complete() {
+            self.manager(|m| m.state = DaemonState::Running);
+        }
+        if std::mem::take(&mut self.stale_policies) {
+            self.refresh_policies();
+            self.stale.extend(self.vms.keys());
+        }
+        for id in std::mem::take(&mut self.stale) {
+            match self.vm_view(id) {
+                Some(view) => {
+                    if self.view.vms.get(&id).is_none_or(|old| **old != view) {
+                        self.view.vms.insert(id, Arc::new(view));
+                    }
+                }
+                None => {
+                    self.view.vms.remove(&id);
+                }
+            }
+        }
+        self.refresh_runs();
+        self.jobs.publish(&mut self.view.jobs);
+        let next = self.next_fire();
+        self.manager(|m| m.next_run = next);
+    }
+
+    fn vm_view(&self, id: VmId) -> Option<VmView> {
+        let record = self.vms.get(&id)?;
+        let last_success = record
+            .snapshots
+            .values()
+            .filter(|s| s.snapshot.managed && s.snapshot.state == SnapshotState::Ready)
+            .map(|s| s.snapshot.created)
+            .max();
+        Some(VmView {
+            record: Arc::clone(record),
+            policies: self.plan_of(record).policies.iter().map(|p| p.name.clone()).collect(),
+            frozen: self.frozen.contains(&id),
+            last_success,
+            last_error: self.errors.get(&id).cloned().unwrap_or_default(),
+            deleting: self.jobs.deleting(id),
+        })
+    }
+}

@@ -1,0 +1,239 @@
+//! What clients ask, checked and turned into jobs.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+
+use super::{Effect, Machine};
+use crate::core::{
+    inventory::VmRecord,
+    job::{Asker, CreateJob, Failure, JobId, JobState, Operation},
+    model::{Origin, PolicyName, SnapshotName, VmId},
+    policy::{How, Quiesce},
+    prune::Sentence,
+};
+
+/// A request's number, by which its answer finds the way back.
+pub type RequestId = u64;
+
+/// What a client asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// To be told something.
+    Query(Query),
+    /// To have something changed, and the user who asks. Whether it may was settled before.
+    Change(Change, u32),
+}
+
+/// What changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Query {
+    /// What a prune would do.
+    PreviewPrune {
+        /// This VM.
+        vm: VmId,
+        /// Beyond `max-delete`.
+        all: bool,
+    },
+}
+
+/// What changes something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A snapshot by hand.
+    Create {
+        /// Of this VM.
+        vm: VmId,
+        /// With this name, or one that is made up.
+        name: Option<SnapshotName>,
+        /// With this description.
+        description: String,
+        /// Whether to freeze; `None`: as usual (`prefer`).
+        quiesce: Option<Quiesce>,
+        /// Of these disks only.
+        disks: Option<Vec<String>>,
+    },
+    /// The end of a snapshot.
+    Delete {
+        /// Of this VM.
+        vm: VmId,
+        /// This one.
+        name: SnapshotName,
+    },
+    /// A prune of a VM.
+    Prune {
+        /// This VM.
+        vm: VmId,
+        /// Beyond `max-delete`.
+        all: bool,
+    },
+    /// A run of a policy, now.
+    Run {
+        /// This policy.
+        policy: PolicyName,
+        /// On this VM only.
+        vm: Option<VmId>,
+    },
+    /// The end of a job that waits.
+    Cancel(JobId),
+}
+
+/// What a client gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// One job was queued, or is already there for the same.
+    Job(JobId),
+    /// These jobs were.
+    Jobs(Vec<JobId>),
+    /// This is what a prune would do.
+    Preview(Vec<Sentence>),
+    /// It is done.
+    Done,
+}
+
+/// Why a request was refused; the same shape as a job's failure.
+pub type Refusal = Failure;
+
+impl Machine {
+    pub(super) fn on_request(
+        &mut self,
+        id: super::RequestId,
+        request: Request,
+        now: Timestamp,
+        out: &mut Vec<Effect>,
+    ) {
+        let answer = self.answer(request, now, out);
+        out.push(Effect::Reply(id, answer));
+    }
+
+    fn answer(&mut self, request: Request, now: Timestamp, out: &mut Vec<Effect>) -> Result<Reply, Refusal> {
+        let (change, uid) = match request {
+            Request::Query(Query::PreviewPrune { vm, all }) => {
+                return self.preview(vm, all, now).map(Reply::Preview).ok_or_else(|| no_such_vm(vm));
+            }
+            Request::Change(change, uid) => (change, uid),
+        };
+        if self.stopping() {
+            return Err(Refusal::new("Stopping", "the daemon is stopping; nothing new is begun"));
+        }
+        match change {
+            Change::Create { vm, name, description, quiesce, disks } => {
+                let record = self.known(vm)?;
+                if let Some(taken) = name.as_ref().filter(|n| record.snapshots.contains_key(*n)) {
+                    return Err(Refusal::new(
+                        "Exists",
+                        format!("VM {} already has a snapshot {taken}; choose another name", record.name),
+                    ));
+                }
+                let plan = self.plan_of(record);
+                let how = How { quiesce: quiesce.unwrap_or(Quiesce::Prefer), ..manual() };
+                let create = CreateJob {
+                    name,
+                    description,
+                    policies: BTreeSet::new(),
+                    how,
+                    disks: disks.or(plan.disks),
+                };
+                Ok(self.queue(vm, Operation::Create(create), uid, now))
+            }
+            Change::Delete { vm, name } => {
+                let record = self.known(vm)?;
+                let found = record.snapshots.get(&name).ok_or_else(|| {
+                    Refusal::new("NoSuchSnapshot", format!("VM {} has no snapshot {name}", record.name))
+                })?;
+                if !found.snapshot.managed {
+                    return Err(Refusal::new(
+                        "NotManaged",
+                        format!(
+                            "snapshot {name} of VM {} was not made by virtsnap, which never deletes such ones; \
+                             `virsh snapshot-delete` does",
+                            record.name
+                        ),
+                    ));
+                }
+                Ok(self.queue(vm, Operation::Delete(name), uid, now))
+            }
+            Change::Prune { vm, all } => {
+                self.known(vm)?;
+                Ok(self.queue(vm, Operation::Prune { all }, uid, now))
+            }
+            Change::Run { policy, vm } => self.run_by_hand(&policy, vm, uid, now),
+            Change::Cancel(job) => self.cancel(job, now, out),
+        }
+    }
+
+    fn known(&self, vm: VmId) -> Result<&VmRecord, Refusal> {
+        self.vms.get(&vm).map(AsRef::as_ref).ok_or_else(|| no_such_vm(vm))
+    }
+
+    fn queue(&mut self, vm: VmId, operation: Operation, uid: u32, now: Timestamp) -> Reply {
+        let same = self.jobs.same_queued(vm, &operation);
+        let asker = Asker { origin: Origin::Manual, uid };
+        Reply::Job(same.unwrap_or_else(|| self.jobs.add(vm, operation, asker, now)))
+    }
+
+    fn run_by_hand(
+        &mut self,
+        name: &PolicyName,
+        vm: Option<VmId>,
+        uid: u32,
+        now: Timestamp,
+    ) -> Result<Reply, Refusal> {
+        let policy = self.settings.policies.get(name).cloned().ok_or_else(|| {
+            Refusal::new("NoSuchPolicy", format!("there is no policy {name}; `virtsnap status` lists them"))
+        })?;
+        let covered = self.view.policies.get(name).map(|p| p.vms.clone()).unwrap_or_default();
+        let vms = match vm {
+            None => covered,
+            Some(vm) if covered.contains(&vm) => vec![vm],
+            Some(vm) => {
+                let record = self.known(vm)?;
+                return Err(Refusal::new(
+                    "InvalidArgument",
+                    format!("policy {name} is not for VM {} (its `vms` at {})", record.name, policy.source),
+                ));
+            }
+        };
+        let asker = Asker { origin: Origin::Manual, uid };
+        Ok(Reply::Jobs(
+            vms.into_iter().filter_map(|vm| self.enqueue_policy(&policy, vm, asker, now)).collect(),
+        ))
+    }
+
+    fn cancel(&mut self, id: JobId, now: Timestamp, out: &mut Vec<Effect>) -> Result<Reply, Refusal> {
+        match self.jobs.get(id).map(|(_, state)| state) {
+            None => Err(Refusal::new("NoSuchJob", format!("there is no job {id} (any more)"))),
+            Some(JobState::Queued) => {
+                self.cancel_queued(id, now, out);
+                Ok(Reply::Done)
+            }
+            Some(JobState::Running) => Err(Refusal::new(
+                "NotCancelable",
+                format!(
+                    "job {id} is at work and cannot be stopped without leaving things half done; it will end by itself"
+                ),
+            )),
+            Some(JobState::Done) => {
+                Err(Refusal::new("NotCancelable", format!("job {id} has ended; there is nothing to cancel")))
+            }
+        }
+    }
+}
+
+fn no_such_vm(vm: VmId) -> Refusal {
+    Refusal::new("NoSuchVM", format!("there is no VM {vm}"))
+}
+
+/// How a snapshot by hand is taken unless said otherwise.
+fn manual() -> How {
+    use super::super::{model::VmState, policy};
+    How {
+        quiesce: Quiesce::Prefer,
+        freeze_timeout: jiff::SignedDuration::from_secs(8),
+        mountpoints: policy::Mountpoints::Auto,
+        memory: policy::Memory::Never,
+        when: [VmState::Running, VmState::Paused, VmState::ShutOff].into(),
+        skip_unchanged: false,
+        name: "manual-{timestamp}".to_owned(),
+    }
+}

@@ -1,0 +1,19 @@
+//! The pure core: no I/O, no async, no clock, no globals. Time and facts come in as arguments, decisions go out
+//! as values. `tests/fences.rs` holds this folder to it.
+
+mod glob;
+pub mod inventory;
+pub mod job;
+pub mod machine;
+pub mod marker;
+pub mod merge;
+pub mod model;
+pub mod naming;
+pub mod policy;
+pub mod prune;
+pub mod queue;
+pub mod retention;
+pub mod schedule;
+pub mod select;
+pub mod settings;
+pub mod view;

@@ -1,0 +1,96 @@
+//! When the clock cannot be believed. Then nothing is deleted.
+
+use std::fmt;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::Context;
+use crate::core::model::{Snapshot, SnapshotName};
+
+/// How far two honest readings may lie apart: time daemons step clocks by less.
+const SLACK: SignedDuration = SignedDuration::from_mins(10);
+
+/// This program did not exist before: 2025-01-01T00:00:00Z. A machine without a clock battery wakes in 1970,
+/// or on its firmware's birthday.
+pub const EARLIEST: Timestamp = Timestamp::constant(1_735_689_600, 0);
+
+/// A host may have been off this long; a greater jump forward is taken for a wrong clock.
+const FAR: SignedDuration = SignedDuration::from_hours(366 * 24);
+
+/// What is wrong with the clock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClockFault {
+    /// It shows a time at which this program cannot have run.
+    TooEarly {
+        /// What it shows.
+        now: Timestamp,
+    },
+    /// It shows a time before one that is known to have passed.
+    Backward {
+        /// What it shows.
+        now: Timestamp,
+        /// The newest time known to have passed.
+        last: Timestamp,
+    },
+    /// It shows a time more than a year after the newest one known.
+    FarForward {
+        /// What it shows.
+        now: Timestamp,
+        /// The newest time known to have passed.
+        last: Timestamp,
+    },
+    /// One of our snapshots is from the future.
+    FutureSnapshot {
+        /// What it shows.
+        now: Timestamp,
+        /// The one that is furthest ahead.
+        name: SnapshotName,
+        /// Its time.
+        created: Timestamp,
+    },
+}
+
+impl fmt::Display for ClockFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooEarly { now } => write!(f, "it shows {now:.0}, long past"),
+            Self::Backward { now, last } => write!(f, "it shows {now:.0}, but {last:.0} has passed already"),
+            Self::FarForward { now, last } => {
+                write!(f, "it shows {now:.0}, more than a year after {last:.0}, the last time known")
+            }
+            Self::FutureSnapshot { now, name, created } => {
+                let name = name.as_str();
+                write!(f, "it shows {now:.0}, but the snapshot {name:?} is of {created:.0}")
+            }
+        }
+    }
+}
+
+/// What is wrong with the clock, if anything is.
+///
+/// A jump forward of less than a year cannot be told from the host having been off. It does little harm: keep
+/// rules count occupied buckets, wherever now is; only `max-age` looks at the clock, and the newest good one
+/// outlives that too. After more than a year the caller has to learn from elsewhere (a synchronised clock, a
+/// person) that the time is right, and to move [`Context::last_plausible`] on.
+pub fn clock_fault(snapshots: &[Snapshot], ctx: &Context<'_>) -> Option<ClockFault> {
+    let now = ctx.now;
+    if ctx.earliest.is_some_and(|earliest| now < earliest) {
+        return Some(ClockFault::TooEarly { now });
+    }
+    if let Some(last) = ctx.last_plausible {
+        let ahead = now.duration_since(last);
+        if ahead < -SLACK {
+            return Some(ClockFault::Backward { now, last });
+        }
+        if ahead > FAR {
+            return Some(ClockFault::FarForward { now, last });
+        }
+    }
+    // Others' snapshots may have been imported from a host with another idea of the time.
+    let newest = snapshots.iter().filter(|s| s.managed).max_by_key(|s| (s.created, &s.name))?;
+    (newest.created.duration_since(now) > SLACK).then(|| ClockFault::FutureSnapshot {
+        now,
+        name: newest.name.clone(),
+        created: newest.created,
+    })
+}

@@ -1,0 +1,127 @@
+//! What is published: a snapshot of everything that a client may see, shared and never changed in place.
+//!
+//! Each part is behind an `Arc`, so that publishing costs what changed, and a reader that compares two views
+//! skips what is the same by pointer.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+
+use super::{
+    inventory::VmRecord,
+    job::{Asker, JobId, JobState, Outcome},
+    model::{PolicyName, SnapshotName, VmId, words},
+    policy::{Keep, Limits},
+};
+
+words! {
+    /// The daemon's own state.
+    DaemonState {
+        /// Not all VMs are known yet.
+        Starting = "starting",
+        /// At work.
+        Running = "running",
+        /// It waits for what runs to end, and takes no more.
+        Stopping = "stopping",
+    }
+}
+
+/// Everything.
+#[derive(Debug, Clone, PartialEq)]
+pub struct View {
+    /// The daemon itself.
+    pub manager: Arc<ManagerView>,
+    /// All VMs.
+    pub vms: BTreeMap<VmId, Arc<VmView>>,
+    /// All policies.
+    pub policies: BTreeMap<PolicyName, Arc<PolicyView>>,
+    /// The jobs: those that wait, those that run, the last of those that ended.
+    pub jobs: BTreeMap<JobId, Arc<JobView>>,
+}
+
+/// The daemon itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ManagerView {
+    /// Its state.
+    pub state: DaemonState,
+    /// Where the hypervisor is, as configured until the connection says it better.
+    pub hypervisor_uri: String,
+    /// What it is; empty before the first connection.
+    pub hypervisor_version: String,
+    /// Whether it can be reached.
+    pub hypervisor_connected: bool,
+    /// When a policy runs next.
+    pub next_run: Option<Timestamp>,
+}
+
+/// A VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmView {
+    /// What was read of it.
+    pub record: Arc<VmRecord>,
+    /// The policies that are for it.
+    pub policies: Vec<PolicyName>,
+    /// Its file systems are frozen by us, or may still be.
+    pub frozen: bool,
+    /// When the newest good snapshot of ours was taken.
+    pub last_success: Option<Timestamp>,
+    /// Why the last job on it failed; empty if it did not.
+    pub last_error: String,
+    /// The snapshots that a job deletes now.
+    pub deleting: BTreeSet<SnapshotName>,
+}
+
+/// A policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyView {
+    /// Its name.
+    pub name: PolicyName,
+    /// Its schedules, as written.
+    pub schedules: Vec<String>,
+    /// Its zone.
+    pub timezone: String,
+    /// When it fires next.
+    pub next_run: Option<Timestamp>,
+    /// When it fired last.
+    pub last_run: Option<Timestamp>,
+    /// `done`, `failed`, or empty if it never ran since the daemon started.
+    pub last_result: String,
+    /// Its keep rules.
+    pub keep: Keep,
+    /// Its limits.
+    pub limits: Limits,
+    /// The VMs that it is for.
+    pub vms: Vec<VmId>,
+    /// Where it stands: `file:line`.
+    pub source: String,
+}
+
+/// A job.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobView {
+    /// Its number.
+    pub id: JobId,
+    /// `create`, `delete` or `prune`.
+    pub operation: &'static str,
+    /// The VM it works on.
+    pub vm: VmId,
+    /// The snapshot it works on, or made.
+    pub snapshot: Option<SnapshotName>,
+    /// Where it is.
+    pub state: JobState,
+    /// What it does at the moment.
+    pub phase: String,
+    /// How far it is, from 0 to 1, if that can be told.
+    pub progress: Option<f64>,
+    /// Who asked for it.
+    pub asker: Asker,
+    /// When it was asked for.
+    pub asked: Timestamp,
+    /// When it ended.
+    pub ended: Option<Timestamp>,
+    /// How it ended.
+    pub outcome: Option<Outcome>,
+}
