@@ -1,0 +1,123 @@
+//! Why the hypervisor did not do it, in classes that a caller can act on.
+//!
+//! Rules: an error names the VM in words at the place where it is shown, not here; it carries the hypervisor's
+//! own text unchanged; its kind says whether another try may help ([`ErrorKind::retry`]).
+
+use std::fmt;
+
+/// A result of the hypervisor.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// The class of an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// No such VM (any more).
+    NoSuchVm,
+    /// No such snapshot.
+    NoSuchSnapshot,
+    /// There is one of that name, or a file where the overlay would go.
+    Exists,
+    /// The VM, its disks or this libvirt cannot do it.
+    Unsupported,
+    /// Something else has the VM now: another job, a block job, a lock.
+    Busy,
+    /// The real backing chain is not what the metadata says, or not one we know.
+    ChainMismatch,
+    /// No agent, or none that answers.
+    AgentUnavailable,
+    /// The agent took longer than it may. What it was asked may still happen.
+    AgentTimeout,
+    /// The agent answered, and the answer was an error (a failing hook, say).
+    AgentFailed,
+    /// No room.
+    NoSpace,
+    /// Access denied, by libvirt or by mandatory access control.
+    Denied,
+    /// The connection to libvirt is gone, or there never was one.
+    Disconnected,
+    /// Stopped on request.
+    Cancelled,
+    /// Anything else.
+    Failed,
+}
+
+impl ErrorKind {
+    /// True if the same request may succeed a little later, nothing else changed.
+    pub const fn retry(self) -> bool {
+        matches!(self, Self::Busy | Self::Disconnected | Self::AgentTimeout)
+    }
+
+    /// True if it means that a change was refused before anything was touched.
+    pub const fn untouched(self) -> bool {
+        matches!(
+            self,
+            Self::NoSuchVm
+                | Self::NoSuchSnapshot
+                | Self::Unsupported
+                | Self::Busy
+                | Self::ChainMismatch
+                | Self::Cancelled
+        )
+    }
+
+    /// The last part of the D-Bus error's name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoSuchVm => "NoSuchVM",
+            Self::NoSuchSnapshot => "NoSuchSnapshot",
+            Self::Exists => "Exists",
+            Self::Unsupported => "Unsupported",
+            Self::Busy => "Busy",
+            Self::ChainMismatch => "ChainMismatch",
+            Self::AgentUnavailable => "AgentUnavailable",
+            Self::AgentTimeout => "AgentTimeout",
+            Self::AgentFailed => "AgentFailed",
+            Self::NoSpace => "NoSpace",
+            Self::Denied => "Denied",
+            Self::Disconnected => "Disconnected",
+            Self::Cancelled => "Cancelled",
+            Self::Failed => "Failed",
+        }
+    }
+}
+
+/// What went wrong: its class, and the text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Error {
+    /// The class.
+    pub kind: ErrorKind,
+    /// What happened, for people.
+    pub message: String,
+}
+
+impl Error {
+    /// An error.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+
+    /// The same error, with what was being done put before it.
+    #[must_use]
+    pub fn context(mut self, doing: impl fmt::Display) -> Self {
+        self.message = format!("{doing}: {}", self.message);
+        self
+    }
+
+    /// The same error, and what failed on the way back as well: both causes stay.
+    #[must_use]
+    pub fn and_rollback<T>(mut self, undone: &Result<T>, what: &str) -> Self {
+        if let Err(e) = undone {
+            use fmt::Write as _;
+            let _ = write!(self.message, "; and then {what} failed too: {}", e.message);
+        }
+        self
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,244 @@
+//! Changing: taking and deleting snapshots, with the checks that keep libvirt from losing data.
+
+use std::collections::BTreeMap;
+
+use virt::{connect::Connect, domain::Domain};
+
+use super::{Connections, domain, inspect, storage, xml};
+use crate::{
+    core::model::{SnapshotName, Storage, VmId, VmState},
+    hypervisor::{CreateSpec, Error, ErrorKind, Layer, Overlay, Result, SnapshotRecord, Vm},
+};
+
+pub(super) fn create(connections: &Connections, id: VmId, spec: &CreateSpec) -> Result<()> {
+    let domain = domain(&connections.work, id)?;
+    let definition = xml::domain(&domain.xml_desc(0)?)?;
+    // Looked at once more at the last moment: what somebody else put on top since the overlays were made would be
+    // cut out of the chain, and its data lost at the VM's next start.
+    check_backing(&definition, &spec.overlays)?;
+    let targets: Vec<String> = definition.disks.into_iter().map(|d| d.disk.target).collect();
+    let flags = virt_sys::VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
+        | virt_sys::VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC
+        | virt_sys::VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT;
+    domain.create_snapshot_xml(&xml::snapshot_request(spec, &targets), flags)?;
+    Ok(())
+}
+
+/// Each overlay must lie on what its disk is written to now.
+pub(super) fn check_backing(definition: &xml::DomainXml, overlays: &[Overlay]) -> Result<()> {
+    for overlay in overlays {
+        let disk = definition.disks.iter().map(|d| &d.disk).find(|d| d.target == overlay.target);
+        match disk.and_then(|d| d.chain.first()) {
+            Some(active) if active.path == overlay.backing.path => {}
+            Some(active) => {
+                return Err(mismatch(&format!(
+                    "disk {} runs on {} now, not on {}: somebody else changed it meanwhile",
+                    overlay.target, active.path, overlay.backing.path
+                )));
+            }
+            None => return Err(mismatch(&format!("the VM has no disk {} any more", overlay.target))),
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn delete(connections: &Connections, id: VmId, name: &SnapshotName) -> Result<()> {
+    let vm = inspect::vm(connections, id)?;
+    let records = inspect::snapshots(connections, id)?;
+    let work = domain(&connections.work, id)?;
+    let record = records
+        .iter()
+        .find(|r| r.name == *name)
+        .ok_or_else(|| Error::new(ErrorKind::NoSuchSnapshot, format!("there is no snapshot {name}")))?;
+    check_vm(&vm, &work)?;
+    match record.storage {
+        // Each one is for itself inside the image: no chain to agree with.
+        Storage::Internal => {}
+        Storage::External => {
+            check_place(record, &records)?;
+            check_chain(&vm, record, &records)?;
+            check_branches(&connections.work, record, &records)?;
+            check_users(&connections.work, id, record)?;
+        }
+    }
+    Domain::lookup_snapshot_by_name(&work, name.as_str(), 0)?.delete(0)?;
+    storage::refresh_pools(&connections.work, record.disks.iter().map(|d| d.overlay.clone()));
+    Ok(())
+}
+
+/// What forbids any change of this VM's chain.
+fn check_vm(vm: &Vm, domain: &Domain) -> Result<()> {
+    if let Some(model) = &vm.confined_by {
+        return Err(Error::new(
+            ErrorKind::Denied,
+            format!(
+                "the VM is confined by {model}, whose profile denies writing to backing images: a merge would fail, \
+                 or crash the running VM. Nothing was touched; the snapshot stays until the profile allows it"
+            ),
+        ));
+    }
+    if vm.managed_save {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            "the VM has a managed save, which a changed disk would make unusable; start it or \
+             `virsh managedsave-remove` first",
+        ));
+    }
+    if vm.state == VmState::PmSuspended {
+        return Err(Error::new(ErrorKind::Unsupported, "the VM is suspended by its guest; wake it first"));
+    }
+    if let Ok(stats) = domain.job_info()
+        && stats.r#type != 0
+    {
+        return Err(Error::new(ErrorKind::Busy, "another job runs on the VM"));
+    }
+    Ok(())
+}
+
+/// The snapshot must be on the one line from the first to the current one: elsewhere libvirt 9.0 looks for the
+/// wrong images, and 11.3 unlinks live ones.
+fn check_place(record: &SnapshotRecord, records: &[SnapshotRecord]) -> Result<()> {
+    if let Some(other) = records.iter().find(|r| r.storage == Storage::Internal) {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!(
+                "the VM also has the internal snapshot {}; external ones beside it cannot be merged safely",
+                other.name
+            ),
+        ));
+    }
+    let children: Vec<_> = records.iter().filter(|r| r.parent.as_ref() == Some(&record.name)).collect();
+    if children.len() > 1 {
+        let names: Vec<_> = children.iter().map(|c| c.name.as_str()).collect();
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!(
+                "{} branches start at it ({}): delete all but one of them first",
+                children.len(),
+                names.join(", ")
+            ),
+        ));
+    }
+    if record.current && !children.is_empty() {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            "the VM was reverted to it and has other snapshots after it: delete those first",
+        ));
+    }
+    if !line_to_current(records)?.iter().any(|r| r.name == record.name) {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            "it is on a branch that the VM left when it was reverted; deleting such ones comes in a later version",
+        ));
+    }
+    Ok(())
+}
+
+/// From the current snapshot back to the first.
+fn line_to_current(records: &[SnapshotRecord]) -> Result<Vec<&SnapshotRecord>> {
+    let by_name: BTreeMap<_, _> = records.iter().map(|r| (&r.name, r)).collect();
+    let mut at = records.iter().find(|r| r.current);
+    if at.is_none() {
+        return Err(mismatch("no snapshot is the current one, and libvirt crashes on that"));
+    }
+    let mut line = Vec::new();
+    while let Some(record) = at {
+        if line.len() > records.len() {
+            return Err(mismatch("the snapshots' parents form a ring"));
+        }
+        line.push(record);
+        at = match &record.parent {
+            None => None,
+            Some(p) => Some(
+                *by_name
+                    .get(p)
+                    .ok_or_else(|| mismatch(&format!("{}'s parent {p} is not there", record.name)))?,
+            ),
+        };
+    }
+    Ok(line)
+}
+
+/// What the VM's disks are made of must be what the metadata says, from the top down to the first snapshot.
+fn check_chain(vm: &Vm, record: &SnapshotRecord, records: &[SnapshotRecord]) -> Result<()> {
+    let line = line_to_current(records)?;
+    // libvirt marks the parent of what it deletes. Deleting the same one again is how such a deletion is finished.
+    let again = |r: &SnapshotRecord| record.parent.as_ref() == Some(&r.name);
+    if let Some(r) = records.iter().find(|r| r.delete_in_progress && !again(r)) {
+        return Err(mismatch(&format!("an earlier deletion at {} did not end", r.name)));
+    }
+    let mut expected: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for record in &line {
+        for disk in &record.disks {
+            let images = expected.entry(&disk.target).or_default();
+            // The overlay of one is the state image of the next newer: seen from the top, they must join.
+            match images.last() {
+                Some(last) if *last != disk.overlay => {
+                    return Err(mismatch(&format!(
+                        "on disk {} the snapshot after {} has the state image {last}, but {}'s overlay is {}",
+                        disk.target, record.name, record.name, disk.overlay
+                    )));
+                }
+                Some(_) => {}
+                None => images.push(&disk.overlay),
+            }
+            images.push(&disk.state_image);
+        }
+    }
+    for (target, images) in expected {
+        let Some(disk) = vm.disks.iter().find(|d| d.target == target) else {
+            return Err(mismatch(&format!("the VM has no disk {target} any more")));
+        };
+        let real: Vec<&str> = disk.chain.iter().map(|l| l.path.as_str()).collect();
+        if !real.starts_with(&images) {
+            return Err(mismatch(&format!(
+                "disk {target} runs on {}, but its snapshots say {}",
+                real.join(" → "),
+                images.join(" → ")
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// No branch that the VM left may stand on the image that the merge writes to: it would find newer data there. Where
+/// snapshots cover only some of the disks, a branch can stand there without the tree saying so.
+fn check_branches(connection: &Connect, record: &SnapshotRecord, records: &[SnapshotRecord]) -> Result<()> {
+    let line = line_to_current(records)?;
+    for other in records.iter().filter(|r| !line.iter().any(|l| l.name == r.name)) {
+        for top in other.disks.iter().flat_map(|d| [&d.overlay, &d.state_image]) {
+            let layer = Layer { path: top.clone(), format: "qcow2".into() };
+            let chain = storage::chain(connection, layer);
+            let has = |path: &str| chain.iter().any(|l| l.path == path);
+            if let Some(disk) = record.disks.iter().find(|d| has(&d.state_image) && !has(&d.overlay)) {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    format!(
+                        "snapshot {}, on a branch that the VM left, stands on {}, which a merge would change: \
+                         delete that one first",
+                        other.name, disk.state_image
+                    ),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_users(connection: &Connect, id: VmId, record: &SnapshotRecord) -> Result<()> {
+    for disk in &record.disks {
+        for image in [&disk.state_image, &disk.overlay] {
+            if let Some(user) = storage::user_of(connection, image, Some(id.0))? {
+                return Err(Error::new(
+                    ErrorKind::Busy,
+                    format!("{image} is also under VM {user}: a merge would destroy that VM's disk"),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn mismatch(what: &str) -> Error {
+    Error::new(ErrorKind::ChainMismatch, format!("{what}. Nothing was touched"))
+}

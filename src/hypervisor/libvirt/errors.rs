@@ -1,0 +1,124 @@
+//! libvirt's error numbers, sorted into classes.
+//!
+//! Numbers first; texts only where one number stands for things that need different actions. Libvirt 9.0 reports
+//! most of the agent's errors as "internal error: …", 11.2 and later have numbers for them.
+
+use virt::error::{Error as VirtError, ErrorNumber};
+
+use crate::hypervisor::{Error, ErrorKind};
+
+impl From<VirtError> for Error {
+    fn from(e: VirtError) -> Self {
+        Self::new(classify(&e), e.message())
+    }
+}
+
+fn classify(e: &VirtError) -> ErrorKind {
+    let number = match e.code() {
+        virt::enumutil::Enum::Known(n) => n,
+        virt::enumutil::Enum::Unknown(_) => return by_text(e.message()),
+    };
+    match number {
+        ErrorNumber::NoDomain => ErrorKind::NoSuchVm,
+        ErrorNumber::NoDomainSnapshot => ErrorKind::NoSuchSnapshot,
+        ErrorNumber::AgentUnresponsive | ErrorNumber::AgentUnsynced => agent(e.message()),
+        ErrorNumber::AgentCommandTimeout => ErrorKind::AgentTimeout,
+        ErrorNumber::AgentCommandFailed => ErrorKind::AgentFailed,
+        ErrorNumber::OperationTimeout | ErrorNumber::BlockCopyActive | ErrorNumber::ResourceBusy => {
+            ErrorKind::Busy
+        }
+        ErrorNumber::AuthFailed
+        | ErrorNumber::AuthCancelled
+        | ErrorNumber::AuthUnavailable
+        | ErrorNumber::AccessDenied
+        | ErrorNumber::OperationDenied => ErrorKind::Denied,
+        ErrorNumber::NoSupport
+        | ErrorNumber::ConfigUnsupported
+        | ErrorNumber::OperationUnsupported
+        | ErrorNumber::ArgumentUnsupported => match by_text(e.message()) {
+            ErrorKind::Failed => ErrorKind::Unsupported,
+            kind => kind,
+        },
+        ErrorNumber::StorageVolExist => ErrorKind::Exists,
+        ErrorNumber::Rpc | ErrorNumber::NoConnect | ErrorNumber::InvalidConn => ErrorKind::Disconnected,
+        ErrorNumber::SystemError => system(e.message()),
+        _ => by_text(e.message()),
+    }
+}
+
+/// An agent that nobody answers for, or one that answered too late.
+fn agent(text: &str) -> ErrorKind {
+    if text.contains("within") || text.contains("synchronization") || text.contains("not available for now") {
+        ErrorKind::AgentTimeout
+    } else {
+        ErrorKind::AgentUnavailable
+    }
+}
+
+fn system(text: &str) -> ErrorKind {
+    if text.contains("No space left") {
+        ErrorKind::NoSpace
+    } else if text.contains("Permission denied") {
+        ErrorKind::Denied
+    } else if text.contains("socket") || text.contains("onnection reset") || text.contains("roken pipe") {
+        ErrorKind::Disconnected
+    } else {
+        ErrorKind::Failed
+    }
+}
+
+fn by_text(text: &str) -> ErrorKind {
+    let has = |what: &str| text.contains(what);
+    if has("client socket is closed") || has("connection was closed") || has("End of file while reading") {
+        ErrorKind::Disconnected
+    } else if has("already exists") {
+        ErrorKind::Exists
+    } else if has("guest agent is not configured")
+        || has("guest agent is not connected")
+        || has("agent is not available")
+    {
+        ErrorKind::AgentUnavailable
+    } else if has("didn't respond") || has("agent command timed out") {
+        ErrorKind::AgentTimeout
+    } else if has("unable to execute QEMU agent command")
+        || has("fsfreeze")
+        || has("FSFreeze")
+        || has("failed to freeze")
+    {
+        ErrorKind::AgentFailed
+    } else if has("No space left") {
+        ErrorKind::NoSpace
+    } else if has("Permission denied") {
+        ErrorKind::Denied
+    } else if has("cannot acquire state change lock") || has("another block job") || has("block copy job") {
+        ErrorKind::Busy
+    } else {
+        ErrorKind::Failed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_that_libvirt_9_says_are_sorted() {
+        for (text, kind) in [
+            ("Guest agent is not responding: QEMU guest agent is not connected", ErrorKind::AgentUnavailable),
+            (
+                "internal error: unable to execute QEMU agent command 'guest-fsfreeze-freeze': child process has failed to execute fsfreeze hook",
+                ErrorKind::AgentFailed,
+            ),
+            ("argument unsupported: QEMU guest agent is not configured", ErrorKind::AgentUnavailable),
+            ("client socket is closed", ErrorKind::Disconnected),
+            ("cannot write to '/x': No space left on device", ErrorKind::NoSpace),
+            ("operation failed: domain snapshot k1 already exists", ErrorKind::Exists),
+        ] {
+            assert_eq!(by_text(text), kind, "{text}");
+        }
+        assert_eq!(
+            agent("guest agent didn't respond to command within '2' seconds"),
+            ErrorKind::AgentTimeout
+        );
+    }
+}

@@ -1,0 +1,90 @@
+//! Looking: VMs, their disks with the whole backing chain, and their snapshots.
+
+use virt::{domain::DomainState, enumutil::Enum, error::ErrorNumber};
+
+use super::{Connections, domain, storage, xml};
+use crate::{
+    core::model::{VmId, VmState},
+    hypervisor::{Result, SnapshotRecord, Vm},
+};
+
+pub(super) fn vms(connections: &Connections) -> Result<Vec<VmId>> {
+    let domains = connections.control.list_all_domains(0)?;
+    Ok(domains.iter().filter_map(|d| d.uuid().ok()).map(VmId).collect())
+}
+
+pub(super) fn vm(connections: &Connections, id: VmId) -> Result<Vm> {
+    let domain = domain(&connections.control, id)?;
+    let active = domain.is_active()?;
+    let read = xml::domain(&domain.xml_desc(0)?)?;
+    let mut disks: Vec<_> = read.disks.into_iter().map(|d| d.disk).collect();
+    if !active {
+        // A stopped VM's definition names the top image only: the rest is read from the volumes.
+        for disk in disks.iter_mut().filter(|d| d.writable && d.kind == "file") {
+            if let Some(top) = disk.chain.first().cloned() {
+                disk.chain = storage::chain(&connections.control, top);
+            }
+        }
+    }
+    let labelled = read.seclabels.iter().find(|(model, _)| model == "apparmor");
+    let confined = match labelled {
+        Some((_, confines)) => *confines,
+        // A stopped VM gets its label when it starts.
+        None => !active && connections.apparmor,
+    };
+    Ok(Vm {
+        id,
+        name: read.name,
+        state: state(&domain)?,
+        persistent: domain.is_persistent()?,
+        managed_save: domain.has_managed_save(0)?,
+        confined_by: confined.then(|| "apparmor".to_owned()),
+        tags: read.tags,
+        agent: read.agent,
+        disks,
+    })
+}
+
+fn state(domain: &virt::domain::Domain) -> Result<VmState> {
+    Ok(match domain.state()?.0 {
+        Enum::Known(DomainState::Running | DomainState::Blocked) => VmState::Running,
+        Enum::Known(DomainState::Paused) => VmState::Paused,
+        Enum::Known(DomainState::Shutoff) => VmState::ShutOff,
+        Enum::Known(DomainState::Crashed) => VmState::Crashed,
+        Enum::Known(DomainState::PMSuspended) => VmState::PmSuspended,
+        _ => VmState::Other,
+    })
+}
+
+pub(super) fn snapshots(connections: &Connections, id: VmId) -> Result<Vec<SnapshotRecord>> {
+    let domain = domain(&connections.control, id)?;
+    let current = match domain.current_snapshot(0) {
+        Ok(s) => Some(s.name()?),
+        Err(e) if e.code() == Enum::Known(ErrorNumber::NoDomainSnapshot) => None,
+        Err(e) => return Err(e.into()),
+    };
+    let mut records = Vec::new();
+    for handle in domain.list_all_snapshots(0)? {
+        let text = match handle.xml_desc(0) {
+            Ok(text) => text,
+            // Deleted by somebody between the list and now.
+            Err(e) if e.code() == Enum::Known(ErrorNumber::NoDomainSnapshot) => continue,
+            Err(e) => return Err(e.into()),
+        };
+        let s = xml::snapshot(&text)?;
+        let size = s.disks.iter().map(|d| storage::allocation(&connections.control, &d.overlay)).sum();
+        records.push(SnapshotRecord {
+            current: current.as_deref() == Some(s.name.as_str()),
+            name: s.name,
+            description: s.description,
+            created: s.created,
+            parent: s.parent,
+            content: s.content,
+            storage: s.storage,
+            disks: s.disks,
+            delete_in_progress: s.delete_in_progress,
+            size,
+        });
+    }
+    Ok(records)
+}

@@ -1,0 +1,116 @@
+//! The real hypervisor: libvirt's QEMU driver, versions 9.0 to 11.
+//!
+//! ```text
+//!   watch ──▶ connection.rs   one thread: open three connections, register events, wait for the close, back off
+//!                 │  Arc<Connections>{control, work, guard}
+//!                 ▼
+//!   vm, snapshots ─▶ inspect.rs   what there is          (control)
+//!   prepare, discard ─▶ storage.rs   volumes and pools   (work)
+//!   create, delete ─▶ change.rs   with its guards        (work)
+//!   freeze, thaw … ─▶ agent.rs    the guest agent        (guard)
+//! ```
+//!
+//! Three connections, because libvirtd answers five requests at once on each: a stuck agent call or a long merge
+//! must not keep a thaw from getting through.
+//!
+//! `delete` is libvirt's own (`virDomainSnapshotDelete`), behind guards for what is known to lose data with it:
+//! it refuses on hosts whose AppArmor profiles would deny the merge (QEMU crashes there), on a tree that is not
+//! one chain, and where metadata and chain disagree.
+
+mod agent;
+mod change;
+mod connection;
+mod errors;
+mod inspect;
+mod storage;
+mod xml;
+
+use std::{sync::Arc, time::Duration};
+
+use virt::domain::Domain;
+
+use self::connection::{Connections, Slot};
+use super::{
+    CreateSpec, Error, ErrorKind, Event, FreezeStatus, GuestFileSystem, Hypervisor, Overlay, Result,
+    SnapshotRecord, Space, Vm,
+};
+use crate::core::model::{SnapshotName, VmId};
+
+/// The connection to one libvirt host, kept up for as long as this lives.
+#[derive(Debug)]
+pub struct Libvirt {
+    uri: String,
+    slot: Arc<Slot>,
+}
+
+impl Libvirt {
+    /// Not connected yet: [`Hypervisor::watch`] does that.
+    pub fn new(uri: impl Into<String>) -> Self {
+        Self { uri: uri.into(), slot: Arc::new(Slot::default()) }
+    }
+
+    fn now(&self) -> Result<Arc<Connections>> {
+        self.slot.get().ok_or_else(|| {
+            Error::new(ErrorKind::Disconnected, format!("not connected to libvirt at {}", self.uri))
+        })
+    }
+}
+
+impl Hypervisor for Libvirt {
+    fn watch(&self, events: Box<dyn Fn(Event) + Send + Sync>) {
+        connection::keep_up(self.uri.clone(), Arc::clone(&self.slot), Arc::from(events));
+    }
+
+    fn vms(&self) -> Result<Vec<VmId>> {
+        inspect::vms(&*self.now()?)
+    }
+
+    fn vm(&self, vm: VmId) -> Result<Vm> {
+        inspect::vm(&*self.now()?, vm)
+    }
+
+    fn snapshots(&self, vm: VmId) -> Result<Vec<SnapshotRecord>> {
+        inspect::snapshots(&*self.now()?, vm)
+    }
+
+    fn space(&self, path: &str) -> Result<Space> {
+        storage::space(&self.now()?.work, path)
+    }
+
+    fn prepare(&self, vm: VmId, overlays: &[Overlay]) -> Result<()> {
+        let connections = self.now()?;
+        storage::prepare(&connections.work, &domain(&connections.work, vm)?, overlays)
+    }
+
+    fn discard(&self, _vm: VmId, paths: &[String]) -> Result<()> {
+        storage::discard(&*self.now()?, paths)
+    }
+
+    fn create(&self, vm: VmId, spec: &CreateSpec) -> Result<()> {
+        change::create(&*self.now()?, vm, spec)
+    }
+
+    fn delete(&self, vm: VmId, name: &SnapshotName) -> Result<()> {
+        change::delete(&*self.now()?, vm, name)
+    }
+
+    fn file_systems(&self, vm: VmId, timeout: Duration) -> Result<Vec<GuestFileSystem>> {
+        agent::file_systems(&self.now()?.guard, vm, timeout)
+    }
+
+    fn freeze_status(&self, vm: VmId, timeout: Duration) -> Result<FreezeStatus> {
+        agent::freeze_status(&self.now()?.guard, vm, timeout)
+    }
+
+    fn freeze(&self, vm: VmId, mountpoints: Option<&[String]>, timeout: Duration) -> Result<u32> {
+        agent::freeze(&self.now()?.guard, vm, mountpoints, timeout)
+    }
+
+    fn thaw(&self, vm: VmId, timeout: Duration) -> Result<u32> {
+        agent::thaw(&self.now()?.guard, vm, timeout)
+    }
+}
+
+fn domain(connection: &virt::connect::Connect, vm: VmId) -> Result<Domain> {
+    Ok(connection.lookup_domain_by_uuid(vm.0)?)
+}

@@ -1,0 +1,203 @@
+//! Image files as storage volumes: made, measured, read and removed through libvirt, so that this process needs
+//! no right to any of them.
+//!
+//! A volume lives in a pool. The pool that an administrator has over the directory is used; where there is none,
+//! a transient one is made, which libvirtd forgets when it restarts and which changes nothing on disk.
+
+use std::hash::{Hash, Hasher};
+
+use virt::{
+    connect::Connect, domain::Domain, enumutil::Enum, error::ErrorNumber, storage_pool::StoragePool,
+    storage_vol::StorageVol,
+};
+
+use super::{Connections, xml};
+use crate::hypervisor::{Error, ErrorKind, Layer, Overlay, Result, Space};
+
+/// No chain that libvirt can start is longer; a loop in the backing files must not hang us.
+const MAX_CHAIN: usize = 256;
+
+/// The room in the file system under this path's directory.
+pub(super) fn space(connection: &Connect, path: &str) -> Result<Space> {
+    let pool = pool_over(connection, directory(path)?)?;
+    // A pool's numbers are as old as its last refresh.
+    pool.refresh(0)?;
+    let info = pool.info()?;
+    Ok(Space { capacity: info.capacity, available: info.available })
+}
+
+/// Makes all overlays or none, and checks what was made: libvirt's reuse of them looks at neither size nor header.
+pub(super) fn prepare(connection: &Connect, domain: &Domain, overlays: &[Overlay]) -> Result<()> {
+    super::change::check_backing(&xml::domain(&domain.xml_desc(0)?)?, overlays)?;
+    let mut made: Vec<StorageVol> = Vec::new();
+    for overlay in overlays {
+        match prepare_one(connection, domain, overlay) {
+            Ok(volume) => made.push(volume),
+            Err(e) => {
+                let mut error =
+                    e.context(format_args!("overlay for disk {} at {}", overlay.target, overlay.path));
+                for volume in &made {
+                    let undone = volume.delete(0).map_err(Error::from);
+                    error = error.and_rollback(&undone, "removing an overlay made before it");
+                }
+                return Err(error);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn prepare_one(connection: &Connect, domain: &Domain, overlay: &Overlay) -> Result<StorageVol> {
+    let capacity = domain.block_info(&overlay.target, 0)?.capacity;
+    let (directory, name) = split(&overlay.path)?;
+    let pool = pool_over(connection, directory)?;
+    // The refresh makes a file known that somebody else left there, so that it is refused and not overwritten.
+    pool.refresh(0)?;
+    let volume = StorageVol::create_xml(&pool, &xml::overlay_volume(name, overlay, capacity), 0)?;
+    let read = xml::volume(&volume.xml_desc(0)?)?;
+    if read.capacity == capacity && read.format == "qcow2" && read.backing.as_ref() == Some(&overlay.backing)
+    {
+        return Ok(volume);
+    }
+    let error = Error::new(ErrorKind::Failed, format!("libvirt made it differently than asked: {read:?}"));
+    Err(error.and_rollback(&volume.delete(0).map_err(Error::from), "removing it"))
+}
+
+/// Removes overlays that nothing uses.
+pub(super) fn discard(connections: &Connections, paths: &[String]) -> Result<()> {
+    for path in paths {
+        if let Some(user) = user_of(&connections.work, path, None)? {
+            return Err(Error::new(ErrorKind::Busy, format!("{path} is in use by VM {user}; it stays")));
+        }
+        let pool = pool_over(&connections.work, directory(path)?)?;
+        pool.refresh(0)?;
+        match connections.work.lookup_storage_vol_by_path(path) {
+            Ok(volume) => {
+                volume.delete(0).map_err(|e| Error::from(e).context(format_args!("removing {path}")))?
+            }
+            Err(e) if e.code() == Enum::Known(ErrorNumber::NoStorageVolume) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}
+
+/// The name of a VM other than `except` whose disks have this image anywhere in their chain.
+///
+/// libvirt looks at the VM at hand only, so that a merge or an unlink of an image under a linked clone would go
+/// through and destroy the clone.
+pub(super) fn user_of(
+    connection: &Connect,
+    path: &str,
+    except: Option<uuid::Uuid>,
+) -> Result<Option<String>> {
+    for domain in connection.list_all_domains(0)? {
+        let Ok(text) = domain.xml_desc(0) else { continue };
+        let read = xml::domain(&text)?;
+        if Some(read.id.0) == except {
+            continue;
+        }
+        let active = domain.is_active().unwrap_or(true);
+        for disk in read.disks {
+            let mut layers = disk.disk.chain;
+            if !active && disk.disk.kind == "file" && layers.len() == 1 {
+                layers = chain(connection, layers.remove(0));
+            }
+            if layers.iter().any(|l| l.path == path) {
+                return Ok(Some(read.name));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// The images from this one down, as the volumes' headers name them. Where a volume is not known, it ends.
+pub(super) fn chain(connection: &Connect, top: Layer) -> Vec<Layer> {
+    let mut layers = vec![top];
+    while layers.len() < MAX_CHAIN {
+        let Some(last) = layers.last() else { break };
+        let Some(next) = volume_at(connection, &last.path)
+            .and_then(|v| v.xml_desc(0).ok())
+            .and_then(|text| xml::volume(&text).ok())
+            .and_then(|v| v.backing)
+        else {
+            break;
+        };
+        if layers.iter().any(|l| l.path == next.path) {
+            break;
+        }
+        layers.push(next);
+    }
+    layers
+}
+
+/// What this image takes on disk, in bytes; 0 if it cannot be told.
+pub(super) fn allocation(connection: &Connect, path: &str) -> u64 {
+    volume_at(connection, path).and_then(|v| v.info().ok()).map_or(0, |i| i.allocation)
+}
+
+/// Makes pools see what changed beside them. What fails is only late, not wrong.
+pub(super) fn refresh_pools(connection: &Connect, paths: impl Iterator<Item = String>) {
+    let mut directories: Vec<String> = paths.filter_map(|p| directory(&p).ok().map(str::to_owned)).collect();
+    directories.sort_unstable();
+    directories.dedup();
+    for directory in directories {
+        if let Err(e) = pool_over(connection, &directory).and_then(|p| Ok(p.refresh(0)?)) {
+            tracing::debug!(%directory, error = %e, "cannot refresh the storage pool");
+        }
+    }
+}
+
+/// The volume of this file. One that its pool does not know yet is looked for once more after a refresh.
+fn volume_at(connection: &Connect, path: &str) -> Option<StorageVol> {
+    if let Ok(v) = connection.lookup_storage_vol_by_path(path) {
+        return Some(v);
+    }
+    let pool = pool_over(connection, directory(path).ok()?).ok()?;
+    pool.refresh(0).ok()?;
+    connection.lookup_storage_vol_by_path(path).ok()
+}
+
+fn pool_over(connection: &Connect, directory: &str) -> Result<StoragePool> {
+    if let Some(pool) = existing_pool(connection, directory)? {
+        return Ok(pool);
+    }
+    let mut hasher = std::hash::DefaultHasher::new();
+    directory.hash(&mut hasher);
+    let name = format!("virtsnap-{:016x}", hasher.finish());
+    match connection.create_storage_pool_xml(&xml::directory_pool(&name, directory), 0) {
+        Ok(pool) => Ok(pool),
+        // Another of our threads was quicker.
+        Err(e) => existing_pool(connection, directory)?
+            .ok_or_else(|| Error::from(e).context(format_args!("a storage pool over {directory}"))),
+    }
+}
+
+fn existing_pool(connection: &Connect, directory: &str) -> Result<Option<StoragePool>> {
+    for pool in connection.list_all_storage_pools(0)? {
+        let Ok(text) = pool.xml_desc(0) else { continue };
+        if xml::pool_directory(&text).as_deref().map(|d| d.trim_end_matches('/')) != Some(directory) {
+            continue;
+        }
+        if !pool.is_active()? {
+            // libvirt allows no second pool over the same directory, so the administrator's has to run.
+            tracing::info!(pool = %pool.name()?, "starting the storage pool over {directory}");
+            pool.create(0)?;
+        }
+        return Ok(Some(pool));
+    }
+    Ok(None)
+}
+
+fn split(path: &str) -> Result<(&str, &str)> {
+    match path.rsplit_once('/') {
+        Some((directory, name)) if path.starts_with('/') && !name.is_empty() && !directory.is_empty() => {
+            Ok((directory, name))
+        }
+        _ => Err(Error::new(ErrorKind::Unsupported, format!("{path:?} is not an absolute path of a file"))),
+    }
+}
+
+fn directory(path: &str) -> Result<&str> {
+    split(path).map(|(directory, _)| directory)
+}

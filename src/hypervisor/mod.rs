@@ -1,0 +1,235 @@
+//! What this daemon asks of a hypervisor, as one blocking trait.
+//!
+//! Two things implement it: [`libvirt`], the real one, and [`sim`], a model with faults for what reality
+//! cannot produce on demand. One contract suite (`tests/contract.rs`) runs against both and keeps the model true.
+//!
+//! Every call may block for as long as its timeout allows, so it is made on a worker's thread, never on the
+//! engine's task. Handles do not leave the implementation: a VM is named by its UUID each time, so that a
+//! connection that was lost in between costs nothing but an error.
+//!
+//! # Invariants that an implementation keeps
+//!
+//! * `prepare` makes all overlays or none. `create` switches all disks or none, and always leaves metadata.
+//! * `delete` looks at the chain as it is now and refuses what it does not recognise ([`ErrorKind::ChainMismatch`]).
+//! * `thaw` is safe to call at any time, any number of times.
+
+mod error;
+mod ffi;
+pub mod libvirt;
+pub mod sim;
+
+use std::{collections::BTreeSet, time::Duration};
+
+use jiff::Timestamp;
+
+pub use self::error::{Error, ErrorKind, Result};
+use crate::core::model::{Content, SnapshotName, Storage, VmId, VmState};
+
+/// What the hypervisor is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Info {
+    /// The URI that the connection has.
+    pub uri: String,
+    /// The hypervisor's version, such as `QEMU 10.0.2, libvirt 11.3.0`.
+    pub version: String,
+}
+
+/// Whether the QEMU guest agent can be spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Agent {
+    /// The VM has no channel for it.
+    Absent,
+    /// There is a channel, and nobody listens at the other end.
+    Disconnected,
+    /// Somebody has the channel open. That is not yet an answer.
+    Connected,
+}
+
+/// One image of a disk's backing chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layer {
+    /// Its path.
+    pub path: String,
+    /// Its format, `qcow2` or `raw`.
+    pub format: String,
+}
+
+/// One disk of a VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// The target's name, such as `vda`.
+    pub target: String,
+    /// libvirt's type of its source: `file`, `block`, `network` …
+    pub kind: String,
+    /// False for read-only ones and for CD-ROMs and floppies, which are never snapshotted.
+    pub writable: bool,
+    /// The images, from the one that is written to down to the base.
+    pub chain: Vec<Layer>,
+}
+
+/// A VM as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vm {
+    /// Its UUID.
+    pub id: VmId,
+    /// Its name.
+    pub name: String,
+    /// Its state.
+    pub state: VmState,
+    /// False for a transient one, which forgets its snapshots when it stops.
+    pub persistent: bool,
+    /// Its memory was saved; its disks must not change until it is started.
+    pub managed_save: bool,
+    /// The mandatory access control that confines it, such as `apparmor`; `None` if none does.
+    pub confined_by: Option<String>,
+    /// Tags in its libvirt metadata.
+    pub tags: BTreeSet<String>,
+    /// The guest agent.
+    pub agent: Agent,
+    /// Its disks, in the definition's order.
+    pub disks: Vec<Disk>,
+}
+
+/// A disk's part in an external snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotDisk {
+    /// The target's name.
+    pub target: String,
+    /// The overlay that was put on top: what the VM wrote to from then on.
+    pub overlay: String,
+    /// The *state image*: what holds the disk as it was.
+    pub state_image: String,
+}
+
+/// A snapshot as libvirt's metadata has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotRecord {
+    /// Its name.
+    pub name: SnapshotName,
+    /// Its description, our marker included.
+    pub description: String,
+    /// libvirt's creation time, to the second.
+    pub created: Timestamp,
+    /// Its parent's name.
+    pub parent: Option<SnapshotName>,
+    /// Whether libvirt calls it the current one.
+    pub current: bool,
+    /// What it holds.
+    pub content: Content,
+    /// Where its data is.
+    pub storage: Storage,
+    /// Its external disks.
+    pub disks: Vec<SnapshotDisk>,
+    /// libvirt began to delete it (or its child) and did not end: its data may be newer than it says.
+    pub delete_in_progress: bool,
+    /// The allocation of its overlays, in bytes; what goes when it is deleted. 0 if unknown.
+    pub size: u64,
+}
+
+/// An overlay to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overlay {
+    /// The disk's target.
+    pub target: String,
+    /// The overlay's path.
+    pub path: String,
+    /// The image it goes on top of: the disk's active layer.
+    pub backing: Layer,
+}
+
+/// What `create` is to do. The overlays were made by `prepare`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateSpec {
+    /// The snapshot's name.
+    pub name: SnapshotName,
+    /// Its description, our marker included.
+    pub description: String,
+    /// One overlay for each disk that takes part; all other disks are left alone.
+    pub overlays: Vec<Overlay>,
+}
+
+/// What the guest agent says of the guest's file systems.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FreezeStatus {
+    /// At least one is frozen.
+    Frozen,
+    /// None is.
+    Thawed,
+}
+
+/// The room of a file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// All of it, in bytes.
+    pub capacity: u64,
+    /// What is free, in bytes.
+    pub available: u64,
+}
+
+/// A file system of the guest, and the disks it lies on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestFileSystem {
+    /// Where the guest has it mounted.
+    pub mountpoint: String,
+    /// The targets of the disks under it.
+    pub disks: Vec<String>,
+}
+
+/// What happened at the hypervisor, told without being asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A connection stands, and events of it will follow. All that was known is to be listed anew.
+    Connected(Info),
+    /// The connection went; the reason.
+    Disconnected(String),
+    /// Something about this VM changed: its state, its definition, its agent, a block job.
+    Changed(VmId),
+    /// This VM's definition is gone.
+    Gone(VmId),
+}
+
+/// A libvirt/QEMU host.
+pub trait Hypervisor: Send + Sync + std::fmt::Debug + 'static {
+    /// Starts to connect, and to reconnect, with back-off, for ever. Returns at once; events go to the function
+    /// from whatever thread has them, so it must not block.
+    fn watch(&self, events: Box<dyn Fn(Event) + Send + Sync>);
+
+    /// All VMs, running or not.
+    fn vms(&self) -> Result<Vec<VmId>>;
+
+    /// One VM as it is now.
+    fn vm(&self, vm: VmId) -> Result<Vm>;
+
+    /// All its snapshots that libvirt has metadata of, in no order.
+    fn snapshots(&self, vm: VmId) -> Result<Vec<SnapshotRecord>>;
+
+    /// The room in the file system that holds this path.
+    fn space(&self, path: &str) -> Result<Space>;
+
+    /// Makes the overlays, empty, on their backing images, with the disks' sizes, and checks that they are so.
+    fn prepare(&self, vm: VmId, overlays: &[Overlay]) -> Result<()>;
+
+    /// Removes overlays that no VM's chain has. Those that are not there are passed over.
+    fn discard(&self, vm: VmId, paths: &[String]) -> Result<()>;
+
+    /// Takes the snapshot onto prepared overlays: one transaction over all of them.
+    fn create(&self, vm: VmId, spec: &CreateSpec) -> Result<()>;
+
+    /// Deletes a snapshot and merges its data into its neighbour, after checking that the chain is what the
+    /// metadata says.
+    fn delete(&self, vm: VmId, name: &SnapshotName) -> Result<()>;
+
+    /// The guest's mounted file systems.
+    fn file_systems(&self, vm: VmId, timeout: Duration) -> Result<Vec<GuestFileSystem>>;
+
+    /// Whether the guest's file systems are frozen.
+    fn freeze_status(&self, vm: VmId, timeout: Duration) -> Result<FreezeStatus>;
+
+    /// Freezes these file systems (all if `None`) and says how many. An error does *not* mean that none is
+    /// frozen: a command that timed out may still be carried out.
+    fn freeze(&self, vm: VmId, mountpoints: Option<&[String]>, timeout: Duration) -> Result<u32>;
+
+    /// Thaws all file systems and says how many were frozen. A success proves that no earlier freeze is still on
+    /// its way: the agent takes its commands in order.
+    fn thaw(&self, vm: VmId, timeout: Duration) -> Result<u32>;
+}

@@ -1,0 +1,399 @@
+//! Snapshots: metadata, and the chains of images that it is about.
+//!
+//! ```text
+//!   create S:   base ◀── S's overlay (active)          state image of S = base
+//!   create T:   base ◀── S's overlay ◀── T's overlay   state image of T = S's overlay
+//!   delete S:   base + S's overlay   ◀── T's overlay   state image of T = base, which holds what it was
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+use super::{State, guest::Machine, image::Blocks};
+use crate::{
+    core::model::{Content, SnapshotName, Storage, VmId, VmState},
+    hypervisor::{CreateSpec, Error, ErrorKind, Event, Overlay, Result, SnapshotDisk, SnapshotRecord},
+};
+
+/// A snapshot's metadata; of an internal one the data too.
+#[derive(Debug, Clone)]
+pub(super) struct Saved {
+    description: String,
+    created: Timestamp,
+    parent: Option<SnapshotName>,
+    content: Content,
+    pub(super) storage: Storage,
+    pub(super) disks: Vec<SnapshotDisk>,
+    deleting: bool,
+    pub(super) inside: BTreeMap<String, Blocks>,
+}
+
+impl Machine {
+    pub(super) fn children(&self, name: &SnapshotName) -> usize {
+        self.snapshots.values().filter(|s| s.parent.as_ref() == Some(name)).count()
+    }
+
+    pub(super) fn saved(&self, name: &SnapshotName) -> Result<&Saved> {
+        self.snapshots.get(name).ok_or_else(|| {
+            let text = format!("Domain snapshot not found: no domain snapshot with matching name '{name}'");
+            Error::new(ErrorKind::NoSuchSnapshot, text)
+        })
+    }
+
+    /// From the current snapshot back to the first.
+    fn line(&self) -> Result<Vec<(&SnapshotName, &Saved)>> {
+        let mut line = Vec::new();
+        let mut at = self.current.as_ref();
+        if at.is_none() {
+            return Err(mismatch("no snapshot is the current one"));
+        }
+        while let Some(name) = at {
+            let saved =
+                self.snapshots.get(name).ok_or_else(|| mismatch(&format!("there is no parent {name}")))?;
+            line.push((name, saved));
+            at = saved.parent.as_ref();
+        }
+        Ok(line)
+    }
+
+    fn mark_parent(&mut self, name: &SnapshotName, mark: bool) {
+        let parent = self.snapshots.get(name).and_then(|s| s.parent.clone());
+        if let Some(parent) = parent.and_then(|p| self.snapshots.get_mut(&p)) {
+            parent.deleting = mark;
+        }
+    }
+
+    pub(super) fn forget(&mut self, name: &SnapshotName) {
+        let Some(gone) = self.snapshots.remove(name) else { return };
+        for other in self.snapshots.values_mut().filter(|s| s.parent.as_ref() == Some(name)) {
+            other.parent.clone_from(&gone.parent);
+        }
+        if self.current.as_ref() == Some(name) {
+            self.current = gone.parent;
+        }
+    }
+
+    fn check_deletion(&self, name: &SnapshotName) -> Result<()> {
+        let saved = self.saved(name)?;
+        if let Some(model) = &self.confined_by {
+            return Err(Error::new(ErrorKind::Denied, format!("{model} denies writing to backing images")));
+        }
+        self.check_changeable()?;
+        if saved.storage == Storage::Internal {
+            return Ok(());
+        }
+        let unsupported = |why: &str| Err(Error::new(ErrorKind::Unsupported, why));
+        if self.snapshots.values().any(|s| s.storage == Storage::Internal) {
+            return unsupported("deletion of external snapshots beside internal ones is not supported");
+        }
+        match self.children(name) {
+            0 => {}
+            1 if self.current.as_ref() != Some(name) => {}
+            1 => {
+                return unsupported(
+                    "deletion of active external snapshot that is not a leaf snapshot is not supported",
+                );
+            }
+            _ => {
+                return unsupported(
+                    "deletion of external disk snapshots with multiple children is not supported",
+                );
+            }
+        }
+        if !self.line()?.iter().any(|(n, _)| *n == name) {
+            return unsupported("deletion of a snapshot that is not in the active chain is not supported");
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_changeable(&self) -> Result<()> {
+        let refuse = |kind, why: &str| Err(Error::new(kind, why));
+        if self.managed_save {
+            return refuse(ErrorKind::Unsupported, "the domain has a managed save image");
+        }
+        match self.state {
+            VmState::PmSuspended => {
+                refuse(ErrorKind::Unsupported, "qemu doesn't support taking snapshots of PMSUSPENDED guests")
+            }
+            VmState::Other => refuse(ErrorKind::Busy, "the domain is changing its state"),
+            _ if self.block_job => refuse(ErrorKind::Busy, "disk 'vda' already in active block job"),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl State {
+    pub(super) fn records(&mut self, vm: VmId) -> Result<Vec<SnapshotRecord>> {
+        self.machine(vm)?;
+        let (machine, store) = (&self.vms[&vm], &self.store);
+        let making = machine.making.iter().map(|(n, s)| (n, s));
+        let record = |(name, s): (&SnapshotName, &Saved)| SnapshotRecord {
+            name: name.clone(),
+            description: s.description.clone(),
+            created: s.created,
+            parent: s.parent.clone(),
+            current: machine.current.as_ref() == Some(name),
+            content: s.content,
+            storage: s.storage,
+            disks: s.disks.clone(),
+            delete_in_progress: s.deleting,
+            size: s.disks.iter().map(|d| store.allocation(&d.overlay)).sum(),
+        };
+        Ok(machine.snapshots.iter().chain(making).map(record).collect())
+    }
+
+    pub(super) fn prepare(&mut self, vm: VmId, overlays: &[Overlay], half: bool) -> Result<()> {
+        for overlay in overlays {
+            self.check_overlay(vm, overlay)?;
+        }
+        let before = self.store.files.clone();
+        for overlay in overlays {
+            if let Err(e) = self.store.make(&overlay.path, &overlay.backing.path) {
+                self.store.files = before;
+                return Err(e.context(format_args!("overlay for disk {}", overlay.target)));
+            }
+            if half {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// An overlay on anything but the active layer would read wrong, and libvirt does not look.
+    fn check_overlay(&mut self, vm: VmId, overlay: &Overlay) -> Result<()> {
+        let drive = self.machine(vm)?.drive(&overlay.target)?;
+        if !drive.writable {
+            let text = format!("external snapshots of disk '{}' are not supported", overlay.target);
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
+        let active = drive.active.clone();
+        if self.store.chain(&active).first() == Some(&overlay.backing) {
+            return Ok(());
+        }
+        let (target, wrong) = (&overlay.target, &overlay.backing.path);
+        Err(mismatch(&format!("disk {target} writes to {active}, and the overlay is to lie on {wrong}")))
+    }
+
+    pub(super) fn discard(&mut self, vm: VmId, paths: &[String]) -> Result<()> {
+        self.machine(vm)?;
+        for path in paths {
+            if let Some(user) = self.vms.values().find(|m| m.uses(&self.store, path)) {
+                let text = format!("{path} is in use by VM {}", user.name);
+                return Err(Error::new(ErrorKind::Busy, text));
+            }
+        }
+        for path in paths {
+            self.store.files.remove(path);
+        }
+        Ok(())
+    }
+
+    pub(super) fn begin_create(&mut self, vm: VmId, spec: &CreateSpec) -> Result<()> {
+        let saved = self.check_creation(vm, spec)?;
+        self.machine(vm)?.making = Some((spec.name.clone(), saved));
+        Ok(())
+    }
+
+    pub(super) fn create(&mut self, vm: VmId, spec: &CreateSpec, half: bool) -> Result<()> {
+        self.machine(vm)?.making = None;
+        // Once more: anything may have happened while it was held.
+        let saved = self.check_creation(vm, spec)?;
+        for disk in &saved.disks {
+            self.machine(vm)?.drive(&disk.target)?.active.clone_from(&disk.overlay);
+        }
+        if !half {
+            let machine = self.machine(vm)?;
+            machine.snapshots.insert(spec.name.clone(), saved);
+            machine.current = Some(spec.name.clone());
+        }
+        Ok(())
+    }
+
+    fn check_creation(&mut self, vm: VmId, spec: &CreateSpec) -> Result<Saved> {
+        let machine = self.machine(vm)?;
+        if machine.snapshots.contains_key(&spec.name) {
+            let text = format!("operation failed: domain snapshot {} already exists", spec.name);
+            return Err(Error::new(ErrorKind::Exists, text));
+        }
+        if !machine.persistent {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "a transient domain forgets its snapshots when it stops",
+            ));
+        }
+        machine.check_changeable()?;
+        let targets: BTreeSet<_> = spec.overlays.iter().map(|o| &o.target).collect();
+        if targets.is_empty() || targets.len() != spec.overlays.len() {
+            return Err(Error::new(
+                ErrorKind::Failed,
+                "a snapshot takes at least one disk, and each disk once",
+            ));
+        }
+        for overlay in &spec.overlays {
+            self.check_overlay(vm, overlay)?;
+            if !self.store.files.contains_key(&overlay.path) {
+                let text =
+                    format!("Cannot access storage file '{}': No such file or directory", overlay.path);
+                return Err(Error::new(ErrorKind::Failed, text));
+            }
+        }
+        let disk = |o: &Overlay| SnapshotDisk {
+            target: o.target.clone(),
+            overlay: o.path.clone(),
+            state_image: o.backing.path.clone(),
+        };
+        let disks = spec.overlays.iter().map(disk).collect();
+        self.new_snapshot(vm, &spec.description, Storage::External, Content::Disk, disks)
+    }
+
+    pub(super) fn new_snapshot(
+        &mut self,
+        vm: VmId,
+        description: &str,
+        storage: Storage,
+        content: Content,
+        disks: Vec<SnapshotDisk>,
+    ) -> Result<Saved> {
+        // libvirt knows whole seconds only.
+        let created = Timestamp::from_second(self.now.as_second()).unwrap_or(self.now);
+        let parent = self.machine(vm)?.current.clone();
+        let (description, inside) = (description.to_owned(), BTreeMap::new());
+        Ok(Saved { description, created, parent, content, storage, disks, deleting: false, inside })
+    }
+
+    pub(super) fn begin_delete(&mut self, vm: VmId, name: &SnapshotName) -> Result<()> {
+        self.check_deletion(vm, name)?;
+        self.machine(vm)?.mark_parent(name, true);
+        Ok(())
+    }
+
+    pub(super) fn delete(&mut self, vm: VmId, name: &SnapshotName, half: bool) -> Result<()> {
+        // The mark is ours so far; whatever else is wrong by now leaves nothing behind.
+        self.machine(vm)?.mark_parent(name, false);
+        self.check_deletion(vm, name)?;
+        self.machine(vm)?.mark_parent(name, true);
+        let saved = self.machine(vm)?.saved(name)?.clone();
+        for (i, disk) in saved.disks.iter().enumerate() {
+            let last = i + 1 == saved.disks.len();
+            let blocks = self.store.files.get(&disk.overlay).map_or(0, |f| f.blocks.len());
+            if half && last {
+                return self.store.copy_down(&disk.overlay, &disk.state_image, blocks / 2);
+            }
+            self.store.copy_down(&disk.overlay, &disk.state_image, blocks)?;
+            self.rewire(vm, &disk.overlay, &disk.state_image)?;
+            self.tell(Event::Changed(vm));
+        }
+        let machine = self.machine(vm)?;
+        machine.mark_parent(name, false);
+        if half {
+            return Ok(());
+        }
+        for other in machine.snapshots.values_mut() {
+            for disk in &mut other.disks {
+                if let Some(merged) = saved.disks.iter().find(|d| d.overlay == disk.state_image) {
+                    disk.state_image.clone_from(&merged.state_image);
+                }
+            }
+        }
+        machine.forget(name);
+        Ok(())
+    }
+
+    /// Takes an image out of a disk's chain whose data the one under it holds by now.
+    pub(super) fn rewire(&mut self, vm: VmId, gone: &str, into: &str) -> Result<()> {
+        self.store.drop_merged(gone, into);
+        for drive in &mut self.machine(vm)?.drives {
+            if drive.active == gone {
+                into.clone_into(&mut drive.active);
+            }
+        }
+        Ok(())
+    }
+
+    fn check_deletion(&mut self, vm: VmId, name: &SnapshotName) -> Result<()> {
+        self.machine(vm)?;
+        let machine = &self.vms[&vm];
+        machine.check_deletion(name)?;
+        let saved = machine.saved(name)?;
+        if saved.storage == Storage::Internal {
+            return Ok(());
+        }
+        self.check_chain(machine)?;
+        if saved.disks.iter().any(|d| self.shared(machine, d)) {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "another branch lies on the image that would be merged into",
+            ));
+        }
+        for image in saved.disks.iter().flat_map(|d| [&d.state_image, &d.overlay]) {
+            if let Some((_, user)) = self.vms.iter().find(|(id, m)| **id != vm && m.uses(&self.store, image))
+            {
+                let text =
+                    format!("{image} is also under VM {}: a merge would destroy that VM's disk", user.name);
+                return Err(Error::new(ErrorKind::Busy, text));
+            }
+        }
+        if machine.drives.iter().any(|d| self.store.chain(&d.active).len() > self.layer_limit) {
+            return Err(Error::new(
+                ErrorKind::Failed,
+                "internal error: failed to parse JSON: nesting too deep",
+            ));
+        }
+        Ok(())
+    }
+
+    /// The images of each disk must be what the metadata says, from the top down to the first snapshot.
+    fn check_chain(&self, machine: &Machine) -> Result<()> {
+        let line = machine.line()?;
+        if let Some((name, _)) = machine.snapshots.iter().find(|(_, s)| s.deleting) {
+            return Err(mismatch(&format!("an earlier deletion at {name} did not end")));
+        }
+        for drive in &machine.drives {
+            let chain: Vec<String> = self.store.chain(&drive.active).into_iter().map(|l| l.path).collect();
+            let disks = line.iter().filter_map(|(_, s)| s.disks.iter().find(|d| d.target == drive.target));
+            for (i, disk) in disks.enumerate() {
+                if chain.get(i) != Some(&disk.overlay) || chain.get(i + 1) != Some(&disk.state_image) {
+                    let text =
+                        format!("disk {} runs on {}, not {}", drive.target, chain.join(" → "), disk.overlay);
+                    return Err(mismatch(&text));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether anything of this VM lies on a state image beside its overlay. The tree of snapshots need not show
+    /// it: where they have different disks, a revert of some leaves the others on what another branch stands on.
+    fn shared(&self, machine: &Machine, disk: &SnapshotDisk) -> bool {
+        let others = machine.snapshots.values().flat_map(|s| &s.disks).map(|d| &d.state_image);
+        others.chain(machine.drives.iter().map(|d| &d.active)).any(|top| {
+            let chain = self.store.chain(top);
+            chain.windows(2).any(|pair| pair[1].path == disk.state_image && pair[0].path != disk.overlay)
+        })
+    }
+
+    pub(super) fn check_bootable(&mut self, vm: VmId) -> Result<()> {
+        self.machine(vm)?;
+        for drive in &self.vms[&vm].drives {
+            let chain = self.store.chain(&drive.active);
+            if let Some(lost) = chain.iter().find(|l| !self.store.files.contains_key(&l.path)) {
+                return Err(Error::new(
+                    ErrorKind::Failed,
+                    format!("Cannot access backing file '{}'", lost.path),
+                ));
+            }
+            if chain.len() > self.layer_limit {
+                return Err(Error::new(
+                    ErrorKind::Failed,
+                    "internal error: failed to parse JSON: nesting too deep",
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn mismatch(what: &str) -> Error {
+    Error::new(ErrorKind::ChainMismatch, what)
+}
