@@ -1,0 +1,457 @@
+//! The one owner task: everything that changes, changes here.
+//!
+//! It takes inputs in, hands each to the pure [`Machine`], carries the effects out, and publishes the view. It
+//! never waits for the hypervisor, and for the disk only to note that a policy fired: that is done on threads, which send their answers as inputs. It pings
+//! systemd's watchdog itself, so that an engine that is stuck is one that gets restarted.
+
+mod reading;
+mod recovery;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use self::reading::Reader;
+use crate::{
+    clock::{Clock, WakeUp},
+    config::{self, ConfigRoots},
+    core::{
+        job::{Job, JobId, Outcome},
+        machine::{Change, Effect, Event, Machine, Note, Query, Refusal, Reply, Request, RequestId},
+        model::VmId,
+        view::View,
+    },
+    dbus::Permit,
+    freeze::Freezer,
+    hypervisor::{self, Hypervisor},
+    store::Store,
+    systemd,
+    worker::{self, Progress, Tools, Wire},
+};
+
+/// So many requests of clients wait at most; who comes later waits at the door, on its own connection.
+const REQUESTS: usize = 256;
+
+/// A published view, and how many went before it.
+#[derive(Debug, Clone)]
+pub struct Published {
+    /// Counts up with each publication.
+    pub generation: u64,
+    /// What clients may see.
+    pub view: Arc<View>,
+}
+
+/// What a client gets, and from which publication on its effects can be seen.
+pub type Answer = (Result<Reply, Refusal>, u64);
+
+/// A client's request on its way in.
+#[derive(Debug)]
+pub enum Ask {
+    /// Tell something.
+    Query(Query, oneshot::Sender<Answer>),
+    /// Change something, which the caller may: the permit says so, and only authorisation makes one.
+    Change(Change, Permit, oneshot::Sender<Answer>),
+    /// Read the configuration again.
+    Reload(Permit, oneshot::Sender<Answer>),
+}
+
+/// What comes in from threads and signals.
+enum Input {
+    Hypervisor(hypervisor::Event),
+    Recovered(hypervisor::Info),
+    Machine(Event),
+    Loaded(Result<Box<config::Loaded>, String>, Option<oneshot::Sender<Answer>>),
+    Ended(JobId, Outcome),
+    Stop,
+    Reload,
+}
+
+/// How others reach the engine.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    requests: mpsc::Sender<Ask>,
+    /// The newest publication.
+    pub published: watch::Receiver<Published>,
+}
+
+impl Handle {
+    /// Asks, and waits for the answer. An engine that is gone answers as one that is stopping.
+    pub async fn ask(&self, make: impl FnOnce(oneshot::Sender<Answer>) -> Ask) -> Answer {
+        let (sender, receiver) = oneshot::channel();
+        let gone = || (Err(Refusal::new("Stopping", "the daemon is stopping; nothing new is begun")), 0);
+        if self.requests.send(make(sender)).await.is_err() {
+            return gone();
+        }
+        receiver.await.unwrap_or_else(|_| gone())
+    }
+}
+
+/// Sends signals in from outside.
+#[derive(Debug, Clone)]
+pub struct Control(mpsc::UnboundedSender<Input>);
+
+impl Control {
+    /// Finish what runs, and end.
+    pub fn stop(&self) {
+        let _ = self.0.send(Input::Stop);
+    }
+
+    /// Read the configuration again.
+    pub fn reload(&self) {
+        let _ = self.0.send(Input::Reload);
+    }
+}
+
+/// What the engine is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The hypervisor.
+    pub hypervisor: Arc<dyn Hypervisor>,
+    /// The store.
+    pub store: Arc<Store>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// The machine, which knows its settings.
+    pub machine: Machine,
+    /// Where the configuration is read again from.
+    pub roots: ConfigRoots,
+    /// A file that stands for "the daemon ran since the host booted".
+    pub boot_file: Option<PathBuf>,
+}
+
+/// The engine, before it runs.
+pub struct Engine {
+    machine: Machine,
+    tools: Tools,
+    roots: ConfigRoots,
+    reader: Reader,
+    wake: WakeUp,
+    send: mpsc::UnboundedSender<Input>,
+    inputs: mpsc::UnboundedReceiver<Input>,
+    requests: mpsc::Receiver<Ask>,
+    publish: watch::Sender<Published>,
+    waiting: BTreeMap<RequestId, oneshot::Sender<Answer>>,
+    last_request: RequestId,
+    cancels: BTreeMap<JobId, Arc<AtomicBool>>,
+    status: String,
+    stopped: bool,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("status", &self.status).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Puts it together; nothing happens before [`Engine::run`].
+    pub fn new(parts: Parts) -> io::Result<(Self, Handle, Control)> {
+        let (send, inputs) = mpsc::unbounded_channel();
+        let (request_sender, requests) = mpsc::channel(REQUESTS);
+        let first = Published { generation: 0, view: Arc::new(parts.machine.view().clone()) };
+        let (publish, published) = watch::channel(first);
+        let report = send.clone();
+        let freezer = Freezer::new(
+            Arc::clone(&parts.hypervisor),
+            Arc::clone(&parts.store),
+            Arc::clone(&parts.clock),
+            Box::new(move |vm: VmId, frozen| {
+                let _ = report.send(Input::Machine(Event::Frozen(vm, frozen)));
+            }),
+        );
+        let answers = send.clone();
+        let reader = Reader::start(Arc::clone(&parts.hypervisor), Arc::clone(&parts.store), move |event| {
+            let _ = answers.send(Input::Machine(event));
+        })?;
+        if let Some(file) = &parts.boot_file
+            && let Err(e) = std::fs::write(file, [])
+        {
+            tracing::warn!(error = %e, "cannot write {}: @reboot may fire again", file.display());
+        }
+        let woken = send.clone();
+        let engine = Self {
+            machine: parts.machine,
+            tools: Tools { hypervisor: parts.hypervisor, store: parts.store, clock: parts.clock, freezer },
+            roots: parts.roots,
+            reader,
+            wake: WakeUp::start(move || {
+                let _ = woken.send(Input::Machine(Event::Timer));
+            })?,
+            inputs,
+            requests,
+            publish,
+            waiting: BTreeMap::new(),
+            last_request: 0,
+            cancels: BTreeMap::new(),
+            status: String::new(),
+            stopped: false,
+            send: send.clone(),
+        };
+        Ok((engine, Handle { requests: request_sender, published }, Control(send)))
+    }
+
+    /// Runs until it is told to stop and all is at rest.
+    pub async fn run(mut self) -> io::Result<()> {
+        let events = self.send.clone();
+        self.tools.hypervisor.watch(Box::new(move |event| {
+            let _ = events.send(Input::Hypervisor(event));
+        }));
+        let mut watchdog =
+            tokio::time::interval(systemd::watchdog_interval().unwrap_or(Duration::from_secs(86_400)));
+        watchdog.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        self.handle(Event::Timer);
+        while !self.stopped {
+            tokio::select! {
+                biased;
+                _ = watchdog.tick() => systemd::ping(),
+                Some(input) = self.inputs.recv() => self.take(input),
+                Some(ask) = self.requests.recv() => self.take_request(ask),
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Hypervisor(event) => self.take_hypervisor(event),
+            Input::Recovered(info) => self.handle(Event::Connected { uri: info.uri, version: info.version }),
+            Input::Machine(event) => self.handle(event),
+            Input::Ended(job, outcome) => {
+                self.cancels.remove(&job);
+                self.handle(Event::Ended(job, outcome));
+            }
+            Input::Stop => {
+                systemd::stopping();
+                self.handle(Event::Stop);
+            }
+            Input::Reload => self.load(None),
+            Input::Loaded(loaded, reply) => self.take_settings(loaded, reply),
+        }
+    }
+
+    fn take_hypervisor(&mut self, event: hypervisor::Event) {
+        match event {
+            hypervisor::Event::Connected(info) => {
+                tracing::info!("connected to {} ({})", info.uri, info.version);
+                // Before anything else: thaw what was left frozen, and settle what was begun.
+                let tools = self.tools.clone();
+                let send = self.send.clone();
+                thread("recovery", move || {
+                    recovery::run(&tools);
+                    let _ = send.send(Input::Recovered(info));
+                });
+            }
+            hypervisor::Event::Disconnected(reason) => {
+                tracing::warn!("no connection to libvirt: {reason}; trying again, with growing pauses");
+                self.handle(Event::Disconnected);
+            }
+            hypervisor::Event::Changed(vm) => self.handle(Event::Changed(vm)),
+            hypervisor::Event::Gone(vm) => self.handle(Event::VmGone(vm)),
+        }
+    }
+
+    fn take_request(&mut self, ask: Ask) {
+        match ask {
+            Ask::Reload(_, reply) => self.load(Some(reply)),
+            Ask::Query(query, reply) => self.request(Request::Query(query), reply),
+            Ask::Change(change, permit, reply) => self.request(Request::Change(change, permit.uid()), reply),
+        }
+    }
+
+    fn request(&mut self, request: Request, reply: oneshot::Sender<Answer>) {
+        self.last_request += 1;
+        self.waiting.insert(self.last_request, reply);
+        self.handle(Event::Request(self.last_request, request));
+    }
+
+    fn load(&self, reply: Option<oneshot::Sender<Answer>>) {
+        let roots = self.roots.clone();
+        let send = self.send.clone();
+        thread("configuration", move || {
+            let loaded = config::load(&roots).map(Box::new).map_err(|e| e.render(config::Style::Plain));
+            let _ = send.send(Input::Loaded(loaded, reply));
+        });
+    }
+
+    fn take_settings(
+        &mut self,
+        loaded: Result<Box<config::Loaded>, String>,
+        reply: Option<oneshot::Sender<Answer>>,
+    ) {
+        let answer = match loaded {
+            Ok(loaded) => {
+                for line in loaded.warnings.lines() {
+                    tracing::warn!("{line}");
+                }
+                let settings = Arc::new(loaded.settings);
+                if settings.daemon.uri != self.machine.settings().daemon.uri {
+                    tracing::warn!("`uri` changed; it takes effect when virtsnapd is restarted");
+                }
+                tracing::info!("configuration read: {} policies", settings.policies.len());
+                self.handle(Event::Settings(settings));
+                Ok(Reply::Done)
+            }
+            Err(text) => {
+                tracing::error!("the configuration is broken, so the old settings stay in force:\n{text}");
+                Err(Refusal::new("InvalidConfiguration", format!("the old settings stay in force:\n{text}")))
+            }
+        };
+        if let Some(reply) = reply {
+            let _ = reply.send((answer, self.publish.borrow().generation));
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        let now = self.tools.clock.now();
+        let effects = self.machine.handle(event, now);
+        let mut replies = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::List => self.reader.list(),
+                Effect::Read(vm) => self.reader.read(vm),
+                Effect::Start(job) => self.start(job),
+                Effect::Cancel(job) => {
+                    if let Some(cancel) = self.cancels.get(&job) {
+                        cancel.store(true, Ordering::SeqCst);
+                    }
+                }
+                Effect::Reply(id, answer) => replies.push((id, answer)),
+                Effect::WakeAt(at) => {
+                    if let Err(e) = self.wake.arm(at, now) {
+                        tracing::error!(error = %e, "the timer cannot be set; scheduled runs will be late");
+                    }
+                }
+                Effect::Handled(policy, at) => {
+                    // A millisecond or two, once per run of a policy; stored before its jobs start below.
+                    if let Err(e) = self.tools.store.set_handled(&policy, at) {
+                        tracing::error!(VIRTSNAP_POLICY = %policy, error = %e, "cannot store that the policy ran");
+                    }
+                }
+                Effect::Log(note) => log(&note),
+                Effect::Stopped => self.stopped = true,
+            }
+        }
+        self.publish_view();
+        let generation = self.publish.borrow().generation;
+        for (id, answer) in replies {
+            if let Some(waiting) = self.waiting.remove(&id) {
+                let _ = waiting.send((answer, generation));
+            }
+        }
+    }
+
+    fn start(&mut self, job: Job) {
+        let cancel = Arc::new(AtomicBool::new(false));
+        self.cancels.insert(job.id, Arc::clone(&cancel));
+        let tools = self.tools.clone();
+        let settings = Arc::clone(self.machine.settings());
+        let (send, progress) = (self.send.clone(), self.send.clone());
+        let id = job.id;
+        let spawned = std::thread::Builder::new().name(format!("job-{id}")).spawn(move || {
+            let wire = Wire {
+                cancel,
+                progress: Box::new(move |p: Progress| {
+                    let Progress { job, phase, progress: how_far, snapshot } = p;
+                    let event = Event::Progress { job, phase, progress: how_far, snapshot };
+                    let _ = progress.send(Input::Machine(event));
+                }),
+            };
+            let outcome = worker::run(&tools, &settings, &job, &wire);
+            let _ = send.send(Input::Ended(job.id, outcome));
+        });
+        if let Err(e) = spawned {
+            let failure = crate::core::job::Failure::new("Failed", format!("no thread for the job: {e}"));
+            let _ = self.send.send(Input::Ended(id, Outcome::Failed(failure)));
+        }
+    }
+
+    fn publish_view(&mut self) {
+        let new = self.machine.view();
+        let same = {
+            let old = self.publish.borrow();
+            Arc::ptr_eq(&old.view.manager, &new.manager)
+                && pointers_equal(&old.view.vms, &new.vms)
+                && pointers_equal(&old.view.policies, &new.policies)
+                && pointers_equal(&old.view.jobs, &new.jobs)
+        };
+        if same {
+            return;
+        }
+        let view = Arc::new(new.clone());
+        let status = status_line(&view, self.machine.settings());
+        if status != self.status {
+            systemd::status(&status);
+            self.status = status;
+        }
+        self.publish.send_modify(|p| {
+            p.generation += 1;
+            p.view = view;
+        });
+    }
+}
+
+fn thread(name: &str, work: impl FnOnce() + Send + 'static) {
+    if let Err(e) = std::thread::Builder::new().name(name.to_owned()).spawn(work) {
+        tracing::error!(error = %e, "cannot start the thread for {name}");
+    }
+}
+
+fn pointers_equal<K: Eq, V>(a: &BTreeMap<K, Arc<V>>, b: &BTreeMap<K, Arc<V>>) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|((k, v), (l, w))| k == l && Arc::ptr_eq(v, w))
+}
+
+fn status_line(view: &View, settings: &crate::core::settings::Settings) -> String {
+    if !view.manager.hypervisor_connected {
+        return format!("Waiting for libvirt at {}", view.manager.hypervisor_uri);
+    }
+    let next = view.manager.next_run.map_or_else(
+        || "no run is scheduled".to_owned(),
+        |at| {
+            format!(
+                "next run {}",
+                at.to_zoned(settings.daemon.timezone.clone()).strftime("%Y-%m-%d %H:%M:%S %Z")
+            )
+        },
+    );
+    let running = view.jobs.values().filter(|j| j.state == crate::core::job::JobState::Running).count();
+    format!("{} VMs, {} policies, {running} jobs at work; {next}", view.vms.len(), view.policies.len())
+}
+
+fn log(note: &Note) {
+    match note {
+        Note::Fired { policy, at, vms, missed } => {
+            let more =
+                if *missed == 0 { String::new() } else { format!(", standing for {missed} missed ones too") };
+            tracing::info!(VIRTSNAP_POLICY = %policy, "policy {policy} runs for {at} on {vms} VMs{more}");
+        }
+        Note::Skipped { policy, at, why } => {
+            tracing::warn!(VIRTSNAP_POLICY = %policy, "policy {policy} did not run at {at}: {why}");
+        }
+        Note::Ended { job, vm_name, outcome } => {
+            let operation = job.operation.as_str();
+            match outcome {
+                Outcome::Done(_) => tracing::debug!(
+                    VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %job.vm, VIRTSNAP_JOB = job.id,
+                    "job {} ({operation} on VM {vm_name}) done", job.id
+                ),
+                Outcome::Failed(f) => tracing::error!(
+                    VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %job.vm, VIRTSNAP_JOB = job.id,
+                    "job {} ({operation} on VM {vm_name}) failed: {}", job.id, f.message
+                ),
+                Outcome::Cancelled => tracing::warn!(
+                    VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %job.vm, VIRTSNAP_JOB = job.id,
+                    "job {} ({operation} on VM {vm_name}) cancelled", job.id
+                ),
+            }
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! The thread that lists and reads VMs, so that a slow libvirt delays news, never the engine.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    sync::{Arc, Condvar, Mutex, PoisonError},
+};
+
+use crate::{
+    core::{machine::Event, model::VmId},
+    hypervisor::{ErrorKind, Hypervisor},
+    reader::{self, ReadError},
+    store::Store,
+};
+
+/// What is to be read. A set: what is asked for twice before it was begun is read once.
+#[derive(Debug, Default)]
+struct Wanted {
+    list: bool,
+    vms: BTreeSet<VmId>,
+}
+
+/// The way to the thread.
+#[derive(Debug)]
+pub(super) struct Reader(Arc<(Mutex<Wanted>, Condvar)>);
+
+impl Reader {
+    pub(super) fn start(
+        hypervisor: Arc<dyn Hypervisor>,
+        store: Arc<Store>,
+        answer: impl Fn(Event) + Send + 'static,
+    ) -> io::Result<Self> {
+        let shared = Arc::new((Mutex::new(Wanted::default()), Condvar::new()));
+        let thread = Arc::clone(&shared);
+        std::thread::Builder::new().name("inventory".into()).spawn(move || {
+            loop {
+                let (list, vm) = next(&thread);
+                if list {
+                    match hypervisor.vms() {
+                        Ok(vms) => answer(Event::Listed(vms)),
+                        // The connection's own event follows, and after it the list is asked for again.
+                        Err(e) => tracing::warn!(error = %e, "the VMs cannot be listed"),
+                    }
+                }
+                if let Some(vm) = vm {
+                    answer(read(hypervisor.as_ref(), &store, vm));
+                }
+            }
+        })?;
+        Ok(Self(shared))
+    }
+
+    pub(super) fn list(&self) {
+        self.want(|w| w.list = true);
+    }
+
+    pub(super) fn read(&self, vm: VmId) {
+        self.want(|w| {
+            w.vms.insert(vm);
+        });
+    }
+
+    fn want(&self, change: impl FnOnce(&mut Wanted)) {
+        let (wanted, news) = &*self.0;
+        change(&mut wanted.lock().unwrap_or_else(PoisonError::into_inner));
+        news.notify_one();
+    }
+}
+
+fn next(shared: &(Mutex<Wanted>, Condvar)) -> (bool, Option<VmId>) {
+    let (wanted, news) = shared;
+    let mut wanted = wanted.lock().unwrap_or_else(PoisonError::into_inner);
+    loop {
+        if wanted.list || !wanted.vms.is_empty() {
+            return (std::mem::take(&mut wanted.list), wanted.vms.pop_first());
+        }
+        wanted = news.wait(wanted).unwrap_or_else(PoisonError::into_inner);
+    }
+}
+
+fn read(hypervisor: &dyn Hypervisor, store: &Store, vm: VmId) -> Event {
+    match reader::read(hypervisor, store, vm) {
+        Ok(record) => Event::VmRead(Box::new(record)),
+        Err(ReadError::Hypervisor(e)) if e.kind == ErrorKind::NoSuchVm => Event::VmGone(vm),
+        Err(e) => {
+            tracing::warn!(VIRTSNAP_VM_UUID = %vm, error = %e, "the VM cannot be read");
+            Event::VmUnreadable(vm, e.to_string())
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Reading: the hypervisor's facts and the store's records of one VM, put together into what the core works on.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use uuid::Uuid;
+
+use crate::{
+    core::{
+        inventory::{Quality, SnapshotRecord, VmRecord},
+        marker,
+        model::{Content, Origin, Snapshot, SnapshotName, SnapshotState, VmId},
+    },
+    hypervisor::{self, Agent, Hypervisor, Vm},
+    store::{Store, StoreError},
+};
+
+/// Why a VM could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The hypervisor's fault.
+    #[error(transparent)]
+    Hypervisor(#[from] hypervisor::Error),
+    /// The store's.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// One VM as it is now, with everything that is known of its snapshots.
+pub fn read(hypervisor: &dyn Hypervisor, store: &Store, id: VmId) -> Result<VmRecord, ReadError> {
+    let vm = hypervisor.vm(id)?;
+    let snapshots = hypervisor.snapshots(id)?;
+    Ok(join(vm, snapshots, &Known { qualities: store.qualities(id)?, half_deleted: store.half_deleted(id)? }))
+}
+
+/// Our own snapshots of a VM: their identities and names.
+pub fn marked(hypervisor: &dyn Hypervisor, vm: VmId) -> hypervisor::Result<Vec<(Uuid, SnapshotName)>> {
+    let records = hypervisor.snapshots(vm)?;
+    Ok(records
+        .into_iter()
+        .filter_map(|r| marker::split(&r.description, vm).1.map(|m| m.id).map(|id| (id, r.name)))
+        .collect())
+}
+
+/// What the store knows of a VM's snapshots.
+struct Known {
+    qualities: BTreeMap<Uuid, Quality>,
+    half_deleted: BTreeSet<Uuid>,
+}
+
+fn join(vm: Vm, snapshots: Vec<hypervisor::SnapshotRecord>, known: &Known) -> VmRecord {
+    let depth = vm.disks.iter().filter(|d| d.writable).map(|d| d.chain.len()).max().unwrap_or(0);
+    VmRecord {
+        id: vm.id,
+        name: vm.name,
+        state: vm.state,
+        tags: vm.tags,
+        agent_connected: vm.agent == Agent::Connected,
+        chain_depth: u32::try_from(depth).unwrap_or(u32::MAX),
+        snapshots: {
+            // libvirt marks the *parent* of what it was deleting; it is the child's image that holds newer data.
+            let marked: BTreeSet<_> =
+                snapshots.iter().filter(|s| s.delete_in_progress).map(|s| s.name.clone()).collect();
+            let spoiled =
+                |s: &hypervisor::SnapshotRecord| s.parent.as_ref().is_some_and(|p| marked.contains(p));
+            snapshots.into_iter().map(|s| (s.name.clone(), snapshot(vm.id, spoiled(&s), s, known))).collect()
+        },
+    }
+}
+
+fn snapshot(vm: VmId, spoiled: bool, s: hypervisor::SnapshotRecord, known: &Known) -> SnapshotRecord {
+    let (description, marker) = marker::split(&s.description, vm);
+    let description = description.to_owned();
+    let half_deleted = marker.as_ref().is_some_and(|m| known.half_deleted.contains(&m.id));
+    let state = if spoiled || half_deleted { SnapshotState::Failed } else { SnapshotState::Ready };
+    let quality = marker
+        .as_ref()
+        .and_then(|m| known.qualities.get(&m.id).cloned())
+        .unwrap_or_else(|| Quality::unknown(s.content == Content::Full));
+    let (created, origin, policies) = match marker.clone() {
+        Some(m) => (m.created, m.origin, m.policies),
+        None => (s.created, Origin::Foreign, BTreeSet::new()),
+    };
+    SnapshotRecord {
+        snapshot: Snapshot {
+            name: s.name,
+            created,
+            parent: s.parent,
+            current: s.current,
+            state,
+            origin,
+            managed: marker.is_some(),
+            policies,
+            pinned: false,
+            content: s.content,
+            storage: s.storage,
+            size: s.size,
+        },
+        description,
+        quality,
+    }
+}

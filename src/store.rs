@@ -1,0 +1,352 @@
+//! What must outlive the process, in SQLite: intents, results, and how far each policy got.
+//!
+//! It is not the truth about what exists; libvirt is. A lost database loses no snapshot, only what is known of how
+//! well each was taken. Every write is one transaction, and on the disk when the call returns
+//! (`synchronous=FULL`): an intent is stored before the hypervisor is asked, a result before it is published.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use jiff::{SignedDuration, Timestamp};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use uuid::Uuid;
+
+use crate::core::{
+    inventory::Quality,
+    model::{PolicyName, SnapshotName, VmId},
+};
+
+/// Why the store did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// SQLite's own error.
+    #[error("the state database failed: {0}")]
+    Database(#[from] rusqlite::Error),
+    /// It was written by a newer version of this program.
+    #[error(
+        "the state database has version {found}, and this program knows versions up to {known}: it was written by a newer virtsnapd; install that one"
+    )]
+    Newer {
+        /// In the file.
+        found: u32,
+        /// Known here.
+        known: u32,
+    },
+}
+
+type Result<T> = std::result::Result<T, StoreError>;
+
+/// Each entry takes a database one version further. Never changed once released, only added to.
+const MIGRATIONS: &[&str] = &["
+    CREATE TABLE fact (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+    CREATE TABLE handled (policy TEXT PRIMARY KEY, at_usec INTEGER NOT NULL) STRICT;
+    CREATE TABLE freeze (vm TEXT PRIMARY KEY, since_usec INTEGER NOT NULL) STRICT;
+    CREATE TABLE intent (
+        id TEXT PRIMARY KEY, vm TEXT NOT NULL, name TEXT NOT NULL, kind TEXT NOT NULL,
+        at_usec INTEGER NOT NULL, overlays TEXT NOT NULL) STRICT;
+    CREATE TABLE quality (
+        id TEXT PRIMARY KEY, vm TEXT NOT NULL, name TEXT NOT NULL, reached TEXT NOT NULL, requested TEXT NOT NULL,
+        note TEXT NOT NULL, frozen_usec INTEGER NOT NULL) STRICT;
+    CREATE INDEX quality_vm ON quality (vm);
+"];
+
+/// Something that was about to be done and whose end is not written down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Intent {
+    /// The snapshot's own identity.
+    pub id: Uuid,
+    /// Its VM.
+    pub vm: VmId,
+    /// Its name.
+    pub name: SnapshotName,
+    /// True for a creation, false for a deletion.
+    pub create: bool,
+    /// The overlays that it makes.
+    pub overlays: Vec<String>,
+}
+
+/// The database.
+#[derive(Debug)]
+pub struct Store {
+    connection: Mutex<Connection>,
+}
+
+impl Store {
+    /// Opens it, makes it if it is not there, and brings it up to date.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::prepare(Connection::open(path)?)
+    }
+
+    /// One that is gone with the process: for tests.
+    pub fn in_memory() -> Result<Self> {
+        Self::prepare(Connection::open_in_memory()?)
+    }
+
+    fn prepare(mut connection: Connection) -> Result<Self> {
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.busy_timeout(std::time::Duration::from_secs(5))?;
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let found: u32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
+        if found > known {
+            return Err(StoreError::Newer { found, known });
+        }
+        for step in MIGRATIONS.iter().skip(found as usize) {
+            transaction.execute_batch(step)?;
+        }
+        transaction.pragma_update(None, "user_version", known)?;
+        transaction.commit()?;
+        Ok(Self { connection: Mutex::new(connection) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        // A panic in another thread left no transaction half done: SQLite rolled it back.
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, sql: &str, values: impl rusqlite::Params) -> Result<()> {
+        self.lock().execute(sql, values)?;
+        Ok(())
+    }
+
+    /// Up to when each policy's times are dealt with.
+    pub fn handled(&self) -> Result<BTreeMap<PolicyName, Timestamp>> {
+        let connection = self.lock();
+        let mut statement = connection.prepare("SELECT policy, at_usec FROM handled")?;
+        let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))?;
+        let mut all = BTreeMap::new();
+        for row in rows {
+            let (policy, at) = row?;
+            // A name that is none any more belongs to no policy either.
+            if let (Ok(policy), Ok(at)) = (policy.parse(), Timestamp::from_microsecond(at)) {
+                all.insert(policy, at);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Writes down that a policy's times up to this one are dealt with.
+    pub fn set_handled(&self, policy: &PolicyName, at: Timestamp) -> Result<()> {
+        self.write(
+            "INSERT INTO handled VALUES (?1, ?2) ON CONFLICT (policy) DO UPDATE SET at_usec = ?2",
+            params![policy.as_str(), at.as_microsecond()],
+        )
+    }
+
+    /// Before a freeze: this VM's file systems may be frozen from now on.
+    pub fn freeze_begins(&self, vm: VmId, at: Timestamp) -> Result<()> {
+        self.write(
+            "INSERT INTO freeze VALUES (?1, ?2) ON CONFLICT (vm) DO NOTHING",
+            params![vm.to_string(), at.as_microsecond()],
+        )
+    }
+
+    /// After a proven thaw.
+    pub fn freeze_ended(&self, vm: VmId) -> Result<()> {
+        self.write("DELETE FROM freeze WHERE vm = ?1", params![vm.to_string()])
+    }
+
+    /// The VMs that may be frozen.
+    pub fn frozen(&self) -> Result<BTreeSet<VmId>> {
+        let connection = self.lock();
+        let mut statement = connection.prepare("SELECT vm FROM freeze")?;
+        let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
+        let mut all = BTreeSet::new();
+        for row in rows {
+            if let Ok(vm) = row?.parse() {
+                all.insert(vm);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Before an operation's first step.
+    pub fn begin(&self, intent: &Intent, at: Timestamp) -> Result<()> {
+        let kind = if intent.create { "create" } else { "delete" };
+        // A path may hold anything but a NUL byte.
+        let overlays = intent.overlays.join("\0");
+        self.write(
+            "INSERT OR REPLACE INTO intent VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            params![
+                intent.id.to_string(),
+                intent.vm.to_string(),
+                intent.name.as_str(),
+                kind,
+                at.as_microsecond(),
+                overlays
+            ],
+        )
+    }
+
+    /// After an operation's last step: the snapshot is there, and this is how well it was taken.
+    pub fn created(&self, intent: &Intent, quality: &Quality) -> Result<()> {
+        let mut connection = self.lock();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        transaction.execute(
+            "INSERT OR REPLACE INTO quality VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            params![
+                intent.id.to_string(),
+                intent.vm.to_string(),
+                intent.name.as_str(),
+                quality.reached.as_str(),
+                quality.requested.map_or("", super::core::policy::Quiesce::as_str),
+                quality.note,
+                i64::try_from(quality.frozen.as_micros()).unwrap_or(i64::MAX),
+            ],
+        )?;
+        transaction.execute("DELETE FROM intent WHERE id = ?1", params![intent.id.to_string()])?;
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// After an operation's last step: nothing of the snapshot is left.
+    pub fn gone(&self, id: Uuid) -> Result<()> {
+        let mut connection = self.lock();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        transaction.execute("DELETE FROM quality WHERE id = ?1", params![id.to_string()])?;
+        transaction.execute("DELETE FROM intent WHERE id = ?1", params![id.to_string()])?;
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// The operation was given up; what was known of the snapshot before stays.
+    pub fn abandoned(&self, id: Uuid) -> Result<()> {
+        self.write("DELETE FROM intent WHERE id = ?1", params![id.to_string()])
+    }
+
+    /// What was begun and not ended.
+    pub fn intents(&self) -> Result<Vec<Intent>> {
+        let connection = self.lock();
+        let mut statement =
+            connection.prepare("SELECT id, vm, name, kind, overlays FROM intent ORDER BY at_usec, id")?;
+        let text = |row: &rusqlite::Row<'_>, i| row.get::<_, String>(i);
+        let rows = statement.query_map([], |row| {
+            Ok((text(row, 0)?, text(row, 1)?, text(row, 2)?, text(row, 3)?, text(row, 4)?))
+        })?;
+        let mut all = Vec::new();
+        for row in rows {
+            let (id, vm, name, kind, overlays) = row?;
+            let (Ok(id), Ok(vm)) = (id.parse(), vm.parse()) else { continue };
+            all.push(Intent {
+                id,
+                vm,
+                name: SnapshotName::existing(name),
+                create: kind == "create",
+                overlays: overlays.split('\0').filter(|p| !p.is_empty()).map(str::to_owned).collect(),
+            });
+        }
+        Ok(all)
+    }
+
+    /// Snapshots of this VM whose deletion was begun and did not end: their data cannot be trusted, and they are to go.
+    pub fn half_deleted(&self, vm: VmId) -> Result<BTreeSet<Uuid>> {
+        let connection = self.lock();
+        let mut statement =
+            connection.prepare_cached("SELECT id FROM intent WHERE vm = ?1 AND kind = 'delete'")?;
+        let rows = statement.query_map(params![vm.to_string()], |row| row.get::<_, String>(0))?;
+        let mut all = BTreeSet::new();
+        for row in rows {
+            if let Ok(id) = row?.parse() {
+                all.insert(id);
+            }
+        }
+        Ok(all)
+    }
+
+    /// How well this VM's snapshots were taken, by their own identity.
+    pub fn qualities(&self, vm: VmId) -> Result<BTreeMap<Uuid, Quality>> {
+        let connection = self.lock();
+        let mut statement = connection
+            .prepare_cached("SELECT id, reached, requested, note, frozen_usec FROM quality WHERE vm = ?1")?;
+        let text = |row: &rusqlite::Row<'_>, i| row.get::<_, String>(i);
+        let rows = statement.query_map(params![vm.to_string()], |row| {
+            Ok((text(row, 0)?, text(row, 1)?, text(row, 2)?, text(row, 3)?, row.get::<_, i64>(4)?))
+        })?;
+        let mut all = BTreeMap::new();
+        for row in rows {
+            let (id, reached, requested, note, frozen) = row?;
+            let (Ok(id), Ok(reached)) = (id.parse(), reached.parse()) else { continue };
+            let requested = requested.parse().ok();
+            all.insert(id, Quality { reached, requested, note, frozen: SignedDuration::from_micros(frozen) });
+        }
+        Ok(all)
+    }
+
+    /// The newest time that is known to have passed.
+    pub fn last_plausible(&self) -> Result<Option<Timestamp>> {
+        let connection = self.lock();
+        let text: Option<String> = connection
+            .query_row("SELECT value FROM fact WHERE key = 'last-plausible'", [], |row| row.get(0))
+            .optional()?;
+        Ok(text.and_then(|t| Timestamp::from_microsecond(t.parse().ok()?).ok()))
+    }
+
+    /// Writes down that this time has passed.
+    pub fn set_last_plausible(&self, at: Timestamp) -> Result<()> {
+        self.write(
+            "INSERT INTO fact VALUES ('last-plausible', ?1) ON CONFLICT (key) DO UPDATE SET value = ?1",
+            params![at.as_microsecond().to_string()],
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{model::Consistency, policy::Quiesce};
+
+    fn intent() -> Intent {
+        Intent {
+            id: Uuid::from_u128(1),
+            vm: VmId(Uuid::from_u128(2)),
+            name: SnapshotName::existing("a\nb"),
+            create: true,
+            overlays: vec!["/i/x y.qcow2".into(), "/i/z\n.qcow2".into()],
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        let quality = Quality {
+            reached: Consistency::Filesystem,
+            requested: Some(Quiesce::Require),
+            note: "n".into(),
+            frozen: SignedDuration::from_micros(123_456),
+        };
+        let at = Timestamp::from_microsecond(1_763_692_200_123_456).unwrap();
+        {
+            let store = Store::open(&path).unwrap();
+            store.begin(&intent(), at).unwrap();
+            store.freeze_begins(intent().vm, at).unwrap();
+            store.set_handled(&"nightly".parse().unwrap(), at).unwrap();
+            store.set_last_plausible(at).unwrap();
+        }
+        let store = Store::open(&path).unwrap();
+        assert_eq!(store.intents().unwrap(), [intent()]);
+        assert_eq!(store.frozen().unwrap(), [intent().vm].into());
+        assert_eq!(store.handled().unwrap(), [("nightly".parse().unwrap(), at)].into());
+        assert_eq!(store.last_plausible().unwrap(), Some(at));
+        store.created(&intent(), &quality).unwrap();
+        store.freeze_ended(intent().vm).unwrap();
+        assert_eq!(store.intents().unwrap(), []);
+        assert!(store.frozen().unwrap().is_empty());
+        assert_eq!(store.qualities(intent().vm).unwrap(), [(intent().id, quality)].into());
+        store.gone(intent().id).unwrap();
+        assert!(store.qualities(intent().vm).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_database_of_a_newer_version_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        drop(Store::open(&path).unwrap());
+        Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+        assert!(matches!(Store::open(&path), Err(StoreError::Newer { found: 99, .. })));
+    }
+}

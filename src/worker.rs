@@ -1,0 +1,128 @@
+//! One job's blocking steps, on a thread of its own. What must survive a crash is in the store before the step
+//! that it is about, and out of it after the step's result is certain.
+
+mod create;
+mod delete;
+mod prune;
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use crate::{
+    clock::Clock,
+    core::{
+        job::{Failure, Job, JobId, Operation, Outcome},
+        model::SnapshotName,
+        settings::Settings,
+    },
+    freeze::Freezer,
+    hypervisor::{Error, Hypervisor},
+    store::{Store, StoreError},
+};
+
+/// What a worker works with.
+#[derive(Debug, Clone)]
+pub struct Tools {
+    /// The hypervisor.
+    pub hypervisor: Arc<dyn Hypervisor>,
+    /// The store.
+    pub store: Arc<Store>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Freezes and thaws.
+    pub freezer: Arc<Freezer>,
+}
+
+/// What a worker tells while it works.
+#[derive(Debug)]
+pub struct Progress {
+    /// The job.
+    pub job: JobId,
+    /// What it does now.
+    pub phase: String,
+    /// How far it is, if that can be told.
+    pub progress: Option<f64>,
+    /// The snapshot it works on now.
+    pub snapshot: Option<SnapshotName>,
+}
+
+/// The thread's end of the wire to the engine.
+pub struct Wire {
+    /// Set when the job should stop at its next safe point.
+    pub cancel: Arc<AtomicBool>,
+    /// Takes progress.
+    pub progress: Box<dyn Fn(Progress) + Send>,
+}
+
+impl std::fmt::Debug for Wire {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wire").field("cancel", &self.cancel).finish_non_exhaustive()
+    }
+}
+
+/// Why a job's steps ended early.
+enum Stop {
+    Failed(Failure),
+    Cancelled,
+}
+
+impl From<Error> for Stop {
+    fn from(e: Error) -> Self {
+        Self::Failed(Failure::new(e.kind.as_str(), e.message))
+    }
+}
+
+impl From<StoreError> for Stop {
+    fn from(e: StoreError) -> Self {
+        Self::Failed(Failure::new("Failed", e.to_string()))
+    }
+}
+
+/// A job at work.
+struct Work<'a> {
+    tools: &'a Tools,
+    settings: &'a Settings,
+    job: &'a Job,
+    wire: &'a Wire,
+}
+
+impl Work<'_> {
+    fn phase(&self, phase: &str, progress: Option<f64>, snapshot: Option<&SnapshotName>) {
+        (self.wire.progress)(Progress {
+            job: self.job.id,
+            phase: phase.to_owned(),
+            progress,
+            snapshot: snapshot.cloned(),
+        });
+    }
+
+    /// A place where stopping leaves nothing half done.
+    fn safe_point(&self) -> Result<(), Stop> {
+        if self.wire.cancel.load(Ordering::SeqCst) { Err(Stop::Cancelled) } else { Ok(()) }
+    }
+}
+
+/// Does the job. Always returns, a panic included: a job without an end would hold its VM for ever.
+pub fn run(tools: &Tools, settings: &Settings, job: &Job, wire: &Wire) -> Outcome {
+    let work = Work { tools, settings, job, wire };
+    let done = catch_unwind(AssertUnwindSafe(|| match &job.operation {
+        Operation::Create(create) => create::run(&work, create).map(Some),
+        Operation::Delete(name) => delete::run(&work, name).map(|()| None),
+        Operation::Prune { all } => prune::run(&work, *all).map(|()| None),
+    }));
+    match done {
+        Ok(Ok(snapshot)) => Outcome::Done(snapshot),
+        Ok(Err(Stop::Failed(failure))) => Outcome::Failed(failure),
+        Ok(Err(Stop::Cancelled)) => Outcome::Cancelled,
+        Err(_) => Outcome::Failed(Failure::new(
+            "Failed",
+            "a bug in virtsnapd ended this job early (a panic; the journal has it). The guest was thawed; what was \
+             begun is checked at the daemon's next start",
+        )),
+    }
+}

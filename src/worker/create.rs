@@ -1,0 +1,325 @@
+//! Taking a snapshot: look, refuse or prepare, freeze, switch, thaw, verify.
+//!
+//! | step | if it fails, or the daemon dies after it |
+//! |---|---|
+//! | preflight | nothing was touched |
+//! | intent stored | the next start finds nothing made, and forgets the intent |
+//! | overlays prepared | they are removed, now or at the next start: nothing uses them yet |
+//! | frozen | thawed, in any case |
+//! | switched (`create`) | libvirt does all disks and the metadata or none; what it says is verified |
+//! | result stored | the marker in the description says whose it is; its quality is then unknown |
+
+use std::collections::BTreeSet;
+
+use uuid::Uuid;
+
+use super::{Stop, Work};
+use crate::{
+    core::{
+        job::{CreateJob, Failure},
+        marker::{self, Marker},
+        model::{PolicyName, SnapshotName, Storage, VmState},
+        naming::{self, Parts},
+        policy::Memory,
+    },
+    hypervisor::{CreateSpec, Disk, ErrorKind, Overlay, SnapshotRecord, Vm},
+    store::Intent,
+};
+
+pub(super) fn run(work: &Work<'_>, create: &CreateJob) -> Result<SnapshotName, Stop> {
+    let hypervisor = &work.tools.hypervisor;
+    work.phase("looking", None, create.name.as_ref());
+    let vm = hypervisor.vm(work.job.vm)?;
+    let records = hypervisor.snapshots(vm.id)?;
+    let disks = preflight(work, create, &vm, &records)?;
+
+    let id = Uuid::new_v4();
+    let now = work.tools.clock.now();
+    let name = match &create.name {
+        Some(name) if records.iter().any(|r| r.name == *name) => {
+            return refuse("Exists", format!("VM {} already has a snapshot {name}", vm.name));
+        }
+        Some(name) => name.clone(),
+        None => {
+            let policies = join(&create.policies);
+            let parts = Parts {
+                policy: &policies,
+                vm: &vm.name,
+                operation: "manual",
+                at: now,
+                sequence: records.len() + 1,
+            };
+            naming::snapshot_name(&create.how.name, &parts, |n| records.iter().any(|r| r.name == *n))
+                .map_err(|e| {
+                    Stop::Failed(Failure::new("InvalidArgument", format!("no name can be made: {e}")))
+                })?
+        }
+    };
+    let overlays: Vec<Overlay> = disks
+        .iter()
+        .filter_map(|d| {
+            let (active, base) = (d.chain.first()?, d.chain.last()?);
+            let path = naming::overlay_path(&active.path, &base.path, &name, id);
+            Some(Overlay { target: d.target.clone(), path, backing: active.clone() })
+        })
+        .collect();
+    let paths: Vec<String> = overlays.iter().map(|o| o.path.clone()).collect();
+    let intent = Intent { id, vm: vm.id, name: name.clone(), create: true, overlays: paths.clone() };
+    let marker = Marker {
+        vm: vm.id,
+        id,
+        created: now,
+        origin: work.job.asker.origin,
+        policies: create.policies.clone(),
+    };
+    let spec = CreateSpec {
+        name: name.clone(),
+        description: marker::compose(&create.description, &marker),
+        overlays,
+    };
+
+    work.safe_point()?;
+    work.tools.store.begin(&intent, now)?;
+    work.phase("preparing overlays", None, Some(&name));
+    if let Err(e) = hypervisor.prepare(vm.id, &spec.overlays) {
+        work.tools.store.abandoned(id)?;
+        return Err(e.context(format_args!("snapshot {name} of VM {} was not taken", vm.name)).into());
+    }
+    if let Err(stop) = work.safe_point() {
+        undo(work, &vm, &intent, "cancelled");
+        return Err(stop);
+    }
+    work.phase("taking the snapshot", None, Some(&name));
+    let targets: Vec<String> = spec.overlays.iter().map(|o| o.target.clone()).collect();
+    let taken = work.tools.freezer.around(&vm, &create.how, &targets, || hypervisor.create(vm.id, &spec));
+    match taken {
+        Ok(((), quality)) => {
+            work.phase("verifying", None, Some(&name));
+            verify(work, &vm, &spec)?;
+            work.tools.store.created(&intent, &quality)?;
+            tracing::info!(
+                VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %name,
+                VIRTSNAP_POLICY = %join(&create.policies), VIRTSNAP_JOB = work.job.id,
+                "snapshot {name} of VM {} taken: {} consistent{}{}",
+                vm.name,
+                quality.reached,
+                if quality.frozen.is_zero() { String::new() } else { format!(", frozen for {:#}", quality.frozen) },
+                if quality.note.is_empty() { String::new() } else { format!(" ({})", quality.note) },
+            );
+            Ok(name)
+        }
+        Err(e) => {
+            undo(work, &vm, &intent, &e.message);
+            let quiesce = e.message.starts_with("the file systems could not be frozen");
+            let kind = if quiesce { "QuiesceFailed" } else { e.kind.as_str() };
+            let e = e.context(format_args!("snapshot {name} of VM {} was not taken", vm.name));
+            Err(Stop::Failed(Failure::new(kind, format!("{e}. The VM runs on as before"))))
+        }
+    }
+}
+
+/// All that can be known before anything is touched; the disks that take part.
+fn preflight<'a>(
+    work: &Work<'_>,
+    create: &CreateJob,
+    vm: &'a Vm,
+    records: &[SnapshotRecord],
+) -> Result<Vec<&'a Disk>, Stop> {
+    let name = &vm.name;
+    if !create.how.when.contains(&vm.state) {
+        return refuse(
+            "Unsupported",
+            format!("VM {name} is {}, and the policy is not for that state", vm.state),
+        );
+    }
+    if !vm.persistent {
+        return refuse(
+            "Unsupported",
+            format!(
+                "VM {name} is transient: libvirt forgets its snapshots when it stops. `virsh define` makes it persistent"
+            ),
+        );
+    }
+    if vm.managed_save {
+        return refuse(
+            "Unsupported",
+            format!(
+                "VM {name} has a managed save, which a changed disk would make unusable; start it, or `virsh managedsave-remove` first"
+            ),
+        );
+    }
+    if vm.state == VmState::PmSuspended {
+        return refuse(
+            "Unsupported",
+            format!("VM {name} is suspended by its guest, and libvirt takes no snapshots of it then"),
+        );
+    }
+    if create.how.memory == Memory::Require {
+        return refuse(
+            "Unsupported",
+            "snapshots with memory come in a later version; use memory = \"never\"".into(),
+        );
+    }
+    if let Some(r) = records.iter().find(|r| r.storage == Storage::Internal) {
+        return refuse(
+            "Unsupported",
+            format!(
+                "VM {name} has the internal snapshot {}; libvirt loses data when internal and external ones are mixed. Delete it first",
+                r.name
+            ),
+        );
+    }
+    let disks = choose(create, vm)?;
+    for disk in &disks {
+        let depth = disk.chain.len();
+        let limit = work.settings.daemon.max_chain as usize;
+        if depth >= limit {
+            return refuse(
+                "Unsupported",
+                format!(
+                    "disk {} of VM {name} has {depth} layers, and max-chain is {limit}: prune some snapshots first",
+                    disk.target
+                ),
+            );
+        }
+        // An overlay that libvirt's current snapshot does not name means that somebody changed the chain by hand.
+        let expected =
+            records.iter().filter(|r| r.current).flat_map(|r| &r.disks).find(|d| d.target == disk.target);
+        if let Some(expected) = expected
+            && disk.chain.first().is_some_and(|top| top.path != expected.overlay)
+        {
+            return refuse(
+                "ChainMismatch",
+                format!(
+                    "disk {} of VM {name} runs on {}, but its current snapshot says {}: the chain was changed by \
+                     other means, and a snapshot on top could not be trusted. Nothing was touched",
+                    disk.target, disk.chain[0].path, expected.overlay
+                ),
+            );
+        }
+        check_space(work, vm, disk)?;
+    }
+    Ok(disks)
+}
+
+fn choose<'a>(create: &CreateJob, vm: &'a Vm) -> Result<Vec<&'a Disk>, Stop> {
+    let name = &vm.name;
+    let disks: Vec<&Disk> = match &create.disks {
+        None => vm.disks.iter().filter(|d| d.writable).collect(),
+        Some(wanted) => {
+            let mut disks = Vec::new();
+            for target in wanted {
+                match vm.disks.iter().find(|d| d.target == *target) {
+                    Some(d) if d.writable => disks.push(d),
+                    Some(_) => {
+                        return refuse("InvalidArgument", format!("disk {target} of VM {name} is read-only"));
+                    }
+                    None => {
+                        let known: Vec<_> = vm.disks.iter().map(|d| d.target.as_str()).collect();
+                        return refuse(
+                            "InvalidArgument",
+                            format!("VM {name} has no disk {target}; it has {}", known.join(", ")),
+                        );
+                    }
+                }
+            }
+            disks
+        }
+    };
+    if disks.is_empty() {
+        return refuse("Unsupported", format!("VM {name} has no writable disk to take a snapshot of"));
+    }
+    if let Some(d) = disks.iter().find(|d| d.kind != "file") {
+        return refuse(
+            "Unsupported",
+            format!(
+                "disk {} of VM {name} is of type {}, and there is no place beside it for an overlay; leave it out with `disks`",
+                d.target, d.kind
+            ),
+        );
+    }
+    Ok(disks)
+}
+
+fn check_space(work: &Work<'_>, vm: &Vm, disk: &Disk) -> Result<(), Stop> {
+    let Some(top) = disk.chain.first() else { return Ok(()) };
+    let space = work.tools.hypervisor.space(&top.path)?;
+    let least = work.settings.daemon.min_free.bytes_of(space.capacity);
+    if space.available < least {
+        let mib = |bytes: u64| bytes / (1024 * 1024);
+        return refuse(
+            "NoSpace",
+            format!(
+                "the file system of disk {} of VM {} has {} MiB free, and min-free wants {} MiB: no snapshot was taken. \
+                 Free some space, or prune",
+                disk.target,
+                vm.name,
+                mib(space.available),
+                mib(least)
+            ),
+        );
+    }
+    Ok(())
+}
+
+/// libvirt said yes: is it so? A snapshot that nobody can find later is worse than an error now.
+fn verify(work: &Work<'_>, vm: &Vm, spec: &CreateSpec) -> Result<(), Stop> {
+    let records = work.tools.hypervisor.snapshots(vm.id)?;
+    let found = records.iter().find(|r| r.name == spec.name);
+    let right = found.is_some_and(|r| {
+        r.current
+            && spec
+                .overlays
+                .iter()
+                .all(|o| r.disks.iter().any(|d| d.target == o.target && d.overlay == o.path))
+    });
+    let after = work.tools.hypervisor.vm(vm.id)?;
+    let runs = spec.overlays.iter().all(|o| {
+        after.disks.iter().any(|d| d.target == o.target && d.chain.first().is_some_and(|l| l.path == o.path))
+    });
+    if right && runs {
+        return Ok(());
+    }
+    refuse(
+        "ChainMismatch",
+        format!(
+            "libvirt reported snapshot {} of VM {} as taken, but {}; it is left as it is for a person to look at \
+             (`virsh snapshot-list --tree`, `virsh domblklist`)",
+            spec.name,
+            vm.name,
+            if right {
+                "the VM does not run on its overlays"
+            } else {
+                "its metadata is missing or different"
+            }
+        ),
+    )
+}
+
+/// Takes back what was prepared. Overlays that a VM runs on are refused by the hypervisor, and then the intent stays
+/// for the next start to look at.
+fn undo(work: &Work<'_>, vm: &Vm, intent: &Intent, why: &str) {
+    match work.tools.hypervisor.discard(vm.id, &intent.overlays) {
+        Ok(()) => {
+            if let Err(e) = work.tools.store.abandoned(intent.id) {
+                tracing::warn!(VIRTSNAP_VM = %vm.name, error = %e, "cannot take back a stored intent");
+            }
+        }
+        Err(e) if e.kind == ErrorKind::Busy => tracing::error!(
+            VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %intent.name,
+            "the snapshot failed ({why}), and yet the VM runs on its overlays: {e}"
+        ),
+        Err(e) => tracing::warn!(
+            VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %intent.name,
+            error = %e, "overlays of a failed snapshot could not be removed; the next start tries again"
+        ),
+    }
+}
+
+fn join(policies: &BTreeSet<PolicyName>) -> String {
+    policies.iter().map(PolicyName::as_str).collect::<Vec<_>>().join("+")
+}
+
+fn refuse<T>(name: &'static str, message: String) -> Result<T, Stop> {
+    Err(Stop::Failed(Failure::new(name, message)))
+}

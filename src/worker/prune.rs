@@ -1,0 +1,83 @@
+//! Pruning one VM: decide anew on fresh facts, then delete step by step, the oldest first.
+
+use super::{Stop, Work, delete};
+use crate::{
+    core::{
+        job::Failure,
+        merge::Step,
+        model::SnapshotName,
+        prune::{Circumstances, decide},
+        select::VmFacts,
+    },
+    reader,
+};
+
+#[expect(clippy::cast_precision_loss, reason = "a progress bar's precision")]
+pub(super) fn run(work: &Work<'_>, all: bool) -> Result<(), Stop> {
+    work.phase("deciding", None, None);
+    let tools = work.tools;
+    let record = reader::read(tools.hypervisor.as_ref(), &tools.store, work.job.vm).map_err(|e| match e {
+        reader::ReadError::Hypervisor(e) => Stop::from(e),
+        reader::ReadError::Store(e) => Stop::from(e),
+    })?;
+    let plan = work.settings.for_vm(&VmFacts { id: record.id, name: &record.name, tags: &record.tags });
+    let now = tools.clock.now();
+    let decision = decide(
+        &record,
+        &plan,
+        Circumstances {
+            now,
+            max_chain: work.settings.daemon.max_chain,
+            last_plausible: tools.store.last_plausible()?,
+            all,
+        },
+    );
+    // Time only goes forward here; a clock that is behind this one next time is not to be trusted.
+    tools.store.set_last_plausible(now)?;
+    for held in &decision.plan.held {
+        tracing::info!(
+            VIRTSNAP_VM = %record.name, VIRTSNAP_VM_UUID = %record.id, VIRTSNAP_SNAPSHOT = %held.name,
+            "snapshot {} of VM {} would go, but stays for now: {}", held.name, record.name, held.text()
+        );
+    }
+    // What was begun comes first: such a snapshot is no good to anybody, and its layer only makes the chain longer.
+    let half_deleted = tools.store.half_deleted(record.id)?;
+    let mut names: Vec<SnapshotName> = reader::marked(tools.hypervisor.as_ref(), record.id)
+        .map_err(Stop::from)?
+        .into_iter()
+        .filter(|(id, _)| half_deleted.contains(id))
+        .map(|(_, name)| name)
+        .collect();
+    for step in &decision.plan.steps {
+        match step {
+            Step::Merge { run, .. } => names.extend(run.iter().cloned()),
+            Step::DropBranch { snapshot, .. } | Step::DeleteInternal { snapshot, .. } => {
+                names.push(snapshot.clone())
+            }
+        }
+    }
+    let mut failures: Vec<Failure> = Vec::new();
+    for (i, name) in names.iter().enumerate() {
+        work.safe_point()?;
+        let why = decision.sentences.iter().find(|s| s.name == *name).map_or("", |s| s.text.as_str());
+        tracing::info!(
+            VIRTSNAP_VM = %record.name, VIRTSNAP_VM_UUID = %record.id, VIRTSNAP_SNAPSHOT = %name,
+            "pruning snapshot {name} of VM {}: {why}", record.name
+        );
+        work.phase("pruning", Some(i as f64 / names.len() as f64), Some(name));
+        match delete::run(work, name) {
+            Ok(()) => {}
+            Err(Stop::Cancelled) => return Err(Stop::Cancelled),
+            // One that does not go is no reason to keep the others: each is checked for itself.
+            Err(Stop::Failed(failure)) => failures.push(failure),
+        }
+    }
+    match failures.as_slice() {
+        [] => Ok(()),
+        [one] => Err(Stop::Failed(one.clone())),
+        [first, more @ ..] => Err(Stop::Failed(Failure::new(
+            first.name,
+            format!("{} (and {} more could not be pruned either)", first.message, more.len()),
+        ))),
+    }
+}
