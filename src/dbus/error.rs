@@ -1,0 +1,67 @@
+//! Errors as D-Bus replies: `org.virtsnap1.Error.*`, and the standard one for what is not allowed.
+
+use zbus::{DBusError, Message, message::Header, names::ErrorName};
+
+use crate::core::job::Failure;
+
+/// An error reply.
+#[derive(Debug, Clone)]
+pub(super) struct BusError {
+    name: String,
+    message: String,
+}
+
+impl BusError {
+    /// `org.virtsnap1.Error.` and this name.
+    pub(super) fn new(name: &str, message: impl Into<String>) -> Self {
+        Self { name: format!("org.virtsnap1.Error.{name}"), message: message.into() }
+    }
+
+    pub(super) fn invalid(message: impl Into<String>) -> Self {
+        Self::new("InvalidArgument", message)
+    }
+
+    pub(super) fn access_denied(message: impl Into<String>) -> Self {
+        Self { name: "org.freedesktop.DBus.Error.AccessDenied".to_owned(), message: message.into() }
+    }
+
+    /// The object went while the call was on its way.
+    pub(super) fn gone(what: &str) -> Self {
+        Self {
+            name: "org.freedesktop.DBus.Error.UnknownObject".to_owned(),
+            message: format!("{what} is gone"),
+        }
+    }
+}
+
+/// The full name of a failure's error, as `ErrorName` has it.
+pub(super) fn full_name(failure: &Failure) -> String {
+    format!("org.virtsnap1.Error.{}", failure.name)
+}
+
+impl From<Failure> for BusError {
+    fn from(f: Failure) -> Self {
+        Self::new(f.name, f.message)
+    }
+}
+
+impl From<BusError> for zbus::fdo::Error {
+    fn from(e: BusError) -> Self {
+        Self::UnknownObject(e.message)
+    }
+}
+
+impl DBusError for BusError {
+    fn create_reply(&self, call: &Header<'_>) -> zbus::Result<Message> {
+        Message::error(call, self.name()).build(&(&self.message,))
+    }
+
+    fn name(&self) -> ErrorName<'_> {
+        ErrorName::try_from(self.name.as_str())
+            .unwrap_or_else(|_| ErrorName::from_static_str_unchecked("org.virtsnap1.Error.Failed"))
+    }
+
+    fn description(&self) -> Option<&str> {
+        Some(&self.message)
+    }
+}

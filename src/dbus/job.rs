@@ -1,0 +1,159 @@
+//! `org.virtsnap1.Job`, one for each job that waits, runs, or ended a little while ago.
+
+use std::{collections::HashMap, sync::Arc};
+
+use zbus::{Connection, OwnedObjectPath, OwnedVariant, fdo, interface, message::Header};
+
+use super::{
+    Options, Shared, auth,
+    error::{BusError, full_name},
+    path,
+    publish::usec,
+};
+use crate::core::{
+    job::{JobId, JobState, Outcome},
+    machine::Change,
+    view::JobView,
+};
+
+/// A job's object.
+#[derive(Debug)]
+pub(super) struct Job {
+    shared: Shared,
+    id: JobId,
+}
+
+impl Job {
+    pub(super) fn new(shared: Shared, id: JobId) -> Self {
+        Self { shared, id }
+    }
+
+    fn view(&self) -> Result<Arc<JobView>, BusError> {
+        self.shared
+            .job(self.id)
+            .ok_or_else(|| BusError::new("NoSuchJob", format!("job {} ended long ago", self.id)))
+    }
+}
+
+#[interface(name = "org.virtsnap1.Job", introspection_docs = false)]
+impl Job {
+    #[zbus(out_args("result", "object"))]
+    async fn wait(
+        &self,
+        options: HashMap<String, OwnedVariant>,
+    ) -> Result<(String, OwnedObjectPath), BusError> {
+        Options::new(options, &[])?;
+        let mut published = self.shared.engine.published.clone();
+        let ended = |p: &crate::engine::Published| {
+            p.view.jobs.get(&self.id).is_none_or(|j| j.state == JobState::Done)
+        };
+        let (generation, job) = match published.wait_for(ended).await {
+            Ok(p) => (p.generation, p.view.jobs.get(&self.id).cloned()),
+            Err(_) => return Err(BusError::new("Stopping", "the daemon is stopping")),
+        };
+        let job = job.ok_or_else(|| BusError::new("NoSuchJob", format!("job {} ended long ago", self.id)))?;
+        let mut settled = self.shared.settled.clone();
+        let _ = settled.wait_for(|now| *now >= generation).await;
+        match &job.outcome {
+            Some(Outcome::Done(made)) => {
+                let object = made.as_ref().map_or_else(path::none, |name| path::snapshot(job.vm, name));
+                Ok(("done".to_owned(), object))
+            }
+            Some(Outcome::Failed(failure)) => Err(failure.clone().into()),
+            Some(Outcome::Cancelled) => {
+                Err(BusError::new("Cancelled", format!("job {} was cancelled", self.id)))
+            }
+            None => Err(BusError::new("Failed", "the job ended without a result")),
+        }
+    }
+
+    async fn cancel(
+        &self,
+        options: HashMap<String, OwnedVariant>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<(), BusError> {
+        Options::new(options, &[])?;
+        let permit = auth::authorise(connection, &header, "cancel jobs").await?;
+        self.shared.change(Change::Cancel(self.id), permit).await.map(drop)
+    }
+
+    #[zbus(property(emits_changed_signal = "const"), name = "ID")]
+    fn id(&self) -> u32 {
+        self.id
+    }
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn operation(&self) -> fdo::Result<&'static str> {
+        Ok(self.view()?.operation)
+    }
+
+    #[zbus(property)]
+    fn state(&self) -> fdo::Result<&'static str> {
+        Ok(self.view()?.state.as_str())
+    }
+
+    #[zbus(property)]
+    fn phase(&self) -> fdo::Result<String> {
+        Ok(self.view()?.phase.clone())
+    }
+
+    #[zbus(property)]
+    fn progress(&self) -> fdo::Result<f64> {
+        Ok(self.view()?.progress.unwrap_or(0.0))
+    }
+
+    #[zbus(property)]
+    fn progress_valid(&self) -> fdo::Result<bool> {
+        Ok(self.view()?.progress.is_some())
+    }
+
+    #[zbus(property)]
+    fn objects(&self) -> fdo::Result<Vec<OwnedObjectPath>> {
+        let view = self.view()?;
+        let snapshot = view.snapshot.as_ref().map(|name| path::snapshot(view.vm, name));
+        Ok(std::iter::once(path::vm(view.vm)).chain(snapshot).collect())
+    }
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn origin(&self) -> fdo::Result<&'static str> {
+        Ok(self.view()?.asker.origin.as_str())
+    }
+
+    #[zbus(property(emits_changed_signal = "const"), name = "StartedByUID")]
+    fn started_by_uid(&self) -> fdo::Result<u32> {
+        Ok(self.view()?.asker.uid)
+    }
+
+    #[zbus(property(emits_changed_signal = "const"), name = "StartUSec")]
+    fn start(&self) -> fdo::Result<u64> {
+        Ok(usec(Some(self.view()?.asked)))
+    }
+
+    #[zbus(property)]
+    fn cancelable(&self) -> fdo::Result<bool> {
+        Ok(self.view()?.state == JobState::Queued)
+    }
+
+    #[zbus(property)]
+    fn result(&self) -> fdo::Result<&'static str> {
+        Ok(self.view()?.outcome.as_ref().map_or("", |o| o.result().as_str()))
+    }
+
+    #[zbus(property)]
+    fn error_name(&self) -> fdo::Result<String> {
+        Ok(match &self.view()?.outcome {
+            Some(Outcome::Failed(f)) => full_name(f),
+            Some(Outcome::Cancelled) => "org.virtsnap1.Error.Cancelled".to_owned(),
+            _ => String::new(),
+        })
+    }
+
+    #[zbus(property)]
+    fn error_message(&self) -> fdo::Result<String> {
+        Ok(match &self.view()?.outcome {
+            Some(Outcome::Failed(f)) => f.message.clone(),
+            _ => String::new(),
+        })
+    }
+}

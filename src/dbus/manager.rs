@@ -1,0 +1,100 @@
+//! `org.virtsnap1.Manager`, the daemon itself.
+
+use std::collections::HashMap;
+
+use zbus::{
+    Connection, OwnedObjectPath, OwnedVariant, interface, message::Header, object_server::SignalEmitter,
+};
+
+use super::{Options, Shared, auth, error::BusError, path};
+use crate::{core::model::VmId, engine::Ask};
+
+/// The object at the root.
+#[derive(Debug)]
+pub(super) struct Manager {
+    shared: Shared,
+}
+
+impl Manager {
+    pub(super) fn new(shared: Shared) -> Self {
+        Self { shared }
+    }
+}
+
+#[interface(name = "org.virtsnap1.Manager", introspection_docs = false)]
+impl Manager {
+    #[zbus(name = "LookupVM", out_args("vm"))]
+    fn lookup_vm(&self, name_or_uuid: &str) -> Result<OwnedObjectPath, BusError> {
+        let view = self.shared.lens.view();
+        if let Ok(id) = name_or_uuid.parse::<VmId>()
+            && view.vms.contains_key(&id)
+        {
+            return Ok(path::vm(id));
+        }
+        view.vms
+            .values()
+            .find(|vm| vm.record.name == name_or_uuid)
+            .map(|vm| path::vm(vm.record.id))
+            .ok_or_else(|| BusError::new("NoSuchVM", format!("there is no VM {name_or_uuid:?}")))
+    }
+
+    async fn reload(
+        &self,
+        options: HashMap<String, OwnedVariant>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<(), BusError> {
+        Options::new(options, &[])?;
+        let permit = auth::authorise(connection, &header, "reload the configuration").await?;
+        let answer = self.shared.engine.ask(|reply| Ask::Reload(permit, reply)).await;
+        self.shared.settle(answer).await.map(drop)
+    }
+
+    /// A job came into being.
+    #[zbus(signal)]
+    pub(super) async fn job_new(
+        emitter: &SignalEmitter<'_>,
+        id: u32,
+        job: OwnedObjectPath,
+    ) -> zbus::Result<()>;
+
+    /// A job ended.
+    #[zbus(signal)]
+    pub(super) async fn job_removed(
+        emitter: &SignalEmitter<'_>,
+        id: u32,
+        job: OwnedObjectPath,
+        result: &str,
+    ) -> zbus::Result<()>;
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    #[expect(clippy::unused_self, reason = "a property is a method of its object")]
+    fn version(&self) -> &'static str {
+        env!("CARGO_PKG_VERSION")
+    }
+
+    #[zbus(property, name = "HypervisorURI")]
+    fn hypervisor_uri(&self) -> String {
+        self.shared.lens.view().manager.hypervisor_uri.clone()
+    }
+
+    #[zbus(property)]
+    fn hypervisor_connected(&self) -> bool {
+        self.shared.lens.view().manager.hypervisor_connected
+    }
+
+    #[zbus(property)]
+    fn hypervisor_version(&self) -> String {
+        self.shared.lens.view().manager.hypervisor_version.clone()
+    }
+
+    #[zbus(property)]
+    fn state(&self) -> &'static str {
+        self.shared.lens.view().manager.state.as_str()
+    }
+
+    #[zbus(property, name = "NextRunUSec")]
+    fn next_run(&self) -> u64 {
+        super::publish::usec(self.shared.lens.view().manager.next_run)
+    }
+}

@@ -1,0 +1,162 @@
+//! The daemon on D-Bus, as `org.virtsnap1`. The documented interface is the XML in `dbus/`.
+//!
+//! ```text
+//!   engine ──watch──▶ publish.rs ──▶ objects come and go, PropertiesChanged, JobNew, JobRemoved
+//!      ▲                  │ "generation N is out"
+//!      │ Ask              ▼
+//!   manager.rs vm.rs snapshot.rs policy.rs job.rs   one file per object; they hold no state: a getter reads the
+//!      ▲                                            published view, a method authorises, asks and waits
+//!   auth.rs  makes the Permit without which no change can be asked for
+//! ```
+//!
+//! A method that starts a job answers only when the job's object is on the bus, so that the caller can use what it
+//! was given.
+
+mod auth;
+mod error;
+mod job;
+mod manager;
+mod path;
+mod policy;
+mod publish;
+mod snapshot;
+mod vm;
+
+use std::{collections::HashMap, sync::Arc};
+
+use tokio::sync::watch;
+use zbus::{Connection, OwnedVariant, fdo::ObjectManager};
+
+pub use self::{
+    auth::Permit,
+    path::{NAME, ROOT, escape_label},
+};
+use self::{error::BusError, publish::Publisher};
+use crate::{
+    core::{
+        job::JobId,
+        machine::{Change, Query, Reply},
+        view::View,
+    },
+    engine::{Ask, Handle, Published},
+};
+
+/// Where an object sees what is: the newest publication, or, to compare, one that is held.
+#[derive(Debug, Clone)]
+enum Lens {
+    Live(watch::Receiver<Published>),
+    Held(Arc<View>),
+}
+
+impl Lens {
+    fn view(&self) -> Arc<View> {
+        match self {
+            Self::Live(published) => Arc::clone(&published.borrow().view),
+            Self::Held(view) => Arc::clone(view),
+        }
+    }
+}
+
+/// What every object has: sight of the view, and the way to the engine.
+#[derive(Debug, Clone)]
+struct Shared {
+    lens: Lens,
+    engine: Handle,
+    settled: watch::Receiver<u64>,
+}
+
+impl Shared {
+    fn held(&self, view: &Arc<View>) -> Self {
+        Self { lens: Lens::Held(Arc::clone(view)), ..self.clone() }
+    }
+
+    async fn query(&self, query: Query) -> Result<Reply, BusError> {
+        let (answer, _) = self.engine.ask(|reply| Ask::Query(query, reply)).await;
+        Ok(answer?)
+    }
+
+    async fn change(&self, change: Change, permit: Permit) -> Result<Reply, BusError> {
+        self.settle(self.engine.ask(|reply| Ask::Change(change, permit, reply)).await).await
+    }
+
+    /// Waits until what the answer speaks of can be seen on the bus.
+    async fn settle(&self, answer: crate::engine::Answer) -> Result<Reply, BusError> {
+        let (answer, generation) = answer;
+        let reply = answer?;
+        let mut settled = self.settled.clone();
+        // An error means that the publisher is gone, and the bus with it.
+        let _ = settled.wait_for(|now| *now >= generation).await;
+        Ok(reply)
+    }
+
+    async fn start(&self, change: Change, permit: Permit) -> Result<zbus::OwnedObjectPath, BusError> {
+        match self.change(change, permit).await? {
+            Reply::Job(id) => Ok(path::job(id)),
+            _ => Err(BusError::new("Failed", "the engine gave no job")),
+        }
+    }
+
+    fn job(&self, id: JobId) -> Option<Arc<crate::core::view::JobView>> {
+        self.lens.view().jobs.get(&id).cloned()
+    }
+}
+
+/// A method's options, each of which must be known.
+#[derive(Debug)]
+struct Options(HashMap<String, OwnedVariant>);
+
+impl Options {
+    fn new(given: HashMap<String, OwnedVariant>, known: &[&str]) -> Result<Self, BusError> {
+        match given.keys().find(|k| !known.contains(&k.as_str())) {
+            None => Ok(Self(given)),
+            Some(key) if known.is_empty() => {
+                Err(BusError::invalid(format!("unknown option {key:?}; this method has none")))
+            }
+            Some(key) => {
+                Err(BusError::invalid(format!("unknown option {key:?}; there are {}", known.join(", "))))
+            }
+        }
+    }
+
+    fn take<T>(&mut self, key: &str, wanted: &str) -> Result<Option<T>, BusError>
+    where
+        T: TryFrom<OwnedVariant>,
+    {
+        self.0
+            .remove(key)
+            .map(|v| {
+                T::try_from(v).map_err(|_| BusError::invalid(format!("option {key:?} must be {wanted}")))
+            })
+            .transpose()
+    }
+}
+
+/// Puts everything on the bus and then takes the name. Returns when the name is ours and the first view is out.
+///
+/// What is returned publishes until it is dropped.
+pub async fn serve(connection: Connection, engine: Handle) -> zbus::Result<Served> {
+    let (settled_sender, settled) = watch::channel(0);
+    let shared = Shared { lens: Lens::Live(engine.published.clone()), engine, settled };
+    let server = connection.object_server();
+    server.at(path::ROOT, ObjectManager).await?;
+    server.at(path::ROOT, manager::Manager::new(shared.clone())).await?;
+    let mut publisher = Publisher::new(connection.clone(), shared, settled_sender);
+    publisher.catch_up().await;
+    connection.request_name(path::NAME).await?;
+    let task = tokio::spawn(async move { publisher.run().await });
+    Ok(Served { connection, task })
+}
+
+/// The daemon's presence on the bus.
+#[derive(Debug)]
+pub struct Served {
+    /// The connection it is on.
+    pub connection: Connection,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

@@ -1,0 +1,133 @@
+//! `org.virtsnap1.Policy`, one for each policy in force.
+
+use std::{collections::HashMap, sync::Arc};
+
+use zbus::{Connection, OwnedObjectPath, OwnedVariant, Variant, fdo, interface, message::Header};
+
+use super::{Options, Shared, auth, error::BusError, path, publish::usec};
+use crate::core::{
+    machine::{Change, Reply},
+    model::PolicyName,
+    view::PolicyView,
+};
+
+/// A policy's object.
+#[derive(Debug)]
+pub(super) struct Policy {
+    shared: Shared,
+    name: PolicyName,
+}
+
+impl Policy {
+    pub(super) fn new(shared: Shared, name: PolicyName) -> Self {
+        Self { shared, name }
+    }
+
+    fn view(&self) -> Result<Arc<PolicyView>, BusError> {
+        self.shared.lens.view().policies.get(&self.name).cloned().ok_or_else(|| BusError::gone("the policy"))
+    }
+}
+
+#[interface(name = "org.virtsnap1.Policy", introspection_docs = false)]
+impl Policy {
+    #[zbus(out_args("jobs"))]
+    async fn run(
+        &self,
+        options: HashMap<String, OwnedVariant>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Vec<OwnedObjectPath>, BusError> {
+        let mut options = Options::new(options, &["vm"])?;
+        let vm = match options.take::<OwnedObjectPath>("vm", "an object path")? {
+            None => None,
+            Some(path) => Some(
+                path::vm_of(path.as_str())
+                    .ok_or_else(|| BusError::invalid(format!("option \"vm\": {path} is not a VM's path")))?,
+            ),
+        };
+        let permit = auth::authorise(connection, &header, "run policies").await?;
+        match self.shared.change(Change::Run { policy: self.name.clone(), vm }, permit).await? {
+            Reply::Jobs(jobs) => Ok(jobs.into_iter().map(path::job).collect()),
+            _ => Err(BusError::new("Failed", "the engine gave no jobs")),
+        }
+    }
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn name(&self) -> &str {
+        self.name.as_str()
+    }
+
+    #[zbus(property)]
+    fn schedule(&self) -> fdo::Result<Vec<String>> {
+        Ok(self.view()?.schedules.clone())
+    }
+
+    #[zbus(property)]
+    fn timezone(&self) -> fdo::Result<String> {
+        Ok(self.view()?.timezone.clone())
+    }
+
+    #[zbus(property, name = "NextRunUSec")]
+    fn next_run(&self) -> fdo::Result<u64> {
+        Ok(usec(self.view()?.next_run))
+    }
+
+    #[zbus(property, name = "LastRunUSec")]
+    fn last_run(&self) -> fdo::Result<u64> {
+        Ok(usec(self.view()?.last_run))
+    }
+
+    #[zbus(property)]
+    fn last_result(&self) -> fdo::Result<String> {
+        Ok(self.view()?.last_result.clone())
+    }
+
+    #[zbus(property)]
+    fn keep(&self) -> fdo::Result<HashMap<String, u32>> {
+        let view = self.view()?;
+        let k = &view.keep;
+        Ok([
+            ("keep-last", k.last),
+            ("keep-hourly", k.hourly),
+            ("keep-daily", k.daily),
+            ("keep-weekly", k.weekly),
+            ("keep-monthly", k.monthly),
+            ("keep-yearly", k.yearly),
+        ]
+        .into_iter()
+        .filter_map(|(rule, n)| n.map(|n| (rule.to_owned(), n)))
+        .collect())
+    }
+
+    #[zbus(property)]
+    fn limits(&self) -> fdo::Result<HashMap<String, OwnedVariant>> {
+        let view = self.view()?;
+        let l = &view.limits;
+        let usec = |d: jiff::SignedDuration| Variant::from(u64::try_from(d.as_micros()).unwrap_or(u64::MAX));
+        let all = [
+            ("max-count", l.max_count.map(Variant::from)),
+            ("max-age", l.max_age.map(usec)),
+            ("keep-within", view.keep.within.map(usec)),
+            ("max-size", l.max_size.map(Variant::from)),
+            ("max-delete", l.max_delete.map(Variant::from)),
+        ];
+        let mut limits = HashMap::new();
+        for (limit, value) in all {
+            if let Some(value) = value {
+                let value = value.try_into_owned().map_err(|e| fdo::Error::Failed(e.to_string()))?;
+                limits.insert(limit.to_owned(), value);
+            }
+        }
+        Ok(limits)
+    }
+
+    #[zbus(property, name = "VMs")]
+    fn vms(&self) -> fdo::Result<Vec<OwnedObjectPath>> {
+        Ok(self.view()?.vms.iter().map(|id| path::vm(*id)).collect())
+    }
+
+    #[zbus(property)]
+    fn source(&self) -> fdo::Result<String> {
+        Ok(self.view()?.source.clone())
+    }
+}

@@ -1,0 +1,157 @@
+//! `org.virtsnap1.Snapshot`, one for each snapshot that libvirt has metadata of.
+
+use std::{collections::HashMap, sync::Arc};
+
+use zbus::{Connection, OwnedObjectPath, OwnedVariant, fdo, interface, message::Header};
+
+use super::{Options, Shared, auth, error::BusError, path, publish::usec};
+use crate::core::{
+    inventory::SnapshotRecord,
+    machine::Change,
+    model::{Consistency, SnapshotName, SnapshotState, VmId},
+    policy::Quiesce,
+    view::VmView,
+};
+
+/// A snapshot's object.
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    shared: Shared,
+    vm: VmId,
+    name: SnapshotName,
+}
+
+impl Snapshot {
+    pub(super) fn new(shared: Shared, vm: VmId, name: SnapshotName) -> Self {
+        Self { shared, vm, name }
+    }
+
+    fn vm_view(&self) -> Result<Arc<VmView>, BusError> {
+        self.shared.lens.view().vms.get(&self.vm).cloned().ok_or_else(|| BusError::gone("the VM"))
+    }
+
+    fn with<T>(&self, get: impl FnOnce(&SnapshotRecord) -> T) -> fdo::Result<T> {
+        let vm = self.vm_view()?;
+        let record = vm.record.snapshots.get(&self.name).ok_or_else(|| BusError::gone("the snapshot"))?;
+        Ok(get(record))
+    }
+}
+
+#[interface(name = "org.virtsnap1.Snapshot", introspection_docs = false)]
+impl Snapshot {
+    #[zbus(out_args("job"))]
+    async fn delete(
+        &self,
+        options: HashMap<String, OwnedVariant>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<OwnedObjectPath, BusError> {
+        Options::new(options, &[])?;
+        let permit = auth::authorise(connection, &header, "delete snapshots").await?;
+        self.shared.start(Change::Delete { vm: self.vm, name: self.name.clone() }, permit).await
+    }
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn name(&self) -> &str {
+        self.name.as_str()
+    }
+
+    #[zbus(property(emits_changed_signal = "const"), name = "VM")]
+    fn vm(&self) -> OwnedObjectPath {
+        path::vm(self.vm)
+    }
+
+    #[zbus(property)]
+    fn parent(&self) -> fdo::Result<OwnedObjectPath> {
+        self.with(|r| r.snapshot.parent.as_ref().map_or_else(path::none, |p| path::snapshot(self.vm, p)))
+    }
+
+    #[zbus(property)]
+    fn children(&self) -> fdo::Result<Vec<OwnedObjectPath>> {
+        let vm = self.vm_view()?;
+        Ok(vm
+            .record
+            .snapshots
+            .values()
+            .filter(|s| s.snapshot.parent.as_ref() == Some(&self.name))
+            .map(|s| path::snapshot(self.vm, &s.snapshot.name))
+            .collect())
+    }
+
+    #[zbus(property)]
+    fn current(&self) -> fdo::Result<bool> {
+        self.with(|r| r.snapshot.current)
+    }
+
+    #[zbus(property(emits_changed_signal = "const"), name = "CreatedUSec")]
+    fn created(&self) -> fdo::Result<u64> {
+        self.with(|r| usec(Some(r.snapshot.created)))
+    }
+
+    #[zbus(property)]
+    fn description(&self) -> fdo::Result<String> {
+        self.with(|r| r.description.clone())
+    }
+
+    #[zbus(property)]
+    fn content(&self) -> fdo::Result<&'static str> {
+        self.with(|r| r.snapshot.content.as_str())
+    }
+
+    #[zbus(property)]
+    fn storage(&self) -> fdo::Result<&'static str> {
+        self.with(|r| r.snapshot.storage.as_str())
+    }
+
+    #[zbus(property)]
+    fn state(&self) -> fdo::Result<&'static str> {
+        if self.vm_view()?.deleting.contains(&self.name) {
+            return Ok(SnapshotState::Deleting.as_str());
+        }
+        self.with(|r| r.snapshot.state.as_str())
+    }
+
+    #[zbus(property)]
+    fn consistency(&self) -> fdo::Result<&'static str> {
+        self.with(|r| r.quality.reached.as_str())
+    }
+
+    #[zbus(property)]
+    fn consistency_requested(&self) -> fdo::Result<&'static str> {
+        self.with(|r| match r.quality.requested {
+            Some(Quiesce::Require | Quiesce::Prefer) => Consistency::Filesystem.as_str(),
+            Some(Quiesce::Never) => Consistency::Crash.as_str(),
+            None => "",
+        })
+    }
+
+    #[zbus(property)]
+    fn consistency_note(&self) -> fdo::Result<String> {
+        self.with(|r| r.quality.note.clone())
+    }
+
+    #[zbus(property, name = "FrozenUSec")]
+    fn frozen(&self) -> fdo::Result<u64> {
+        self.with(|r| u64::try_from(r.quality.frozen.as_micros()).unwrap_or(0))
+    }
+
+    #[zbus(property)]
+    fn size_bytes(&self) -> fdo::Result<u64> {
+        self.with(|r| r.snapshot.size)
+    }
+
+    #[zbus(property)]
+    fn managed(&self) -> fdo::Result<bool> {
+        self.with(|r| r.snapshot.managed)
+    }
+
+    #[zbus(property)]
+    fn policies(&self) -> fdo::Result<Vec<OwnedObjectPath>> {
+        self.with(|r| r.snapshot.policies.iter().map(path::policy).collect())
+    }
+
+    #[zbus(property)]
+    fn origin(&self) -> fdo::Result<&'static str> {
+        self.with(|r| r.snapshot.origin.as_str())
+    }
+}

@@ -1,0 +1,142 @@
+//! `org.virtsnap1.VM`, one for each VM that libvirt defines.
+
+use std::{collections::HashMap, sync::Arc};
+
+use zbus::{Connection, OwnedObjectPath, OwnedVariant, fdo, interface, message::Header};
+
+use super::{Options, Shared, auth, error::BusError, path, publish::usec};
+use crate::core::{
+    machine::{Change, Query, Reply},
+    model::{SnapshotName, VmId},
+    view::VmView,
+};
+
+/// A snapshot's fate: path, name, keep, reasons (rule, policy, bucket), sentence.
+type Fate = (OwnedObjectPath, String, bool, Vec<(String, String, String)>, String);
+
+/// A VM's object.
+#[derive(Debug)]
+pub(super) struct Vm {
+    shared: Shared,
+    id: VmId,
+}
+
+impl Vm {
+    pub(super) fn new(shared: Shared, id: VmId) -> Self {
+        Self { shared, id }
+    }
+
+    fn view(&self) -> Result<Arc<VmView>, BusError> {
+        self.shared.lens.view().vms.get(&self.id).cloned().ok_or_else(|| BusError::gone("the VM"))
+    }
+}
+
+#[interface(name = "org.virtsnap1.VM", introspection_docs = false)]
+impl Vm {
+    #[zbus(out_args("job"))]
+    async fn create_snapshot(
+        &self,
+        name: &str,
+        options: HashMap<String, OwnedVariant>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<OwnedObjectPath, BusError> {
+        let mut options = Options::new(options, &["description", "quiesce", "disks"])?;
+        let description = options.take::<String>("description", "a string")?.unwrap_or_default();
+        let quiesce = options
+            .take::<String>("quiesce", "a string")?
+            .map(|q| q.parse().map_err(|e| BusError::invalid(format!("option \"quiesce\": {e}"))))
+            .transpose()?;
+        let disks = options.take::<Vec<String>>("disks", "an array of strings")?;
+        let name = match name {
+            "" => None,
+            name => Some(SnapshotName::for_new(name).map_err(|e| BusError::invalid(e.to_string()))?),
+        };
+        let permit = auth::authorise(connection, &header, "take snapshots").await?;
+        let change = Change::Create { vm: self.id, name, description, quiesce, disks };
+        self.shared.start(change, permit).await
+    }
+
+    #[zbus(out_args("verdicts"))]
+    async fn preview_prune(&self, options: HashMap<String, OwnedVariant>) -> Result<Vec<Fate>, BusError> {
+        let mut options = Options::new(options, &["all"])?;
+        let all = options.take::<bool>("all", "a boolean")?.unwrap_or(false);
+        match self.shared.query(Query::PreviewPrune { vm: self.id, all }).await? {
+            Reply::Preview(sentences) => Ok(sentences
+                .into_iter()
+                .map(|s| (path::snapshot(self.id, &s.name), s.name.to_string(), s.keep, s.reasons, s.text))
+                .collect()),
+            _ => Err(BusError::new("Failed", "the engine gave no preview")),
+        }
+    }
+
+    #[zbus(out_args("job"))]
+    async fn prune(
+        &self,
+        options: HashMap<String, OwnedVariant>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<OwnedObjectPath, BusError> {
+        let mut options = Options::new(options, &["all"])?;
+        let all = options.take::<bool>("all", "a boolean")?.unwrap_or(false);
+        let permit = auth::authorise(connection, &header, "prune snapshots").await?;
+        self.shared.start(Change::Prune { vm: self.id, all }, permit).await
+    }
+
+    #[zbus(property)]
+    fn name(&self) -> fdo::Result<String> {
+        Ok(self.view()?.record.name.clone())
+    }
+
+    #[zbus(property(emits_changed_signal = "const"), name = "UUID")]
+    fn uuid(&self) -> String {
+        self.id.to_string()
+    }
+
+    #[zbus(property)]
+    fn state(&self) -> fdo::Result<&'static str> {
+        Ok(self.view()?.record.state.as_str())
+    }
+
+    #[zbus(property)]
+    fn policies(&self) -> fdo::Result<Vec<OwnedObjectPath>> {
+        Ok(self.view()?.policies.iter().map(path::policy).collect())
+    }
+
+    #[zbus(property)]
+    fn current_snapshot(&self) -> fdo::Result<OwnedObjectPath> {
+        let view = self.view()?;
+        let current = view.record.snapshots.values().find(|s| s.snapshot.current);
+        Ok(current.map_or_else(path::none, |s| path::snapshot(self.id, &s.snapshot.name)))
+    }
+
+    #[zbus(property)]
+    fn agent_connected(&self) -> fdo::Result<bool> {
+        Ok(self.view()?.record.agent_connected)
+    }
+
+    #[zbus(property)]
+    fn frozen(&self) -> fdo::Result<bool> {
+        Ok(self.view()?.frozen)
+    }
+
+    #[zbus(property)]
+    fn chain_depth(&self) -> fdo::Result<u32> {
+        Ok(self.view()?.record.chain_depth)
+    }
+
+    #[zbus(property)]
+    fn snapshot_bytes(&self) -> fdo::Result<u64> {
+        Ok(self.view()?.record.snapshot_bytes())
+    }
+
+    #[zbus(property, name = "LastSuccessUSec")]
+    fn last_success(&self) -> fdo::Result<u64> {
+        Ok(usec(self.view()?.last_success))
+    }
+
+    #[zbus(property)]
+    fn last_error(&self) -> fdo::Result<String> {
+        Ok(self.view()?.last_error.clone())
+    }
+}
