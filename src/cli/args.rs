@@ -1,0 +1,206 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Snapshots of libvirt VMs: see, take, delete and prune them, through virtsnapd
+#[derive(Debug, Parser)]
+#[command(name = "virtsnap", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(after_help = "Exit status: 0 done, 1 failed, 2 usage, 3 not found, 4 not authorised, \
+    5 daemon unreachable, 6 job failed, 75 busy (try again later).")]
+pub struct Cli {
+    /// What applies to every verb.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Where the help texts list what every verb takes.
+const GLOBAL: &str = "Options of every command";
+
+/// Options that every verb takes.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Print JSON instead of text
+    #[arg(long, global = true, help_heading = GLOBAL)]
+    pub json: bool,
+    /// Talk to the daemon on the system bus (the default)
+    #[arg(long, global = true, help_heading = GLOBAL, conflicts_with = "bus_address")]
+    pub system: bool,
+    /// Talk to the bus at this D-Bus address
+    #[arg(long, global = true, hide = true, value_name = "ADDRESS")]
+    pub bus_address: Option<String>,
+}
+
+/// What the client can do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// List the VMs, or the snapshots of one
+    List(List),
+    /// Take a snapshot of a VM
+    Create(Create),
+    /// Delete a snapshot; the VM's disks read as before
+    Delete(Delete),
+    /// Run a policy now
+    Run(Run),
+    /// Show what pruning would delete and keep, and why
+    Plan(Plan),
+    /// Delete the snapshots of a VM that no policy wants to keep
+    Prune(Prune),
+    /// Show the daemon, the policies and every VM, what is wrong first (exit status 1 if anything is)
+    Status,
+    /// Show the jobs that run, wait or have just ended
+    Jobs,
+    /// Have the daemon read its configuration again
+    Reload,
+}
+
+/// `virtsnap list`
+#[derive(Debug, Args)]
+pub struct List {
+    /// Show the snapshots of this VM (name or UUID), newest last
+    pub vm: Option<String>,
+}
+
+/// `virtsnap create`
+#[derive(Debug, Args)]
+pub struct Create {
+    /// The VM's name or UUID
+    pub vm: String,
+    /// The snapshot's name [default: made of the time]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// A text to keep with it
+    #[arg(long, value_name = "TEXT")]
+    pub description: Option<String>,
+    /// Freeze the guest's file systems, or fail / if possible / not at all [default: prefer]
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub quiesce: Option<Quiesce>,
+    /// Only this disk, such as vda; may be repeated [default: all writable ones]
+    #[arg(long = "disk", value_name = "TARGET")]
+    pub disks: Vec<String>,
+    /// How to wait for the job.
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+/// What to do about the guest's file systems.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Quiesce {
+    /// Freeze them, or take no snapshot
+    Require,
+    /// Freeze them if the guest lets us
+    Prefer,
+    /// Don't freeze them
+    Never,
+}
+
+impl Quiesce {
+    /// The word for it on the bus.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Require => "require",
+            Self::Prefer => "prefer",
+            Self::Never => "never",
+        }
+    }
+}
+
+/// `virtsnap delete`
+#[derive(Debug, Args)]
+pub struct Delete {
+    /// The VM's name or UUID
+    pub vm: String,
+    /// The snapshot's name
+    pub snapshot: String,
+    /// Whether to ask first.
+    #[command(flatten)]
+    pub consent: Consent,
+    /// How to wait for the job.
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+/// `virtsnap run`
+#[derive(Debug, Args)]
+pub struct Run {
+    /// The policy's name
+    pub policy: String,
+    /// Only for this VM (name or UUID)
+    #[arg(long)]
+    pub vm: Option<String>,
+    /// How to wait for the jobs.
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+/// `virtsnap plan`
+#[derive(Debug, Args)]
+pub struct Plan {
+    /// The VM's name or UUID
+    #[arg(required_unless_present = "all")]
+    pub vm: Option<String>,
+    /// For every VM that has snapshots
+    #[arg(long, conflicts_with = "vm")]
+    pub all: bool,
+}
+
+/// `virtsnap prune`
+#[derive(Debug, Args)]
+pub struct Prune {
+    /// The VM's name or UUID
+    pub vm: String,
+    /// Delete more than the policy's max-delete at once
+    #[arg(long)]
+    pub all: bool,
+    /// Whether to ask first.
+    #[command(flatten)]
+    pub consent: Consent,
+    /// How to wait for the job.
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+/// For verbs that discard something.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Consent {
+    /// Don't ask; needed where there is no terminal to ask on
+    #[arg(long, short)]
+    pub yes: bool,
+}
+
+/// For verbs that start a job.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Wait {
+    /// Return when the job is started
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn plan_wants_a_vm_or_all_but_not_both() {
+        assert!(Cli::try_parse_from(["virtsnap", "plan"]).is_err());
+        assert!(Cli::try_parse_from(["virtsnap", "plan", "web1", "--all"]).is_err());
+        assert!(Cli::try_parse_from(["virtsnap", "plan", "--all", "--json"]).is_ok());
+    }
+
+    #[test]
+    fn disks_are_repeated_options() {
+        let cli =
+            Cli::try_parse_from(["virtsnap", "create", "db", "--disk", "vda", "--disk", "vdb"]).unwrap();
+        let Verb::Create(create) = cli.verb else { panic!("{:?}", cli.verb) };
+        assert_eq!(create.disks, ["vda", "vdb"]);
+    }
+}

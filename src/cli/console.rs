@@ -1,0 +1,181 @@
+//! Where the client reads and writes: handles that a test can replace.
+
+use std::{
+    fmt,
+    io::{BufRead, Write},
+};
+
+use serde::Serialize;
+
+use super::{
+    exit::Failure,
+    render::{Watch, safe_lines},
+};
+
+/// The client's ends towards a person or a script.
+pub struct Console<'a> {
+    /// The answer.
+    pub out: &'a mut dyn Write,
+    /// Questions, errors, and what is not part of the answer.
+    pub err: &'a mut dyn Write,
+    /// Replies to questions.
+    pub input: &'a mut dyn BufRead,
+    /// Whether a person sits there to be asked: input and `err` are terminals.
+    pub interactive: bool,
+    /// Whether the answer is to be JSON.
+    pub json: bool,
+    /// How times are shown.
+    pub watch: Watch,
+}
+
+impl fmt::Debug for Console<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Console")
+            .field("interactive", &self.interactive)
+            .field("json", &self.json)
+            .field("watch", &self.watch)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Console<'_> {
+    /// Writes text of the answer as it is, lines and all.
+    pub fn print(&mut self, text: &str) -> Result<(), Failure> {
+        Ok(self.out.write_all(text.as_bytes())?)
+    }
+
+    /// Writes one line of the answer.
+    pub fn line(&mut self, text: &str) -> Result<(), Failure> {
+        Ok(writeln!(self.out, "{text}")?)
+    }
+
+    /// Writes the answer for a script.
+    pub fn answer<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Failure> {
+        serde_json::to_writer_pretty(&mut self.out, value).map_err(std::io::Error::from)?;
+        self.line("")
+    }
+
+    /// Says something to a person who watches; nothing to a script.
+    pub fn remark(&mut self, text: &str) {
+        if self.interactive {
+            let _ = writeln!(self.err, "{text}");
+        }
+    }
+
+    /// Sends off what was written so far.
+    pub fn flush(&mut self) -> Result<(), Failure> {
+        Ok(self.out.flush()?)
+    }
+
+    /// Asks before something is discarded. Without a person to ask, only `yes` will do.
+    pub fn confirm(&mut self, question: &str, yes: bool) -> Result<(), Failure> {
+        if yes {
+            return Ok(());
+        }
+        if !self.interactive {
+            return Err(Failure::Usage(
+                "there is no terminal to ask on; with --yes it does not ask".to_owned(),
+            ));
+        }
+        self.flush()?;
+        write!(self.err, "{question} [y/N] ")?;
+        self.err.flush()?;
+        let mut reply = String::new();
+        self.input.read_line(&mut reply)?;
+        match reply.trim() {
+            "y" | "Y" | "yes" | "Yes" => Ok(()),
+            _ => Err(Failure::Declined),
+        }
+    }
+
+    /// Reports an error and its next step. A closed pipe is left alone.
+    pub fn failure(&mut self, failure: &Failure) {
+        if failure.exit() != super::Exit::Done {
+            self.error(&failure.to_string(), failure.hint());
+        }
+    }
+
+    /// The same for a text.
+    pub fn error(&mut self, text: &str, hint: Option<&str>) {
+        // What was said before comes first. Nowhere is left to report that any of it could not be written.
+        let _ = self.flush();
+        let text = safe_lines(text);
+        // The daemon's messages about files bring their own heading.
+        let heading = if text.starts_with("error") { "" } else { "error: " };
+        let _ = writeln!(self.err, "{heading}{text}");
+        if let Some(hint) = hint {
+            let _ = writeln!(self.err, "  hint: {hint}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use jiff::{Timestamp, tz::TimeZone};
+
+    use super::*;
+
+    struct Closed;
+
+    impl Write for Closed {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn ask(reply: &str, interactive: bool, yes: bool) -> (Result<(), Failure>, String) {
+        let mut err = Vec::new();
+        let answer = Console {
+            out: &mut io::sink(),
+            err: &mut err,
+            input: &mut reply.as_bytes(),
+            interactive,
+            json: false,
+            watch: Watch { zone: TimeZone::UTC, now: Timestamp::UNIX_EPOCH },
+        }
+        .confirm("Delete it?", yes);
+        (answer, String::from_utf8(err).unwrap())
+    }
+
+    #[test]
+    fn only_a_clear_yes_is_one() {
+        assert_eq!(ask("y\n", true, false).1, "Delete it? [y/N] ");
+        assert!(ask("yes\n", true, false).0.is_ok());
+        for no in ["", "\n", "n\n", "yess\n"] {
+            assert!(matches!(ask(no, true, false).0, Err(Failure::Declined)), "{no:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_terminal_only_the_option_counts() {
+        assert!(matches!(ask("y\n", false, false).0, Err(Failure::Usage(_))));
+        let (answer, asked) = ask("", false, true);
+        assert!(answer.is_ok() && asked.is_empty());
+    }
+
+    #[test]
+    fn a_closed_pipe_is_quiet_and_other_errors_cannot_drive_the_terminal() {
+        let mut err = Vec::new();
+        let mut console = Console {
+            out: &mut Closed,
+            err: &mut err,
+            input: &mut io::empty(),
+            interactive: false,
+            json: true,
+            watch: Watch { zone: TimeZone::UTC, now: Timestamp::UNIX_EPOCH },
+        };
+        let failure = console.answer(&[1, 2]).unwrap_err();
+        console.failure(&failure);
+        console.failure(&Failure::Answer("a\x1b[2J\nb".to_owned()));
+        assert!(
+            String::from_utf8(err)
+                .unwrap()
+                .starts_with("error: cannot read the daemon's answer: a\\u{1b}[2J\nb\n")
+        );
+    }
+}

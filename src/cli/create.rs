@@ -1,0 +1,129 @@
+//! `virtsnap create`: takes a snapshot and says how consistent it came out.
+
+use serde::Serialize;
+use zbus::{Connection, OwnedObjectPath, Variant};
+
+use super::{
+    args::Create,
+    console::Console,
+    exit::{Exit, Failure},
+    follow::{self, Ended},
+    inventory::Inventory,
+    list::shortfall,
+    props::{self, Snapshot},
+    proxy::{ManagerProxy, Options, VMProxy},
+    render::{duration, quoted, safe},
+    view,
+};
+
+#[derive(Serialize)]
+struct Created<'a> {
+    job: view::Job<'a>,
+    snapshot: Option<view::Snapshot<'a>>,
+}
+
+/// Takes a snapshot.
+pub(super) async fn create(
+    args: &Create,
+    bus: &Connection,
+    console: &mut Console<'_>,
+) -> Result<Exit, Failure> {
+    let vm = ManagerProxy::new(bus).await?.lookup_vm(&args.vm).await?;
+    let name = args.name.as_deref().unwrap_or_default();
+    let job = VMProxy::new(bus, &vm).await?.create_snapshot(name, options(args)).await?;
+    if args.wait.no_wait {
+        return follow::started(&job, bus, console).await;
+    }
+    let Some(ended) = follow::wait_for(std::slice::from_ref(&job), bus, console).await? else {
+        return Ok(Exit::Interrupted);
+    };
+    for ended in &ended {
+        let made = if let Ended::Done(made) = ended { made.as_ref() } else { None };
+        if console.json {
+            answer(&job, &vm, made, bus, console).await?;
+        } else if let Some(made) = made {
+            let snapshot: Snapshot = props::read(bus, made).await?;
+            console.line(&format!("{}: {}", safe(&args.vm), taken(&snapshot)))?;
+            if let Some(line) = shortfall(&snapshot) {
+                console.line(&line)?;
+            }
+        }
+        ended.report(&format!("no snapshot of {} was taken", quoted(&args.vm)), console);
+    }
+    Ok(ended.first().map_or(Exit::Done, Ended::exit))
+}
+
+fn options(args: &Create) -> Options<'_> {
+    let mut options = Options::new();
+    if let Some(description) = &args.description {
+        options.insert("description", description.as_str().into());
+    }
+    if let Some(quiesce) = args.quiesce {
+        options.insert("quiesce", quiesce.as_str().into());
+    }
+    if !args.disks.is_empty() {
+        options.insert("disks", Variant::from(args.disks.clone()));
+    }
+    options
+}
+
+/// What was taken, and how consistent it is.
+pub(super) fn taken(snapshot: &Snapshot) -> String {
+    let Snapshot { name, consistency, frozen, .. } = snapshot;
+    let frozen = if *frozen == 0 { String::new() } else { format!(", frozen for {}", duration(*frozen)) };
+    format!("snapshot {} taken, {}-consistent{frozen}", quoted(name), safe(consistency))
+}
+
+async fn answer(
+    job: &OwnedObjectPath,
+    vm: &OwnedObjectPath,
+    made: Option<&OwnedObjectPath>,
+    bus: &Connection,
+    console: &mut Console<'_>,
+) -> Result<(), Failure> {
+    let job = follow::read(job, bus).await?;
+    // The parent's and the policies' names are other objects' properties.
+    let all = Inventory::fetch(bus).await?;
+    let of_vm = all.vms().iter().find(|v| v.path == *vm).map_or(&[][..], |vm| all.snapshots(vm));
+    let snapshot = made.and_then(|made| of_vm.iter().find(|s| s.path == *made));
+    let created = Created {
+        job: view::Job::new(&job, &console.watch),
+        snapshot: snapshot.map(|s| view::Snapshot::new(s, of_vm, &all, &console.watch)),
+    };
+    console.answer(&created)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::args::{Cli, Verb};
+
+    fn parsed(args: &[&str]) -> Create {
+        match Cli::try_parse_from([&["virtsnap", "create"], args].concat()).unwrap().verb {
+            Verb::Create(create) => create,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn only_what_was_given_is_sent() {
+        assert!(options(&parsed(&["db"])).is_empty());
+        let args =
+            parsed(&["db", "--quiesce", "require", "--disk", "vda", "--disk", "vdb", "--description", "x"]);
+        let sent = options(&args);
+        assert_eq!(sent["quiesce"], Variant::from("require"));
+        assert_eq!(sent["disks"], Variant::from(vec!["vda", "vdb"]));
+        assert_eq!(sent["description"], Variant::from("x"));
+    }
+
+    #[test]
+    fn a_snapshot_that_froze_nothing_says_nothing_of_freezing() {
+        let mut snapshot = Snapshot { name: "a".into(), consistency: "crash".into(), ..Snapshot::default() };
+        assert_eq!(taken(&snapshot), "snapshot \"a\" taken, crash-consistent");
+        snapshot.consistency = "filesystem".into();
+        snapshot.frozen = 24_000;
+        assert_eq!(taken(&snapshot), "snapshot \"a\" taken, filesystem-consistent, frozen for 24 ms");
+    }
+}

@@ -1,0 +1,80 @@
+//! `virtsnap delete`: deletes one snapshot, after a look at which.
+
+use zbus::Connection;
+
+use super::{
+    args::Delete,
+    console::Console,
+    exit::{Exit, Failure},
+    follow::{self, Ended, OneJob},
+    inventory::Inventory,
+    props::Snapshot,
+    proxy::{Options, SnapshotProxy},
+    render::{Watch, known_size, quoted, safe},
+    view,
+};
+
+/// Deletes a snapshot.
+pub(super) async fn delete(
+    args: &Delete,
+    bus: &Connection,
+    console: &mut Console<'_>,
+) -> Result<Exit, Failure> {
+    let all = Inventory::fetch(bus).await?;
+    let vm = all.vm(&args.vm)?;
+    let snapshot = all.snapshot(vm, &args.snapshot)?;
+    let question = question(&vm.name, snapshot, &console.watch);
+    console.confirm(&question, args.consent.yes)?;
+
+    let job = SnapshotProxy::new(bus, &snapshot.path).await?.delete(Options::new()).await?;
+    if args.wait.no_wait {
+        return follow::started(&job, bus, console).await;
+    }
+    let Some(ended) = follow::wait_for(std::slice::from_ref(&job), bus, console).await? else {
+        return Ok(Exit::Interrupted);
+    };
+    if console.json {
+        let job = follow::read(&job, bus).await?;
+        let shown = view::Job::new(&job, &console.watch);
+        console.answer(&OneJob { job: Some(shown) })?;
+    }
+    let exit = ended.first().map_or(Exit::Done, Ended::exit);
+    let name = quoted(&snapshot.name);
+    if exit == Exit::Done && !console.json {
+        console.line(&format!("{}: snapshot {name} deleted", safe(&vm.name)))?;
+    }
+    for ended in ended {
+        ended.report(&format!("snapshot {name} of {} was not deleted", quoted(&vm.name)), console);
+    }
+    Ok(exit)
+}
+
+fn question(vm: &str, snapshot: &Snapshot, watch: &Watch) -> String {
+    let whose = if snapshot.managed { "" } else { ", not made by virtsnap" };
+    format!(
+        "Delete snapshot {} of {}, taken {}, size {}{whose}?",
+        quoted(&snapshot.name),
+        quoted(vm),
+        watch.both(snapshot.created),
+        known_size(snapshot.size),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::{Timestamp, tz::TimeZone};
+
+    use super::*;
+
+    #[test]
+    fn the_question_says_what_would_be_lost() {
+        let watch = Watch { zone: TimeZone::UTC, now: Timestamp::from_second(7_200).unwrap() };
+        let snapshot =
+            Snapshot { name: "before".into(), created: 3_600_000_000, size: 3 << 30, ..Snapshot::default() };
+        assert_eq!(
+            question("db", &snapshot, &watch),
+            "Delete snapshot \"before\" of \"db\", taken 1970-01-01 01:00:00 (1 h ago), size 3 GiB, \
+             not made by virtsnap?"
+        );
+    }
+}

@@ -1,0 +1,265 @@
+//! How a run of the client ends: the exit statuses, and the failures with what to do about each.
+
+use std::{io, process::ExitCode};
+
+use zbus::{DBusError, fdo};
+
+/// The exit status, for scripts. The numbers are part of the client's interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Done; for `status`, also: nothing is wrong.
+    Done,
+    /// It failed; for `status`: something is wrong.
+    Failed,
+    /// The command line is wrong, or the daemon does not take the argument.
+    Usage,
+    /// There is no such VM, snapshot, policy or job.
+    NotFound,
+    /// The caller may not do that.
+    NotAuthorised,
+    /// The bus or the daemon cannot be reached.
+    Unreachable,
+    /// The daemon took the job, and the job failed or was cancelled.
+    JobFailed,
+    /// Not now; the same may work later (`EX_TEMPFAIL`).
+    Busy,
+    /// Ctrl-C: the client went, the job goes on.
+    Interrupted,
+}
+
+impl Exit {
+    /// The number.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::NotFound => 3,
+            Self::NotAuthorised => 4,
+            Self::Unreachable => 5,
+            Self::JobFailed => 6,
+            Self::Busy => 75,
+            Self::Interrupted => 130,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.code())
+    }
+}
+
+/// Why the client could not do what it was told. (A job that failed is not one: it is an answer.)
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// What was asked for makes no sense, whatever the daemon says.
+    #[error("{0}")]
+    Usage(String),
+    /// Something that was named is not there.
+    #[error("{what}")]
+    NotFound {
+        /// Who or what is missing.
+        what: String,
+        /// Where to look.
+        hint: &'static str,
+    },
+    /// The person said no.
+    #[error("nothing was changed")]
+    Declined,
+    /// There is no bus to talk on.
+    #[error("cannot connect to D-Bus: {0}")]
+    NoBus(String),
+    /// There is a bus, but no daemon on it.
+    #[error("the virtsnap daemon does not answer: {0}")]
+    NoDaemon(String),
+    /// The daemon, or the bus for it, answered with an error.
+    #[error("{message}")]
+    Answered {
+        /// The D-Bus error's name.
+        name: String,
+        /// Its text.
+        message: String,
+    },
+    /// An answer that is not what the interface says.
+    #[error("cannot read the daemon's answer: {0}")]
+    Answer(String),
+    /// Standard output or input is not usable.
+    #[error("cannot write: {0}")]
+    Output(#[from] io::Error),
+}
+
+impl Failure {
+    /// The exit status that it ends with.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Usage(_) => Exit::Usage,
+            Self::NotFound { .. } => Exit::NotFound,
+            Self::NoBus(_) | Self::NoDaemon(_) => Exit::Unreachable,
+            Self::Answered { name, .. } => exit_of(name),
+            // A pipe that was closed early (`| head`) is no failure.
+            Self::Output(e) if e.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
+            Self::Declined | Self::Answer(_) | Self::Output(_) => Exit::Failed,
+        }
+    }
+
+    /// The next step, if there is one to name.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::NotFound { hint, .. } => Some(hint),
+            Self::NoBus(_) => Some("is D-Bus running? `systemctl status dbus`"),
+            Self::NoDaemon(_) => {
+                Some("is it running? `systemctl status virtsnapd`, `journalctl -u virtsnapd`")
+            }
+            Self::Answered { name, .. } => hint_for(name),
+            Self::Answer(_) => Some(
+                "are the client and the daemon of the same version? `virtsnap --version`, `virtsnap status`",
+            ),
+            Self::Usage(_) | Self::Declined | Self::Output(_) => None,
+        }
+    }
+}
+
+/// The last part of one of virtsnap's own error names.
+fn own(name: &str) -> Option<&str> {
+    name.strip_prefix("org.virtsnap1.Error.")
+}
+
+/// The exit status for a D-Bus error, by its name.
+pub fn exit_of(name: &str) -> Exit {
+    if let Some(own) = own(name) {
+        return match own {
+            "NoSuchVM" | "NoSuchSnapshot" | "NoSuchJob" | "NoSuchPolicy" => Exit::NotFound,
+            "Busy" | "Stopping" => Exit::Busy,
+            "InvalidArgument" => Exit::Usage,
+            _ => Exit::Failed,
+        };
+    }
+    match name.strip_prefix("org.freedesktop.DBus.Error.") {
+        Some("AccessDenied" | "AuthFailed" | "InteractiveAuthorizationRequired") => Exit::NotAuthorised,
+        // The object went while we looked.
+        Some("UnknownObject") => Exit::NotFound,
+        _ => Exit::Failed,
+    }
+}
+
+/// What to do about a D-Bus error, by its name.
+pub fn hint_for(name: &str) -> Option<&'static str> {
+    if let Some(own) = own(name) {
+        return match own {
+            "NoSuchVM" => Some("`virtsnap list` shows the VMs"),
+            "NoSuchSnapshot" => Some("`virtsnap list VM` shows its snapshots"),
+            "NoSuchPolicy" => Some("`virtsnap status` shows the policies"),
+            "NoSuchJob" => Some("`virtsnap jobs` shows the jobs; finished ones go after a while"),
+            "Busy" => Some("`virtsnap jobs` shows what is under way; try again when it is done"),
+            "Stopping" => Some("the daemon is stopping or restarting; try again in a moment"),
+            "Disconnected" => Some(
+                "the daemon has no connection to libvirt: `virtsnap status`, `systemctl status libvirtd`",
+            ),
+            "AgentUnavailable" | "AgentTimeout" | "AgentFailed" => {
+                Some("is qemu-guest-agent running in the guest? quiesce \"prefer\" goes on without it")
+            }
+            "QuiesceFailed" => {
+                Some("the guest's agent and its freeze hooks know why; quiesce \"prefer\" goes on without")
+            }
+            "ChainMismatch" => Some(
+                "nothing was touched; compare `virsh domblklist VM` with `virsh snapshot-list VM --tree`",
+            ),
+            "InvalidConfiguration" => {
+                Some("the settings in force were kept; `virtsnapd --check` reads the files again")
+            }
+            _ => None,
+        };
+    }
+    match name.strip_prefix("org.freedesktop.DBus.Error.") {
+        Some("AccessDenied" | "AuthFailed" | "InteractiveAuthorizationRequired") => Some("try it with sudo"),
+        Some("UnknownMethod" | "UnknownInterface" | "UnknownProperty") => {
+            Some("the daemon is older than this client: `virtsnap status` shows its version")
+        }
+        Some("UnknownObject") => Some("it went while the command ran; look again with `virtsnap list`"),
+        _ => None,
+    }
+}
+
+/// Whether an error's name says that nobody answers there: neither running nor startable, or gone midway.
+fn nobody_there(name: &str) -> bool {
+    name.starts_with("org.freedesktop.systemd1.")
+        || name.strip_prefix("org.freedesktop.DBus.Error.").is_some_and(|rest| {
+            rest.starts_with("Spawn.")
+                || matches!(rest, "ServiceUnknown" | "NameHasNoOwner" | "NoReply" | "TimedOut" | "Timeout")
+        })
+}
+
+impl From<zbus::Error> for Failure {
+    fn from(error: zbus::Error) -> Self {
+        match error {
+            zbus::Error::MethodError(name, message, _) => answered(name.as_str(), message.as_deref()),
+            zbus::Error::FDO(error) => (*error).into(),
+            zbus::Error::Connection(error, _) | zbus::Error::InputOutput(error) => {
+                Self::NoBus(error.to_string())
+            }
+            zbus::Error::Address(text) | zbus::Error::Handshake(text) => Self::NoBus(text),
+            other => Self::Answer(other.to_string()),
+        }
+    }
+}
+
+impl From<fdo::Error> for Failure {
+    fn from(error: fdo::Error) -> Self {
+        match error {
+            fdo::Error::ZBus(inner) => inner.into(),
+            other => answered(other.name().as_str(), other.description()),
+        }
+    }
+}
+
+fn answered(name: &str, message: Option<&str>) -> Failure {
+    let message = message.filter(|m| !m.is_empty()).unwrap_or(name).to_owned();
+    if nobody_there(name) {
+        Failure::NoDaemon(message)
+    } else {
+        Failure::Answered { name: name.to_owned(), message }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_daemons_errors_have_the_documented_exit_statuses() {
+        for (name, code) in [
+            ("org.virtsnap1.Error.NoSuchVM", 3),
+            ("org.virtsnap1.Error.NoSuchSnapshot", 3),
+            ("org.freedesktop.DBus.Error.AccessDenied", 4),
+            ("org.virtsnap1.Error.Denied", 1),
+            ("org.virtsnap1.Error.Busy", 75),
+            ("org.virtsnap1.Error.InvalidArgument", 2),
+            ("org.virtsnap1.Error.FromTheFuture", 1),
+            ("org.freedesktop.DBus.Error.ServiceUnknown", 5),
+            ("org.freedesktop.DBus.Error.Spawn.ChildExited", 5),
+            ("org.freedesktop.systemd1.NoSuchUnit", 5),
+        ] {
+            assert_eq!(answered(name, Some("text")).exit().code(), code, "{name}");
+        }
+    }
+
+    #[test]
+    fn an_error_without_text_shows_its_name() {
+        assert_eq!(answered("org.virtsnap1.Error.Failed", None).to_string(), "org.virtsnap1.Error.Failed");
+    }
+
+    #[test]
+    fn a_closed_pipe_is_no_failure_and_a_full_disk_is() {
+        assert_eq!(Failure::Output(io::ErrorKind::BrokenPipe.into()).exit(), Exit::Done);
+        assert_eq!(Failure::Output(io::ErrorKind::StorageFull.into()).exit(), Exit::Failed);
+    }
+
+    #[test]
+    fn what_leaves_a_person_stranded_names_the_next_step() {
+        for name in ["NoSuchVM", "NoSuchSnapshot", "NoSuchPolicy", "Busy", "Disconnected", "AgentTimeout"] {
+            assert!(hint_for(&format!("org.virtsnap1.Error.{name}")).is_some(), "{name}");
+        }
+        assert!(Failure::NoDaemon(String::new()).hint().is_some());
+    }
+}

@@ -1,0 +1,142 @@
+//! Jobs that a verb started: waiting for them, and saying how they ended.
+
+use futures_util::future::join_all;
+use serde::Serialize;
+use zbus::{Connection, OwnedObjectPath};
+
+use super::{
+    console::Console,
+    exit::{Exit, Failure, exit_of, hint_for},
+    inventory::Object,
+    props::{self, Job},
+    proxy::{JobProxy, Options, some_object},
+    view,
+};
+
+/// How a job ended.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// It did what it was for; what it made, if anything.
+    Done(Option<OwnedObjectPath>),
+    /// It did not.
+    Failed {
+        /// The D-Bus error's name.
+        name: String,
+        /// What went wrong.
+        message: String,
+    },
+}
+
+impl Ended {
+    /// The exit status that says so.
+    pub(super) fn exit(&self) -> Exit {
+        match self {
+            Self::Done(_) => Exit::Done,
+            // Worth a second try, which a script should know.
+            Self::Failed { name, .. } if exit_of(name) == Exit::Busy => Exit::Busy,
+            Self::Failed { .. } => Exit::JobFailed,
+        }
+    }
+
+    /// Says why a job failed; nothing about one that did not.
+    pub(super) fn report(&self, what: &str, console: &mut Console<'_>) {
+        if let Self::Failed { name, message } = self {
+            console.error(&format!("{what}: {message}"), hint_for(name));
+        }
+    }
+}
+
+/// Waits until all of those jobs have ended, in whatever order they do. `None` if the person would not wait:
+/// then they were told that the jobs go on.
+pub(super) async fn wait_for(
+    jobs: &[OwnedObjectPath],
+    bus: &Connection,
+    console: &mut Console<'_>,
+) -> Result<Option<Vec<Ended>>, Failure> {
+    console.flush()?;
+    let all = join_all(jobs.iter().map(|job| wait(job, bus)));
+    tokio::select! {
+        ended = all => ended.into_iter().collect::<Result<Vec<_>, _>>().map(Some),
+        Ok(()) = tokio::signal::ctrl_c() => {
+            console.error("interrupted; the daemon goes on with it", Some("`virtsnap jobs` shows how far it is"));
+            Ok(None)
+        }
+    }
+}
+
+async fn wait(job: &OwnedObjectPath, bus: &Connection) -> Result<Ended, Failure> {
+    let proxy = JobProxy::new(bus, job).await?;
+    match proxy.wait(Options::new()).await {
+        Ok((result, object)) if result == "done" => Ok(Ended::Done(some_object(&object))),
+        Ok((result, _)) => Ok(Ended::Failed {
+            name: "org.virtsnap1.Error.Cancelled".to_owned(),
+            message: format!("the job was {result}"),
+        }),
+        Err(error) => match error.into() {
+            // The job itself is gone: we do not know how it ended.
+            gone @ Failure::Answered { .. } if gone.exit() == Exit::NotFound && is_about_the_job(&gone) => {
+                Err(gone)
+            }
+            Failure::Answered { name, message } if name.starts_with("org.virtsnap1.Error.") => {
+                Ok(Ended::Failed { name, message })
+            }
+            other => Err(other),
+        },
+    }
+}
+
+fn is_about_the_job(failure: &Failure) -> bool {
+    matches!(failure, Failure::Answered { name, .. }
+        if matches!(name.as_str(), "org.virtsnap1.Error.NoSuchJob" | "org.freedesktop.DBus.Error.UnknownObject"))
+}
+
+/// A job's properties. It stays for a while after its end, so this works then too.
+pub(super) async fn read(job: &OwnedObjectPath, bus: &Connection) -> Result<Object<Job>, Failure> {
+    Ok(Object::new(job.clone(), props::read(bus, job).await?))
+}
+
+/// The answer of a verb that started one job.
+#[derive(Debug, Serialize)]
+pub(super) struct OneJob<'a> {
+    /// The job, if there was anything to do.
+    pub(super) job: Option<view::Job<'a>>,
+}
+
+/// Answers for `--no-wait`: the job is started.
+pub(super) async fn started(
+    job: &OwnedObjectPath,
+    bus: &Connection,
+    console: &mut Console<'_>,
+) -> Result<Exit, Failure> {
+    let job = read(job, bus).await?;
+    if console.json {
+        let shown = view::Job::new(&job, &console.watch);
+        console.answer(&OneJob { job: Some(shown) })?;
+    } else {
+        console.line(&started_line(&job))?;
+    }
+    Ok(Exit::Done)
+}
+
+/// `job 7 (create) started`
+pub(super) fn started_line(job: &Object<Job>) -> String {
+    format!("job {} ({}) started", job.id, job.operation)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(error: &str) -> Ended {
+        Ended::Failed { name: format!("org.virtsnap1.Error.{error}"), message: String::new() }
+    }
+
+    #[test]
+    fn a_failed_job_is_told_from_one_worth_another_try() {
+        assert_eq!(Ended::Done(None).exit(), Exit::Done);
+        assert_eq!(failed("AgentTimeout").exit(), Exit::JobFailed);
+        assert_eq!(failed("NoSuchVM").exit(), Exit::JobFailed);
+        assert_eq!(failed("Cancelled").exit(), Exit::JobFailed);
+        assert_eq!(failed("Busy").exit(), Exit::Busy);
+    }
+}

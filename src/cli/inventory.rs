@@ -1,0 +1,218 @@
+//! Everything the daemon has, from one `GetManagedObjects` call, arranged for looking things up.
+//!
+//! Objects are found by their properties. The client takes paths from the bus and never puts one together.
+
+use std::{collections::HashMap, ops::Deref};
+
+use zbus::{Connection, OwnedObjectPath};
+
+use super::{
+    exit::Failure,
+    props::{Everything, Job, Policy, Snapshot, Vm},
+    proxy::ObjectsProxy,
+};
+
+/// One object: where it is, and its properties.
+#[derive(Debug, Clone)]
+pub struct Object<T> {
+    /// Its path on the bus.
+    pub path: OwnedObjectPath,
+    props: T,
+}
+
+impl<T> Object<T> {
+    /// An object of which the properties were read.
+    pub fn new(path: OwnedObjectPath, props: T) -> Self {
+        Self { path, props }
+    }
+}
+
+impl<T> Deref for Object<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.props
+    }
+}
+
+/// All VMs, snapshots, policies and jobs at one moment.
+#[derive(Debug, Default)]
+pub struct Inventory {
+    vms: Vec<Object<Vm>>,
+    /// By the VM's path, oldest first.
+    snapshots: HashMap<OwnedObjectPath, Vec<Object<Snapshot>>>,
+    policies: Vec<Object<Policy>>,
+    jobs: Vec<Object<Job>>,
+}
+
+impl Inventory {
+    /// Asks the daemon.
+    pub async fn fetch(bus: &Connection) -> Result<Self, Failure> {
+        Ok(Self::arrange(ObjectsProxy::new(bus).await?.get_managed_objects().await?))
+    }
+
+    pub(super) fn arrange(everything: Everything) -> Self {
+        let mut all = Self::default();
+        for (path, interfaces) in everything {
+            if let Some(vm) = interfaces.vm {
+                all.vms.push(Object::new(path, vm));
+            } else if let Some(snapshot) = interfaces.snapshot {
+                all.snapshots.entry(snapshot.vm.clone()).or_default().push(Object::new(path, snapshot));
+            } else if let Some(policy) = interfaces.policy {
+                all.policies.push(Object::new(path, policy));
+            } else if let Some(job) = interfaces.job {
+                all.jobs.push(Object::new(path, job));
+            }
+        }
+        all.vms.sort_by(|a, b| (&a.name, &a.uuid).cmp(&(&b.name, &b.uuid)));
+        all.policies.sort_by(|a, b| a.name.cmp(&b.name));
+        all.jobs.sort_by_key(|job| job.id);
+        for snapshots in all.snapshots.values_mut() {
+            snapshots.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
+        }
+        all
+    }
+
+    /// All VMs, by name.
+    pub fn vms(&self) -> &[Object<Vm>] {
+        &self.vms
+    }
+
+    /// All policies, by name.
+    pub fn policies(&self) -> &[Object<Policy>] {
+        &self.policies
+    }
+
+    /// All jobs, by number.
+    pub fn jobs(&self) -> &[Object<Job>] {
+        &self.jobs
+    }
+
+    /// A VM's snapshots, oldest first.
+    pub fn snapshots(&self, vm: &Object<Vm>) -> &[Object<Snapshot>] {
+        self.snapshots.get(&vm.path).map_or(&[], Vec::as_slice)
+    }
+
+    /// The VM of that name, else of that UUID, as the daemon's `LookupVM` finds it.
+    pub fn vm(&self, name_or_uuid: &str) -> Result<&Object<Vm>, Failure> {
+        let by_name = self.vms.iter().find(|vm| vm.name == name_or_uuid);
+        let found = by_name.or_else(|| self.vms.iter().find(|vm| vm.uuid.eq_ignore_ascii_case(name_or_uuid)));
+        found.ok_or_else(|| Failure::NotFound {
+            what: format!("there is no VM {name_or_uuid:?}"),
+            hint: "`virtsnap list` shows the VMs",
+        })
+    }
+
+    /// A VM's snapshot of that name.
+    pub fn snapshot(&self, vm: &Object<Vm>, name: &str) -> Result<&Object<Snapshot>, Failure> {
+        self.snapshots(vm).iter().find(|s| s.name == name).ok_or_else(|| Failure::NotFound {
+            what: format!("VM {:?} has no snapshot {name:?}", vm.name),
+            hint: "`virtsnap list VM` shows its snapshots",
+        })
+    }
+
+    /// The policy of that name.
+    pub fn policy(&self, name: &str) -> Result<&Object<Policy>, Failure> {
+        self.policies.iter().find(|p| p.name == name).ok_or_else(|| Failure::NotFound {
+            what: format!("there is no policy {name:?}"),
+            hint: "`virtsnap status` shows the policies",
+        })
+    }
+
+    /// The names of those policies. (One that was removed since is left out.)
+    pub fn policy_names(&self, paths: &[OwnedObjectPath]) -> Vec<String> {
+        self.policies.iter().filter(|p| paths.contains(&p.path)).map(|p| p.name.clone()).collect()
+    }
+
+    /// The name of the VM at that path.
+    pub fn vm_name(&self, path: &OwnedObjectPath) -> Option<&str> {
+        self.vms.iter().find(|vm| vm.path == *path).map(|vm| vm.name.as_str())
+    }
+
+    /// The name of the snapshot at that path.
+    pub fn snapshot_name(&self, path: &OwnedObjectPath) -> Option<&str> {
+        self.snapshots.values().flatten().find(|s| s.path == *path).map(|s| s.name.as_str())
+    }
+
+    /// When the next of its policies is due for a VM, in µs; 0 for never.
+    pub fn next_run(&self, vm: &Object<Vm>) -> u64 {
+        let due = self.policies.iter().filter(|p| vm.policies.contains(&p.path)).map(|p| p.next_run);
+        due.filter(|usec| *usec != 0).min().unwrap_or(0)
+    }
+
+    /// Whether a job is at work on a VM.
+    pub fn is_busy(&self, vm: &Object<Vm>) -> bool {
+        self.jobs.iter().any(|job| job.state == "running" && job.objects.contains(&vm.path))
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::cli::props::Interfaces;
+
+    pub(in crate::cli) fn path(text: &str) -> OwnedObjectPath {
+        text.try_into().unwrap()
+    }
+
+    /// Two VMs; `db` has two snapshots of the policy `nightly`, which is due at 5000.
+    pub(in crate::cli) fn sample() -> Inventory {
+        let nightly = vec![path("/p/nightly")];
+        let vm = |name: &str, uuid: &str, policies: &[OwnedObjectPath]| Interfaces {
+            vm: Some(Vm {
+                name: name.into(),
+                uuid: uuid.into(),
+                policies: policies.to_vec(),
+                ..Vm::default()
+            }),
+            ..Interfaces::default()
+        };
+        let snapshot = |name: &str, created, current| Interfaces {
+            snapshot: Some(Snapshot {
+                name: name.into(),
+                vm: path("/vm/1"),
+                created,
+                current,
+                policies: nightly.clone(),
+                ..Snapshot::default()
+            }),
+            ..Interfaces::default()
+        };
+        let policy =
+            Policy { name: "nightly".into(), next_run: 5_000, vms: vec![path("/vm/1")], ..Policy::default() };
+        Inventory::arrange(HashMap::from([
+            (path("/vm"), Interfaces::default()),
+            (path("/vm/2"), vm("web", "BBBB", &[])),
+            (path("/vm/1"), vm("db", "aaaa", &nightly)),
+            (path("/vm/1/s/b"), snapshot("second", 2_000, true)),
+            (path("/vm/1/s/a"), snapshot("first", 1_000, false)),
+            (path("/p/nightly"), Interfaces { policy: Some(policy), ..Interfaces::default() }),
+        ]))
+    }
+
+    #[test]
+    fn vms_are_found_by_name_and_by_uuid_in_any_case() {
+        let all = sample();
+        assert_eq!(all.vm("db").unwrap().path, path("/vm/1"));
+        assert_eq!(all.vm("bbbb").unwrap().name, "web");
+        assert_eq!(all.vm("nope").unwrap_err().exit().code(), 3);
+    }
+
+    #[test]
+    fn snapshots_stand_under_their_vm_oldest_first() {
+        let all = sample();
+        let db = all.vm("db").unwrap();
+        let names: Vec<_> = all.snapshots(db).iter().map(|s| s.name.as_str()).collect();
+        assert_eq!(names, ["first", "second"]);
+        assert!(all.snapshots(all.vm("web").unwrap()).is_empty());
+        assert_eq!(all.snapshot(db, "third").unwrap_err().exit().code(), 3);
+        assert_eq!(all.snapshot_name(&path("/vm/1/s/b")), Some("second"));
+    }
+
+    #[test]
+    fn a_vm_without_policy_has_no_next_run() {
+        let all = sample();
+        assert_eq!(all.next_run(all.vm("db").unwrap()), 5_000);
+        assert_eq!(all.next_run(all.vm("web").unwrap()), 0);
+    }
+}

@@ -1,0 +1,97 @@
+//! `virtsnap jobs`: what runs, waits or has just ended.
+
+use serde::Serialize;
+use zbus::Connection;
+
+use super::{
+    console::Console,
+    exit::{Exit, Failure},
+    inventory::Inventory,
+    props::Job,
+    render::{Column, cell, names, safe, table},
+    view,
+};
+
+#[derive(Serialize)]
+struct Jobs<'a> {
+    jobs: Vec<view::Job<'a>>,
+}
+
+/// Lists the jobs.
+pub(super) async fn jobs(bus: &Connection, console: &mut Console<'_>) -> Result<Exit, Failure> {
+    let all = Inventory::fetch(bus).await?;
+    if console.json {
+        let jobs = all.jobs().iter().map(|job| view::Job::new(job, &console.watch)).collect();
+        console.answer(&Jobs { jobs })?;
+        return Ok(Exit::Done);
+    }
+    if all.jobs().is_empty() {
+        console.remark("no job runs or has ended lately");
+        return Ok(Exit::Done);
+    }
+    let columns = [
+        Column::Right("ID"),
+        Column::Left("OPERATION"),
+        Column::Left("VM"),
+        Column::Left("SNAPSHOT"),
+        Column::Left("STARTED"),
+        Column::Left("ORIGIN"),
+        Column::Left("STATE"),
+    ];
+    let rows = all.jobs().iter().map(|job| {
+        let vms: Vec<_> = job.objects.iter().filter_map(|path| all.vm_name(path)).collect();
+        let snapshots: Vec<_> = job.objects.iter().filter_map(|path| all.snapshot_name(path)).collect();
+        vec![
+            job.id.to_string(),
+            cell(&job.operation),
+            names(&vms),
+            names(&snapshots),
+            console.watch.relative(job.start),
+            cell(&job.origin),
+            state(job),
+        ]
+    });
+    let rows = rows.collect();
+    console.print(&table(&columns, rows))?;
+    Ok(Exit::Done)
+}
+
+/// What a job is at, or how it ended.
+pub(super) fn state(job: &Job) -> String {
+    match (job.state.as_str(), job.result.as_str()) {
+        ("done", "failed") => format!("failed: {}", safe(&job.error_message)),
+        ("done", result) => cell(result),
+        (state, _) => {
+            let mut text = safe(state);
+            if !job.phase.is_empty() {
+                text = format!("{text}: {}", safe(&job.phase));
+            }
+            if job.progress_valid {
+                text = format!("{text} {:.0} %", (job.progress * 100.0).clamp(0.0, 100.0));
+            }
+            text
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_shows_what_it_is_at_and_then_how_it_ended() {
+        let mut job = Job { state: "queued".into(), ..Job::default() };
+        assert_eq!(state(&job), "queued");
+        job.state = "running".into();
+        job.phase = "merging vda".into();
+        job.progress = 0.456;
+        job.progress_valid = true;
+        assert_eq!(state(&job), "running: merging vda 46 %");
+        job.state = "done".into();
+        job.result = "failed".into();
+        job.error_message = "no\nspace".into();
+        assert_eq!(state(&job), "failed: no\\nspace");
+        job.result = "cancelled".into();
+        assert_eq!(state(&job), "cancelled");
+    }
+}

@@ -1,0 +1,193 @@
+//! `virtsnap list`: the VMs, or the snapshots of one.
+
+use serde::Serialize;
+use zbus::Connection;
+
+use super::{
+    args::List,
+    console::Console,
+    exit::{Exit, Failure},
+    inventory::{Inventory, Object},
+    props::{Snapshot, Vm},
+    render::{Column, Watch, cell, count, duration, known_size, names, quoted, safe, size, table},
+    view,
+};
+
+#[derive(Serialize)]
+struct Vms<'a> {
+    vms: Vec<view::Vm<'a>>,
+}
+
+#[derive(Serialize)]
+struct Snapshots<'a> {
+    vm: view::Vm<'a>,
+    snapshots: Vec<view::Snapshot<'a>>,
+}
+
+/// Lists VMs, or one VM's snapshots.
+pub(super) async fn list(args: &List, bus: &Connection, console: &mut Console<'_>) -> Result<Exit, Failure> {
+    let all = Inventory::fetch(bus).await?;
+    match &args.vm {
+        None => list_vms(&all, console)?,
+        Some(vm) => list_snapshots(all.vm(vm)?, &all, console)?,
+    }
+    Ok(Exit::Done)
+}
+
+fn list_vms(all: &Inventory, console: &mut Console<'_>) -> Result<(), Failure> {
+    if console.json {
+        let vms = all.vms().iter().map(|vm| view::Vm::new(vm, all, &console.watch)).collect();
+        return console.answer(&Vms { vms });
+    }
+    if all.vms().is_empty() {
+        console.remark("no VM yet; `virtsnap status` tells whether libvirt is reached");
+        return Ok(());
+    }
+    let columns = [
+        Column::Left("NAME"),
+        Column::Left("STATE"),
+        Column::Right("SNAPSHOTS"),
+        Column::Right("SIZE"),
+        Column::Left("LAST SUCCESS"),
+        Column::Left("NEXT RUN"),
+        Column::Left("POLICIES"),
+    ];
+    let rows = all.vms().iter().map(|vm| vm_row(vm, all, &console.watch)).collect();
+    console.print(&table(&columns, rows))
+}
+
+fn vm_row(vm: &Object<Vm>, all: &Inventory, watch: &Watch) -> Vec<String> {
+    vec![
+        cell(&vm.name),
+        cell(&vm.state),
+        all.snapshots(vm).len().to_string(),
+        known_size(vm.snapshot_bytes),
+        watch.relative(vm.last_success),
+        watch.relative(all.next_run(vm)),
+        names(&all.policy_names(&vm.policies)),
+    ]
+}
+
+fn list_snapshots(vm: &Object<Vm>, all: &Inventory, console: &mut Console<'_>) -> Result<(), Failure> {
+    let snapshots = all.snapshots(vm);
+    if console.json {
+        let shown = Snapshots {
+            vm: view::Vm::new(vm, all, &console.watch),
+            snapshots: snapshots
+                .iter()
+                .map(|s| view::Snapshot::new(s, snapshots, all, &console.watch))
+                .collect(),
+        };
+        return console.answer(&shown);
+    }
+    if snapshots.is_empty() {
+        console.remark(&format!("VM {} has no snapshot", quoted(&vm.name)));
+        return Ok(());
+    }
+    let columns = [
+        Column::Left(""),
+        Column::Left("NAME"),
+        Column::Left("CREATED"),
+        Column::Left("CONSISTENCY"),
+        Column::Right("FROZEN"),
+        Column::Right("SIZE"),
+        Column::Left("FOR"),
+    ];
+    let rows = snapshots.iter().map(|s| snapshot_row(s, all, &console.watch)).collect();
+    console.print(&table(&columns, rows))?;
+    let bytes = snapshots.iter().map(|s| s.size).sum();
+    console.line(&format!("{}, {} (* = current)", count(snapshots.len(), "snapshot"), size(bytes)))?;
+    for line in snapshots.iter().filter_map(|s| shortfall(s)) {
+        console.line(&line)?;
+    }
+    Ok(())
+}
+
+fn snapshot_row(snapshot: &Object<Snapshot>, all: &Inventory, watch: &Watch) -> Vec<String> {
+    let policies = all.policy_names(&snapshot.policies);
+    // What is not a usable restore point says so where its consistency would stand.
+    let consistency = if snapshot.state == "ready" { &snapshot.consistency } else { &snapshot.state };
+    vec![
+        if snapshot.current { "*".to_owned() } else { String::new() },
+        cell(&snapshot.name),
+        watch.both(snapshot.created),
+        cell(consistency),
+        duration(snapshot.frozen),
+        known_size(snapshot.size),
+        if policies.is_empty() { cell(&snapshot.origin) } else { names(&policies) },
+    ]
+}
+
+/// What a snapshot lacks of what was asked for, in a line.
+pub(super) fn shortfall(snapshot: &Snapshot) -> Option<String> {
+    (!snapshot.consistency_note.is_empty()).then(|| {
+        let Snapshot { name, consistency, consistency_requested: asked, consistency_note: note, .. } =
+            snapshot;
+        let asked = if asked.is_empty() { "more" } else { asked };
+        format!("{}: asked for {}, got {}: {}", quoted(name), safe(asked), safe(consistency), safe(note))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::{Timestamp, tz::TimeZone};
+
+    use super::*;
+    use crate::cli::inventory::tests::sample;
+
+    fn shown(vm: Option<&str>, json: bool) -> String {
+        let mut out = Vec::new();
+        let all = sample();
+        let mut console = Console {
+            out: &mut out,
+            err: &mut std::io::sink(),
+            input: &mut std::io::empty(),
+            interactive: false,
+            json,
+            watch: Watch { zone: TimeZone::UTC, now: Timestamp::from_second(60).unwrap() },
+        };
+        match vm {
+            None => list_vms(&all, &mut console).unwrap(),
+            Some(vm) => list_snapshots(all.vm(vm).unwrap(), &all, &mut console).unwrap(),
+        }
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn vms_are_listed_by_name_with_their_policies() {
+        let text = shown(None, false);
+        let lines: Vec<_> = text.lines().collect();
+        assert!(lines[0].starts_with("NAME  STATE"));
+        assert!(lines[1].starts_with("db ") && lines[1].ends_with("nightly"), "{text}");
+        assert!(lines[2].starts_with("web ") && lines[2].ends_with(" -"), "{text}");
+    }
+
+    #[test]
+    fn the_newest_snapshot_is_last_and_the_current_one_marked() {
+        let text = shown(Some("db"), false);
+        let lines: Vec<_> = text.lines().collect();
+        assert!(lines[1].trim_start().starts_with("first"), "{text}");
+        assert!(lines[2].starts_with("*  second"), "{text}");
+        assert_eq!(lines[3], "2 snapshots, 0 B (* = current)");
+    }
+
+    #[test]
+    fn json_is_one_object_that_can_grow() {
+        let json: serde_json::Value = serde_json::from_str(&shown(Some("db"), true)).unwrap();
+        assert_eq!(json["vm"]["name"], "db");
+        assert_eq!(json["snapshots"][1]["name"], "second");
+        let json: serde_json::Value = serde_json::from_str(&shown(None, true)).unwrap();
+        assert_eq!(json["vms"].as_array().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_shortfall_says_what_was_asked_what_was_reached_and_why() {
+        let mut snapshot =
+            Snapshot { name: "a\nb".into(), consistency: "crash".into(), ..Snapshot::default() };
+        assert_eq!(shortfall(&snapshot), None);
+        snapshot.consistency_requested = "filesystem".into();
+        snapshot.consistency_note = "the agent did not answer".into();
+        let line = shortfall(&snapshot).unwrap();
+        assert_eq!(line, "\"a\\nb\": asked for filesystem, got crash: the agent did not answer");
+    }
+}

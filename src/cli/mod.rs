@@ -1,0 +1,83 @@
+//! The command-line client: speaks D-Bus only, and knows nothing of libvirt.
+//!
+//! ```text
+//! args ──► run ──► one file per group of verbs ──► render (text for people)
+//!                    │            ▲            └──► view   (JSON for scripts)
+//!             proxy (methods)     │
+//!                    ▼            │
+//!                 the bus ──► inventory, props (what there is)
+//! ```
+//!
+//! A verb gets the bus and a [`Console`], writes its answer there and returns its [`Exit`]; why it could not
+//! is a [`Failure`], which [`run`] prints together with the next step. Nothing here prints by itself, asks
+//! for the time or reads the environment, so that all of it can be tested.
+
+pub mod args;
+pub mod console;
+mod create;
+mod delete;
+pub mod exit;
+mod follow;
+pub mod inventory;
+mod jobs;
+mod list;
+pub mod props;
+pub mod proxy;
+mod prune;
+mod reload;
+pub mod render;
+mod run;
+mod status;
+pub mod view;
+
+use zbus::{Connection, connection::Builder};
+
+use self::{
+    args::{Cli, Verb},
+    console::Console,
+    exit::{Exit, Failure},
+};
+
+/// Does what the command line says, and reports what went wrong. `address` is the environment's idea of where
+/// the bus is; the command line's comes first, the system bus last.
+pub async fn run(cli: &Cli, address: Option<&str>, console: &mut Console<'_>) -> Exit {
+    let address = cli.global.bus_address.as_deref().or(address.filter(|_| !cli.global.system));
+    let outcome = match dispatch(cli, address, console).await {
+        Ok(exit) => console.flush().map(|()| exit),
+        Err(failure) => Err(failure),
+    };
+    match outcome {
+        Ok(exit) => exit,
+        Err(failure) => {
+            console.failure(&failure);
+            failure.exit()
+        }
+    }
+}
+
+async fn dispatch(cli: &Cli, address: Option<&str>, console: &mut Console<'_>) -> Result<Exit, Failure> {
+    let bus = connect(address).await?;
+    match &cli.verb {
+        Verb::List(args) => list::list(args, &bus, console).await,
+        Verb::Create(args) => create::create(args, &bus, console).await,
+        Verb::Delete(args) => delete::delete(args, &bus, console).await,
+        Verb::Run(args) => run::run(args, &bus, console).await,
+        Verb::Plan(args) => prune::plan(args, &bus, console).await,
+        Verb::Prune(args) => prune::prune(args, &bus, console).await,
+        Verb::Status => status::status(&bus, console).await,
+        Verb::Jobs => jobs::jobs(&bus, console).await,
+        Verb::Reload => reload::reload(&bus, console).await,
+    }
+}
+
+async fn connect(address: Option<&str>) -> Result<Connection, Failure> {
+    let bus = match address {
+        Some(address) => Builder::address(address),
+        None => Builder::system(),
+    };
+    // Whatever stops us here, it is the way to the bus.
+    bus.build().await.map_err(|error| match error.into() {
+        no_bus @ Failure::NoBus(_) => no_bus,
+        other => Failure::NoBus(other.to_string()),
+    })
+}

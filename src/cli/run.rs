@@ -1,0 +1,114 @@
+//! `virtsnap run`: runs a policy now.
+
+use serde::Serialize;
+use zbus::{Connection, ObjectPath, Variant};
+
+use super::{
+    args::Run,
+    console::Console,
+    create::taken,
+    exit::{Exit, Failure},
+    follow::{self, Ended},
+    inventory::{Inventory, Object},
+    props::{self, Job},
+    proxy::{Options, PolicyProxy},
+    render::safe,
+    view,
+};
+
+#[derive(Serialize)]
+struct Jobs<'a> {
+    jobs: Vec<view::Job<'a>>,
+}
+
+/// Runs a policy.
+pub(super) async fn run(args: &Run, bus: &Connection, console: &mut Console<'_>) -> Result<Exit, Failure> {
+    let all = Inventory::fetch(bus).await?;
+    let policy = all.policy(&args.policy)?;
+    let mut options = Options::new();
+    if let Some(vm) = &args.vm {
+        options.insert("vm", Variant::from(ObjectPath::from(&all.vm(vm)?.path)));
+    }
+    let paths = PolicyProxy::new(bus, &policy.path).await?.run(options).await?;
+    if paths.is_empty() {
+        console.remark("no VM to run it on: `virtsnap status` shows the policies and the VMs' states");
+    }
+
+    let ended = if args.wait.no_wait {
+        None
+    } else {
+        match follow::wait_for(&paths, bus, console).await? {
+            None => return Ok(Exit::Interrupted),
+            ended => ended,
+        }
+    };
+    let mut jobs = Vec::with_capacity(paths.len());
+    for path in &paths {
+        jobs.push(follow::read(path, bus).await?);
+    }
+    if console.json {
+        let shown = jobs.iter().map(|job| view::Job::new(job, &console.watch)).collect();
+        console.answer(&Jobs { jobs: shown })?;
+    }
+    match ended {
+        None if console.json => Ok(Exit::Done),
+        None => jobs
+            .iter()
+            .try_for_each(|job| console.line(&format!("{}: {}", about(job, &all), follow::started_line(job))))
+            .map(|()| Exit::Done),
+        Some(ended) => {
+            for (job, ended) in jobs.iter().zip(&ended) {
+                tell(job, ended, &all, bus, console).await?;
+            }
+            Ok(worst(&ended))
+        }
+    }
+}
+
+/// One VM's result, in a line.
+async fn tell(
+    job: &Object<Job>,
+    ended: &Ended,
+    all: &Inventory,
+    bus: &Connection,
+    console: &mut Console<'_>,
+) -> Result<(), Failure> {
+    let vm = about(job, all);
+    if let (Ended::Done(made), false) = (ended, console.json) {
+        let line = match made {
+            None => format!("{vm}: {} done", safe(&job.operation)),
+            Some(made) => format!("{vm}: {}", taken(&props::read(bus, made).await?)),
+        };
+        console.line(&line)?;
+    }
+    ended.report(&vm, console);
+    Ok(())
+}
+
+/// The VM that a job is about, by name.
+fn about(job: &Job, all: &Inventory) -> String {
+    let name = job.objects.iter().find_map(|path| all.vm_name(path));
+    name.map_or_else(|| format!("job {}", job.id), safe)
+}
+
+/// One failure is a failure; all of them having been busy is worth another try.
+fn worst(ended: &[Ended]) -> Exit {
+    let exits = || ended.iter().map(Ended::exit).filter(|exit| *exit != Exit::Done);
+    exits().find(|exit| *exit != Exit::Busy).or(exits().next()).unwrap_or(Exit::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_vm_that_failed_fails_the_run() {
+        let done = || Ended::Done(None);
+        let failed = |name: &str| Ended::Failed { name: name.into(), message: String::new() };
+        let busy = || failed("org.virtsnap1.Error.Busy");
+        assert_eq!(worst(&[]), Exit::Done);
+        assert_eq!(worst(&[done(), done()]), Exit::Done);
+        assert_eq!(worst(&[done(), busy()]), Exit::Busy);
+        assert_eq!(worst(&[busy(), done(), failed("org.virtsnap1.Error.NoSpace")]), Exit::JobFailed);
+    }
+}

@@ -1,0 +1,260 @@
+//! `virtsnap status`: the daemon, the policies and every VM at a glance, what is wrong first.
+//!
+//! What counts as wrong is decided in [`problems`], a pure function: the exit status is for monitoring.
+
+use serde::Serialize;
+use zbus::Connection;
+
+use super::{
+    console::Console,
+    exit::{Exit, Failure},
+    inventory::{Inventory, Object},
+    props::{self, Manager, Vm},
+    proxy::ROOT,
+    render::{Column, Watch, cell, count, names, quoted, rfc3339, safe, table},
+    view,
+};
+
+/// Something wrong, and with what.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Problem {
+    /// daemon, vm or policy.
+    kind: &'static str,
+    name: String,
+    text: String,
+}
+
+#[derive(Serialize)]
+struct Status<'a> {
+    healthy: bool,
+    problems: &'a [Problem],
+    daemon: Daemon<'a>,
+    policies: Vec<view::Policy<'a>>,
+    vms: Vec<view::Vm<'a>>,
+}
+
+#[derive(Serialize)]
+struct Daemon<'a> {
+    version: &'a str,
+    state: &'a str,
+    hypervisor_uri: &'a str,
+    hypervisor_connected: bool,
+    hypervisor_version: &'a str,
+    next_run: Option<String>,
+    running_jobs: usize,
+}
+
+/// Shows the status; [`Exit::Failed`] if anything is wrong.
+pub(super) async fn status(bus: &Connection, console: &mut Console<'_>) -> Result<Exit, Failure> {
+    let manager: Manager = props::read(bus, ROOT).await?;
+    let all = Inventory::fetch(bus).await?;
+    let problems = problems(&manager, &all, &console.watch);
+    if console.json {
+        let status = Status {
+            healthy: problems.is_empty(),
+            problems: &problems,
+            daemon: Daemon {
+                version: &manager.version,
+                state: &manager.state,
+                hypervisor_uri: &manager.hypervisor_uri,
+                hypervisor_connected: manager.hypervisor_connected,
+                hypervisor_version: &manager.hypervisor_version,
+                next_run: rfc3339(manager.next_run, &console.watch.zone),
+                running_jobs: running(&all),
+            },
+            policies: all.policies().iter().map(|p| view::Policy::new(p, &all, &console.watch)).collect(),
+            vms: all.vms().iter().map(|vm| view::Vm::new(vm, &all, &console.watch)).collect(),
+        };
+        console.answer(&status)?;
+    } else {
+        show(&manager, &all, &problems, console)?;
+    }
+    Ok(if problems.is_empty() { Exit::Done } else { Exit::Failed })
+}
+
+/// What is wrong: the daemon first, then the VMs, then the policies.
+fn problems(manager: &Manager, all: &Inventory, watch: &Watch) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    if !manager.hypervisor_connected {
+        let text = format!("no connection to libvirt ({}); it keeps trying", safe(&manager.hypervisor_uri));
+        problems.push(Problem { kind: "daemon", name: "virtsnapd".to_owned(), text });
+    }
+    for vm in all.vms() {
+        let mut add = |text| problems.push(Problem { kind: "vm", name: vm.name.clone(), text });
+        // Frozen while a job is at work is how a snapshot is made.
+        if vm.frozen && !all.is_busy(vm) {
+            add("its file systems are frozen and no job is at work; the daemon should have thawed them"
+                .to_owned());
+        }
+        if !vm.last_error.is_empty() {
+            add(vm.last_error.clone());
+        }
+        for snapshot in all.snapshots(vm).iter().filter(|s| s.state == "failed") {
+            add(format!("snapshot {} is not usable", quoted(&snapshot.name)));
+        }
+    }
+    for policy in all.policies() {
+        if !matches!(policy.last_result.as_str(), "" | "done") {
+            let text = format!("last run, {}: {}", watch.local(policy.last_run), policy.last_result);
+            problems.push(Problem { kind: "policy", name: policy.name.clone(), text });
+        }
+    }
+    problems
+}
+
+fn show(
+    manager: &Manager,
+    all: &Inventory,
+    problems: &[Problem],
+    console: &mut Console<'_>,
+) -> Result<(), Failure> {
+    if !problems.is_empty() {
+        console.line(&format!("{}:", count(problems.len(), "problem")))?;
+        for Problem { kind, name, text } in problems {
+            console.line(&format!("  {kind} {}: {}", safe(name), safe(text)))?;
+        }
+        console.line("")?;
+    }
+    let (version, state) = (safe(&manager.version), safe(&manager.state));
+    console.line(&format!("virtsnapd {version}, {state}, {}", count(running(all), "running job")))?;
+    let libvirt =
+        if manager.hypervisor_connected { safe(&manager.hypervisor_version) } else { "not connected".into() };
+    console.line(&format!("libvirt {libvirt} at {}", safe(&manager.hypervisor_uri)))?;
+    console.line(&format!("next run: {}", console.watch.both(manager.next_run)))?;
+    if !all.policies().is_empty() {
+        console.line("")?;
+        console.print(&policy_table(all, &console.watch))?;
+    }
+    if !all.vms().is_empty() {
+        console.line("")?;
+        console.print(&vm_table(all, problems, &console.watch))?;
+    }
+    Ok(())
+}
+
+fn running(all: &Inventory) -> usize {
+    all.jobs().iter().filter(|job| job.state == "running").count()
+}
+
+fn policy_table(all: &Inventory, watch: &Watch) -> String {
+    let columns = [
+        Column::Left("POLICY"),
+        Column::Left("SCHEDULE"),
+        Column::Right("VMS"),
+        Column::Left("LAST RUN"),
+        Column::Left("RESULT"),
+        Column::Left("NEXT RUN"),
+    ];
+    let rows = all.policies().iter().map(|policy| {
+        vec![
+            cell(&policy.name),
+            names(&policy.schedule),
+            policy.vms.len().to_string(),
+            watch.relative(policy.last_run),
+            cell(&policy.last_result),
+            watch.both(policy.next_run),
+        ]
+    });
+    table(&columns, rows.collect())
+}
+
+fn vm_table(all: &Inventory, problems: &[Problem], watch: &Watch) -> String {
+    let columns = [
+        Column::Left("VM"),
+        Column::Left("HEALTH"),
+        Column::Left("STATE"),
+        Column::Left("AGENT"),
+        Column::Right("LAYERS"),
+        Column::Right("SNAPSHOTS"),
+        Column::Left("LAST SUCCESS"),
+        Column::Left("NEXT RUN"),
+    ];
+    let is_wrong = |vm: &Object<Vm>| problems.iter().any(|p| p.kind == "vm" && p.name == vm.name);
+    let (wrong, fine): (Vec<_>, Vec<_>) = all.vms().iter().partition(|vm| is_wrong(vm));
+    let wrong = wrong.into_iter().map(|vm| vm_row(vm, "FAILING", all, watch));
+    let fine = fine.into_iter().map(|vm| {
+        let health = if vm.policies.is_empty() { "no policy" } else { "ok" };
+        vm_row(vm, health, all, watch)
+    });
+    table(&columns, wrong.chain(fine).collect())
+}
+
+fn vm_row(vm: &Object<Vm>, health: &str, all: &Inventory, watch: &Watch) -> Vec<String> {
+    vec![
+        cell(&vm.name),
+        health.to_owned(),
+        cell(&vm.state),
+        if vm.agent_connected { "yes" } else { "no" }.to_owned(),
+        vm.chain_depth.to_string(),
+        all.snapshots(vm).len().to_string(),
+        watch.relative(vm.last_success),
+        watch.relative(all.next_run(vm)),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use jiff::{Timestamp, tz::TimeZone};
+
+    use super::*;
+    use crate::cli::{
+        inventory::tests::{path, sample},
+        props::{Interfaces, Job, Policy, Snapshot},
+    };
+
+    fn watch() -> Watch {
+        Watch { zone: TimeZone::UTC, now: Timestamp::from_second(60).unwrap() }
+    }
+
+    fn connected() -> Manager {
+        Manager { hypervisor_connected: true, state: "running".into(), ..Manager::default() }
+    }
+
+    fn with(objects: Vec<(&str, Interfaces)>) -> Inventory {
+        Inventory::arrange(objects.into_iter().map(|(p, i)| (path(p), i)).collect::<HashMap<_, _>>())
+    }
+
+    fn vm(vm: Vm) -> Interfaces {
+        Interfaces { vm: Some(Vm { name: "db".into(), ..vm }), ..Interfaces::default() }
+    }
+
+    fn texts(manager: &Manager, all: &Inventory) -> Vec<String> {
+        problems(manager, all, &watch()).into_iter().map(|p| format!("{} {}", p.kind, p.text)).collect()
+    }
+
+    #[test]
+    fn a_host_in_order_has_no_problem() {
+        assert_eq!(texts(&connected(), &sample()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn no_hypervisor_a_vms_error_a_broken_snapshot_and_a_failed_run_are_problems() {
+        let broken =
+            Snapshot { name: "s".into(), vm: path("/vm"), state: "failed".into(), ..Snapshot::default() };
+        let nightly = Policy { name: "n".into(), last_result: "failed".into(), ..Policy::default() };
+        let all = with(vec![
+            ("/vm", vm(Vm { last_error: "no space".into(), ..Vm::default() })),
+            ("/s", Interfaces { snapshot: Some(broken), ..Interfaces::default() }),
+            ("/p", Interfaces { policy: Some(nightly), ..Interfaces::default() }),
+        ]);
+        let found = texts(&Manager::default(), &all);
+        assert_eq!(found.len(), 4, "{found:?}");
+        assert!(found[0].starts_with("daemon no connection to libvirt"));
+        assert_eq!(found[1], "vm no space");
+        assert_eq!(found[2], "vm snapshot \"s\" is not usable");
+        assert!(found[3].starts_with("policy last run,") && found[3].ends_with("failed"));
+        let table = vm_table(&all, &problems(&connected(), &all, &watch()), &watch());
+        assert!(table.lines().nth(1).unwrap().contains("FAILING"), "{table}");
+    }
+
+    #[test]
+    fn frozen_is_a_problem_only_without_a_job() {
+        let frozen = || ("/vm", vm(Vm { frozen: true, ..Vm::default() }));
+        assert_eq!(texts(&connected(), &with(vec![frozen()])).len(), 1);
+        let job = Job { state: "running".into(), objects: vec![path("/vm")], ..Job::default() };
+        let at_work = ("/j", Interfaces { job: Some(job), ..Interfaces::default() });
+        assert_eq!(texts(&connected(), &with(vec![frozen(), at_work])), Vec::<String>::new());
+    }
+}

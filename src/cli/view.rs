@@ -1,0 +1,216 @@
+//! What `--json` prints. Scripts rely on it: keys are added, never renamed or given another meaning.
+//!
+//! Objects are named as people name them, times are RFC 3339 in the reader's zone, sizes bytes, durations
+//! microseconds; what is not there is `null`.
+
+use serde::Serialize;
+use zbus::OwnedObjectPath;
+
+use super::{
+    inventory::{Inventory, Object},
+    props,
+    render::{Watch, rfc3339},
+};
+
+/// A VM.
+#[derive(Debug, Serialize)]
+pub struct Vm<'a> {
+    name: &'a str,
+    uuid: &'a str,
+    object: &'a str,
+    state: &'a str,
+    policies: Vec<String>,
+    snapshots: usize,
+    snapshot_bytes: u64,
+    current_snapshot: Option<&'a str>,
+    agent_connected: bool,
+    frozen: bool,
+    chain_depth: u32,
+    last_success: Option<String>,
+    last_error: Option<&'a str>,
+    next_run: Option<String>,
+}
+
+impl<'a> Vm<'a> {
+    /// A VM as it is in the inventory.
+    pub fn new(vm: &'a Object<props::Vm>, all: &'a Inventory, watch: &Watch) -> Self {
+        Self {
+            name: &vm.name,
+            uuid: &vm.uuid,
+            object: vm.path.as_str(),
+            state: &vm.state,
+            policies: all.policy_names(&vm.policies),
+            snapshots: all.snapshots(vm).len(),
+            snapshot_bytes: vm.snapshot_bytes,
+            current_snapshot: sibling(all.snapshots(vm), &vm.current_snapshot),
+            agent_connected: vm.agent_connected,
+            frozen: vm.frozen,
+            chain_depth: vm.chain_depth,
+            last_success: rfc3339(vm.last_success, &watch.zone),
+            last_error: text(&vm.last_error),
+            next_run: rfc3339(all.next_run(vm), &watch.zone),
+        }
+    }
+}
+
+/// A snapshot.
+#[derive(Debug, Serialize)]
+pub struct Snapshot<'a> {
+    name: &'a str,
+    object: &'a str,
+    created: Option<String>,
+    parent: Option<&'a str>,
+    current: bool,
+    description: Option<&'a str>,
+    content: &'a str,
+    storage: &'a str,
+    state: &'a str,
+    consistency: &'a str,
+    consistency_requested: Option<&'a str>,
+    consistency_note: Option<&'a str>,
+    frozen_usec: Option<u64>,
+    size_bytes: Option<u64>,
+    managed: bool,
+    policies: Vec<String>,
+    origin: &'a str,
+}
+
+impl<'a> Snapshot<'a> {
+    /// One of a VM's snapshots; `siblings` are all of them.
+    pub fn new(
+        snapshot: &'a Object<props::Snapshot>,
+        siblings: &'a [Object<props::Snapshot>],
+        all: &Inventory,
+        watch: &Watch,
+    ) -> Self {
+        Self {
+            name: &snapshot.name,
+            object: snapshot.path.as_str(),
+            created: rfc3339(snapshot.created, &watch.zone),
+            parent: sibling(siblings, &snapshot.parent),
+            current: snapshot.current,
+            description: text(&snapshot.description),
+            content: &snapshot.content,
+            storage: &snapshot.storage,
+            state: &snapshot.state,
+            consistency: &snapshot.consistency,
+            consistency_requested: text(&snapshot.consistency_requested),
+            consistency_note: text(&snapshot.consistency_note),
+            frozen_usec: some(snapshot.frozen),
+            size_bytes: some(snapshot.size),
+            managed: snapshot.managed,
+            policies: all.policy_names(&snapshot.policies),
+            origin: &snapshot.origin,
+        }
+    }
+}
+
+/// A policy.
+#[derive(Debug, Serialize)]
+pub struct Policy<'a> {
+    name: &'a str,
+    object: &'a str,
+    schedule: &'a [String],
+    next_run: Option<String>,
+    last_run: Option<String>,
+    last_result: Option<&'a str>,
+    vms: Vec<&'a str>,
+    source: &'a str,
+}
+
+impl<'a> Policy<'a> {
+    /// A policy as it is in the inventory.
+    pub fn new(policy: &'a Object<props::Policy>, all: &'a Inventory, watch: &Watch) -> Self {
+        Self {
+            name: &policy.name,
+            object: policy.path.as_str(),
+            schedule: &policy.schedule,
+            next_run: rfc3339(policy.next_run, &watch.zone),
+            last_run: rfc3339(policy.last_run, &watch.zone),
+            last_result: text(&policy.last_result),
+            vms: policy.vms.iter().filter_map(|path| all.vm_name(path)).collect(),
+            source: &policy.source,
+        }
+    }
+}
+
+/// A job.
+#[derive(Debug, Serialize)]
+pub struct Job<'a> {
+    id: u32,
+    object: &'a str,
+    operation: &'a str,
+    state: &'a str,
+    phase: Option<&'a str>,
+    progress: Option<f64>,
+    objects: Vec<&'a str>,
+    origin: &'a str,
+    started: Option<String>,
+    started_by_uid: u32,
+    result: Option<&'a str>,
+    error: Option<JobError<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct JobError<'a> {
+    name: &'a str,
+    message: &'a str,
+}
+
+impl<'a> Job<'a> {
+    /// A job.
+    pub fn new(job: &'a Object<props::Job>, watch: &Watch) -> Self {
+        let failed = !job.error_name.is_empty() || !job.error_message.is_empty();
+        Self {
+            id: job.id,
+            object: job.path.as_str(),
+            operation: &job.operation,
+            state: &job.state,
+            phase: text(&job.phase),
+            progress: job.progress_valid.then_some(job.progress),
+            objects: job.objects.iter().map(|path| path.as_str()).collect(),
+            origin: &job.origin,
+            started: rfc3339(job.start, &watch.zone),
+            started_by_uid: job.started_by,
+            result: text(&job.result),
+            error: failed.then(|| JobError { name: &job.error_name, message: &job.error_message }),
+        }
+    }
+}
+
+fn text(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
+}
+
+fn some(number: u64) -> Option<u64> {
+    (number != 0).then_some(number)
+}
+
+fn sibling<'a>(siblings: &'a [Object<props::Snapshot>], path: &OwnedObjectPath) -> Option<&'a str> {
+    siblings.iter().find(|s| s.path == *path).map(|s| s.name.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::{Timestamp, tz::TimeZone};
+
+    use super::*;
+    use crate::cli::inventory::tests::sample;
+
+    #[test]
+    fn what_is_not_there_is_null_and_names_stand_for_paths() {
+        let watch = Watch { zone: TimeZone::UTC, now: Timestamp::UNIX_EPOCH };
+        let all = sample();
+        let db = all.vm("db").unwrap();
+        let shown = serde_json::to_value(Vm::new(db, &all, &watch)).unwrap();
+        assert_eq!(shown["policies"], serde_json::json!(["nightly"]));
+        assert_eq!(shown["next_run"], "1970-01-01T00:00:00.005+00:00");
+        assert!(shown["last_success"].is_null() && shown["last_error"].is_null());
+
+        let of_db = all.snapshots(db);
+        let shown = serde_json::to_value(Snapshot::new(&of_db[1], of_db, &all, &watch)).unwrap();
+        assert_eq!(shown["created"], "1970-01-01T00:00:00.002+00:00");
+        assert_eq!(shown["current"], true);
+        assert!(shown["frozen_usec"].is_null() && shown["parent"].is_null());
+    }
+}

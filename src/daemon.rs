@@ -1,0 +1,161 @@
+//! The daemon, put together, in an order that matters: configuration → store → hypervisor → serve → name → READY.
+//!
+//! What an earlier life left behind (a frozen guest, a snapshot half made) is settled at each new connection to
+//! libvirt, before anything else is asked of it; see the engine's recovery.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    clock::{Clock, SystemClock},
+    config::{ConfigRoots, Settings},
+    core::machine::{Machine, Start},
+    dbus,
+    engine::{Control, Engine, Parts},
+    freeze::Freezer,
+    hypervisor::{Event, Hypervisor, libvirt::Libvirt},
+    store::Store,
+    systemd,
+};
+
+/// Where the daemon keeps its state when systemd does not say.
+pub const STATE_DIRECTORY: &str = "/var/lib/virtsnap";
+/// The database's file in it.
+pub const DATABASE: &str = "state.db";
+
+/// Which bus to be on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Bus {
+    /// The system's.
+    System,
+    /// The one at this address.
+    Address(String),
+}
+
+/// What the daemon is told at its start.
+#[derive(Debug)]
+pub struct Options {
+    /// Where the configuration is.
+    pub roots: ConfigRoots,
+    /// What was read of it.
+    pub settings: Settings,
+    /// Which bus to be on.
+    pub bus: Bus,
+    /// Where the state is kept.
+    pub state: PathBuf,
+    /// A directory that is empty after the host boots: `@reboot` is told from a restart by it.
+    pub runtime: Option<PathBuf>,
+}
+
+/// Runs the daemon with the real hypervisor, until a signal ends it.
+pub async fn run(options: Options) -> anyhow::Result<()> {
+    let hypervisor = Arc::new(Libvirt::new(options.settings.daemon.uri.clone()));
+    let (ready, control) = prepare(options, hypervisor, Arc::new(SystemClock::default()))?;
+    let signals = tokio::spawn(signals(control));
+    let result = ready.run().await;
+    signals.abort();
+    result
+}
+
+/// A daemon that is ready to run.
+#[derive(Debug)]
+pub struct Ready {
+    engine: Engine,
+    handle: crate::engine::Handle,
+    bus: Bus,
+}
+
+/// Puts the daemon together with a hypervisor and a clock of the caller's choice.
+pub fn prepare(
+    options: Options,
+    hypervisor: Arc<dyn Hypervisor>,
+    clock: Arc<dyn Clock>,
+) -> anyhow::Result<(Ready, Control)> {
+    std::fs::create_dir_all(&options.state)
+        .with_context(|| format!("cannot make the state directory {}", options.state.display()))?;
+    let store = open_store(&options.state)?;
+    let boot_file = options.runtime.map(|d| d.join("started"));
+    let machine = Machine::new(Start {
+        settings: Arc::new(options.settings),
+        handled: store.handled()?,
+        last_plausible: store.last_plausible()?,
+        fresh_boot: boot_file.as_ref().is_some_and(|f| !f.exists()),
+        own_uid: nix::unistd::getuid().as_raw(),
+        frozen: store.frozen()?,
+    });
+    let parts = Parts { hypervisor, store: Arc::new(store), clock, machine, roots: options.roots, boot_file };
+    let (engine, handle, control) = Engine::new(parts).context("cannot make the engine")?;
+    Ok((Ready { engine, handle, bus: options.bus }, control))
+}
+
+impl Ready {
+    /// The way to the engine.
+    pub fn handle(&self) -> &crate::engine::Handle {
+        &self.handle
+    }
+
+    /// Serves, takes the name, says READY, and runs until it is told to stop.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let connection = match &self.bus {
+            Bus::System => zbus::connection::Builder::system(),
+            Bus::Address(address) => zbus::connection::Builder::address(address.as_str()),
+        };
+        let connection = connection.build().await.context("cannot connect to D-Bus")?;
+        let engine = tokio::spawn(self.engine.run());
+        let served = dbus::serve(connection, self.handle).await.context(
+            "cannot take the bus name org.virtsnap1 (does another virtsnapd run, or does the bus policy forbid it?)",
+        )?;
+        systemd::ready();
+        tracing::info!("virtsnapd {} is ready", env!("CARGO_PKG_VERSION"));
+        let result = engine.await.context("the engine ended by a bug")?;
+        drop(served);
+        result.context("the engine failed")
+    }
+}
+
+fn open_store(directory: &Path) -> anyhow::Result<Store> {
+    let path = directory.join(DATABASE);
+    Store::open(&path).with_context(|| format!("cannot open the state database {}", path.display()))
+}
+
+async fn signals(control: Control) -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => control.stop(),
+            _ = interrupt.recv() => control.stop(),
+            _ = hangup.recv() => control.reload(),
+        }
+    }
+}
+
+/// Thaws whatever a daemon that is no more left frozen: the unit's last resort. True if all is thawed.
+pub fn thaw(settings: &Settings, state: &Path) -> anyhow::Result<bool> {
+    if !state.join(DATABASE).exists() {
+        return Ok(true);
+    }
+    let store = Arc::new(open_store(state)?);
+    let frozen = store.frozen()?;
+    if frozen.is_empty() {
+        return Ok(true);
+    }
+    let hypervisor = Arc::new(Libvirt::new(settings.daemon.uri.clone()));
+    let (send, connected) = std::sync::mpsc::channel();
+    hypervisor.watch(Box::new(move |event| {
+        if let Event::Connected(_) = event {
+            let _ = send.send(());
+        }
+    }));
+    connected
+        .recv_timeout(std::time::Duration::from_secs(20))
+        .context("libvirt does not answer, so guests may still be frozen")?;
+    let freezer = Freezer::new(hypervisor, store, Arc::new(SystemClock::default()), Box::new(|_, _| {}));
+    Ok(freezer.thaw_left_over(&frozen).is_empty())
+}

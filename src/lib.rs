@@ -1,0 +1,54 @@
+//! virtsnap: snapshots of libvirt/QEMU virtual machines, taken, kept and pruned by policy.
+//!
+//! # How data flows: one way
+//!
+//! ```text
+//!  /etc/virtsnap/*.toml ──▶ config ───────────────┐ settings
+//!  wall clock (timerfd) ──▶ clock ────────────────┤ "it is time"
+//!  libvirt events ─────────▶ hypervisor ──────────┤ "VM x changed"          ┌──────────────────────────┐
+//!  D-Bus calls ────────────▶ dbus (auth: Permit) ─┼──▶ engine ── Event ───▶ │ core::machine (pure)     │
+//!                                                 │      ▲   ◀── Effects ── │ schedule, retention,     │
+//!                                                 │      │                  │ merge, queue             │
+//!                                                 │      │                  └──────────────────────────┘
+//!            worker threads ◀── start a job ──────┘      │
+//!                 │ intent ─▶ store                      │ progress, result
+//!                 │ freeze, create, thaw, delete ─▶ hypervisor
+//!                 └──────────────────────────────────────┘
+//!                                        engine ── view (watch) ──▶ dbus objects, PropertiesChanged ──▶ clients
+//! ```
+//!
+//! An intent is stored before the hypervisor is asked; a result is stored before it is published.
+//!
+//! # The map
+//!
+//! | module | what it is | may |
+//! |---|---|---|
+//! | [`core`] | decisions: schedule, retention, merge plan, queue, the machine | think, and nothing else |
+//! | [`config`] | TOML files to settings, with diagnostics | read files (`disk.rs` alone) |
+//! | [`hypervisor`] | the trait; `libvirt` (the real one), `ffi` (the only `unsafe`), `sim` (with faults) | name `virt` |
+//! | [`engine`] | the one task that owns all state; recovery; the inventory's thread | wait for inputs |
+//! | [`worker`] | one job's blocking steps | block |
+//! | [`freeze`] | the freeze protocol, and the thaw that never gives up | block |
+//! | [`store`] | SQLite: intents, results, last fires | write to the disk |
+//! | [`clock`] | the time, and waiting for it | ask what time it is |
+//! | [`dbus`] | one file per object; authorisation; the publisher | name `zbus` |
+//! | [`cli`] | the client, which speaks D-Bus and knows no libvirt | name `zbus` |
+//! | [`daemon`] | wiring and order | name everything |
+//! | [`systemd`], [`logging`] | notifications and the journal | |
+//!
+//! `tests/fences.rs` holds the crate to this table.
+
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod core;
+pub mod daemon;
+pub mod dbus;
+pub mod engine;
+pub mod freeze;
+pub mod hypervisor;
+pub mod logging;
+pub mod reader;
+pub mod store;
+pub mod systemd;
+pub mod worker;

@@ -1,0 +1,29 @@
+//! The log: the journal with its fields where standard error is one, plain lines elsewhere.
+
+use std::io;
+
+use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+
+/// The environment variable with the filter, such as `info,virtsnap=debug`.
+pub const FILTER: &str = "VIRTSNAPD_LOG";
+
+/// Sets the log up for the whole process.
+pub fn init() {
+    let filter = EnvFilter::try_from_env(FILTER).unwrap_or_else(|_| EnvFilter::new("info"));
+    let journal = if on_journal() { tracing_journald::layer().ok() } else { None };
+    // The fields' names are the design's own, so no prefix is put before them.
+    let journal = journal.map(|j| j.with_field_prefix(None).with_syslog_identifier("virtsnapd".into()));
+    let plain = journal.is_none().then(|| {
+        tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false).with_ansi(false).boxed()
+    });
+    // A second initialisation (in a test) keeps the first one.
+    let _ = tracing_subscriber::registry().with(filter).with(journal).with(plain).try_init();
+}
+
+/// `JOURNAL_STREAM` names the device and inode that the journal gave us; somebody may have redirected since.
+fn on_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    let Some((device, inode)) = stream.split_once(':') else { return false };
+    nix::sys::stat::fstat(io::stderr())
+        .is_ok_and(|s| device.parse() == Ok(s.st_dev) && inode.parse() == Ok(s.st_ino))
+}
