@@ -1,0 +1,75 @@
+# Two commands matter: `make demo` shows it, `make test` proves it. Both install what is missing (and say so), may
+# be run again and again, and touch no libvirt and no VM of yours: guests run in containers of their own.
+
+SHELL := /bin/bash
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+DESTDIR  ?=
+prefix   ?= /usr
+bindir   ?= $(prefix)/bin
+libdir   ?= $(prefix)/lib
+datadir  ?= $(prefix)/share
+# Where the built binaries are.
+BINARIES ?= target/release
+
+TESTBED := tests/testbed
+
+.PHONY: help build demo test test-quick lint bench deny install install-files clean
+
+help:
+	@sed -n 's/^## //p' $(MAKEFILE_LIST)
+
+## make build         the daemon and the client, optimised, in target/release
+build: build-packages
+	cargo build --release --locked
+
+.PHONY: build-packages test-packages
+build-packages:
+	@$(TESTBED)/host-packages.sh build
+
+test-packages:
+	@$(TESTBED)/host-packages.sh test
+
+## make demo          a real guest, real snapshots, live, in a container (a few minutes; the build is most of it)
+demo: build test-packages
+	@tests/demo.sh
+
+## make test          everything: unit, property, private bus, real guests on Debian 13 and Debian 12
+test: build-packages test-packages
+	@tests/run.sh
+
+## make test-quick    the same without real guests
+test-quick: build-packages
+	@tests/run.sh --quick
+
+## make lint          formatting and clippy, warnings are errors
+lint: build-packages
+	cargo fmt --all -- --check
+	cargo clippy --locked --all-targets -- -D warnings
+
+## make bench         the benchmarks
+bench: build-packages
+	cargo bench --locked
+
+## make deny          licences and advisories of what this is built on (needs cargo-deny)
+deny:
+	cargo deny --locked check
+
+## make install       into DESTDIR; then: systemd-sysusers && systemctl daemon-reload && systemctl reload dbus
+install: build install-files
+
+# Separate, so that a package build and the tests install exactly what a user does.
+install-files:
+	install -D -m 755 -t $(DESTDIR)$(bindir) $(BINARIES)/virtsnapd $(BINARIES)/virtsnap
+	install -D -m 644 -t $(DESTDIR)$(libdir)/systemd/system systemd/virtsnapd.service
+	install -D -m 644 -t $(DESTDIR)$(libdir)/systemd/system-preset systemd/90-virtsnapd.preset
+	install -D -m 644 systemd/virtsnap.sysusers.conf $(DESTDIR)$(libdir)/sysusers.d/virtsnap.conf
+	install -D -m 644 -t $(DESTDIR)$(datadir)/dbus-1/system.d dbus/org.virtsnap1.conf
+	install -D -m 644 -t $(DESTDIR)$(datadir)/dbus-1/system-services dbus/org.virtsnap1.service
+	install -D -m 644 -t $(DESTDIR)$(datadir)/dbus-1/interfaces dbus/org.virtsnap1.*.xml
+	install -d -m 755 $(DESTDIR)/etc/virtsnap/policies.d
+	test -e $(DESTDIR)/etc/virtsnap/virtsnapd.toml || install -m 644 config/virtsnapd.toml $(DESTDIR)/etc/virtsnap/
+	install -D -m 644 -t $(DESTDIR)$(datadir)/doc/virtsnap/examples config/examples/*.toml
+
+clean:
+	cargo clean
