@@ -54,8 +54,14 @@ impl Clock for SystemClock {
     }
 
     fn pause(&self, time: Duration) {
-        std::thread::sleep(time);
+        pause(time);
     }
+}
+
+/// Blocks the calling thread for so long in real time: for back-off where a hypervisor's real connection is at stake.
+#[expect(clippy::disallowed_methods, reason = "this is the place for it")]
+pub fn pause(time: Duration) {
+    std::thread::sleep(time);
 }
 
 /// Far enough: libvirt and this daemon will have been restarted by then. A timer that is not armed would not be

@@ -41,6 +41,11 @@ use crate::{
 /// So many requests of clients wait at most; who comes later waits at the door, on its own connection.
 const REQUESTS: usize = 256;
 
+/// How often the engine looks up when systemd does not ask for it.
+const TICK: Duration = Duration::from_secs(60);
+/// How often all VMs are listed anew, whatever events say.
+const LISTING: Duration = Duration::from_secs(300);
+
 /// A published view, and how many went before it.
 #[derive(Debug, Clone)]
 pub struct Published {
@@ -205,14 +210,24 @@ impl Engine {
         self.tools.hypervisor.watch(Box::new(move |event| {
             let _ = events.send(Input::Hypervisor(event));
         }));
-        let mut watchdog =
-            tokio::time::interval(systemd::watchdog_interval().unwrap_or(Duration::from_secs(86_400)));
+        let mut ticks = 0_u64;
+        // No wake-up of its own for what libvirt has no event for (a snapshot that others take or delete): it rides on
+        // the watchdog's.
+        let tick = systemd::watchdog_interval().unwrap_or(TICK);
+        let per_listing = (LISTING.as_secs() / tick.as_secs().max(1)).max(1);
+        let mut watchdog = tokio::time::interval(tick);
         watchdog.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.handle(Event::Timer);
         while !self.stopped {
             tokio::select! {
                 biased;
-                _ = watchdog.tick() => systemd::ping(),
+                _ = watchdog.tick() => {
+                    systemd::ping();
+                    if ticks.is_multiple_of(per_listing) && self.machine.view().manager.hypervisor_connected {
+                        self.reader.list();
+                    }
+                    ticks += 1;
+                }
                 Some(input) = self.inputs.recv() => self.take(input),
                 Some(ask) = self.requests.recv() => self.take_request(ask),
             }
@@ -356,6 +371,7 @@ impl Engine {
         let settings = Arc::clone(self.machine.settings());
         let (send, progress) = (self.send.clone(), self.send.clone());
         let id = job.id;
+        let reader = self.reader.clone();
         let spawned = std::thread::Builder::new().name(format!("job-{id}")).spawn(move || {
             let wire = Wire {
                 cancel,
@@ -366,6 +382,8 @@ impl Engine {
                 }),
             };
             let outcome = worker::run(&tools, &settings, &job, &wire);
+            // Who waits for the job sees what it did.
+            reader.read_and_wait(job.vm);
             let _ = send.send(Input::Ended(job.id, outcome));
         });
         if let Err(e) = spawned {

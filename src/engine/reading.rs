@@ -1,9 +1,9 @@
 //! The thread that lists and reads VMs, so that a slow libvirt delays news, never the engine.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     io,
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    sync::{Arc, Condvar, Mutex, PoisonError, mpsc},
 };
 
 use crate::{
@@ -13,15 +13,17 @@ use crate::{
     store::Store,
 };
 
-/// What is to be read. A set: what is asked for twice before it was begun is read once.
+type Waiting = Vec<mpsc::Sender<()>>;
+
+/// What is to be read, and who waits for it. What is asked for twice before it was begun is read once.
 #[derive(Debug, Default)]
 struct Wanted {
     list: bool,
-    vms: BTreeSet<VmId>,
+    vms: BTreeMap<VmId, Waiting>,
 }
 
 /// The way to the thread.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Reader(Arc<(Mutex<Wanted>, Condvar)>);
 
 impl Reader {
@@ -42,8 +44,11 @@ impl Reader {
                         Err(e) => tracing::warn!(error = %e, "the VMs cannot be listed"),
                     }
                 }
-                if let Some(vm) = vm {
+                if let Some((vm, waiting)) = vm {
                     answer(read(hypervisor.as_ref(), &store, vm));
+                    for waits in waiting {
+                        let _ = waits.send(());
+                    }
                 }
             }
         })?;
@@ -56,8 +61,17 @@ impl Reader {
 
     pub(super) fn read(&self, vm: VmId) {
         self.want(|w| {
-            w.vms.insert(vm);
+            w.vms.entry(vm).or_default();
         });
+    }
+
+    /// Blocks until the VM was read, from its beginning, after now, and the answer is on its way: what this caller says
+    /// next, it says after it. By one thread alone, so that an older answer never comes after a newer one.
+    pub(super) fn read_and_wait(&self, vm: VmId) {
+        let (sender, receiver) = mpsc::channel();
+        self.want(|w| w.vms.entry(vm).or_default().push(sender));
+        // An error means that the thread is gone, and then there is nothing to wait for.
+        let _ = receiver.recv();
     }
 
     fn want(&self, change: impl FnOnce(&mut Wanted)) {
@@ -67,7 +81,7 @@ impl Reader {
     }
 }
 
-fn next(shared: &(Mutex<Wanted>, Condvar)) -> (bool, Option<VmId>) {
+fn next(shared: &(Mutex<Wanted>, Condvar)) -> (bool, Option<(VmId, Waiting)>) {
     let (wanted, news) = shared;
     let mut wanted = wanted.lock().unwrap_or_else(PoisonError::into_inner);
     loop {

@@ -52,7 +52,7 @@ pub(super) fn run(work: &Work<'_>, all: bool) -> Result<(), Stop> {
         match step {
             Step::Merge { run, .. } => names.extend(run.iter().cloned()),
             Step::DropBranch { snapshot, .. } | Step::DeleteInternal { snapshot, .. } => {
-                names.push(snapshot.clone())
+                names.push(snapshot.clone());
             }
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use zbus::{OwnedVariant, fdo::ObjectManagerProxy};
 
 /// No call may take longer.
-const DEADLINE: Duration = Duration::from_secs(120);
+const DEADLINE: Duration = Duration::from_mins(2);
 
 /// A connection to a bus.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ impl Bus {
     /// Connects to the bus at this address.
     pub fn connect(address: &str) -> Self {
         let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let connection = runtime.block_on(async {
             zbus::connection::Builder::address(address).build().await.expect("the bus can be reached")
         });

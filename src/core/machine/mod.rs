@@ -267,7 +267,7 @@ impl Machine {
             Event::Settings(settings) => self.on_settings(settings, now, out),
             Event::Request(id, request) => self.on_request(id, request, now, out),
             Event::Progress { job, phase, progress, snapshot } => {
-                self.on_progress(job, phase, progress, snapshot)
+                self.on_progress(job, phase, progress, snapshot);
             }
             Event::Ended(job, outcome) => self.on_ended(job, outcome, now, out),
             Event::Stop => self.on_stop(now, out),
@@ -310,9 +310,11 @@ impl Machine {
     }
 
     fn on_listed(&mut self, ids: &[VmId], out: &mut Vec<Effect>) {
-        self.listed = true;
-        self.unread = ids.iter().copied().collect();
-        let gone: Vec<VmId> = self.vms.keys().filter(|id| !self.unread.contains(id)).copied().collect();
+        // A listing of the same VMs again, to find what no event tells, does not make those known unknown.
+        let again = std::mem::replace(&mut self.listed, true);
+        self.unread = ids.iter().filter(|id| !(again && self.vms.contains_key(id))).copied().collect();
+        let ids_now: BTreeSet<VmId> = ids.iter().copied().collect();
+        let gone: Vec<VmId> = self.vms.keys().filter(|id| !ids_now.contains(id)).copied().collect();
         for vm in gone {
             self.vms.remove(&vm);
             self.errors.remove(&vm);

@@ -104,9 +104,10 @@ impl Bench {
         answers.into_iter().next().unwrap()
     }
 
-    fn wake(&self, effects: &[Effect]) -> Option<Timestamp> {
-        effects.iter().rev().find_map(|e| if let Effect::WakeAt(at) = e { *at } else { None })
-    }
+}
+
+fn wake(effects: &[Effect]) -> Option<Timestamp> {
+    effects.iter().rev().find_map(|e| if let Effect::WakeAt(at) = e { *at } else { None })
 }
 
 fn started(effects: &[Effect]) -> Vec<Job> {
@@ -122,12 +123,12 @@ fn a_policy_fires_at_its_time_once_on_each_of_its_vms_and_says_when_to_wake() {
     let mut b = Bench::new(NIGHTLY, "2026-03-01T12:00:00Z", None);
     let effects = b.connect(&[1, 2]);
     assert_eq!(started(&effects), []);
-    assert_eq!(b.wake(&effects), Some(at("2026-03-02T02:30:00Z")));
+    assert_eq!(wake(&effects), Some(at("2026-03-02T02:30:00Z")));
     b.now = at("2026-03-02T02:30:00Z");
     let effects = b.send(Event::Timer);
     assert_eq!(started(&effects).iter().map(|j| j.vm).collect::<Vec<_>>(), [vm(1), vm(2)]);
     assert!(effects.contains(&Effect::Handled("nightly".parse().unwrap(), b.now)));
-    assert_eq!(b.wake(&effects), Some(at("2026-03-03T02:30:00Z")));
+    assert_eq!(wake(&effects), Some(at("2026-03-03T02:30:00Z")));
     assert_eq!(started(&b.send(Event::Timer)), []);
 }
 
@@ -150,7 +151,7 @@ fn what_falls_due_while_libvirt_is_away_waits_for_it() {
     b.send(Event::Disconnected);
     b.now = at("2026-03-02T02:30:00Z");
     let effects = b.send(Event::Timer);
-    assert_eq!((started(&effects), b.wake(&effects)), (vec![], None));
+    assert_eq!((started(&effects), wake(&effects)), (vec![], None));
     b.now = at("2026-03-02T03:00:00Z");
     assert_eq!(started(&b.connect(&[1])).len(), 1);
 }
@@ -223,7 +224,7 @@ fn spread_runs_wait_for_their_vms_offset_and_are_stored_as_handled_after_the_las
         if ran.len() == vms.len() {
             break;
         }
-        b.now = b.wake(&effects).unwrap();
+        b.now = wake(&effects).unwrap();
         assert!(b.now < at("2026-03-02T02:50:00Z"));
         effects = b.send(Event::Timer);
     }
@@ -324,8 +325,8 @@ fn new_settings_do_not_count_times_that_passed_before_they_were_written() {
     b.now = at("2026-03-02T12:00:30Z");
     let effects = b.send(Event::Settings(settings(&hourly)));
     assert_eq!(started(&effects), []);
-    assert_eq!(b.wake(&effects), Some(at("2026-03-02T13:00:00Z")));
+    assert_eq!(wake(&effects), Some(at("2026-03-02T13:00:00Z")));
     let none = b.send(Event::Settings(settings("")));
-    assert_eq!(b.wake(&none), None);
+    assert_eq!(wake(&none), None);
     assert!(b.machine.view().policies.is_empty());
 }

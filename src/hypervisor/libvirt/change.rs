@@ -61,9 +61,45 @@ pub(super) fn delete(connections: &Connections, id: VmId, name: &SnapshotName) -
             check_users(&connections.work, id, record)?;
         }
     }
-    Domain::lookup_snapshot_by_name(&work, name.as_str(), 0)?.delete(0)?;
+    let awake = match vm.state {
+        VmState::ShutOff if record.storage == Storage::External => Some(Awake::start(&work)?),
+        _ => None,
+    };
+    if awake.is_some() {
+        // Once more on what QEMU has really opened.
+        check_chain(&inspect::vm(connections, id)?, record, &records)?;
+    }
+    let deleted = Domain::lookup_snapshot_by_name(&work, name.as_str(), 0)
+        .and_then(|snapshot| snapshot.delete(0))
+        .map_err(Error::from);
+    drop(awake);
+    deleted?;
     storage::refresh_pools(&connections.work, record.disks.iter().map(|d| d.overlay.clone()));
     Ok(())
+}
+
+/// A stopped VM whose QEMU runs, with its CPUs stopped, for as long as this lives.
+///
+/// libvirt 9.0 cannot merge any but the newest snapshot of a stopped VM ("could not find base disk source in disk
+/// source chain"), and both 9.0 and 11.3 leave its QEMU behind, paused, when libvirtd dies meanwhile. Started like
+/// this it merges as a running one does, and is off again when this connection ends, however it ends.
+struct Awake<'a>(&'a Domain);
+
+impl<'a> Awake<'a> {
+    fn start(domain: &'a Domain) -> Result<Self> {
+        domain
+            .create_with_flags(virt_sys::VIR_DOMAIN_START_PAUSED | virt_sys::VIR_DOMAIN_START_AUTODESTROY)
+            .map_err(|e| Error::from(e).context("starting it, paused, to merge its images"))?;
+        Ok(Self(domain))
+    }
+}
+
+impl Drop for Awake<'_> {
+    fn drop(&mut self) {
+        if let Err(e) = self.0.destroy() {
+            tracing::error!(error = %e, "a stopped VM that was started, paused, for a merge cannot be stopped again");
+        }
+    }
 }
 
 /// What forbids any change of this VM's chain.

@@ -79,9 +79,7 @@ pub(super) fn keep_up(uri: String, slot: Arc<Slot>, events: Events) {
                     }
                 }
             }
-            // A pause that nothing can cut short: the sender is kept until after it.
-            let (_keep, never) = mpsc::channel::<()>();
-            let _elapsed = never.recv_timeout(pause);
+            crate::clock::pause(pause);
             pause = (pause * 2).min(BACK_OFF.1);
         }
     });

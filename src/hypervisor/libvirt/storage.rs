@@ -4,7 +4,11 @@
 //! A volume lives in a pool. The pool that an administrator has over the directory is used; where there is none,
 //! a transient one is made, which libvirtd forgets when it restarts and which changes nothing on disk.
 
-use std::hash::{Hash, Hasher};
+use std::{
+    hash::{Hash, Hasher},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use virt::{
     connect::Connect, domain::Domain, enumutil::Enum, error::ErrorNumber, storage_pool::StoragePool,
@@ -17,11 +21,38 @@ use crate::hypervisor::{Error, ErrorKind, Layer, Overlay, Result, Space};
 /// No chain that libvirt can start is longer; a loop in the backing files must not hang us.
 const MAX_CHAIN: usize = 256;
 
+/// A pool does one thing at a time and refuses, not queues, what comes meanwhile ("has asynchronous jobs running").
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+/// Others may be at it as well: so often, and so long in between, it is tried again.
+const TRIES: u32 = 40;
+const PAUSE: Duration = Duration::from_millis(50);
+
+fn exclusively<T>(mut work: impl FnMut() -> Result<T>) -> Result<T> {
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut tries = 1;
+    loop {
+        match work() {
+            Err(e) if e.kind == ErrorKind::Busy && tries < TRIES => {
+                tries += 1;
+                crate::clock::pause(PAUSE);
+            }
+            result => return result,
+        }
+    }
+}
+
+fn refreshed(connection: &Connect, directory: &str) -> Result<StoragePool> {
+    exclusively(|| {
+        let pool = pool_over(connection, directory)?;
+        pool.refresh(0)?;
+        Ok(pool)
+    })
+}
+
 /// The room in the file system under this path's directory.
 pub(super) fn space(connection: &Connect, path: &str) -> Result<Space> {
-    let pool = pool_over(connection, directory(path)?)?;
     // A pool's numbers are as old as its last refresh.
-    pool.refresh(0)?;
+    let pool = refreshed(connection, directory(path)?)?;
     let info = pool.info()?;
     Ok(Space { capacity: info.capacity, available: info.available })
 }
@@ -50,10 +81,10 @@ pub(super) fn prepare(connection: &Connect, domain: &Domain, overlays: &[Overlay
 fn prepare_one(connection: &Connect, domain: &Domain, overlay: &Overlay) -> Result<StorageVol> {
     let capacity = domain.block_info(&overlay.target, 0)?.capacity;
     let (directory, name) = split(&overlay.path)?;
-    let pool = pool_over(connection, directory)?;
     // The refresh makes a file known that somebody else left there, so that it is refused and not overwritten.
-    pool.refresh(0)?;
-    let volume = StorageVol::create_xml(&pool, &xml::overlay_volume(name, overlay, capacity), 0)?;
+    let pool = refreshed(connection, directory)?;
+    let description = xml::overlay_volume(name, overlay, capacity);
+    let volume = exclusively(|| Ok(StorageVol::create_xml(&pool, &description, 0)?))?;
     let read = xml::volume(&volume.xml_desc(0)?)?;
     if read.capacity == capacity && read.format == "qcow2" && read.backing.as_ref() == Some(&overlay.backing)
     {
@@ -69,12 +100,10 @@ pub(super) fn discard(connections: &Connections, paths: &[String]) -> Result<()>
         if let Some(user) = user_of(&connections.work, path, None)? {
             return Err(Error::new(ErrorKind::Busy, format!("{path} is in use by VM {user}; it stays")));
         }
-        let pool = pool_over(&connections.work, directory(path)?)?;
-        pool.refresh(0)?;
+        refreshed(&connections.work, directory(path)?)?;
         match connections.work.lookup_storage_vol_by_path(path) {
-            Ok(volume) => {
-                volume.delete(0).map_err(|e| Error::from(e).context(format_args!("removing {path}")))?
-            }
+            Ok(volume) => exclusively(|| Ok(volume.delete(0)?))
+                .map_err(|e| e.context(format_args!("removing {path}")))?,
             Err(e) if e.code() == Enum::Known(ErrorNumber::NoStorageVolume) => {}
             Err(e) => return Err(e.into()),
         }
@@ -142,7 +171,7 @@ pub(super) fn refresh_pools(connection: &Connect, paths: impl Iterator<Item = St
     directories.sort_unstable();
     directories.dedup();
     for directory in directories {
-        if let Err(e) = pool_over(connection, &directory).and_then(|p| Ok(p.refresh(0)?)) {
+        if let Err(e) = refreshed(connection, &directory) {
             tracing::debug!(%directory, error = %e, "cannot refresh the storage pool");
         }
     }
@@ -153,8 +182,7 @@ fn volume_at(connection: &Connect, path: &str) -> Option<StorageVol> {
     if let Ok(v) = connection.lookup_storage_vol_by_path(path) {
         return Some(v);
     }
-    let pool = pool_over(connection, directory(path).ok()?).ok()?;
-    pool.refresh(0).ok()?;
+    refreshed(connection, directory(path).ok()?).ok()?;
     connection.lookup_storage_vol_by_path(path).ok()
 }
 

@@ -1,0 +1,87 @@
+#!/bin/bash
+# demo.sh: the main job, live: a real guest under a real systemd, libvirt and D-Bus, snapshotted by policy.
+#
+# Everything happens in a container of its own that is thrown away at the end; no libvirt and no VM of this host is
+# touched. make demo builds and installs what this needs.
+set -euo pipefail
+cd "$(dirname "$(readlink -f "$0")")/.."
+
+suite=${SUITE:-trixie}
+name=virtsnap-demo-$$
+container=tests/testbed/container.sh
+binaries=${BINARIES:-target/release}
+
+if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then bold=$'\e[1m' dim=$'\e[2m' plain=$'\e[0m'; else bold= dim= plain=; fi
+say() { printf '\n%s── %s%s\n' "$bold" "$*" "$plain"; }
+note() { printf '%s%s%s\n' "$dim" "$*" "$plain"; }
+inside() { "$container" exec "$name" "$@"; }
+show() { printf '%s# %s%s\n' "$bold" "$*" "$plain"; inside bash -c "$*"; }
+
+[ "$(id -u)" = 0 ] || exec sudo --preserve-env=SUITE,BINARIES,NO_COLOR,VIRTSNAP_TESTBED "$0" "$@"
+
+cleanup() { "$container" stop "$name" >/dev/null 2>&1 || true; }
+trap cleanup EXIT
+trap 'exit 130' INT TERM
+
+say "A Debian container with systemd, D-Bus, libvirtd and QEMU, and one real guest in it"
+note "(root trees and the guest are cached in ${VIRTSNAP_TESTBED:-/var/cache/virtsnap-testbed}; the first time takes a minute or two)"
+tests/testbed/root-tree.sh "$suite" >/dev/null
+tests/testbed/guest-image.sh >/dev/null
+"$container" start "$name" "$suite" --owner=$$ >/dev/null
+inside /src/tests/testbed/make-vm.sh web1 --disks 2 --start >/dev/null
+show 'virsh version --daemon | grep -E "library|hypervisor|daemon"; virsh list; virsh domblklist web1'
+show "virsh qemu-agent-command web1 '{\"execute\":\"guest-fsfreeze-status\"}'"
+note "The guest's agent answers. A program in the guest writes a counter to each disk, ten times a second."
+
+say "Installing virtsnap as a user would, with a policy that runs every minute and keeps the last two"
+leader=$("$container" leader "$name")
+make --no-print-directory -s install-files DESTDIR="/proc/$leader/root" BINARIES="$binaries" >/dev/null
+inside bash -c 'cat > /etc/virtsnap/policies.d/minute.toml <<X
+[policy.minute]
+vms = ["web*"]
+schedule = "* * * * *"
+quiesce = "require"
+keep-last = 2
+X
+sed -i "s/^#min-free = .*/min-free = \"1%\"/" /etc/virtsnap/virtsnapd.toml
+systemd-sysusers 2>/dev/null; systemctl daemon-reload; systemctl reload dbus'
+show 'cat /etc/virtsnap/policies.d/minute.toml'
+show 'virtsnapd --check'
+show 'systemctl start virtsnapd && systemctl show virtsnapd -p User -p ActiveState -p StatusText'
+until [ "$(inside busctl get-property org.virtsnap1 /org/virtsnap1 org.virtsnap1.Manager State)" = 's "running"' ]; do
+  sleep 0.2
+done
+show 'virtsnap run minute'
+
+say "Waiting for the schedule: two more snapshots, and the oldest goes (at most two minutes)"
+inside journalctl -u virtsnapd -o cat -f -n 0 &
+follower=$!
+deadline=$((SECONDS + 150))
+while [ "$(inside bash -c 'journalctl -u virtsnapd -o cat | grep -c "deleted$" || true')" -lt 1 ]; do
+  [ $SECONDS -lt $deadline ] || { echo "nothing was pruned in time" >&2; inside journalctl -u virtsnapd --no-pager; exit 1; }
+  sleep 0.5
+done
+sleep 0.5
+kill $follower 2>/dev/null || true
+wait $follower 2>/dev/null || true
+
+say "What there is now"
+show 'virtsnap list web1'
+show 'virtsnap plan web1'
+show 'virsh snapshot-list --tree web1'
+
+say "The same over D-Bus, for scripts and desktops"
+show 'busctl tree --list org.virtsnap1 | grep -E "vm/|policy/"'
+# shellcheck disable=SC2016 # it is the container's shell that expands them
+show 's=$(busctl tree --list org.virtsnap1 | grep /snapshot/. | tail -1); for p in Name Consistency FrozenUSec SizeBytes Origin; do printf "%-12s " $p; busctl get-property org.virtsnap1 $s org.virtsnap1.Snapshot $p; done'
+note "FrozenUSec: how long the guest's file systems were frozen at most, in microseconds."
+
+say "The guest meanwhile"
+for disk in vda vdb; do
+  inside /src/tests/testbed/guest-exec.py web1 "awk 'NR>1 && \$1 != last+1 {lost=1} {last=\$1} END {print \"$disk: \" NR \" writes, \" (lost ? \"SOME LOST\" : \"none lost\")}' /run/writer-$disk.log" | tee "/tmp/$name.$disk"
+  if ! grep -q 'none lost' "/tmp/$name.$disk"; then rm -f "/tmp/$name.$disk"; exit 1; fi
+  rm -f "/tmp/$name.$disk"
+done
+show "virsh qemu-agent-command web1 '{\"execute\":\"guest-fsfreeze-status\"}'"
+
+say "Done. The container is thrown away; nothing of this is left on the host."
