@@ -19,6 +19,7 @@ use crate::{
     engine::{Control, Engine, Parts},
     freeze::Freezer,
     hypervisor::{Event, Hypervisor, libvirt::Libvirt},
+    not_yet,
     store::Store,
     systemd,
 };
@@ -79,6 +80,9 @@ pub fn prepare(
     std::fs::create_dir_all(&options.state)
         .with_context(|| format!("cannot make the state directory {}", options.state.display()))?;
     let store = open_store(&options.state)?;
+    for line in not_yet::warnings(&options.settings) {
+        tracing::warn!("{line}");
+    }
     let boot_file = options.runtime.map(|d| d.join("started"));
     let machine = Machine::new(Start {
         settings: Arc::new(options.settings),
@@ -101,15 +105,15 @@ impl Ready {
 
     /// Serves, takes the name, says READY, and runs until it is told to stop.
     pub async fn run(self) -> anyhow::Result<()> {
-        let connection = match &self.bus {
+        let builder = match &self.bus {
             Bus::System => zbus::connection::Builder::system(),
             Bus::Address(address) => zbus::connection::Builder::address(address.as_str()),
         };
-        let connection = connection.build().await.context("cannot connect to D-Bus")?;
-        let engine = tokio::spawn(self.engine.run());
-        let served = dbus::serve(connection, self.handle).await.context(
-            "cannot take the bus name org.virtsnap1 (does another virtsnapd run, or does the bus policy forbid it?)",
+        let served = dbus::serve(builder, self.handle).await.context(
+            "cannot be org.virtsnap1 on D-Bus (is the bus there, does another virtsnapd run, does the bus policy \
+             allow it?)",
         )?;
+        let engine = tokio::spawn(self.engine.run());
         systemd::ready();
         tracing::info!("virtsnapd {} is ready", env!("CARGO_PKG_VERSION"));
         let result = engine.await.context("the engine ended by a bug")?;

@@ -15,7 +15,7 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Condvar, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -50,6 +50,18 @@ pub struct Freezer {
     clock: Arc<dyn Clock>,
     report: Box<Report>,
     kept: Mutex<BTreeSet<VmId>>,
+    frozen: (Mutex<u32>, Condvar),
+}
+
+/// One of the guests that may be frozen at once, for as long as this lives.
+struct Slot<'a>(&'a Freezer);
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        let (frozen, freed) = &self.0.frozen;
+        *frozen.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        freed.notify_one();
+    }
 }
 
 impl std::fmt::Debug for Freezer {
@@ -77,7 +89,25 @@ impl Freezer {
         clock: Arc<dyn Clock>,
         report: Box<Report>,
     ) -> Arc<Self> {
-        Arc::new(Self { hypervisor, store, clock, report, kept: Mutex::default() })
+        Arc::new(Self {
+            hypervisor,
+            store,
+            clock,
+            report,
+            kept: Mutex::default(),
+            frozen: Default::default(),
+        })
+    }
+
+    /// Waits until fewer than `max` guests are frozen: with each more, each is frozen for longer.
+    fn slot(&self, max: u32) -> Slot<'_> {
+        let (frozen, freed) = &self.frozen;
+        let mut now = frozen.lock().unwrap_or_else(PoisonError::into_inner);
+        while *now >= max.max(1) {
+            now = freed.wait(now).unwrap_or_else(PoisonError::into_inner);
+        }
+        *now += 1;
+        Slot(self)
     }
 
     /// Runs `transaction` with the guest's file systems frozen as far as policy and guest allow, and says what was
@@ -87,6 +117,7 @@ impl Freezer {
         vm: &Vm,
         how: &How,
         targets: &[String],
+        max_frozen: u32,
         transaction: impl FnOnce() -> Result<T>,
     ) -> Result<(T, Quality)> {
         let mut quality = Quality {
@@ -112,13 +143,18 @@ impl Freezer {
                 );
             }
         }
+        let slot = self.slot(max_frozen);
         let frozen = match self.freeze(vm, how, targets) {
             Ok(frozen) => frozen,
-            Err(e) => return Self::without(how, e, quality, transaction),
+            Err(e) => {
+                drop(slot);
+                return Self::without(how, e, quality, transaction);
+            }
         };
         let count = frozen.count;
         let result = transaction();
         let (thawed, time) = frozen.thaw();
+        drop(slot);
         quality.frozen = SignedDuration::try_from(time).unwrap_or(SignedDuration::MAX);
         let value = result?;
         match thawed {
@@ -344,8 +380,8 @@ impl Frozen<'_> {
     }
 
     fn end(&mut self) -> Result<(u32, Duration)> {
-        self.done = true;
         let result = self.freezer.thaw_now(self.vm);
+        self.done = true;
         if let Err(e) = &result
             && e.kind != ErrorKind::NoSuchVm
             && !self.freezer.is_off(self.vm)

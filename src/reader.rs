@@ -8,7 +8,7 @@ use crate::{
     core::{
         inventory::{Quality, SnapshotRecord, VmRecord},
         marker,
-        model::{Content, Origin, Snapshot, SnapshotName, SnapshotState, VmId},
+        model::{Content, Origin, Snapshot, SnapshotState, VmId},
     },
     hypervisor::{self, Agent, Hypervisor, Vm},
     store::{Store, StoreError},
@@ -30,15 +30,6 @@ pub fn read(hypervisor: &dyn Hypervisor, store: &Store, id: VmId) -> Result<VmRe
     let vm = hypervisor.vm(id)?;
     let snapshots = hypervisor.snapshots(id)?;
     Ok(join(vm, snapshots, &Known { qualities: store.qualities(id)?, half_deleted: store.half_deleted(id)? }))
-}
-
-/// Our own snapshots of a VM: their identities and names.
-pub fn marked(hypervisor: &dyn Hypervisor, vm: VmId) -> hypervisor::Result<Vec<(Uuid, SnapshotName)>> {
-    let records = hypervisor.snapshots(vm)?;
-    Ok(records
-        .into_iter()
-        .filter_map(|r| marker::split(&r.description, vm).1.map(|m| m.id).map(|id| (id, r.name)))
-        .collect())
 }
 
 /// What the store knows of a VM's snapshots.
@@ -97,5 +88,6 @@ fn snapshot(vm: VmId, spoiled: bool, s: hypervisor::SnapshotRecord, known: &Know
         },
         description,
         quality,
+        half_deleted,
     }
 }

@@ -47,6 +47,8 @@ pub struct SnapshotRecord {
     pub description: String,
     /// How it was taken.
     pub quality: Quality,
+    /// Its deletion was begun and did not end: its image may hold newer data, and the next prune finishes it.
+    pub half_deleted: bool,
 }
 
 /// How consistent a snapshot is, and what was asked for.

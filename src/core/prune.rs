@@ -65,7 +65,11 @@ pub fn decide(vm: &VmRecord, plan: &VmPlan, at: Circumstances) -> Decision {
         },
     );
     // What another VM has under it is looked for when it is deleted, against the chains of that moment.
-    let steps = merge::plan(&snapshots, &retention::doomed(&verdicts), &BTreeMap::new());
+    // What was begun is finished: such a snapshot is no good to anybody, and its layer only makes the chain longer.
+    let half_deleted = |name: &SnapshotName| vm.snapshots.get(name).is_some_and(|s| s.half_deleted);
+    let mut doomed = retention::doomed(&verdicts);
+    doomed.extend(snapshots.iter().map(|s| &s.name).filter(|name| half_deleted(name)).cloned());
+    let steps = merge::plan(&snapshots, &doomed, &BTreeMap::new());
     let sentences = verdicts
         .iter()
         .map(|v| {
@@ -80,11 +84,21 @@ pub fn decide(vm: &VmRecord, plan: &VmPlan, at: Circumstances) -> Decision {
                 })
                 .collect();
             let mut text = v.text();
+            if half_deleted(v.name) {
+                reasons = vec![("half-deleted".to_owned(), String::new(), String::new())];
+                "Goes: its deletion was begun and did not end; its data can no longer be trusted."
+                    .clone_into(&mut text);
+            }
             if let Some(held) = held {
                 reasons.push(("held".to_owned(), String::new(), String::new()));
                 text = format!("{text} It stays for now: {}", held.text());
             }
-            Sentence { name: v.name.clone(), keep: v.keep || held.is_some(), reasons, text }
+            Sentence {
+                name: v.name.clone(),
+                keep: (v.keep && !half_deleted(v.name)) || held.is_some(),
+                reasons,
+                text,
+            }
         })
         .collect();
     Decision { sentences, plan: steps }

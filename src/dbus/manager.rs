@@ -26,15 +26,19 @@ impl Manager {
     #[zbus(name = "LookupVM", out_args("vm"))]
     fn lookup_vm(&self, name_or_uuid: &str) -> Result<OwnedObjectPath, BusError> {
         let view = self.shared.lens.view();
-        if let Ok(id) = name_or_uuid.parse::<VmId>()
-            && view.vms.contains_key(&id)
-        {
-            return Ok(path::vm(id));
+        if view.vms.is_empty() && !view.manager.hypervisor_connected {
+            return Err(BusError::new(
+                "Disconnected",
+                "libvirt has not been reached yet, so no VM is known; see HypervisorConnected",
+            ));
         }
         view.vms
             .values()
             .find(|vm| vm.record.name == name_or_uuid)
             .map(|vm| path::vm(vm.record.id))
+            .or_else(|| {
+                name_or_uuid.parse::<VmId>().ok().filter(|id| view.vms.contains_key(id)).map(path::vm)
+            })
             .ok_or_else(|| BusError::new("NoSuchVM", format!("there is no VM {name_or_uuid:?}")))
     }
 

@@ -25,7 +25,11 @@ mod vm;
 use std::{collections::HashMap, sync::Arc};
 
 use tokio::sync::watch;
-use zbus::{Connection, OwnedVariant, fdo::ObjectManager};
+use zbus::{
+    Connection, OwnedVariant,
+    connection::Builder,
+    fdo::{ObjectManager, RequestNameFlags},
+};
 
 pub use self::{
     auth::Permit,
@@ -38,20 +42,23 @@ use crate::{
         machine::{Change, Query, Reply},
         view::View,
     },
-    engine::{Ask, Handle, Published},
+    engine::{Ask, Handle},
 };
 
-/// Where an object sees what is: the newest publication, or, to compare, one that is held.
+/// Where an object sees what is: what the publisher shows now, or, to compare, a view that is held.
+///
+/// Not the engine's newest view: an object would know of others that are not on the bus yet, and one that is about to
+/// go would have lost its properties before it is gone.
 #[derive(Debug, Clone)]
 enum Lens {
-    Live(watch::Receiver<Published>),
+    Live(watch::Receiver<Arc<View>>),
     Held(Arc<View>),
 }
 
 impl Lens {
     fn view(&self) -> Arc<View> {
         match self {
-            Self::Live(published) => Arc::clone(&published.borrow().view),
+            Self::Live(shown) => Arc::clone(&shown.borrow()),
             Self::Held(view) => Arc::clone(view),
         }
     }
@@ -134,15 +141,25 @@ impl Options {
 /// Puts everything on the bus and then takes the name. Returns when the name is ours and the first view is out.
 ///
 /// What is returned publishes until it is dropped.
-pub async fn serve(connection: Connection, engine: Handle) -> zbus::Result<Served> {
+pub async fn serve(builder: Builder<'_>, engine: Handle) -> zbus::Result<Served> {
     let (settled_sender, settled) = watch::channel(0);
-    let shared = Shared { lens: Lens::Live(engine.published.clone()), engine, settled };
-    let server = connection.object_server();
-    server.at(path::ROOT, ObjectManager).await?;
-    server.at(path::ROOT, manager::Manager::new(shared.clone())).await?;
-    let mut publisher = Publisher::new(connection.clone(), shared, settled_sender);
+    let first = Arc::clone(&engine.published.borrow().view);
+    let (objects_sender, objects) = watch::channel(Arc::clone(&first));
+    let (manager_sender, manager) = watch::channel(first);
+    let shared = Shared { lens: Lens::Live(objects), engine, settled };
+    let manager = Shared { lens: Lens::Live(manager), ..shared.clone() };
+    // By the builder, which waits until the object server listens: added later, the first calls could come while
+    // nobody does, and would never be answered.
+    let connection = builder
+        .serve_at(path::ROOT, ObjectManager)
+        .serve_at(path::ROOT, manager::Manager::new(manager))
+        .build()
+        .await?;
+    let mut publisher =
+        Publisher::new(connection.clone(), shared, settled_sender, objects_sender, manager_sender);
     publisher.catch_up().await;
-    connection.request_name(path::NAME).await?;
+    // Not to be replaced, and nobody is: a second daemon has to fail, not to take over half of the work.
+    connection.request_name_with_flags(path::NAME, RequestNameFlags::DO_NOT_QUEUE).await?;
     let task = tokio::spawn(async move { publisher.run().await });
     Ok(Served { connection, task })
 }

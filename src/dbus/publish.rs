@@ -20,7 +20,7 @@ use zbus::{
 use super::{Shared, job::Job, manager::Manager, path, policy::Policy, snapshot::Snapshot, vm::Vm};
 use crate::{
     core::{
-        job::{JobId, JobState},
+        job::JobId,
         model::VmId,
         view::{JobView, ManagerView, View, VmView},
     },
@@ -39,16 +39,27 @@ pub(super) struct Publisher {
     shared: Shared,
     published: watch::Receiver<Published>,
     settled: watch::Sender<u64>,
+    /// What the objects show.
+    objects: watch::Sender<Arc<View>>,
+    /// What the manager shows: it says "running" when all it speaks of is there.
+    manager: watch::Sender<Arc<View>>,
     /// What is on the bus now.
     out: Arc<View>,
 }
 
 impl Publisher {
-    pub(super) fn new(connection: Connection, shared: Shared, settled: watch::Sender<u64>) -> Self {
+    pub(super) fn new(
+        connection: Connection,
+        shared: Shared,
+        settled: watch::Sender<u64>,
+        objects: watch::Sender<Arc<View>>,
+        manager: watch::Sender<Arc<View>>,
+    ) -> Self {
         let published = shared.engine.published.clone();
-        let manager: Arc<ManagerView> = Arc::clone(&published.borrow().view.manager);
-        let out = View { manager, vms: BTreeMap::new(), policies: BTreeMap::new(), jobs: BTreeMap::new() };
-        Self { connection, shared, published, settled, out: Arc::new(out) }
+        let first: Arc<ManagerView> = Arc::clone(&published.borrow().view.manager);
+        let out =
+            View { manager: first, vms: BTreeMap::new(), policies: BTreeMap::new(), jobs: BTreeMap::new() };
+        Self { connection, shared, published, settled, objects, manager, out: Arc::new(out) }
     }
 
     pub(super) async fn run(&mut self) {
@@ -68,10 +79,9 @@ impl Publisher {
     }
 
     async fn step(&self, old: &Arc<View>, new: &Arc<View>) -> zbus::Result<()> {
-        if !Arc::ptr_eq(&old.manager, &new.manager) {
-            let at = OwnedObjectPath::try_from(path::ROOT).unwrap_or_default();
-            self.compare(at, Manager::new, old, new).await?;
-        }
+        // What goes does so while it still has its properties.
+        self.remove_gone(old, new).await?;
+        self.objects.send_replace(Arc::clone(new));
         // Policies before the VMs that name them, VMs before the jobs on them: a path should lead somewhere.
         for (name, view) in &new.policies {
             match old.policies.get(name) {
@@ -93,7 +103,12 @@ impl Publisher {
         for (id, view) in &new.jobs {
             self.job(*id, old, new, view).await?;
         }
-        self.remove_gone(old, new).await
+        self.manager.send_replace(Arc::clone(new));
+        if !Arc::ptr_eq(&old.manager, &new.manager) {
+            let at = OwnedObjectPath::try_from(path::ROOT).unwrap_or_default();
+            self.compare(at, Manager::new, old, new).await?;
+        }
+        Ok(())
     }
 
     async fn snapshots(&self, id: VmId, old: &Arc<View>, new: &Arc<View>, view: &VmView) -> zbus::Result<()> {
@@ -106,9 +121,6 @@ impl Publisher {
             } else {
                 self.add(at, Snapshot::new(self.shared.clone(), id, name.clone())).await?;
             }
-        }
-        for name in before.keys().filter(|name| !view.record.snapshots.contains_key(*name)) {
-            self.remove::<Snapshot>(path::snapshot(id, name)).await?;
         }
         Ok(())
     }
@@ -131,22 +143,28 @@ impl Publisher {
             Some(before) if Arc::ptr_eq(before, view) => return Ok(()),
             Some(_) => self.compare(at.clone(), |s| Job::new(s, id), old, new).await?,
         }
-        let was_done = before.is_some_and(|j| j.state == JobState::Done);
-        if let Some(outcome) = view.outcome.as_ref().filter(|_| !was_done) {
-            Manager::job_removed(&emitter, id, at, outcome.result().as_str()).await?;
-        }
         Ok(())
     }
 
     async fn remove_gone(&self, old: &View, new: &View) -> zbus::Result<()> {
         for id in old.jobs.keys().filter(|id| !new.jobs.contains_key(id)) {
             self.remove::<Job>(path::job(*id)).await?;
+            let emitter = SignalEmitter::new(&self.connection, path::ROOT)?;
+            let outcome = old.jobs[id].outcome.as_ref().map_or("", |o| o.result().as_str());
+            Manager::job_removed(&emitter, *id, path::job(*id), outcome).await?;
         }
-        for (id, view) in old.vms.iter().filter(|(id, _)| !new.vms.contains_key(id)) {
-            for name in view.record.snapshots.keys() {
+        for (id, before) in &old.vms {
+            let after = new.vms.get(id);
+            if after.is_some_and(|after| Arc::ptr_eq(before, after)) {
+                continue;
+            }
+            let stays = |name| after.is_some_and(|vm| vm.record.snapshots.contains_key(name));
+            for name in before.record.snapshots.keys().filter(|name| !stays(name)) {
                 self.remove::<Snapshot>(path::snapshot(*id, name)).await?;
             }
-            self.remove::<Vm>(path::vm(*id)).await?;
+            if after.is_none() {
+                self.remove::<Vm>(path::vm(*id)).await?;
+            }
         }
         for name in old.policies.keys().filter(|name| !new.policies.contains_key(name)) {
             self.remove::<Policy>(path::policy(name)).await?;

@@ -54,7 +54,11 @@ fn settle(tools: &Tools, intent: &Intent) -> Result<()> {
             tools.store.created(intent, &quality)
         }
         (true, None) => {
-            tools.hypervisor.discard(intent.vm, &intent.overlays)?;
+            match tools.hypervisor.discard(intent.vm, &intent.overlays) {
+                // Its images went with the VM, or are its new owner's business.
+                Err(e) if e.kind == ErrorKind::NoSuchVm => {}
+                done => done?,
+            }
             tracing::warn!(VIRTSNAP_SNAPSHOT = %name, "snapshot {name} was interrupted before it was taken; its overlays are removed");
             tools.store.abandoned(intent.id)
         }

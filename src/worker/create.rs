@@ -11,6 +11,7 @@
 
 use std::collections::BTreeSet;
 
+use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{Stop, Work};
@@ -35,26 +36,7 @@ pub(super) fn run(work: &Work<'_>, create: &CreateJob) -> Result<SnapshotName, S
 
     let id = Uuid::new_v4();
     let now = work.tools.clock.now();
-    let name = match &create.name {
-        Some(name) if records.iter().any(|r| r.name == *name) => {
-            return refuse("Exists", format!("VM {} already has a snapshot {name}", vm.name));
-        }
-        Some(name) => name.clone(),
-        None => {
-            let policies = join(&create.policies);
-            let parts = Parts {
-                policy: &policies,
-                vm: &vm.name,
-                operation: "manual",
-                at: now,
-                sequence: records.len() + 1,
-            };
-            naming::snapshot_name(&create.how.name, &parts, |n| records.iter().any(|r| r.name == *n))
-                .map_err(|e| {
-                    Stop::Failed(Failure::new("InvalidArgument", format!("no name can be made: {e}")))
-                })?
-        }
-    };
+    let name = choose_name(create, &vm, &records, now)?;
     let overlays: Vec<Overlay> = disks
         .iter()
         .filter_map(|d| {
@@ -82,8 +64,15 @@ pub(super) fn run(work: &Work<'_>, create: &CreateJob) -> Result<SnapshotName, S
     work.tools.store.begin(&intent, now)?;
     work.phase("preparing overlays", None, Some(&name));
     if let Err(e) = hypervisor.prepare(vm.id, &spec.overlays) {
-        work.tools.store.abandoned(id)?;
-        return Err(e.context(format_args!("snapshot {name} of VM {} was not taken", vm.name)).into());
+        if e.kind == ErrorKind::Exists {
+            // What is there is somebody else's: not to be taken back.
+            work.tools.store.abandoned(id)?;
+        } else {
+            undo(work, &vm, &intent, &e.message);
+        }
+        let kind = e.kind.as_str();
+        let e = e.context(format_args!("snapshot {name} of VM {} was not taken", vm.name));
+        return Err(Stop::Failed(Failure::new(kind, format!("{e}. The VM runs on as before"))));
     }
     if let Err(stop) = work.safe_point() {
         undo(work, &vm, &intent, "cancelled");
@@ -91,7 +80,10 @@ pub(super) fn run(work: &Work<'_>, create: &CreateJob) -> Result<SnapshotName, S
     }
     work.phase("taking the snapshot", None, Some(&name));
     let targets: Vec<String> = spec.overlays.iter().map(|o| o.target.clone()).collect();
-    let taken = work.tools.freezer.around(&vm, &create.how, &targets, || hypervisor.create(vm.id, &spec));
+    let taken =
+        work.tools.freezer.around(&vm, &create.how, &targets, work.settings.daemon.max_frozen, || {
+            hypervisor.create(vm.id, &spec)
+        });
     match taken {
         Ok(((), quality)) => {
             work.phase("verifying", None, Some(&name));
@@ -109,11 +101,40 @@ pub(super) fn run(work: &Work<'_>, create: &CreateJob) -> Result<SnapshotName, S
             Ok(name)
         }
         Err(e) => {
-            undo(work, &vm, &intent, &e.message);
+            let state = if undo(work, &vm, &intent, &e.message) {
+                "The VM runs on as before"
+            } else {
+                "Whether the VM runs on its new overlays is not known: that is looked at again at the next \
+                 connection to libvirt"
+            };
             let quiesce = e.message.starts_with("the file systems could not be frozen");
             let kind = if quiesce { "QuiesceFailed" } else { e.kind.as_str() };
             let e = e.context(format_args!("snapshot {name} of VM {} was not taken", vm.name));
-            Err(Stop::Failed(Failure::new(kind, format!("{e}. The VM runs on as before"))))
+            Err(Stop::Failed(Failure::new(kind, format!("{e}. {state}"))))
+        }
+    }
+}
+
+/// The name that was asked for, if it is free, or one made from the policy's template.
+fn choose_name(
+    create: &CreateJob,
+    vm: &Vm,
+    records: &[SnapshotRecord],
+    at: Timestamp,
+) -> Result<SnapshotName, Stop> {
+    let taken = |name: &SnapshotName| records.iter().any(|r| r.name == *name);
+    match &create.name {
+        Some(name) if taken(name) => {
+            refuse("Exists", format!("VM {} already has a snapshot {name}", vm.name))
+        }
+        Some(name) => Ok(name.clone()),
+        None => {
+            let policy = join(&create.policies);
+            let sequence = records.len() + 1;
+            let parts = Parts { policy: &policy, vm: &vm.name, operation: "manual", at, sequence };
+            naming::snapshot_name(&create.how.name, &parts, taken).or_else(|e| {
+                refuse("InvalidArgument", format!("no name can be made for VM {}: {e}", vm.name))
+            })
         }
     }
 }
@@ -208,7 +229,16 @@ fn choose<'a>(create: &CreateJob, vm: &'a Vm) -> Result<Vec<&'a Disk>, Stop> {
         None => vm.disks.iter().filter(|d| d.writable).collect(),
         Some(wanted) => {
             let mut disks = Vec::new();
+            if wanted.is_empty() {
+                return refuse(
+                    "InvalidArgument",
+                    format!("`disks` names no disk of VM {name} to take a snapshot of"),
+                );
+            }
             for target in wanted {
+                if disks.iter().any(|d: &&Disk| d.target == *target) {
+                    return refuse("InvalidArgument", format!("disk {target} of VM {name} was named twice"));
+                }
                 match vm.disks.iter().find(|d| d.target == *target) {
                     Some(d) if d.writable => disks.push(d),
                     Some(_) => {
@@ -296,10 +326,12 @@ fn verify(work: &Work<'_>, vm: &Vm, spec: &CreateSpec) -> Result<(), Stop> {
     )
 }
 
-/// Takes back what was prepared. Overlays that a VM runs on are refused by the hypervisor, and then the intent stays
-/// for the next start to look at.
-fn undo(work: &Work<'_>, vm: &Vm, intent: &Intent, why: &str) {
-    match work.tools.hypervisor.discard(vm.id, &intent.overlays) {
+/// Takes back what was prepared, and says whether it did. Overlays that a VM runs on are refused by the hypervisor, and
+/// then the intent stays for the next start to look at.
+fn undo(work: &Work<'_>, vm: &Vm, intent: &Intent, why: &str) -> bool {
+    let discarded = work.tools.hypervisor.discard(vm.id, &intent.overlays);
+    let done = discarded.is_ok();
+    match discarded {
         Ok(()) => {
             if let Err(e) = work.tools.store.abandoned(intent.id) {
                 tracing::warn!(VIRTSNAP_VM = %vm.name, error = %e, "cannot take back a stored intent");
@@ -314,6 +346,7 @@ fn undo(work: &Work<'_>, vm: &Vm, intent: &Intent, why: &str) {
             error = %e, "overlays of a failed snapshot could not be removed; the next start tries again"
         ),
     }
+    done
 }
 
 fn join(policies: &BTreeSet<PolicyName>) -> String {

@@ -25,6 +25,7 @@ pub(super) fn run(work: &Work<'_>, name: &SnapshotName) -> Result<(), Stop> {
         ));
     };
     work.safe_point()?;
+    let begun_before = work.tools.store.half_deleted(vm.id)?.contains(&marker.id);
     let intent = Intent { id: marker.id, vm: vm.id, name: name.clone(), create: false, overlays: Vec::new() };
     work.tools.store.begin(&intent, work.tools.clock.now())?;
     work.phase("merging", None, Some(name));
@@ -40,7 +41,7 @@ pub(super) fn run(work: &Work<'_>, name: &SnapshotName) -> Result<(), Stop> {
         Err(e) => {
             // Refused before anything was touched, it is as good as before. Else its image may hold newer data by now:
             // the intent stays, the snapshot counts as failed, and the next prune finishes the deletion.
-            if e.kind.untouched() {
+            if e.kind.untouched() && !begun_before {
                 work.tools.store.abandoned(marker.id)?;
             }
             Err(e.context(format_args!("snapshot {name} of VM {} was not deleted", vm.name)).into())

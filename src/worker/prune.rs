@@ -40,14 +40,7 @@ pub(super) fn run(work: &Work<'_>, all: bool) -> Result<(), Stop> {
             "snapshot {} of VM {} would go, but stays for now: {}", held.name, record.name, held.text()
         );
     }
-    // What was begun comes first: such a snapshot is no good to anybody, and its layer only makes the chain longer.
-    let half_deleted = tools.store.half_deleted(record.id)?;
-    let mut names: Vec<SnapshotName> = reader::marked(tools.hypervisor.as_ref(), record.id)
-        .map_err(Stop::from)?
-        .into_iter()
-        .filter(|(id, _)| half_deleted.contains(id))
-        .map(|(_, name)| name)
-        .collect();
+    let mut names: Vec<SnapshotName> = Vec::new();
     for step in &decision.plan.steps {
         match step {
             Step::Merge { run, .. } => names.extend(run.iter().cloned()),
@@ -56,6 +49,8 @@ pub(super) fn run(work: &Work<'_>, all: bool) -> Result<(), Stop> {
             }
         }
     }
+    // What was begun is finished first: as long as it is not, libvirt's metadata forbids every other merge.
+    names.sort_by_key(|name| !record.snapshots.get(name).is_some_and(|s| s.half_deleted));
     let mut failures: Vec<Failure> = Vec::new();
     for (i, name) in names.iter().enumerate() {
         work.safe_point()?;

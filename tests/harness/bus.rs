@@ -17,8 +17,11 @@ pub struct Bus {
 impl Bus {
     /// Connects to the bus at this address.
     pub fn connect(address: &str) -> Self {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
         let connection = runtime.block_on(async {
             zbus::connection::Builder::address(address).build().await.expect("the bus can be reached")
         });

@@ -179,6 +179,12 @@ impl Machine {
         uid: u32,
         now: Timestamp,
     ) -> Result<Reply, Refusal> {
+        if !self.view.manager.hypervisor_connected {
+            return Err(Refusal::new(
+                "Disconnected",
+                "there is no connection to libvirt now; it is tried again by itself",
+            ));
+        }
         let policy = self.settings.policies.get(name).cloned().ok_or_else(|| {
             Refusal::new("NoSuchPolicy", format!("there is no policy {name}; `virtsnap status` lists them"))
         })?;
@@ -195,6 +201,7 @@ impl Machine {
             }
         };
         let asker = Asker { origin: Origin::Manual, uid };
+        self.runs.entry(name.clone()).or_default().begin(now);
         Ok(Reply::Jobs(
             vms.into_iter().filter_map(|vm| self.enqueue_policy(&policy, vm, asker, now)).collect(),
         ))

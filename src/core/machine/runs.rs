@@ -37,6 +37,12 @@ impl PolicyRun {
         Self { handled: Some(at), ..Self::default() }
     }
 
+    /// A run begins, by the clock or by hand.
+    pub(super) fn begin(&mut self, at: Timestamp) {
+        self.last = Some(at);
+        self.last_result = None;
+    }
+
     /// A run on one VM ended. One failure among many makes the run a failed one.
     pub(super) fn ended(&mut self, result: JobResult) {
         if self.last_result != Some(JobResult::Failed) {
@@ -132,8 +138,7 @@ impl Machine {
             .collect();
         out.push(Effect::Log(Note::Fired { policy: policy.name.clone(), at, vms: vms.len(), missed }));
         let Some(run) = self.runs.get_mut(&policy.name) else { return };
-        run.last = Some(at);
-        run.last_result = None;
+        run.begin(at);
         for vm in vms {
             let offset = schedule::spread_offset(vm, &policy.name, policy.spread);
             // What is caught up late is spread from now on, not from when it should have been.

@@ -49,7 +49,15 @@ fn record(n: u128, snapshots: &[(&str, bool)]) -> VmRecord {
             storage: Storage::External,
             size: 1,
         };
-        (name, SnapshotRecord { snapshot, description: String::new(), quality: Quality::unknown(false) })
+        (
+            name,
+            SnapshotRecord {
+                snapshot,
+                description: String::new(),
+                quality: Quality::unknown(false),
+                half_deleted: false,
+            },
+        )
     });
     VmRecord {
         id: vm(n),
@@ -103,7 +111,6 @@ impl Bench {
         assert_eq!(answers.len(), 1, "one answer for one request");
         answers.into_iter().next().unwrap()
     }
-
 }
 
 fn wake(effects: &[Effect]) -> Option<Timestamp> {

@@ -1,0 +1,111 @@
+//! A hypervisor that does something else before each call: that has a bug, or is slow.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use virtsnap::{
+    core::model::{SnapshotName, VmId},
+    hypervisor::{
+        CreateSpec, Event, FreezeStatus, GuestFileSystem, Hypervisor, Overlay, Result, SnapshotRecord, Space,
+        Vm,
+        sim::{Op, Sim},
+    },
+};
+
+/// The simulator, and what comes before each of its calls.
+pub struct Hooked {
+    sim: Arc<Sim>,
+    before: Box<dyn Fn(Op) + Send + Sync>,
+}
+
+impl fmt::Debug for Hooked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hooked").field("sim", &self.sim).finish_non_exhaustive()
+    }
+}
+
+impl Hooked {
+    /// The next call of this operation panics.
+    pub fn panics_once(sim: &Arc<Sim>, op: Op) -> Arc<Self> {
+        let armed = AtomicBool::new(true);
+        let before = move |at| {
+            assert!(at != op || !armed.swap(false, Ordering::SeqCst), "a bug in {op:?}, as arranged");
+        };
+        Arc::new(Self { sim: Arc::clone(sim), before: Box::new(before) })
+    }
+
+    /// Whatever the daemon asks in order to know, not in order to do a job, takes so long.
+    pub fn tells_late(sim: &Arc<Sim>, late: Duration) -> Arc<Self> {
+        let before = move |_| {
+            if std::thread::current().name() == Some("inventory") {
+                std::thread::park_timeout(late);
+            }
+        };
+        Arc::new(Self { sim: Arc::clone(sim), before: Box::new(before) })
+    }
+
+    fn at(&self, op: Op) -> &Sim {
+        (self.before)(op);
+        &self.sim
+    }
+}
+
+impl Hypervisor for Hooked {
+    fn watch(&self, events: Box<dyn Fn(Event) + Send + Sync>) {
+        self.sim.watch(events);
+    }
+
+    fn vms(&self) -> Result<Vec<VmId>> {
+        self.at(Op::Vms).vms()
+    }
+
+    fn vm(&self, vm: VmId) -> Result<Vm> {
+        self.at(Op::Vm).vm(vm)
+    }
+
+    fn snapshots(&self, vm: VmId) -> Result<Vec<SnapshotRecord>> {
+        self.at(Op::Snapshots).snapshots(vm)
+    }
+
+    fn space(&self, path: &str) -> Result<Space> {
+        self.at(Op::Space).space(path)
+    }
+
+    fn prepare(&self, vm: VmId, overlays: &[Overlay]) -> Result<()> {
+        self.at(Op::Prepare).prepare(vm, overlays)
+    }
+
+    fn discard(&self, vm: VmId, paths: &[String]) -> Result<()> {
+        self.at(Op::Discard).discard(vm, paths)
+    }
+
+    fn create(&self, vm: VmId, spec: &CreateSpec) -> Result<()> {
+        self.at(Op::Create).create(vm, spec)
+    }
+
+    fn delete(&self, vm: VmId, name: &SnapshotName) -> Result<()> {
+        self.at(Op::Delete).delete(vm, name)
+    }
+
+    fn file_systems(&self, vm: VmId, timeout: Duration) -> Result<Vec<GuestFileSystem>> {
+        self.at(Op::FileSystems).file_systems(vm, timeout)
+    }
+
+    fn freeze_status(&self, vm: VmId, timeout: Duration) -> Result<FreezeStatus> {
+        self.at(Op::FreezeStatus).freeze_status(vm, timeout)
+    }
+
+    fn freeze(&self, vm: VmId, mountpoints: Option<&[String]>, timeout: Duration) -> Result<u32> {
+        self.at(Op::Freeze).freeze(vm, mountpoints, timeout)
+    }
+
+    fn thaw(&self, vm: VmId, timeout: Duration) -> Result<u32> {
+        self.at(Op::Thaw).thaw(vm, timeout)
+    }
+}

@@ -1,0 +1,83 @@
+//! The committed XML is the documented interface, so it must be the served one.
+
+use std::collections::BTreeMap;
+
+use roxmltree::{Document, Node, ParsingOptions};
+use virtsnap::hypervisor::sim::VmSpec;
+
+use super::{
+    client::{MANAGER, none},
+    rig::{Rig, id, policy_path, snapshot_path, vm_path},
+};
+
+const EMITS: &str = "org.freedesktop.DBus.Property.EmitsChangedSignal";
+
+/// What an interface comes to, comments and order of members apart.
+fn structure(xml: &str, interface: &str) -> BTreeMap<String, String> {
+    let options = ParsingOptions { allow_dtd: true, ..ParsingOptions::default() };
+    let document = Document::parse_with_options(xml, options).unwrap();
+    let found = document
+        .descendants()
+        .find(|n| n.has_tag_name("interface") && n.attribute("name") == Some(interface))
+        .unwrap_or_else(|| panic!("no {interface} in\n{xml}"));
+    found.children().filter(Node::is_element).map(member).collect()
+}
+
+fn member(node: Node<'_, '_>) -> (String, String) {
+    let kind = node.tag_name().name();
+    let attribute = |n: Node<'_, '_>, name: &str| n.attribute(name).unwrap_or("").to_owned();
+    let args = node.children().filter(|n| n.has_tag_name("arg")).map(|arg| {
+        // A signal's arguments go one way.
+        let direction = if kind == "signal" { "out".to_owned() } else { attribute(arg, "direction") };
+        format!("{} {}: {}", direction, attribute(arg, "name"), attribute(arg, "type"))
+    });
+    let annotations = node.children().filter(|n| n.has_tag_name("annotation")).filter_map(|a| {
+        let (name, value) = (attribute(a, "name"), attribute(a, "value"));
+        // That is the default.
+        (name != EMITS || value != "true").then(|| format!("{name}={value}"))
+    });
+    let what: Vec<String> = args.chain(annotations).collect();
+    let head = if kind == "property" {
+        format!("{} {}", attribute(node, "type"), attribute(node, "access"))
+    } else {
+        String::new()
+    };
+    (format!("{kind} {}", attribute(node, "name")), format!("{head}({})", what.join(", ")))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_served_is_what_the_committed_xml_says() {
+    let rig = Rig::start("[policy.p]\nvms = [\"*\"]\n", |sim| {
+        sim.add_vm(VmSpec::new("web", 1));
+    })
+    .await;
+    let job = rig.client.ask_create(id(1), "s1", none()).await.unwrap();
+    rig.client.wait(&job).await.unwrap();
+    let snapshot = snapshot_path(id(1), "s1");
+    rig.client.until_there(&snapshot, true).await;
+    let objects = [
+        ("Manager", MANAGER.to_owned()),
+        ("VM", vm_path(id(1))),
+        ("Snapshot", snapshot),
+        ("Policy", policy_path("p")),
+        ("Job", job),
+    ];
+    let mut differences = Vec::new();
+    for (interface, path) in objects {
+        let name = format!("org.virtsnap1.{interface}");
+        let file = format!("{}/dbus/{name}.xml", env!("CARGO_MANIFEST_DIR"));
+        let committed = structure(&std::fs::read_to_string(file).unwrap(), &name);
+        let (served,): (String,) =
+            rig.client.call(&path, "org.freedesktop.DBus.Introspectable.Introspect", &()).await.unwrap();
+        let served = structure(&served, &name);
+        let members: std::collections::BTreeSet<_> = committed.keys().chain(served.keys()).collect();
+        for member in members.into_iter().filter(|m| committed.get(*m) != served.get(*m)) {
+            differences.push(format!(
+                "{name}: {member}: committed {:?}, served {:?}",
+                committed.get(member),
+                served.get(member)
+            ));
+        }
+    }
+    assert!(differences.is_empty(), "\n{}", differences.join("\n"));
+}

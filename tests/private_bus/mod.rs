@@ -1,0 +1,18 @@
+//! What they have in common is in `rig` (bus, host, daemon), `client`, and `hooked` (a hypervisor that can be bent).
+
+mod callers;
+mod client;
+mod connection;
+mod create;
+mod faults;
+mod hooked;
+mod introspection;
+mod life;
+mod mirror;
+mod policies;
+mod prune;
+mod quiesce;
+mod reading;
+mod recovery;
+mod reload;
+mod rig;

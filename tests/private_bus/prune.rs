@@ -1,0 +1,219 @@
+//! Pruning and deleting: preview is execution, and what others made is left alone.
+
+use std::collections::BTreeMap;
+
+use virtsnap::hypervisor::{
+    Error, ErrorKind,
+    sim::{Fault, Mishap, Op, VmSpec},
+};
+use zbus::OwnedObjectPath;
+
+use super::{
+    client::{Client, none, options},
+    rig::{Rig, id, snapshot_path, vm_path},
+};
+
+type Reasons = Vec<(String, String, String)>;
+type Verdict = (OwnedObjectPath, String, bool, Reasons, String);
+
+/// What a prune would do: for each snapshot whether it stays, and why.
+async fn preview(client: &Client, all: bool) -> Vec<(String, bool, Reasons)> {
+    let given = if all { options([("all", true.into())]) } else { none() };
+    let (verdicts,): (Vec<Verdict>,) =
+        client.call(&vm_path(id(1)), "VM.PreviewPrune", &(given,)).await.unwrap();
+    verdicts
+        .into_iter()
+        .map(|(path, name, keep, reasons, text)| {
+            assert_eq!(path.as_str(), snapshot_path(id(1), &name));
+            assert!(!reasons.is_empty() && !text.is_empty(), "{name}: {text}");
+            (name, keep, reasons)
+        })
+        .collect()
+}
+
+fn kept(verdicts: &[(String, bool, Reasons)]) -> Vec<String> {
+    verdicts.iter().filter(|(_, keep, _)| *keep).map(|(name, ..)| name.clone()).collect()
+}
+
+async fn run(rig: &Rig, times: usize) {
+    for _ in 0..times {
+        for job in rig.client.run("p", none()).await.unwrap() {
+            rig.client.wait(&job).await.unwrap();
+        }
+        rig.client.until_idle().await;
+    }
+}
+
+/// A VM with so many snapshots by a policy that keeps them all.
+async fn with_snapshots(count: usize, disks: &[&str]) -> Rig {
+    let rig = Rig::start("[policy.p]\nvms = [\"*\"]\nkeep-last = 50\n", |sim| {
+        sim.add_vm(VmSpec::new("web", 1).with_disks(disks));
+    })
+    .await;
+    run(&rig, count).await;
+    assert_eq!(rig.client.snapshots(id(1)).await.len(), count);
+    rig
+}
+
+async fn reload(rig: &Rig, policies: &str) {
+    rig.write_policies(policies);
+    rig.client.call::<_, ()>("/org/virtsnap1", "Manager.Reload", &(none(),)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_preview_says_exactly_what_the_prune_then_does() {
+    let rig = with_snapshots(9, &["vda", "vdb"]).await;
+    rig.client.create(id(1), "by-hand", none()).await.unwrap();
+    run(&rig, 2).await;
+    reload(&rig, "[policy.p]\nvms = [\"*\"]\nkeep-last = 4\nmax-delete = 3\n").await;
+
+    for all in [false, true] {
+        let verdicts = preview(&rig.client, all).await;
+        let names: Vec<&String> = verdicts.iter().map(|(name, ..)| name).collect();
+        assert_eq!(
+            names,
+            rig.client.snapshots(id(1)).await.iter().collect::<Vec<_>>(),
+            "all of them, oldest first"
+        );
+        let stay = kept(&verdicts);
+        assert!(stay.contains(&"by-hand".to_owned()));
+        assert_eq!(rig.client.snapshots(id(1)).await.len(), verdicts.len(), "a preview changes nothing");
+        let given = if all { options([("all", true.into())]) } else { none() };
+        rig.client.job(&vm_path(id(1)), "VM.Prune", given).await.unwrap();
+        rig.client.until(&vm_path(id(1)), "VM.ChainDepth", |d: &u32| *d as usize == stay.len() + 1).await;
+        assert_eq!(rig.client.snapshots(id(1)).await, stay, "all: {all}");
+    }
+    assert_eq!(rig.client.snapshots(id(1)).await.len(), 5, "four of the policy's and the one by hand");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_remains_after_a_prune_holds_what_it_held_before() {
+    let rig = Rig::start("[policy.p]\nvms = [\"*\"]\nkeep-last = 3\n", |sim| {
+        sim.add_vm(VmSpec::new("web", 1).with_disks(&["vda", "vdb"]));
+    })
+    .await;
+    let mut copies = BTreeMap::new();
+    for i in 0..8 {
+        for (disk, block) in [("vda", 0), ("vda", i), ("vdb", i % 3)] {
+            assert!(rig.sim.write(id(1), disk, block, i + 1));
+        }
+        let copy = ["vda", "vdb"].map(|disk| rig.sim.read(id(1), disk).unwrap());
+        for job in rig.client.run("p", none()).await.unwrap() {
+            copies.insert(rig.client.wait(&job).await.unwrap(), copy.clone());
+        }
+        rig.client.until_idle().await;
+    }
+    let records = rig.hypervisor.snapshots(id(1)).unwrap();
+    assert_eq!(records.len(), 3);
+    for record in records {
+        let copy = &copies[&snapshot_path(id(1), record.name.as_str())];
+        for (disk, content) in ["vda", "vdb"].iter().zip(copy) {
+            assert_eq!(rig.sim.content_of_snapshot(id(1), &record.name, disk).unwrap(), *content, "{disk}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_made_is_never_deleted() {
+    let rig =
+        Rig::start("[policy.p]\nvms = [\"*\"]\nkeep-last = 1\nmax-count = 1\nmax-size = \"1MiB\"\n", |sim| {
+            let web = sim.add_vm(VmSpec::new("web", 1));
+            sim.make_foreign_snapshot(web, "theirs").unwrap();
+        })
+        .await;
+    run(&rig, 4).await;
+    let left = rig.client.snapshots(id(1)).await;
+    assert_eq!(left.len(), 2, "{left:?}");
+    assert!(left.contains(&"theirs".to_owned()));
+    let theirs = snapshot_path(id(1), "theirs");
+    assert!(!rig.client.get::<bool>(&theirs, "Snapshot.Managed").await);
+    assert_eq!(rig.client.text(&theirs, "Snapshot.Origin").await, "foreign");
+    let (error, text) = rig.client.job(&theirs, "Snapshot.Delete", none()).await.unwrap_err();
+    assert_eq!(error, "NotManaged");
+    assert!(text.contains("theirs") && text.contains("VM web"), "{text}");
+    let verdict = preview(&rig.client, true).await.into_iter().find(|(name, ..)| name == "theirs").unwrap();
+    assert!(verdict.1);
+    assert!(verdict.2.iter().any(|(rule, ..)| rule == "foreign"), "{verdict:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_others_made_under_a_name_of_ours_is_not_ours() {
+    let rig = with_snapshots(1, &["vda", "vdb"]).await;
+    let name = rig.client.snapshots(id(1)).await.remove(0);
+    let snapshot = snapshot_path(id(1), &name);
+    // Gone and made anew behind our back, and no event tells of either.
+    let known = virtsnap::core::model::SnapshotName::existing(&name);
+    rig.sim.forget_snapshot(id(1), &known).unwrap();
+    rig.sim.make_foreign_snapshot(id(1), &name).unwrap();
+    let (error, text) = rig.client.job(&snapshot, "Snapshot.Delete", none()).await.unwrap_err();
+    assert_eq!(error, "NotManaged", "{text}");
+    assert!(rig.sim.changes().iter().all(|op| *op != Op::Delete));
+    rig.client.until(&snapshot, "Snapshot.Managed", |m: &bool| !m).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_that_stopped_half_way_counts_for_nothing_and_the_next_prune_finishes_it() {
+    let rig = with_snapshots(3, &["vda"]).await;
+    let names = rig.client.snapshots(id(1)).await;
+    assert!(rig.sim.write(id(1), "vda", 0, 1));
+    let newest = snapshot_path(id(1), &names[2]);
+    rig.sim.inject(Fault::new(Op::Delete, Mishap::Half(Error::new(ErrorKind::Failed, "on request"))));
+    let (error, text) = rig.client.job(&newest, "Snapshot.Delete", none()).await.unwrap_err();
+    assert_eq!(error, "Failed");
+    assert!(text.contains(&names[2]) && text.contains("VM web"), "{text}");
+    rig.client.until(&newest, "Snapshot.State", |s: &String| s == "failed").await;
+
+    // It is the newest, and yet no good one: that is the one before it.
+    reload(&rig, "[policy.p]\nvms = [\"*\"]\nkeep-last = 1\n").await;
+    let verdicts = preview(&rig.client, false).await;
+    let of = |i: usize| verdicts.iter().find(|(name, ..)| *name == names[i]).unwrap();
+    assert!(of(1).1, "the newest good one: {verdicts:?}");
+    assert!(!of(0).1, "{verdicts:?}");
+    assert!(!of(2).1, "the prune deletes it, so the preview must say so: {verdicts:?}");
+    let success = rig.client.get::<u64>(&vm_path(id(1)), "VM.LastSuccessUSec").await;
+    let second = rig.client.get::<u64>(&snapshot_path(id(1), &names[1]), "Snapshot.CreatedUSec").await;
+    assert_eq!(success, second);
+
+    rig.client.job(&vm_path(id(1)), "VM.Prune", none()).await.unwrap();
+    rig.client.until_there(&newest, false).await;
+    assert_eq!(rig.client.snapshots(id(1)).await, [names[1].clone()]);
+    assert_eq!(rig.store().intents().unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prune_goes_on_after_a_snapshot_that_does_not_go_and_tells() {
+    let rig = with_snapshots(4, &["vda", "vdb"]).await;
+    let names = rig.client.snapshots(id(1)).await;
+    reload(&rig, "[policy.p]\nvms = [\"*\"]\nkeep-last = 1\n").await;
+    rig.sim.fail_next(Op::Delete, Error::new(ErrorKind::Busy, "on request"));
+    let (error, text) = rig.client.job(&vm_path(id(1)), "VM.Prune", none()).await.unwrap_err();
+    assert_eq!(error, "Busy");
+    assert!(text.contains(&names[0]) && text.contains("VM web"), "{text}");
+    rig.client.until_there(&snapshot_path(id(1), &names[2]), false).await;
+    assert_eq!(rig.client.snapshots(id(1)).await, [names[0].clone(), names[3].clone()]);
+    // It was refused before anything was touched, so it is as good as before.
+    assert_eq!(rig.client.text(&snapshot_path(id(1), &names[0]), "Snapshot.State").await, "ready");
+    rig.client.job(&vm_path(id(1)), "VM.Prune", none()).await.unwrap();
+    rig.client.until_there(&snapshot_path(id(1), &names[0]), false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_half_deleted_snapshot_is_not_good_again_because_the_next_try_was_refused() {
+    let rig = with_snapshots(1, &["vda"]).await;
+    let name = rig.client.snapshots(id(1)).await.remove(0);
+    let snapshot = snapshot_path(id(1), &name);
+    assert!(rig.sim.write(id(1), "vda", 0, 1));
+    rig.sim.inject(Fault::new(Op::Delete, Mishap::Half(Error::new(ErrorKind::Failed, "on request"))));
+    rig.client.job(&snapshot, "Snapshot.Delete", none()).await.unwrap_err();
+    assert_eq!(rig.client.text(&snapshot, "Snapshot.State").await, "failed");
+    rig.sim.fail_next(Op::Delete, Error::new(ErrorKind::Busy, "on request"));
+    assert_eq!(rig.client.job(&snapshot, "Snapshot.Delete", none()).await.unwrap_err().0, "Busy");
+    assert_eq!(
+        rig.client.text(&snapshot, "Snapshot.State").await,
+        "failed",
+        "its image holds newer data by now"
+    );
+    assert_eq!(rig.store().intents().unwrap().len(), 1);
+    rig.client.job(&snapshot, "Snapshot.Delete", none()).await.unwrap();
+    assert_eq!(rig.client.snapshots(id(1)).await, [] as [String; 0]);
+}

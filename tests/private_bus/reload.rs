@@ -1,0 +1,62 @@
+//! Reading the configuration again: all of it or nothing.
+
+use virtsnap::hypervisor::sim::VmSpec;
+
+use super::{
+    client::{Client, Failure, MANAGER, none},
+    rig::{Rig, id, policy_path, vm_path},
+};
+
+const OLD: &str = "[policy.old]\nvms = [\"*\"]\nkeep-last = 3\n";
+
+async fn reload(client: &Client) -> Result<(), Failure> {
+    client.call(MANAGER, "Manager.Reload", &(none(),)).await
+}
+
+async fn web() -> Rig {
+    Rig::start(OLD, |sim| {
+        sim.add_vm(VmSpec::new("web", 1));
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_file_is_reported_with_its_place_and_changes_nothing() {
+    let rig = web().await;
+    for (broken, place) in [
+        ("[policy.new]\nvms = [\"*\"]\nkeep-lsat = 3\n", "test.toml:3:1"),
+        ("[policy.new]\nvms = [\"*\"]\nschedule = \"61 * * * *\"\n", "test.toml:3:13"),
+        ("[policy.new\n", "test.toml:1:"),
+        ("[policy.new]\n", "test.toml:1:"),
+    ] {
+        rig.write_policies(broken);
+        let (name, text) = reload(&rig.client).await.unwrap_err();
+        assert_eq!(name, "InvalidConfiguration", "{text}");
+        assert!(text.contains(place), "no {place} in {text}");
+        assert!(text.contains('^') && text.contains("old settings"), "{text}");
+        assert!(!text.contains('\u{1b}'), "no colours on the bus");
+        let objects = rig.client.managed().await;
+        assert!(objects.contains_key(&policy_path("old")) && !objects.contains_key(&policy_path("new")));
+    }
+    let jobs = rig.client.run("old", none()).await.unwrap();
+    rig.client.wait(&jobs[0]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_policies_are_there_and_old_ones_gone_when_the_call_returns() {
+    let rig = web().await;
+    rig.write_policies("[policy.new]\nvms = [\"web\"]\nschedule = \"@daily\"\n");
+    reload(&rig.client).await.unwrap();
+    let objects = rig.client.managed().await;
+    assert!(objects.contains_key(&policy_path("new")), "the new one is not there yet");
+    assert!(!objects.contains_key(&policy_path("old")), "the old one is still there");
+    assert_eq!(rig.client.objects(&vm_path(id(1)), "VM.Policies").await, [policy_path("new")]);
+    assert!(rig.client.get::<u64>(MANAGER, "Manager.NextRunUSec").await > 0);
+    let (error, _) = rig.client.run("old", none()).await.unwrap_err();
+    assert!(error == "NoSuchPolicy" || error == "org.freedesktop.DBus.Error.UnknownObject", "{error}");
+
+    rig.write_policies("");
+    reload(&rig.client).await.unwrap();
+    assert_eq!(rig.client.get::<u64>(MANAGER, "Manager.NextRunUSec").await, 0);
+    assert_eq!(rig.client.objects(&vm_path(id(1)), "VM.Policies").await, [] as [String; 0]);
+}

@@ -1,0 +1,304 @@
+//! A bus, a host and a daemon on both.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Condvar, Mutex},
+    time::{Duration, Instant},
+};
+
+use jiff::{SignedDuration, Timestamp};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use virtsnap::{
+    clock::Clock,
+    config::{self, ConfigRoots},
+    core::model::VmId,
+    daemon::{self, Bus, Options},
+    engine::Control,
+    hypervisor::{
+        Hypervisor,
+        sim::{Gate, Sim},
+    },
+    store::Store,
+};
+
+use super::client::{Client, MANAGER, soon};
+
+/// How long anything may take.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+const MAIN: &str = "[daemon]\ntimezone = \"UTC\"\nmax-jobs = 4\n";
+
+/// A clock that a test can set. It goes on by itself, so that no two snapshots have the same time, and far ahead of
+/// the system's, so that no timer fires by itself. Its pauses are short.
+#[derive(Debug)]
+pub struct TestClock {
+    start: Instant,
+    ahead: Mutex<SignedDuration>,
+    never: Condvar,
+}
+
+impl TestClock {
+    /// Noon on a Friday.
+    const NOON: Timestamp = Timestamp::constant(2_223_374_400, 0);
+
+    fn new() -> Self {
+        Self { start: Instant::now(), ahead: Mutex::default(), never: Condvar::new() }
+    }
+
+    /// Sets it forward.
+    pub fn advance(&self, by: SignedDuration) {
+        *self.ahead.lock().unwrap() += by;
+    }
+}
+
+impl Clock for TestClock {
+    fn now(&self) -> Timestamp {
+        Self::NOON + *self.ahead.lock().unwrap() + SignedDuration::try_from(self.elapsed()).unwrap()
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    fn pause(&self, _: Duration) {
+        let ahead = self.ahead.lock().unwrap();
+        drop(self.never.wait_timeout(ahead, Duration::from_millis(5)).unwrap());
+    }
+}
+
+/// A `dbus-daemon` of our own, which ends with this.
+#[derive(Debug)]
+struct BusDaemon(Child);
+
+impl BusDaemon {
+    fn start(directory: &Path) -> Self {
+        let socket = directory.join("bus");
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("dbus/org.virtsnap1.conf");
+        // As a system bus comes: everybody may connect, nobody may own a name or call anyone but the bus, unless a
+        // file that is included allows it.
+        let config = format!(
+            r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN"
+                "https://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+            <busconfig>
+              <type>system</type>
+              <listen>unix:path={}</listen>
+              <auth>EXTERNAL</auth>
+              <policy context="default">
+                <allow user="*"/>
+                <deny own="*"/>
+                <deny send_type="method_call"/>
+                <allow send_type="signal"/>
+                <allow send_requested_reply="true" send_type="method_return"/>
+                <allow send_requested_reply="true" send_type="error"/>
+                <allow receive_type="method_call"/>
+                <allow receive_type="method_return"/>
+                <allow receive_type="error"/>
+                <allow receive_type="signal"/>
+                <allow send_destination="org.freedesktop.DBus"/>
+              </policy>
+              <include>{}</include>
+            </busconfig>"#,
+            socket.display(),
+            shipped.display()
+        );
+        let file = directory.join("bus.conf");
+        std::fs::write(&file, config).unwrap();
+        let mut child = Command::new("dbus-daemon")
+            .arg("--nofork")
+            .arg("--nopidfile")
+            .arg("--print-address")
+            .arg(format!("--config-file={}", file.display()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            // It warns of what only a root of the real system may do.
+            .stderr(std::fs::File::create(directory.join("bus.log")).unwrap())
+            .spawn()
+            .expect("dbus-daemon is installed");
+        // It says its address when it listens, and nothing if it does not.
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(
+            line.starts_with("unix:"),
+            "dbus-daemon did not start: {:?}",
+            std::fs::read_to_string(directory.join("bus.log"))
+        );
+        Self(child)
+    }
+}
+
+impl Drop for BusDaemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[derive(Debug)]
+struct Running {
+    control: Control,
+    task: JoinHandle<anyhow::Result<()>>,
+}
+
+/// All of it.
+#[derive(Debug)]
+pub struct Rig {
+    /// The host.
+    pub sim: Arc<Sim>,
+    /// The daemon's clock.
+    pub clock: Arc<TestClock>,
+    /// The superuser's connection.
+    pub client: Client,
+    /// What the daemon sees of the host.
+    pub hypervisor: Arc<dyn Hypervisor>,
+    daemon: Option<Running>,
+    _bus: BusDaemon,
+    directory: TempDir,
+}
+
+impl Rig {
+    /// Starts all, and waits until the daemon runs.
+    pub async fn start(policies: &str, arrange: impl FnOnce(&Sim)) -> Self {
+        let mut rig = Self::without_daemon(policies, arrange).await;
+        rig.boot().await;
+        rig.until_running().await;
+        rig
+    }
+
+    /// Starts all but the daemon.
+    pub async fn without_daemon(policies: &str, arrange: impl FnOnce(&Sim)) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        // Others are to reach the socket.
+        std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::create_dir_all(directory.path().join("etc/policies.d")).unwrap();
+        std::fs::write(directory.path().join("etc/virtsnapd.toml"), MAIN).unwrap();
+        let path = directory.path().to_owned();
+        let bus =
+            soon("dbus-daemon", tokio::task::spawn_blocking(move || BusDaemon::start(&path))).await.unwrap();
+        let sim = Arc::new(Sim::new());
+        arrange(&sim);
+        let rig = Self {
+            hypervisor: Arc::clone(&sim) as Arc<dyn Hypervisor>,
+            sim,
+            clock: Arc::new(TestClock::new()),
+            client: Client::connect(&format!("unix:path={}", directory.path().join("bus").display())).await,
+            daemon: None,
+            _bus: bus,
+            directory,
+        };
+        rig.write_policies(policies);
+        rig
+    }
+
+    /// The bus's address.
+    pub fn address(&self) -> String {
+        format!("unix:path={}", self.directory.path().join("bus").display())
+    }
+
+    /// Writes `policies.d/test.toml`, which the daemon does not know of yet.
+    pub fn write_policies(&self, text: &str) {
+        std::fs::write(self.directory.path().join("etc/policies.d/test.toml"), text).unwrap();
+    }
+
+    fn state(&self) -> PathBuf {
+        self.directory.path().join("state")
+    }
+
+    /// The daemon's store, on a connection of its own.
+    pub fn store(&self) -> Store {
+        std::fs::create_dir_all(self.state()).unwrap();
+        Store::open(&self.state().join(daemon::DATABASE)).unwrap()
+    }
+
+    /// What a daemon here would be started with.
+    pub fn options(&self) -> Options {
+        let roots = ConfigRoots::new([self.directory.path().join("etc")]);
+        let loaded = match config::load(&roots) {
+            Ok(loaded) => loaded,
+            Err(e) => panic!("{}", e.render(config::Style::Plain)),
+        };
+        Options {
+            roots,
+            settings: loaded.settings,
+            bus: Bus::Address(self.address()),
+            state: self.state(),
+            runtime: None,
+        }
+    }
+
+    /// Starts the daemon, and waits until it has its name.
+    pub async fn boot(&mut self) {
+        assert!(self.daemon.is_none(), "one is enough");
+        let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
+        let (ready, control) = daemon::prepare(self.options(), Arc::clone(&self.hypervisor), clock).unwrap();
+        let task = tokio::spawn(ready.run());
+        self.client.until_name_is(true).await;
+        self.daemon = Some(Running { control, task });
+    }
+
+    /// Waits until the daemon has taken stock and all VMs' objects are there.
+    pub async fn until_running(&self) {
+        self.client.until(MANAGER, "Manager.State", |s: &String| s == "running").await;
+        for vm in self.sim.vms().unwrap() {
+            self.client.until_there(&vm_path(vm), true).await;
+        }
+    }
+
+    /// Tells the daemon to stop.
+    pub fn tell_to_stop(&self) {
+        self.daemon.as_ref().expect("the daemon runs").control.stop();
+    }
+
+    /// Waits until the daemon has ended, well.
+    pub async fn ended(&mut self) {
+        let running = self.daemon.take().expect("the daemon runs");
+        soon("the daemon's end", running.task).await.unwrap().unwrap();
+        self.client.until_name_is(false).await;
+    }
+
+    /// Both.
+    pub async fn stop(&mut self) {
+        self.tell_to_stop();
+        self.ended().await;
+    }
+
+    /// Asserts that this guest is not frozen: for the guest itself, on the bus, and in the store.
+    pub async fn assert_thawed(&self, vm: VmId) {
+        self.client.until(&vm_path(vm), "VM.Frozen", |frozen: &bool| !frozen).await;
+        assert!(self.sim.frozen(vm).unwrap().is_empty(), "the guest is frozen");
+        assert!(self.store().frozen().unwrap().is_empty(), "the store says that it may be frozen");
+    }
+
+    /// The paths of all images.
+    pub fn images(&self) -> Vec<String> {
+        self.sim.files().into_keys().collect()
+    }
+}
+
+/// Waits until a call stands at the gate.
+pub fn held(gate: &Gate<'_>) {
+    assert!(tokio::task::block_in_place(|| gate.wait_for_call(DEADLINE)), "no call came to the gate");
+}
+
+/// A VM's object path.
+pub fn vm_path(vm: VmId) -> String {
+    format!("{MANAGER}/vm/{}", vm.to_string().replace('-', "_"))
+}
+
+/// A snapshot's object path.
+pub fn snapshot_path(vm: VmId, name: &str) -> String {
+    format!("{}/snapshot/{}", vm_path(vm), virtsnap::dbus::escape_label(name))
+}
+
+/// A policy's object path.
+pub fn policy_path(name: &str) -> String {
+    format!("{MANAGER}/policy/{}", virtsnap::dbus::escape_label(name))
+}
+
+/// A VM's UUID by its number.
+pub fn id(number: u128) -> VmId {
+    VmId(uuid::Uuid::from_u128(number))
+}
