@@ -32,7 +32,8 @@ fn remember(tb: &Testbed, guest: &Guest, name: &str, images: &[(String, String)]
             let state = tb.image_state(image, "qcow2");
             let writes = guest.writes_since(disk, mark);
             let at = writes.windows(2).find(|w| w[0].counter == state.counter);
-            let at = at.unwrap_or_else(|| panic!("{name}, {disk}: the guest never wrote {state:?}: {writes:?}"));
+            let at =
+                at.unwrap_or_else(|| panic!("{name}, {disk}: the guest never wrote {state:?}: {writes:?}"));
             gaps.push(Gap { before: at[0], after: at[1] });
             assert!(!state.needs_recovery, "{name}, {disk}: a frozen file system needs no recovery");
             let copy = format!("/var/tmp/{name}-{disk}.raw");

@@ -1,7 +1,7 @@
 //! The only place with `unsafe`: the parts of libvirt's C API that the `virt` crate lacks.
 //!
 //! * the event loop, on a thread of its own, for ever: without it keepalives go unanswered and no event comes;
-//! * domain events and the close callback, each as a plain Rust closure.
+//! * domain events and the close callback, each as a plain Rust closure, and taken off again.
 //!
 //! Why each block is sound: every pointer handed to libvirt is either a live handle that the caller borrows for
 //! the call, or a leaked `Box` that libvirt gives back exactly once through the free function registered with it.
@@ -11,6 +11,7 @@
 
 use std::{
     ffi::{c_int, c_void},
+    ops::Deref,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::OnceLock,
 };
@@ -63,99 +64,160 @@ pub(super) fn start_event_loop() -> Result<(), Error> {
 
 unsafe extern "C" fn no_timer(_timer: c_int, _opaque: *mut c_void) {}
 
-/// Calls back for every lifecycle, agent and block job event of every domain, until the connection is closed.
-pub(super) fn on_domain_events<F>(connection: &Connect, callback: F) -> Result<(), Error>
-where
-    F: Fn(DomainEvent) + Send + Sync + Clone + 'static,
-{
-    // SAFETY (three times): libvirt calls a callback with the arguments that belong to its event number, as the
-    // casts say; all three take (connection, domain, …, opaque) and look at nothing else but what they declare.
-    unsafe {
-        let lifecycle: unsafe extern "C" fn(_, _, c_int, c_int, *mut c_void) -> c_int = lifecycle_callback;
-        register(
-            connection,
-            virt_sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE,
-            std::mem::transmute::<
-                unsafe extern "C" fn(
-                    virt_sys::virConnectPtr,
-                    virt_sys::virDomainPtr,
-                    c_int,
-                    c_int,
-                    *mut c_void,
-                ) -> c_int,
-                GenericCallback,
-            >(lifecycle),
-            Box::new(callback.clone()),
-        )?;
-        let agent: unsafe extern "C" fn(_, _, c_int, c_int, *mut c_void) = agent_callback;
-        register(
-            connection,
-            virt_sys::VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE,
-            std::mem::transmute::<
-                unsafe extern "C" fn(
-                    virt_sys::virConnectPtr,
-                    virt_sys::virDomainPtr,
-                    c_int,
-                    c_int,
-                    *mut c_void,
-                ),
-                GenericCallback,
-            >(agent),
-            Box::new(callback.clone()),
-        )?;
-        let block_job: unsafe extern "C" fn(_, _, *const std::ffi::c_char, c_int, c_int, *mut c_void) =
-            block_job_callback;
-        register(
-            connection,
-            virt_sys::VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2,
-            std::mem::transmute::<
-                unsafe extern "C" fn(
-                    virt_sys::virConnectPtr,
-                    virt_sys::virDomainPtr,
-                    *const std::ffi::c_char,
-                    c_int,
-                    c_int,
-                    *mut c_void,
-                ),
-                GenericCallback,
-            >(block_job),
-            Box::new(callback),
-        )
+type GenericCallback = unsafe extern "C" fn(virt_sys::virConnectPtr, virt_sys::virDomainPtr, *mut c_void);
+
+/// A connection with callbacks, which are taken off it when this is dropped: libvirt lets each of them hold the
+/// connection, so that a close alone would leave it and its socket open for ever.
+#[derive(Debug)]
+pub(super) struct Watched {
+    connection: Connect,
+    events: Vec<c_int>,
+    closes: bool,
+}
+
+impl Watched {
+    pub(super) fn new(connection: Connect) -> Self {
+        Self { connection, events: Vec::new(), closes: false }
+    }
+
+    /// Calls back for every lifecycle, agent and block job event of every domain, until the connection is closed.
+    pub(super) fn on_domain_events<F>(&mut self, callback: F) -> Result<(), Error>
+    where
+        F: Fn(DomainEvent) + Send + Sync + Clone + 'static,
+    {
+        // SAFETY (three times): libvirt calls a callback with the arguments that belong to its event number, as the
+        // casts say; all three take (connection, domain, …, opaque) and look at nothing else but what they declare.
+        unsafe {
+            let lifecycle: unsafe extern "C" fn(_, _, c_int, c_int, *mut c_void) -> c_int =
+                lifecycle_callback;
+            self.register(
+                virt_sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE,
+                std::mem::transmute::<
+                    unsafe extern "C" fn(
+                        virt_sys::virConnectPtr,
+                        virt_sys::virDomainPtr,
+                        c_int,
+                        c_int,
+                        *mut c_void,
+                    ) -> c_int,
+                    GenericCallback,
+                >(lifecycle),
+                Box::new(callback.clone()),
+            )?;
+            let agent: unsafe extern "C" fn(_, _, c_int, c_int, *mut c_void) = agent_callback;
+            self.register(
+                virt_sys::VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE,
+                std::mem::transmute::<
+                    unsafe extern "C" fn(
+                        virt_sys::virConnectPtr,
+                        virt_sys::virDomainPtr,
+                        c_int,
+                        c_int,
+                        *mut c_void,
+                    ),
+                    GenericCallback,
+                >(agent),
+                Box::new(callback.clone()),
+            )?;
+            let block_job: unsafe extern "C" fn(_, _, *const std::ffi::c_char, c_int, c_int, *mut c_void) =
+                block_job_callback;
+            self.register(
+                virt_sys::VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2,
+                std::mem::transmute::<
+                    unsafe extern "C" fn(
+                        virt_sys::virConnectPtr,
+                        virt_sys::virDomainPtr,
+                        *const std::ffi::c_char,
+                        c_int,
+                        c_int,
+                        *mut c_void,
+                    ),
+                    GenericCallback,
+                >(block_job),
+                Box::new(callback),
+            )
+        }
+    }
+
+    /// # Safety
+    /// `callback` must have the signature that libvirt uses for `event`, and take `opaque` as a `*mut DomainCallback`.
+    unsafe fn register(
+        &mut self,
+        event: virt_sys::virDomainEventID,
+        callback: GenericCallback,
+        closure: DomainCallback,
+    ) -> Result<(), Error> {
+        // Twice boxed: a `*mut dyn Fn` is two words wide, C's pointer is one.
+        let opaque = Box::into_raw(Box::new(closure)).cast::<c_void>();
+        let event = c_int::try_from(event).unwrap_or(c_int::MAX);
+        // SAFETY: the connection is borrowed for the call; a null domain means all domains; `free_domain` takes back
+        // exactly what `opaque` was made of.
+        let id = unsafe {
+            virt_sys::virConnectDomainEventRegisterAny(
+                self.connection.as_ptr(),
+                std::ptr::null_mut(),
+                event,
+                Some(callback),
+                opaque,
+                Some(free_domain),
+            )
+        };
+        if id < 0 {
+            let error = Error::last_error();
+            // SAFETY: on failure libvirt does not call the free function; the box is still ours.
+            unsafe { free_domain(opaque) };
+            return Err(error);
+        }
+        self.events.push(id);
+        Ok(())
+    }
+
+    /// Calls back once when the connection is lost, with libvirt's `virConnectCloseReason`.
+    pub(super) fn on_close(&mut self, callback: impl Fn(c_int) + Send + Sync + 'static) -> Result<(), Error> {
+        let closure: CloseCallback = Box::new(callback);
+        let opaque = Box::into_raw(Box::new(closure)).cast::<c_void>();
+        // SAFETY: as in `register`.
+        let done = unsafe {
+            virt_sys::virConnectRegisterCloseCallback(
+                self.connection.as_ptr(),
+                Some(close_callback),
+                opaque,
+                Some(free_close),
+            )
+        };
+        if done < 0 {
+            let error = Error::last_error();
+            // SAFETY: on failure libvirt does not call the free function; the box is still ours.
+            unsafe { free_close(opaque) };
+            return Err(error);
+        }
+        self.closes = true;
+        Ok(())
     }
 }
 
-type GenericCallback = unsafe extern "C" fn(virt_sys::virConnectPtr, virt_sys::virDomainPtr, *mut c_void);
+impl Deref for Watched {
+    type Target = Connect;
 
-/// # Safety
-/// `callback` must have the signature that libvirt uses for `event`, and take `opaque` as a `*mut DomainCallback`.
-unsafe fn register(
-    connection: &Connect,
-    event: virt_sys::virDomainEventID,
-    callback: GenericCallback,
-    closure: DomainCallback,
-) -> Result<(), Error> {
-    // Twice boxed: a `*mut dyn Fn` is two words wide, C's pointer is one.
-    let opaque = Box::into_raw(Box::new(closure)).cast::<c_void>();
-    let event = c_int::try_from(event).unwrap_or(c_int::MAX);
-    // SAFETY: the connection is borrowed for the call; a null domain means all domains; `free_domain` takes back
-    // exactly what `opaque` was made of.
-    let id = unsafe {
-        virt_sys::virConnectDomainEventRegisterAny(
-            connection.as_ptr(),
-            std::ptr::null_mut(),
-            event,
-            Some(callback),
-            opaque,
-            Some(free_domain),
-        )
-    };
-    if id < 0 {
-        let error = Error::last_error();
-        // SAFETY: on failure libvirt does not call the free function; the box is still ours.
-        unsafe { free_domain(opaque) };
-        return Err(error);
+    fn deref(&self) -> &Connect {
+        &self.connection
     }
-    Ok(())
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        for id in self.events.drain(..) {
+            // SAFETY: the connection is ours, and the callback one of its own. On a lost connection this is an error,
+            // after the callback was taken off; there is nobody to tell.
+            unsafe { virt_sys::virConnectDomainEventDeregisterAny(self.connection.as_ptr(), id) };
+        }
+        if self.closes {
+            // SAFETY: as above.
+            unsafe {
+                virt_sys::virConnectUnregisterCloseCallback(self.connection.as_ptr(), Some(close_callback));
+            }
+        }
+    }
 }
 
 unsafe extern "C" fn free_domain(opaque: *mut c_void) {
@@ -216,31 +278,6 @@ unsafe fn deliver(domain: virt_sys::virDomainPtr, opaque: *mut c_void, undefined
     }
 }
 
-/// Calls back once when the connection is lost, with libvirt's `virConnectCloseReason`.
-pub(super) fn on_close(
-    connection: &Connect,
-    callback: impl Fn(c_int) + Send + Sync + 'static,
-) -> Result<(), Error> {
-    let closure: CloseCallback = Box::new(callback);
-    let opaque = Box::into_raw(Box::new(closure)).cast::<c_void>();
-    // SAFETY: as in `register`.
-    let done = unsafe {
-        virt_sys::virConnectRegisterCloseCallback(
-            connection.as_ptr(),
-            Some(close_callback),
-            opaque,
-            Some(free_close),
-        )
-    };
-    if done < 0 {
-        let error = Error::last_error();
-        // SAFETY: on failure libvirt does not call the free function; the box is still ours.
-        unsafe { free_close(opaque) };
-        return Err(error);
-    }
-    Ok(())
-}
-
 unsafe extern "C" fn close_callback(
     _connection: virt_sys::virConnectPtr,
     reason: c_int,
@@ -256,11 +293,4 @@ unsafe extern "C" fn close_callback(
 unsafe extern "C" fn free_close(opaque: *mut c_void) {
     // SAFETY: made by `Box::into_raw` in `on_close`, given back once.
     drop(unsafe { Box::from_raw(opaque.cast::<CloseCallback>()) });
-}
-
-/// Takes the callbacks off a connection that is about to be dropped, so that their closures are freed.
-pub(super) fn forget_close(connection: &Connect) {
-    // SAFETY: the connection is borrowed for the call. A connection without the callback makes this an error,
-    // which says nothing to anybody.
-    unsafe { virt_sys::virConnectUnregisterCloseCallback(connection.as_ptr(), Some(close_callback)) };
 }

@@ -95,7 +95,7 @@ pub(super) fn run(work: &Work<'_>, create: &CreateJob) -> Result<SnapshotName, S
                 "snapshot {name} of VM {} taken: {} consistent{}{}",
                 vm.name,
                 quality.reached,
-                if quality.frozen.is_zero() { String::new() } else { format!(", frozen for {:#}", quality.frozen) },
+                if quality.frozen.is_zero() { String::new() } else { format!(", frozen for {} ms", quality.frozen.as_millis()) },
                 if quality.note.is_empty() { String::new() } else { format!(" ({})", quality.note) },
             );
             Ok(name)

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use virt::{connect::Connect, domain::Domain};
+use virt::{connect::Connect, domain::Domain, enumutil::Enum, error::ErrorNumber};
 
 use super::{Connections, domain, inspect, storage, xml};
 use crate::{
@@ -70,12 +70,24 @@ pub(super) fn delete(connections: &Connections, id: VmId, name: &SnapshotName) -
         check_chain(&inspect::vm(connections, id)?, record, &records)?;
     }
     let deleted = Domain::lookup_snapshot_by_name(&work, name.as_str(), 0)
-        .and_then(|snapshot| snapshot.delete(0))
-        .map_err(Error::from);
+        .map_err(Error::from)
+        .and_then(|snapshot| snapshot.delete(0).map_err(perhaps_begun));
     drop(awake);
     deleted?;
     storage::refresh_pools(&connections.work, record.disks.iter().map(|d| d.overlay.clone()));
     Ok(())
+}
+
+/// Whatever libvirt says of a merge that it did not carry out, by then one disk may be merged and another not: the
+/// image under the snapshot is not what it was, though libvirt's chain and metadata are. Only the wait for the VM's
+/// lock comes before all that.
+fn perhaps_begun(e: virt::error::Error) -> Error {
+    let waited = e.code() == Enum::Known(ErrorNumber::OperationTimeout);
+    let mut error = Error::from(e);
+    if error.kind.untouched() && !waited {
+        error.kind = ErrorKind::Failed;
+    }
+    error
 }
 
 /// A stopped VM whose QEMU runs, with its CPUs stopped, for as long as this lives.
@@ -198,9 +210,9 @@ fn line_to_current(records: &[SnapshotRecord]) -> Result<Vec<&SnapshotRecord>> {
 /// What the VM's disks are made of must be what the metadata says, from the top down to the first snapshot.
 fn check_chain(vm: &Vm, record: &SnapshotRecord, records: &[SnapshotRecord]) -> Result<()> {
     let line = line_to_current(records)?;
-    // libvirt marks the parent of what it deletes. Deleting the same one again is how such a deletion is finished.
-    let again = |r: &SnapshotRecord| record.parent.as_ref() == Some(&r.name);
-    if let Some(r) = records.iter().find(|r| r.delete_in_progress && !again(r)) {
+    // Deleting the same one again is how a deletion is finished that did not end.
+    let own = marked_by(record, &line);
+    if let Some(r) = records.iter().find(|r| r.delete_in_progress && !own.contains(&&r.name)) {
         return Err(mismatch(&format!("an earlier deletion at {} did not end", r.name)));
     }
     let mut expected: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
@@ -235,6 +247,14 @@ fn check_chain(vm: &Vm, record: &SnapshotRecord, records: &[SnapshotRecord]) -> 
         }
     }
     Ok(())
+}
+
+/// What libvirt marks while it deletes this one: for each disk the next older snapshot that has it, which need not
+/// be the parent.
+fn marked_by<'a>(record: &SnapshotRecord, line: &[&'a SnapshotRecord]) -> Vec<&'a SnapshotName> {
+    let older = || line.iter().skip_while(|r| r.name != record.name).skip(1);
+    let has = |r: &SnapshotRecord, target: &str| r.disks.iter().any(|d| d.target == target);
+    record.disks.iter().filter_map(|d| older().find(|r| has(r, &d.target))).map(|r| &r.name).collect()
 }
 
 /// No branch that the VM left may stand on the image that the merge writes to: it would find newer data there. Where

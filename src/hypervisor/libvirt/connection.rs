@@ -2,7 +2,10 @@
 //! back-off, registered again, and the engine told to list all anew.
 
 use std::{
-    sync::{Arc, RwLock, mpsc},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        mpsc::{self, RecvTimeoutError},
+    },
     time::Duration,
 };
 
@@ -12,7 +15,10 @@ use virt::connect::Connect;
 use super::xml;
 use crate::{
     core::model::VmId,
-    hypervisor::{Event, Info, Result, ffi},
+    hypervisor::{
+        Event, Info, Result,
+        ffi::{self, Watched},
+    },
 };
 
 /// The first pause before another try, and the longest one.
@@ -26,7 +32,7 @@ type Events = Arc<dyn Fn(Event) + Send + Sync>;
 #[derive(Debug)]
 pub(super) struct Connections {
     /// For events and short questions.
-    pub(super) control: Connect,
+    pub(super) control: Watched,
     /// For what may take long: merges, creates, volumes.
     pub(super) work: Connect,
     /// For the guest agent: a thaw must never wait behind anything else.
@@ -41,34 +47,40 @@ pub(super) struct Slot(RwLock<Option<Arc<Connections>>>);
 
 impl Slot {
     pub(super) fn get(&self) -> Option<Arc<Connections>> {
-        self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn set(&self, connections: Option<Arc<Connections>>) {
-        *self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner) = connections;
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = connections;
     }
 }
 
-/// Starts the thread that connects and reconnects for as long as the process lives.
-pub(super) fn keep_up(uri: String, slot: Arc<Slot>, events: Events) {
-    let failed = events.clone();
+/// What the thread that keeps up the connection waits for.
+#[derive(Debug)]
+pub(super) enum Signal {
+    /// The connection of this number is gone; why.
+    Closed(u64, &'static str),
+    /// It is needed no longer.
+    End,
+}
+
+/// Starts the thread that connects and reconnects until it is told to end.
+pub(super) fn keep_up(uri: String, slot: Arc<Slot>, events: Events) -> mpsc::Sender<Signal> {
+    let (signal, signals) = mpsc::channel();
+    let (own, failed) = (signal.clone(), events.clone());
     let thread = std::thread::Builder::new().name("libvirt-watch".into()).spawn(move || {
         let mut pause = BACK_OFF.0;
         let mut last_error = String::new();
-        loop {
-            let (closed, wait) = mpsc::channel();
-            match open(&uri, &closed, &events) {
-                Ok((connections, info)) => {
+        for number in 0.. {
+            match open(&uri, number, &own, &events) {
+                Ok((connections, info, gate)) => {
                     pause = BACK_OFF.0;
                     last_error.clear();
                     slot.set(Some(Arc::new(connections)));
-                    events(Event::Connected(info));
-                    // Both senders live in the connection's callbacks; an error means that they are gone.
-                    let reason = wait.recv().unwrap_or("the connection was dropped");
-                    if let Some(connections) = slot.get() {
-                        ffi::forget_close(&connections.control);
-                    }
+                    gate.tell(&events, Event::Connected(info));
+                    let reason = closed(&signals, number);
                     slot.set(None);
+                    let Some(reason) = reason else { return };
                     events(Event::Disconnected(reason.to_owned()));
                 }
                 Err(e) => {
@@ -79,43 +91,87 @@ pub(super) fn keep_up(uri: String, slot: Arc<Slot>, events: Events) {
                     }
                 }
             }
-            crate::clock::pause(pause);
+            loop {
+                match signals.recv_timeout(pause) {
+                    // Of a connection that did not come to stand.
+                    Ok(Signal::Closed(..)) => {}
+                    Ok(Signal::End) | Err(RecvTimeoutError::Disconnected) => return,
+                    Err(RecvTimeoutError::Timeout) => break,
+                }
+            }
             pause = (pause * 2).min(BACK_OFF.1);
         }
     });
     if let Err(e) = thread {
         failed(Event::Disconnected(format!("cannot start the thread that connects to libvirt: {e}")));
     }
+    signal
 }
 
-fn open(uri: &str, closed: &mpsc::Sender<&'static str>, events: &Events) -> Result<(Connections, Info)> {
+/// Waits for this connection's close, and says why; `None` if all is to end.
+fn closed(signals: &mpsc::Receiver<Signal>, number: u64) -> Option<&'static str> {
+    loop {
+        match signals.recv() {
+            Ok(Signal::Closed(n, reason)) if n == number => return Some(reason),
+            Ok(Signal::Closed(..)) => {}
+            Ok(Signal::End) | Err(_) => return None,
+        }
+    }
+}
+
+/// Keeps back what happens before `Connected` is told: the list that is made then shows it.
+#[derive(Debug, Clone, Default)]
+struct Gate(Arc<Mutex<bool>>);
+
+impl Gate {
+    fn tell(&self, events: &Events, connected: Event) {
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        events(connected);
+        *open = true;
+    }
+
+    fn is_open(&self) -> bool {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn open(
+    uri: &str,
+    number: u64,
+    signal: &mpsc::Sender<Signal>,
+    events: &Events,
+) -> Result<(Connections, Info, Gate)> {
     ffi::start_event_loop()?;
-    let control = Connect::open(Some(uri))?;
-    let closed = closed.clone();
-    ffi::on_close(&control, move |reason| {
-        let _ = closed.send(match reason {
+    let mut control = Watched::new(Connect::open(Some(uri))?);
+    let signal = signal.clone();
+    control.on_close(move |reason| {
+        let reason = match reason {
             1 => "libvirt closed the connection",
             2 => "libvirt did not answer keepalives",
             3 => "the connection was closed here",
             _ => "the connection to libvirt broke",
-        });
+        };
+        let _ = signal.send(Signal::Closed(number, reason));
     })?;
     // The test driver has no keepalive; that is no reason not to work with it.
     if let Err(e) = control.set_keep_alive(KEEPALIVE.0, KEEPALIVE.1) {
         tracing::debug!(error = %e, "no keepalive on this connection");
     }
-    let forward = Arc::clone(events);
-    ffi::on_domain_events(&control, move |event| {
-        forward(match event {
-            ffi::DomainEvent::Undefined(uuid) => Event::Gone(VmId(Uuid::from_bytes(uuid))),
-            ffi::DomainEvent::Changed(uuid) => Event::Changed(VmId(Uuid::from_bytes(uuid))),
-        });
+    let gate = Gate::default();
+    let (passing, forward) = (gate.clone(), Arc::clone(events));
+    control.on_domain_events(move |event| {
+        if passing.is_open() {
+            forward(match event {
+                ffi::DomainEvent::Undefined(uuid) => Event::Gone(VmId(Uuid::from_bytes(uuid))),
+                ffi::DomainEvent::Changed(uuid) => Event::Changed(VmId(Uuid::from_bytes(uuid))),
+            });
+        }
     })?;
     let work = Connect::open(Some(uri))?;
     let guard = Connect::open(Some(uri))?;
     let apparmor = control.capabilities().map(|c| xml::security_models(&c))?.iter().any(|m| m == "apparmor");
     let info = Info { uri: control.uri()?, version: version(&control) };
-    Ok((Connections { control, work, guard, apparmor }, info))
+    Ok((Connections { control, work, guard, apparmor }, info, gate))
 }
 
 fn version(connection: &Connect) -> String {

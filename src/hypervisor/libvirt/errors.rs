@@ -90,7 +90,11 @@ fn by_text(text: &str) -> ErrorKind {
         ErrorKind::NoSpace
     } else if has("Permission denied") {
         ErrorKind::Denied
-    } else if has("asynchronous jobs running") || has("cannot acquire state change lock") || has("another block job") || has("block copy job") {
+    } else if has("asynchronous jobs running")
+        || has("cannot acquire state change lock")
+        || has("another block job")
+        || has("block copy job")
+    {
         ErrorKind::Busy
     } else {
         ErrorKind::Failed

@@ -25,11 +25,14 @@ mod inspect;
 mod storage;
 mod xml;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    time::Duration,
+};
 
 use virt::domain::Domain;
 
-use self::connection::{Connections, Slot};
+use self::connection::{Connections, Signal, Slot};
 use super::{
     CreateSpec, Error, ErrorKind, Event, FreezeStatus, GuestFileSystem, Hypervisor, Overlay, Result,
     SnapshotRecord, Space, Vm,
@@ -41,12 +44,22 @@ use crate::core::model::{SnapshotName, VmId};
 pub struct Libvirt {
     uri: String,
     slot: Arc<Slot>,
+    /// To the threads that keep up the connection.
+    keepers: Mutex<Vec<mpsc::Sender<Signal>>>,
+}
+
+impl Drop for Libvirt {
+    fn drop(&mut self) {
+        for keeper in self.keepers.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            let _ = keeper.send(Signal::End);
+        }
+    }
 }
 
 impl Libvirt {
     /// Not connected yet: [`Hypervisor::watch`] does that.
     pub fn new(uri: impl Into<String>) -> Self {
-        Self { uri: uri.into(), slot: Arc::new(Slot::default()) }
+        Self { uri: uri.into(), slot: Arc::default(), keepers: Mutex::default() }
     }
 
     fn now(&self) -> Result<Arc<Connections>> {
@@ -58,7 +71,8 @@ impl Libvirt {
 
 impl Hypervisor for Libvirt {
     fn watch(&self, events: Box<dyn Fn(Event) + Send + Sync>) {
-        connection::keep_up(self.uri.clone(), Arc::clone(&self.slot), Arc::from(events));
+        let keeper = connection::keep_up(self.uri.clone(), Arc::clone(&self.slot), Arc::from(events));
+        self.keepers.lock().unwrap_or_else(PoisonError::into_inner).push(keeper);
     }
 
     fn vms(&self) -> Result<Vec<VmId>> {

@@ -5,7 +5,6 @@
 //! a transient one is made, which libvirtd forgets when it restarts and which changes nothing on disk.
 
 use std::{
-    hash::{Hash, Hasher},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -190,15 +189,23 @@ fn pool_over(connection: &Connect, directory: &str) -> Result<StoragePool> {
     if let Some(pool) = existing_pool(connection, directory)? {
         return Ok(pool);
     }
-    let mut hasher = std::hash::DefaultHasher::new();
-    directory.hash(&mut hasher);
-    let name = format!("virtsnap-{:016x}", hasher.finish());
+    let name = pool_name(directory);
     match connection.create_storage_pool_xml(&xml::directory_pool(&name, directory), 0) {
         Ok(pool) => Ok(pool),
         // Another of our threads was quicker.
         Err(e) => existing_pool(connection, directory)?
             .ok_or_else(|| Error::from(e).context(format_args!("a storage pool over {directory}"))),
     }
+}
+
+/// What an administrator reads in `virsh pool-list`: the directory in letters that need no quoting, and a number
+/// (FNV-1a of its path) that keeps apart what these letters do not. It never changes: the same directory has the same
+/// name in each version.
+fn pool_name(directory: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_') { c } else { '-' };
+    let text: String = directory.trim_matches('/').chars().take(100).map(plain).collect();
+    let fnv = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+    format!("virtsnap-{text}-{:08x}", directory.bytes().fold(0x811c_9dc5, fnv))
 }
 
 fn existing_pool(connection: &Connect, directory: &str) -> Result<Option<StoragePool>> {
@@ -228,4 +235,17 @@ fn split(path: &str) -> Result<(&str, &str)> {
 
 fn directory(path: &str) -> Result<&str> {
     split(path).map(|(directory, _)| directory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pool_s_name_is_stable_readable_and_its_own() {
+        assert_eq!(pool_name("/var/lib/libvirt/images"), "virtsnap-var-lib-libvirt-images-7634857f");
+        assert_eq!(pool_name("/a b/ü"), "virtsnap-a-b---6e36033f");
+        assert_ne!(pool_name("/a/b"), pool_name("/a-b"));
+        assert!(pool_name(&"/é".repeat(4000)).len() < 200);
+    }
 }

@@ -162,7 +162,7 @@ pub(super) fn snapshot(xml: &str) -> Result<SnapshotXml> {
         content: if memory == "no" { Content::Disk } else { Content::Full },
         storage,
         disks,
-        delete_in_progress: child(root, "snapshotDeleteInProgress").is_some(),
+        delete_in_progress: rows.iter().any(|d| child(*d, "snapshotDeleteInProgress").is_some()),
     })
 }
 
@@ -343,7 +343,7 @@ mod tests {
             r"<domainsnapshot><name>a
 b</name><description>d</description><parent><name>p</name></parent><creationTime>1700000000</creationTime>
             <memory snapshot='no'/><disks><disk name='vda' snapshot='external' type='file'><driver type='qcow2'/>
-            <source file='/i/a.new.qcow2'/></disk><disk name='vdb' snapshot='no'/></disks>
+            <snapshotDeleteInProgress/><source file='/i/a.new.qcow2'/></disk><disk name='vdb' snapshot='no'/></disks>
             <domain><devices><disk type='file' device='disk'><source file='/i/a.qcow2'/><target dev='vda'/></disk></devices></domain>
             </domainsnapshot>",
         )
@@ -356,6 +356,7 @@ b</name><description>d</description><parent><name>p</name></parent><creationTime
             ("/i/a.new.qcow2", "/i/a.qcow2")
         );
         assert_eq!(s.created.as_second(), 1_700_000_000);
+        assert!(s.delete_in_progress);
     }
 
     #[test]

@@ -72,7 +72,8 @@ pub enum Mishap {
     ///
     /// * `prepare` has made the first overlay and does not remove it;
     /// * `create` has switched the disks and writes no metadata (libvirtd killed in between);
-    /// * `delete` has merged all disks but the last, and half of that one; its parent is marked;
+    /// * `delete` has copied the data of all disks but the last, and half of that one; the disks run on what they
+    ///   ran on, and the next older snapshot is marked;
     /// * all others do nothing.
     Half(Error),
     /// The work is done, and this error is the answer all the same: the true one got lost on the way.

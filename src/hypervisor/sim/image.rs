@@ -75,6 +75,19 @@ impl Store {
         layers
     }
 
+    /// Whether a VM can start on this image.
+    pub(super) fn check_openable(&self, top: &str, layer_limit: usize) -> Result<()> {
+        let chain = self.chain(top);
+        let refuse = |why: String| Err(Error::new(ErrorKind::Failed, why));
+        match chain.iter().find(|l| !self.files.contains_key(&l.path)) {
+            Some(lost) => refuse(format!("Cannot access backing file '{}'", lost.path)),
+            None if chain.len() > layer_limit => {
+                refuse("internal error: failed to parse JSON: nesting too deep".to_owned())
+            }
+            None => Ok(()),
+        }
+    }
+
     /// What is seen through this image.
     pub(super) fn read(&self, top: &str) -> Blocks {
         let mut seen = Blocks::new();

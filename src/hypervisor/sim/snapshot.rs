@@ -6,7 +6,10 @@
 //!   delete S:   base + S's overlay   ◀── T's overlay   state image of T = base, which holds what it was
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    iter::successors,
+};
 
 use jiff::Timestamp;
 
@@ -57,10 +60,21 @@ impl Machine {
         Ok(line)
     }
 
-    fn mark_parent(&mut self, name: &SnapshotName, mark: bool) {
-        let parent = self.snapshots.get(name).and_then(|s| s.parent.clone());
-        if let Some(parent) = parent.and_then(|p| self.snapshots.get_mut(&p)) {
-            parent.deleting = mark;
+    /// What libvirt marks while it deletes this one: for each disk the next older snapshot that has it.
+    fn marked_by(&self, name: &SnapshotName) -> BTreeSet<SnapshotName> {
+        let older = |n: &SnapshotName| self.snapshots.get(n).and_then(|s| s.parent.clone());
+        let has = |n: &SnapshotName, target: &str| {
+            self.snapshots.get(n).is_some_and(|s| s.disks.iter().any(|d| d.target == target))
+        };
+        let disks = self.snapshots.get(name).into_iter().flat_map(|s| &s.disks);
+        disks.filter_map(|d| successors(older(name), older).find(|n| has(n, &d.target))).collect()
+    }
+
+    fn mark_older(&mut self, name: &SnapshotName, mark: bool) {
+        for older in self.marked_by(name) {
+            if let Some(saved) = self.snapshots.get_mut(&older) {
+                saved.deleting = mark;
+            }
         }
     }
 
@@ -258,37 +272,40 @@ impl State {
         // libvirt knows whole seconds only.
         let created = Timestamp::from_second(self.now.as_second()).unwrap_or(self.now);
         let parent = self.machine(vm)?.current.clone();
-        let (description, inside) = (description.to_owned(), BTreeMap::new());
-        Ok(Saved { description, created, parent, content, storage, disks, deleting: false, inside })
+        let description = description.to_owned();
+        let (deleting, inside) = (false, BTreeMap::new());
+        Ok(Saved { description, created, parent, content, storage, disks, deleting, inside })
     }
 
     pub(super) fn begin_delete(&mut self, vm: VmId, name: &SnapshotName) -> Result<()> {
         self.check_deletion(vm, name)?;
-        self.machine(vm)?.mark_parent(name, true);
+        self.machine(vm)?.mark_older(name, true);
         Ok(())
     }
 
     pub(super) fn delete(&mut self, vm: VmId, name: &SnapshotName, half: bool) -> Result<()> {
-        // The mark is ours so far; whatever else is wrong by now leaves nothing behind.
-        self.machine(vm)?.mark_parent(name, false);
+        // Whatever is wrong by now leaves nothing but the mark behind.
         self.check_deletion(vm, name)?;
-        self.machine(vm)?.mark_parent(name, true);
         let saved = self.machine(vm)?.saved(name)?.clone();
         for (i, disk) in saved.disks.iter().enumerate() {
-            let last = i + 1 == saved.disks.len();
             let blocks = self.store.files.get(&disk.overlay).map_or(0, |f| f.blocks.len());
-            if half && last {
-                return self.store.copy_down(&disk.overlay, &disk.state_image, blocks / 2);
-            }
-            self.store.copy_down(&disk.overlay, &disk.state_image, blocks)?;
+            let stops = half && i + 1 == saved.disks.len();
+            self.store.copy_down(
+                &disk.overlay,
+                &disk.state_image,
+                if stops { blocks / 2 } else { blocks },
+            )?;
+        }
+        // No disk leaves its overlay before the data of all are down.
+        if half {
+            return Ok(());
+        }
+        for disk in &saved.disks {
             self.rewire(vm, &disk.overlay, &disk.state_image)?;
             self.tell(Event::Changed(vm));
         }
         let machine = self.machine(vm)?;
-        machine.mark_parent(name, false);
-        if half {
-            return Ok(());
-        }
+        machine.mark_older(name, false);
         for other in machine.snapshots.values_mut() {
             for disk in &mut other.disks {
                 if let Some(merged) = saved.disks.iter().find(|d| d.overlay == disk.state_image) {
@@ -319,7 +336,7 @@ impl State {
         if saved.storage == Storage::Internal {
             return Ok(());
         }
-        self.check_chain(machine)?;
+        self.check_chain(machine, name)?;
         if saved.disks.iter().any(|d| self.shared(machine, d)) {
             return Err(Error::new(
                 ErrorKind::Unsupported,
@@ -334,19 +351,15 @@ impl State {
                 return Err(Error::new(ErrorKind::Busy, text));
             }
         }
-        if machine.drives.iter().any(|d| self.store.chain(&d.active).len() > self.layer_limit) {
-            return Err(Error::new(
-                ErrorKind::Failed,
-                "internal error: failed to parse JSON: nesting too deep",
-            ));
-        }
-        Ok(())
+        // With too long a chain block jobs fail as starting does.
+        machine.drives.iter().try_for_each(|d| self.store.check_openable(&d.active, self.layer_limit))
     }
 
     /// The images of each disk must be what the metadata says, from the top down to the first snapshot.
-    fn check_chain(&self, machine: &Machine) -> Result<()> {
-        let line = machine.line()?;
-        if let Some((name, _)) = machine.snapshots.iter().find(|(_, s)| s.deleting) {
+    /// A mark is of no harm to the deletion that put it there: the same one once more is the way on.
+    fn check_chain(&self, machine: &Machine, name: &SnapshotName) -> Result<()> {
+        let (line, own) = (machine.line()?, machine.marked_by(name));
+        if let Some((name, _)) = machine.snapshots.iter().find(|(n, s)| s.deleting && !own.contains(n)) {
             return Err(mismatch(&format!("an earlier deletion at {name} did not end")));
         }
         for drive in &machine.drives {
@@ -375,22 +388,8 @@ impl State {
 
     pub(super) fn check_bootable(&mut self, vm: VmId) -> Result<()> {
         self.machine(vm)?;
-        for drive in &self.vms[&vm].drives {
-            let chain = self.store.chain(&drive.active);
-            if let Some(lost) = chain.iter().find(|l| !self.store.files.contains_key(&l.path)) {
-                return Err(Error::new(
-                    ErrorKind::Failed,
-                    format!("Cannot access backing file '{}'", lost.path),
-                ));
-            }
-            if chain.len() > self.layer_limit {
-                return Err(Error::new(
-                    ErrorKind::Failed,
-                    "internal error: failed to parse JSON: nesting too deep",
-                ));
-            }
-        }
-        Ok(())
+        let drives = &self.vms[&vm].drives;
+        drives.iter().try_for_each(|d| self.store.check_openable(&d.active, self.layer_limit))
     }
 }
 

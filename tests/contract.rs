@@ -1,0 +1,34 @@
+//! One contract for everything that implements [`virtsnap::hypervisor::Hypervisor`].
+//!
+//! The engine is tested against the simulator, so the simulator must do what real hosts do: each contract is
+//! written once and runs against every driver. What a driver cannot show is declared where it is
+//! instantiated, and a test of its own holds it to exactly that.
+//!
+//! A further driver implements `contract::Rig` and instantiates `contract::contracts!` below.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "the contracts are tests, in functions of their own"
+)]
+
+#[path = "contract/mod.rs"]
+mod contract;
+#[allow(unused_macros, reason = "the contracts have a macro of their own")]
+mod harness;
+
+mod sim {
+    crate::contract::contracts!(crate::contract::sim::SimRig::new(), cannot: []);
+}
+
+mod trixie {
+    use crate::{contract::real::RealRig, harness::Suite};
+
+    crate::contract::contracts!(on one RealRig::new(Suite::Trixie), cannot: []);
+}
+
+mod bookworm {
+    use crate::{contract::real::RealRig, harness::Suite};
+
+    crate::contract::contracts!(on one RealRig::new(Suite::Bookworm), cannot: []);
+}

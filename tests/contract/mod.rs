@@ -1,0 +1,338 @@
+//! What a driver must offer to be held to the contract, and what all contracts use.
+
+pub(crate) mod agent;
+pub(crate) mod create;
+pub(crate) mod delete;
+pub(crate) mod host;
+pub(crate) mod real;
+pub(crate) mod sim;
+
+use std::{
+    collections::BTreeSet,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        mpsc::{self, Receiver},
+    },
+    time::{Duration, Instant},
+};
+
+use virtsnap::{
+    core::model::{SnapshotName, VmId},
+    hypervisor::{CreateSpec, ErrorKind, Event, Hypervisor, Overlay, Result, SnapshotRecord},
+};
+
+/// How long anything may take before it counts as never.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+/// How long an agent that is well may take to answer.
+pub(crate) const AGENT: Duration = Duration::from_secs(10);
+
+/// What not every driver can bring about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Capability {
+    /// A guest with an agent that freezes real file systems.
+    Agent,
+    /// Stopping that agent's process, and a freeze hook that fails.
+    AgentTrouble,
+    /// A snapshot made by somebody else.
+    Foreign,
+    /// A chain that is no longer what the metadata says.
+    Mismatch,
+    /// A revert, so that a snapshot has two children.
+    Branches,
+    /// A merge that fails after it has begun.
+    MergeTrouble,
+    /// The connection's loss and return.
+    Disconnect,
+}
+
+impl Capability {
+    const ALL: [Self; 7] = [
+        Self::Agent,
+        Self::AgentTrouble,
+        Self::Foreign,
+        Self::Mismatch,
+        Self::Branches,
+        Self::MergeTrouble,
+        Self::Disconnect,
+    ];
+}
+
+/// A VM to be made, with the disks `vda`, `vdb` and so on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RigVm {
+    pub(crate) disks: usize,
+    pub(crate) running: bool,
+    /// Whether it has the agent's channel, and an agent at its end.
+    pub(crate) agent: bool,
+}
+
+/// A host to be tested, and a hand on everything around it. Its methods panic if they cannot do it; each
+/// returns when it is done: a started VM with an agent is one whose agent answers.
+pub(crate) trait Rig {
+    /// All that it can do.
+    fn capabilities(&self) -> BTreeSet<Capability>;
+    /// The driver, not watched yet; each contract asks once.
+    fn hv(&self) -> Arc<dyn Hypervisor>;
+
+    /// Makes a VM that no other test has.
+    fn new_vm(&mut self, spec: RigVm) -> VmId;
+    /// Starts it.
+    fn start_vm(&mut self, vm: VmId);
+    /// Stops it, with what the guest wrote on its disks.
+    fn stop_vm(&mut self, vm: VmId);
+    /// Removes the definition of a stopped VM.
+    fn undefine_vm(&mut self, vm: VmId);
+
+    /// Where an overlay for this disk may lie; never the same path twice, and nothing is there.
+    fn overlay_path(&mut self, vm: VmId, target: &str) -> String;
+    /// Puts a file there.
+    fn make_file(&mut self, path: &str);
+    /// Whether there is a file.
+    fn file_exists(&self, path: &str) -> bool;
+
+    /// The running guest writes this value, and it is on the disk after.
+    fn write_marker(&mut self, vm: VmId, target: &str, value: u64);
+    /// The value on the disk now, whether the VM runs or not.
+    fn marker_now(&self, vm: VmId, target: &str) -> u64;
+    /// The value in the snapshot's state image, read through its chain.
+    fn marker_in_snapshot(&self, vm: VmId, snapshot: &SnapshotName, target: &str) -> u64;
+
+    /// Another program takes an external snapshot of all disks.
+    fn foreign_snapshot(&mut self, vm: VmId, name: &str);
+    /// Another program merges each disk's whole chain into its lowest image and leaves the metadata.
+    fn merge_chain_behind(&mut self, vm: VmId);
+    /// Another program reverts the stopped VM to this snapshot.
+    fn revert(&mut self, vm: VmId, name: &SnapshotName);
+
+    /// Stops the agent's process, with its channel open.
+    fn agent_stop(&mut self, vm: VmId);
+    /// Lets it go on.
+    fn agent_cont(&mut self, vm: VmId);
+    /// Ends the agent's process and keeps it away.
+    fn agent_kill(&mut self, vm: VmId);
+    /// Lets it come back.
+    fn agent_start(&mut self, vm: VmId);
+    /// Makes the guest's freeze hook fail, or not.
+    fn hook_fail(&mut self, vm: VmId, fail: bool);
+    /// Makes the merge of this snapshot's last disk fail while that of the others goes on, or not.
+    fn merge_fails(&mut self, vm: VmId, name: &SnapshotName, fails: bool);
+
+    /// Takes libvirt away.
+    fn disconnect(&mut self);
+    /// Brings it back.
+    fn reconnect(&mut self);
+
+    /// After each contract, also one that failed: what it made may go, and the next one finds all as it was.
+    fn tidy(&mut self) {}
+}
+
+/// Runs one contract if the driver can show it, and says so if not.
+pub(crate) fn hold(rig: &mut dyn Rig, name: &str, needs: &[Capability], contract: fn(&mut dyn Rig)) {
+    let can = rig.capabilities();
+    match needs.iter().find(|c| !can.contains(c)) {
+        Some(lacking) => {
+            println!("{name}: not shown here, since this driver has declared not to have {lacking:?}");
+        }
+        None => contract(rig),
+    }
+}
+
+/// A contract: its name, what it needs, and how it is held.
+pub(crate) type Contract = (&'static str, &'static [Capability], fn(&mut dyn Rig));
+
+/// Runs several contracts one after the other, and fails at the end with all that failed.
+pub(crate) fn hold_all(rig: &mut dyn Rig, contracts: &[Contract]) {
+    let mut failed = Vec::new();
+    for (name, needs, contract) in contracts {
+        let began = Instant::now();
+        // The panic's message and place are on stderr already, right after this.
+        println!("{name}");
+        let held = catch_unwind(AssertUnwindSafe(|| hold(rig, name, needs, *contract)));
+        println!("{name}: {} in {:.1?}", if held.is_ok() { "held" } else { "BROKEN" }, began.elapsed());
+        failed.extend(held.is_err().then_some(*name));
+        rig.tidy();
+    }
+    assert!(failed.is_empty(), "{} of {} are broken: {}", failed.len(), contracts.len(), failed.join(", "));
+}
+
+/// What a driver cannot do must be what was declared for it, no more and no less.
+pub(crate) fn declared(rig: &dyn Rig, cannot: &[Capability]) {
+    let can = rig.capabilities();
+    let lacking: BTreeSet<_> = Capability::ALL.into_iter().filter(|c| !can.contains(c)).collect();
+    assert_eq!(lacking, cannot.iter().copied().collect());
+}
+
+/// Makes tests of all contracts for the rig that this expression makes: one of each, or, where a rig takes long to
+/// make, a single one that holds them one after the other on one rig (`on one`).
+macro_rules! contracts {
+    ($rig:expr, cannot: [$($cannot:ident),*]) => {
+        $crate::contract::contracts! { @declared $rig; $($cannot),* }
+        $crate::contract::contracts! { @list each $rig }
+    };
+    (on one $rig:expr, cannot: [$($cannot:ident),*]) => {
+        $crate::contract::contracts! { @declared $rig; $($cannot),* }
+        $crate::contract::contracts! { @list on_one $rig }
+    };
+    (@declared $rig:expr; $($cannot:ident),*) => {
+        #[test]
+        fn what_this_driver_cannot_do_is_declared() {
+            $crate::contract::declared(&$rig, &[$($crate::contract::Capability::$cannot),*]);
+        }
+    };
+    (@list $how:ident $rig:expr) => {
+        $crate::contract::contracts! { @$how $rig;
+            create {
+                a_snapshot_has_metadata_a_parent_and_is_the_current_one [];
+                a_snapshot_of_two_disks_has_both_on_the_overlays_given [];
+                a_disk_that_takes_no_part_is_left_alone [];
+                state_images_hold_what_the_disks_were [Agent];
+                prepare_makes_all_overlays_or_none [];
+                prepare_refuses_a_file_that_is_there [];
+                prepare_refuses_a_backing_image_that_is_not_the_active_layer [];
+                discard_removes_what_nobody_uses_and_passes_over_what_is_missing [];
+                discard_refuses_what_a_chain_has [];
+                a_name_that_is_taken_changes_nothing [];
+                an_overlay_that_others_overtook_is_refused [Foreign];
+                a_foreign_snapshot_is_listed_and_current [Foreign];
+            }
+            delete {
+                the_oldest_goes_and_the_others_keep_their_data [Agent];
+                the_middle_one_goes_and_the_others_keep_their_data [Agent];
+                the_newest_goes_and_the_others_keep_their_data [Agent];
+                when_all_are_gone_the_disk_is_one_image_again [];
+                a_snapshot_that_is_not_there_is_not_found [];
+                a_chain_that_is_not_what_the_metadata_says_is_left_alone [Mismatch];
+                where_branches_meet_nothing_is_merged [Branches];
+                a_stopped_vm_is_snapshotted_and_merged_and_stays_stopped [Agent];
+                a_deletion_that_failed_midway_is_marked_and_done_again [Agent, MergeTrouble];
+            }
+            agent {
+                what_is_frozen_is_counted_reported_and_thawed [Agent];
+                thawing_what_is_not_frozen_is_harmless [Agent];
+                a_second_freeze_fails_and_the_first_stays [Agent];
+                some_mount_points_can_be_frozen_alone [Agent];
+                a_snapshot_taken_while_frozen_holds_what_was_written [Agent];
+                the_guest_names_its_file_systems_and_their_disks [Agent];
+                a_vm_without_an_agent_has_none_available [];
+                a_stopped_vm_has_no_agent_available [Agent];
+                a_failing_hook_fails_the_freeze_and_nothing_is_frozen [Agent, AgentTrouble];
+                a_stuck_agent_costs_the_time_limit_at_most_and_thaws_after [Agent, AgentTrouble];
+                an_agent_that_went_is_unavailable_and_its_return_is_told [Agent, AgentTrouble];
+            }
+            host {
+                a_vm_that_is_not_there_is_not_found [];
+                vms_are_described_as_they_are [];
+                the_room_for_images_is_known [];
+                what_happens_is_told_beginning_with_the_connection [];
+                a_lost_connection_is_told_and_comes_back [Disconnect];
+            }
+        }
+    };
+    (@each $rig:expr; $($group:ident { $($name:ident [$($need:ident),*];)+ })+) => {
+        $($(
+            #[test]
+            fn $name() {
+                let needs = [$($crate::contract::Capability::$need),*];
+                $crate::contract::hold(&mut $rig, stringify!($name), &needs, $crate::contract::$group::$name);
+            }
+        )+)+
+    };
+    (@on_one $rig:expr; $($group:ident { $($name:ident [$($need:ident),*];)+ })+) => {
+        #[test]
+        fn all_contracts() {
+            let contracts: &[$crate::contract::Contract] = &[$($((
+                stringify!($name),
+                &[$($crate::contract::Capability::$need),*],
+                $crate::contract::$group::$name,
+            )),+),+];
+            $crate::contract::hold_all(&mut $rig, contracts);
+        }
+    };
+}
+
+pub(crate) use contracts;
+
+/// The driver with its connection standing, and what it tells from there on.
+pub(crate) fn connected(rig: &dyn Rig) -> (Arc<dyn Hypervisor>, Receiver<Event>) {
+    let hv = rig.hv();
+    let events = watched(&*hv);
+    wait_for(&events, "the connection", |e| matches!(e, Event::Connected(_)));
+    (hv, events)
+}
+
+/// What the driver tells, from the first word on.
+pub(crate) fn watched(hv: &dyn Hypervisor) -> Receiver<Event> {
+    let (tell, events) = mpsc::channel();
+    // A real driver goes on telling after the contract is over.
+    hv.watch(Box::new(move |event| drop(tell.send(event))));
+    events
+}
+
+/// Takes events until one fits.
+pub(crate) fn wait_for(events: &Receiver<Event>, what: &str, fits: impl Fn(&Event) -> bool) -> Event {
+    let until = Instant::now() + DEADLINE;
+    let mut others = Vec::new();
+    loop {
+        match events.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(event) if fits(&event) => return event,
+            Ok(event) => others.push(event),
+            Err(e) => panic!("waited for {what}: {e}; there were {others:?}"),
+        }
+    }
+}
+
+pub(crate) fn name(text: &str) -> SnapshotName {
+    SnapshotName::existing(text)
+}
+
+/// The disks' targets, in order.
+pub(crate) fn targets(hv: &dyn Hypervisor, vm: VmId) -> Vec<String> {
+    hv.vm(vm).unwrap().disks.into_iter().map(|d| d.target).collect()
+}
+
+/// The paths of a disk's chain, the active layer first.
+pub(crate) fn chain(hv: &dyn Hypervisor, vm: VmId, target: &str) -> Vec<String> {
+    let disk = hv.vm(vm).unwrap().disks.into_iter().find(|d| d.target == target).unwrap();
+    disk.chain.into_iter().map(|l| l.path).collect()
+}
+
+/// An overlay for each of the VM's disks, as they are now.
+pub(crate) fn overlays(rig: &mut dyn Rig, hv: &dyn Hypervisor, vm: VmId) -> Vec<Overlay> {
+    let disks = hv.vm(vm).unwrap().disks;
+    disks
+        .into_iter()
+        .map(|d| Overlay {
+            path: rig.overlay_path(vm, &d.target),
+            backing: d.chain[0].clone(),
+            target: d.target,
+        })
+        .collect()
+}
+
+pub(crate) fn spec(label: &str, overlays: &[Overlay]) -> CreateSpec {
+    let description = format!("the description of {label},\nwith <two> lines");
+    CreateSpec { name: name(label), description, overlays: overlays.to_vec() }
+}
+
+/// Prepares and takes a snapshot of all disks.
+pub(crate) fn take(rig: &mut dyn Rig, hv: &dyn Hypervisor, vm: VmId, label: &str) -> Vec<Overlay> {
+    let overlays = overlays(rig, hv, vm);
+    hv.prepare(vm, &overlays).unwrap();
+    hv.create(vm, &spec(label, &overlays)).unwrap();
+    overlays
+}
+
+/// All snapshots, by name.
+pub(crate) fn records(hv: &dyn Hypervisor, vm: VmId) -> Vec<SnapshotRecord> {
+    let mut records = hv.snapshots(vm).unwrap();
+    records.sort_by(|a, b| a.name.cmp(&b.name));
+    records
+}
+
+#[track_caller]
+pub(crate) fn refused<T: std::fmt::Debug>(result: Result<T>, kind: ErrorKind) {
+    let error = result.unwrap_err();
+    assert_eq!(error.kind, kind, "{error}");
+    assert!(!error.message.is_empty());
+}
