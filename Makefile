@@ -14,7 +14,7 @@ BINARIES ?= target/release
 
 TESTBED := tests/testbed
 
-.PHONY: help build demo test test-quick lint bench deny install install-files clean
+.PHONY: help build deb demo test test-quick lint bench deny install install-files clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -54,6 +54,10 @@ bench: build-packages
 ## make deny          licences and advisories of what this is built on (needs cargo-deny)
 deny:
 	cargo deny --locked check
+
+## make deb           a Debian package, in target/
+deb: build
+	@packaging/deb.sh
 
 ## make install       into DESTDIR; then: systemd-sysusers && systemctl daemon-reload && systemctl reload dbus
 install: build install-files

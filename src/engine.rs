@@ -25,7 +25,7 @@ use crate::{
     clock::{Clock, WakeUp},
     config::{self, ConfigRoots},
     core::{
-        job::{Job, JobId, Outcome},
+        job::{Job, JobId, JobState, Outcome},
         machine::{Change, Effect, Event, Machine, Note, Query, Refusal, Reply, Request, RequestId},
         model::VmId,
         view::View,
@@ -72,7 +72,8 @@ pub enum Ask {
 /// What comes in from threads and signals.
 enum Input {
     Hypervisor(hypervisor::Event),
-    Recovered(hypervisor::Info),
+    /// All was settled on the connection of this number.
+    Recovered(u64, hypervisor::Info),
     Machine(Event),
     Loaded(Result<Box<config::Loaded>, String>, Option<oneshot::Sender<Answer>>),
     Ended(JobId, Outcome),
@@ -148,6 +149,8 @@ pub struct Engine {
     last_request: RequestId,
     cancels: BTreeMap<JobId, Arc<AtomicBool>>,
     status: String,
+    /// Counts connections and their ends.
+    connection: u64,
     stopped: bool,
 }
 
@@ -198,6 +201,7 @@ impl Engine {
             last_request: 0,
             cancels: BTreeMap::new(),
             status: String::new(),
+            connection: 0,
             stopped: false,
             send: send.clone(),
         };
@@ -238,7 +242,12 @@ impl Engine {
     fn take(&mut self, input: Input) {
         match input {
             Input::Hypervisor(event) => self.take_hypervisor(event),
-            Input::Recovered(info) => self.handle(Event::Connected { uri: info.uri, version: info.version }),
+            // Of a connection that went meanwhile, it says nothing.
+            Input::Recovered(number, info) => {
+                if number == self.connection {
+                    self.handle(Event::Connected { uri: info.uri, version: info.version });
+                }
+            }
             Input::Machine(event) => self.handle(event),
             Input::Ended(job, outcome) => {
                 self.cancels.remove(&job);
@@ -258,15 +267,22 @@ impl Engine {
             hypervisor::Event::Connected(info) => {
                 tracing::info!("connected to {} ({})", info.uri, info.version);
                 // Before anything else: thaw what was left frozen, and settle what was begun.
+                self.connection += 1;
+                let number = self.connection;
                 let tools = self.tools.clone();
                 let send = self.send.clone();
+                // What a job is at now is that job's to end.
+                let view = self.machine.view();
+                let busy =
+                    view.jobs.values().filter(|j| j.state == JobState::Running).map(|j| j.vm).collect();
                 thread("recovery", move || {
-                    recovery::run(&tools);
-                    let _ = send.send(Input::Recovered(info));
+                    recovery::run(&tools, &busy);
+                    let _ = send.send(Input::Recovered(number, info));
                 });
             }
             hypervisor::Event::Disconnected(reason) => {
                 tracing::warn!("no connection to libvirt: {reason}; trying again, with growing pauses");
+                self.connection += 1;
                 self.handle(Event::Disconnected);
             }
             hypervisor::Event::Changed(vm) => self.handle(Event::Changed(vm)),
@@ -385,6 +401,10 @@ impl Engine {
                 }),
             };
             let outcome = worker::run(&tools, &settings, &job, &wire);
+            if matches!(outcome, Outcome::Failed(_)) {
+                // An answer that got lost may have left more, or less, than the job could tell. The VM is still ours.
+                recovery::settle_vm(&tools, job.vm);
+            }
             // Who waits for the job sees what it did.
             reader.read_and_wait(job.vm);
             let _ = send.send(Input::Ended(job.id, outcome));
@@ -443,7 +463,7 @@ fn status_line(view: &View, settings: &crate::core::settings::Settings) -> Strin
             )
         },
     );
-    let running = view.jobs.values().filter(|j| j.state == crate::core::job::JobState::Running).count();
+    let running = view.jobs.values().filter(|j| j.state == JobState::Running).count();
     format!("{} VMs, {} policies, {running} jobs at work; {next}", view.vms.len(), view.policies.len())
 }
 

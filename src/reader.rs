@@ -8,7 +8,7 @@ use crate::{
     core::{
         inventory::{Quality, SnapshotRecord, VmRecord},
         marker,
-        model::{Content, Origin, Snapshot, SnapshotState, VmId},
+        model::{Content, Origin, Snapshot, SnapshotName, SnapshotState, VmId},
     },
     hypervisor::{self, Agent, Hypervisor, Vm},
     store::{Store, StoreError},
@@ -48,14 +48,31 @@ fn join(vm: Vm, snapshots: Vec<hypervisor::SnapshotRecord>, known: &Known) -> Vm
         agent_connected: vm.agent == Agent::Connected,
         chain_depth: u32::try_from(depth).unwrap_or(u32::MAX),
         snapshots: {
-            // libvirt marks the *parent* of what it was deleting; it is the child's image that holds newer data.
-            let marked: BTreeSet<_> =
-                snapshots.iter().filter(|s| s.delete_in_progress).map(|s| s.name.clone()).collect();
-            let spoiled =
-                |s: &hypervisor::SnapshotRecord| s.parent.as_ref().is_some_and(|p| marked.contains(p));
-            snapshots.into_iter().map(|s| (s.name.clone(), snapshot(vm.id, spoiled(&s), s, known))).collect()
+            let spoiled = spoiled(&snapshots);
+            let of = |s: hypervisor::SnapshotRecord| {
+                (s.name.clone(), snapshot(vm.id, spoiled.contains(&s.name), s, known))
+            };
+            snapshots.into_iter().map(of).collect()
         },
     }
+}
+
+/// Those whose deletion libvirt began and did not end: their images may hold newer data.
+///
+/// libvirt does not mark these but, for each disk, the next older snapshot that has it. Where branches start at a marked
+/// one nobody can tell which of them was meant, so none of them is trusted.
+fn spoiled(records: &[hypervisor::SnapshotRecord]) -> BTreeSet<SnapshotName> {
+    let by_name: BTreeMap<_, _> = records.iter().map(|r| (&r.name, r)).collect();
+    let older = |r: &hypervisor::SnapshotRecord| r.parent.as_ref().and_then(|p| by_name.get(p).copied());
+    let is_spoiled = |record: &hypervisor::SnapshotRecord| {
+        record.disks.iter().any(|disk| {
+            // No more steps than snapshots: parents that form a ring must not hang us.
+            let mut line = std::iter::successors(older(record), |r| older(r)).take(records.len());
+            line.find(|r| r.disks.iter().any(|d| d.target == disk.target))
+                .is_some_and(|r| r.delete_in_progress)
+        })
+    };
+    records.iter().filter(|r| is_spoiled(r)).map(|r| r.name.clone()).collect()
 }
 
 fn snapshot(vm: VmId, spoiled: bool, s: hypervisor::SnapshotRecord, known: &Known) -> SnapshotRecord {

@@ -203,7 +203,14 @@ harness::on_both! {
     fn what_others_made_is_never_touched(tb) {
         let guest = tb.guest(GuestSpec::named("vm1"));
         guest.wait_agent();
-        guest.virsh("snapshot-create-as {} theirs --disk-only --atomic");
+        // With a name that nobody should choose, and that libvirt takes.
+        let strange = "their\nown <one>";
+        tb.push_file(
+            "/var/tmp/theirs.xml",
+            "<domainsnapshot><name>their&#10;own &lt;one&gt;</name></domainsnapshot>",
+            0o644,
+        );
+        guest.virsh("snapshot-create {} /var/tmp/theirs.xml --disk-only --atomic");
         let daemon = Daemon::running(tb, "
             [policy.tight]
             vms = [\"*\"]
@@ -218,11 +225,13 @@ harness::on_both! {
         daemon.wait_idle();
         let names: Vec<String> = daemon.snapshots("vm1").into_iter().map(|(n, _)| n).collect();
         assert_eq!(names.len(), 2, "{names:?}");
-        assert_eq!(names[0], "theirs");
+        assert_eq!(names[0], strange);
         let (_, theirs) = &daemon.snapshots("vm1")[0];
+        assert!(theirs.ends_with("/their_0aown_20_3cone_3e"), "{theirs}");
+        assert!(!daemon.ok("list vm1").contains("their\nown"), "a terminal gets no line break from a name");
         assert!(!daemon.bus.get::<bool>(theirs, SNAPSHOT, "Managed"));
         assert_eq!(daemon.bus.get::<String>(theirs, SNAPSHOT, "Origin"), "foreign");
-        assert_eq!(daemon.delete("vm1", "theirs").unwrap_err().0, "org.virtsnap1.Error.NotManaged");
+        assert_eq!(daemon.delete("vm1", strange).unwrap_err().0, "org.virtsnap1.Error.NotManaged");
 
         // Somebody merges the chain behind libvirt's metadata: from then on nothing is deleted or put on top.
         guest.virsh("blockcommit {} vda --active --pivot --wait");

@@ -2,22 +2,39 @@
 //!
 //! Running it twice changes nothing: each entry is taken off the list only when it is certain what became of it.
 
+use std::collections::BTreeSet;
+
 use crate::{
-    core::{inventory::Quality, marker, model::Content},
+    core::{
+        inventory::Quality,
+        marker,
+        model::{Content, VmId},
+    },
     hypervisor::{ErrorKind, Result},
     store::Intent,
     worker::Tools,
 };
 
-pub(super) fn run(tools: &Tools) {
+/// Settles everything but what is about a VM in `busy`, whose job does that itself.
+pub(super) fn run(tools: &Tools, busy: &BTreeSet<VmId>) {
     match tools.store.frozen() {
-        Ok(frozen) => {
+        Ok(mut frozen) => {
+            frozen.retain(|vm| !busy.contains(vm));
             for vm in tools.freezer.thaw_left_over(&frozen) {
                 tools.freezer.keep_thawing(vm);
             }
         }
         Err(e) => tracing::error!(error = %e, "cannot read which VMs may be frozen"),
     }
+    settle_all(tools, |vm| !busy.contains(&vm));
+}
+
+/// Settles what was begun on this VM. For who holds the VM.
+pub(super) fn settle_vm(tools: &Tools, vm: VmId) {
+    settle_all(tools, |v| v == vm);
+}
+
+fn settle_all(tools: &Tools, whose: impl Fn(VmId) -> bool) {
     let intents = match tools.store.intents() {
         Ok(intents) => intents,
         Err(e) => {
@@ -25,7 +42,7 @@ pub(super) fn run(tools: &Tools) {
             return;
         }
     };
-    for intent in intents {
+    for intent in intents.into_iter().filter(|i| whose(i.vm)) {
         if let Err(e) = settle(tools, &intent) {
             tracing::error!(
                 VIRTSNAP_VM_UUID = %intent.vm, VIRTSNAP_SNAPSHOT = %intent.name,

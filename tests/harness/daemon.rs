@@ -37,6 +37,11 @@ impl<'a> Daemon<'a> {
         daemon
     }
 
+    /// One that was installed by other means and may be starting.
+    pub fn attach(tb: &'a Testbed) -> Self {
+        Self { tb, bus: Bus::connect(&tb.bus_address()) }
+    }
+
     /// Installs, starts, and waits until all VMs are known.
     pub fn running(tb: &'a Testbed, policies: &str) -> Self {
         let daemon = Self::install(tb, policies);

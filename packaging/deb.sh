@@ -1,0 +1,41 @@
+#!/bin/bash
+# deb.sh [BINARIES [OUT]]: a Debian package of what `make install-files` installs.
+#
+# BINARIES: the directory with the built virtsnapd and virtsnap (target/release); OUT: where the package goes (target).
+# A package runs on the Debian that it was built on and on newer ones.
+set -euo pipefail
+cd "$(dirname "$(readlink -f "$0")")/.."
+
+binaries=${1:-target/release}
+out=${2:-target}
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+architecture=$(dpkg --print-architecture)
+package=$out/virtsnap_${version}_$architecture.deb
+
+root=$(mktemp -d)
+trap 'rm -rf "$root"' EXIT
+chmod 755 "$root"
+make --no-print-directory -s install-files DESTDIR="$root" BINARIES="$binaries"
+install -D -m 644 LICENSE "$root/usr/share/doc/virtsnap/copyright"
+install -m 644 README.md "$root/usr/share/doc/virtsnap/README.md"
+
+install -d -m 755 "$root/DEBIAN"
+install -m 755 packaging/debian/postinst packaging/debian/prerm packaging/debian/postrm "$root/DEBIAN/"
+echo /etc/virtsnap/virtsnapd.toml >"$root/DEBIAN/conffiles"
+cat >"$root/DEBIAN/control" <<EOF
+Package: virtsnap
+Version: $version
+Architecture: $architecture
+Maintainer: ${DEBFULLNAME:-local build} <${DEBEMAIL:-root@localhost}>
+Section: admin
+Priority: optional
+Installed-Size: $(du -sk --exclude=DEBIAN "$root" | cut -f1)
+Depends: libc6, libgcc-s1, libvirt0 (>= 9.0), default-dbus-system-bus | dbus-system-bus | dbus, systemd (>= 252)
+Recommends: libvirt-daemon-system, qemu-utils
+Description: snapshots of libvirt/QEMU virtual machines by policy
+ A service that takes snapshots of virtual machines on a schedule, with the guest's
+ file systems frozen through its agent, keeps and prunes them by rules that explain
+ themselves, and puts all of it on D-Bus; and its command-line client.
+EOF
+dpkg-deb --root-owner-group -Zxz -b "$root" "$package" >/dev/null
+echo "$package"

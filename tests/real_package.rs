@@ -1,0 +1,54 @@
+//! The Debian package on a real Debian, as an administrator has it: installed, upgraded, removed, purged.
+
+#![allow(clippy::unwrap_used, reason = "a test says what it expects by failing")]
+
+mod harness;
+
+use std::{path::Path, process::Command};
+
+use harness::{Daemon, GuestSpec, Testbed};
+
+/// Builds the package from the binaries under test and puts it into the container.
+fn package(tb: &Testbed) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let binaries = Path::new(env!("CARGO_BIN_EXE_virtsnapd")).parent().unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let built =
+        Command::new("packaging/deb.sh").current_dir(root).arg(binaries).arg(out.path()).output().unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let package = String::from_utf8(built.stdout).unwrap();
+    std::fs::copy(package.trim(), tb.path("/var/tmp/virtsnap.deb")).unwrap();
+}
+
+harness::on_both! {
+    fn it_installs_upgrades_and_purges_and_never_takes_a_snapshot_with_it(tb) {
+        package(tb);
+        let guest = tb.guest(GuestSpec::named("vm1"));
+        guest.wait_agent();
+        tb.ok("dpkg -i /var/tmp/virtsnap.deb");
+        let daemon = Daemon::attach(tb);
+        daemon.wait_running();
+        assert_eq!(tb.ok("systemctl is-enabled virtsnapd").trim(), "enabled");
+        assert!(tb.ok("ps -o user= -C virtsnapd").contains("virtsnap"));
+        // The file as it is shipped holds nothing but defaults, and the machine's memory is this disk: room enough
+        // is not to be expected there.
+        tb.ok("printf '[daemon]\\nmin-free = \"1%%\"\\n' > /etc/virtsnap/virtsnapd.toml && systemctl reload virtsnapd");
+        daemon.ok("create vm1 --name kept");
+
+        // Upgraded (to itself): the changed file stays, the daemon runs, what it knew is known.
+        tb.ok("dpkg --force-confold -i /var/tmp/virtsnap.deb");
+        let daemon = Daemon::attach(tb);
+        daemon.wait_running();
+        assert!(tb.ok("cat /etc/virtsnap/virtsnapd.toml").contains("min-free = \"1%\""));
+        let (_, snapshot) = &daemon.snapshots("vm1")[0];
+        let consistency: String = daemon.bus.get(snapshot, "org.virtsnap1.Snapshot", "Consistency");
+        assert_eq!(consistency, "filesystem", "known from the database");
+
+        tb.ok("dpkg --purge virtsnap");
+        assert!(!tb.sh("systemctl is-active virtsnapd").success());
+        assert!(!tb.sh("test -e /var/lib/virtsnap || test -e /usr/bin/virtsnap").success());
+        assert!(tb.ok("virsh snapshot-list --name vm1").contains("kept"));
+        guest.wait_counting("vda", 2);
+        guest.assert_no_write_lost("vda");
+    }
+}
