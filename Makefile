@@ -31,7 +31,7 @@ test-packages:
 	@$(TESTBED)/host-packages.sh test
 
 ## make demo          a real guest, real snapshots, live, in a container (a few minutes; the build is most of it)
-demo: build test-packages
+demo: test-packages
 	@tests/demo.sh
 
 ## make test          everything: unit, property, private bus, real guests on Debian 13 and Debian 12

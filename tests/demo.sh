@@ -2,14 +2,14 @@
 # demo.sh: the main job, live: a real guest under a real systemd, libvirt and D-Bus, snapshotted by policy.
 #
 # Everything happens in a container of its own that is thrown away at the end; no libvirt and no VM of this host is
-# touched. make demo builds and installs what this needs.
+# touched. make demo installs what this needs. BINARIES: built ones to use instead of building.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 
 suite=${SUITE:-trixie}
 name=virtsnap-demo-$$
 container=tests/testbed/container.sh
-binaries=${BINARIES:-target/release}
+binaries=${BINARIES:-}
 
 if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then bold=$'\e[1m' dim=$'\e[2m' plain=$'\e[0m'; else bold= dim= plain=; fi
 say() { printf '\n%s── %s%s\n' "$bold" "$*" "$plain"; }
@@ -17,7 +17,20 @@ note() { printf '%s%s%s\n' "$dim" "$*" "$plain"; }
 inside() { "$container" exec "$name" "$@"; }
 show() { printf '%s# %s%s\n' "$bold" "$*" "$plain"; inside bash -c "$*"; }
 
-[ "$(id -u)" = 0 ] || exec sudo --preserve-env=SUITE,BINARIES,NO_COLOR,VIRTSNAP_TESTBED "$0" "$@"
+trees() { tests/testbed/root-tree.sh "$suite" >/dev/null && tests/testbed/guest-image.sh >/dev/null; }
+
+# Built by the user, all else done by root; beside the compiler where both are the same.
+if [ -z "$binaries" ]; then
+  say "Building (unoptimised, which takes a third of the time), and Debian root trees beside it, once"
+  building_trees=
+  if [ "$(id -u)" = 0 ]; then trees & building_trees=$!; fi
+  cargo build --locked --bins
+  if [ -n "$building_trees" ]; then wait "$building_trees"; fi
+  binaries=target/debug
+fi
+if [ "$(id -u)" != 0 ]; then
+  exec sudo --preserve-env=SUITE,NO_COLOR,VIRTSNAP_TESTBED BINARIES="$binaries" "$0" "$@"
+fi
 
 cleanup() { "$container" stop "$name" >/dev/null 2>&1 || true; }
 trap cleanup EXIT
@@ -25,8 +38,7 @@ trap 'exit 130' INT TERM
 
 say "A Debian container with systemd, D-Bus, libvirtd and QEMU, and one real guest in it"
 note "(root trees and the guest are cached in ${VIRTSNAP_TESTBED:-/var/cache/virtsnap-testbed}; the first time takes a minute or two)"
-tests/testbed/root-tree.sh "$suite" >/dev/null
-tests/testbed/guest-image.sh >/dev/null
+trees
 "$container" start "$name" "$suite" --owner=$$ >/dev/null
 inside /src/tests/testbed/make-vm.sh web1 --disks 2 --start >/dev/null
 show 'virsh version --daemon | grep -E "library|hypervisor|daemon"; virsh list; virsh domblklist web1'

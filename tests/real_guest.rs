@@ -203,11 +203,13 @@ harness::on_both! {
     fn what_others_made_is_never_touched(tb) {
         let guest = tb.guest(GuestSpec::named("vm1"));
         guest.wait_agent();
-        // With a name that nobody should choose, and that libvirt takes.
+        // With a name that nobody should choose, and that libvirt takes. The file has another: libvirt writes a line
+        // break in a path so that it reads back as a space.
         let strange = "their\nown <one>";
         tb.push_file(
             "/var/tmp/theirs.xml",
-            "<domainsnapshot><name>their&#10;own &lt;one&gt;</name></domainsnapshot>",
+            "<domainsnapshot><name>their&#10;own &lt;one&gt;</name><disks><disk name='vda' snapshot='external'>\
+             <source file='/var/lib/libvirt/images/vm1 &lt;theirs&gt; &amp; co.qcow2'/></disk></disks></domainsnapshot>",
             0o644,
         );
         guest.virsh("snapshot-create {} /var/tmp/theirs.xml --disk-only --atomic");
