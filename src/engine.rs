@@ -4,8 +4,10 @@
 //! never waits for the hypervisor, and for the disk only to note that a policy fired: that is done on threads, which send their answers as inputs. It pings
 //! systemd's watchdog itself, so that an engine that is stuck is one that gets restarted.
 
+mod handle;
 mod reading;
 mod recovery;
+mod telling;
 
 use std::{
     collections::BTreeMap,
@@ -20,17 +22,19 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use self::reading::Reader;
+pub use self::handle::{Answer, Ask, Control, Handle, Published};
+use self::{
+    reading::Reader,
+    telling::{log, status_line},
+};
 use crate::{
     clock::{Clock, WakeUp},
     config::{self, ConfigRoots},
     core::{
         job::{Job, JobId, JobState, Outcome},
-        machine::{Change, Effect, Event, Machine, Note, Query, Refusal, Reply, Request, RequestId},
+        machine::{Effect, Event, Machine, Refusal, Reply, Request, RequestId},
         model::VmId,
-        view::View,
     },
-    dbus::Permit,
     freeze::Freezer,
     hypervisor::{self, Hypervisor},
     store::Store,
@@ -46,29 +50,6 @@ const TICK: Duration = Duration::from_secs(60);
 /// How often all VMs are listed anew, whatever events say.
 const LISTING: Duration = Duration::from_secs(300);
 
-/// A published view, and how many went before it.
-#[derive(Debug, Clone)]
-pub struct Published {
-    /// Counts up with each publication.
-    pub generation: u64,
-    /// What clients may see.
-    pub view: Arc<View>,
-}
-
-/// What a client gets, and from which publication on its effects can be seen.
-pub type Answer = (Result<Reply, Refusal>, u64);
-
-/// A client's request on its way in.
-#[derive(Debug)]
-pub enum Ask {
-    /// Tell something.
-    Query(Query, oneshot::Sender<Answer>),
-    /// Change something, which the caller may: the permit says so, and only authorisation makes one.
-    Change(Change, Permit, oneshot::Sender<Answer>),
-    /// Read the configuration again.
-    Reload(Permit, oneshot::Sender<Answer>),
-}
-
 /// What comes in from threads and signals.
 enum Input {
     Hypervisor(hypervisor::Event),
@@ -79,42 +60,6 @@ enum Input {
     Ended(JobId, Outcome),
     Stop,
     Reload,
-}
-
-/// How others reach the engine.
-#[derive(Debug, Clone)]
-pub struct Handle {
-    requests: mpsc::Sender<Ask>,
-    /// The newest publication.
-    pub published: watch::Receiver<Published>,
-}
-
-impl Handle {
-    /// Asks, and waits for the answer. An engine that is gone answers as one that is stopping.
-    pub async fn ask(&self, make: impl FnOnce(oneshot::Sender<Answer>) -> Ask) -> Answer {
-        let (sender, receiver) = oneshot::channel();
-        let gone = || (Err(Refusal::new("Stopping", "the daemon is stopping; nothing new is begun")), 0);
-        if self.requests.send(make(sender)).await.is_err() {
-            return gone();
-        }
-        receiver.await.unwrap_or_else(|_| gone())
-    }
-}
-
-/// Sends signals in from outside.
-#[derive(Debug, Clone)]
-pub struct Control(mpsc::UnboundedSender<Input>);
-
-impl Control {
-    /// Finish what runs, and end.
-    pub fn stop(&self) {
-        let _ = self.0.send(Input::Stop);
-    }
-
-    /// Read the configuration again.
-    pub fn reload(&self) {
-        let _ = self.0.send(Input::Reload);
-    }
 }
 
 /// What the engine is made of.
@@ -448,51 +393,4 @@ fn thread(name: &str, work: impl FnOnce() + Send + 'static) {
 
 fn pointers_equal<K: Eq, V>(a: &BTreeMap<K, Arc<V>>, b: &BTreeMap<K, Arc<V>>) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|((k, v), (l, w))| k == l && Arc::ptr_eq(v, w))
-}
-
-fn status_line(view: &View, settings: &crate::core::settings::Settings) -> String {
-    if !view.manager.hypervisor_connected {
-        return format!("Waiting for libvirt at {}", view.manager.hypervisor_uri);
-    }
-    let next = view.manager.next_run.map_or_else(
-        || "no run is scheduled".to_owned(),
-        |at| {
-            format!(
-                "next run {}",
-                at.to_zoned(settings.daemon.timezone.clone()).strftime("%Y-%m-%d %H:%M:%S %Z")
-            )
-        },
-    );
-    let running = view.jobs.values().filter(|j| j.state == JobState::Running).count();
-    format!("{} VMs, {} policies, {running} jobs at work; {next}", view.vms.len(), view.policies.len())
-}
-
-fn log(note: &Note) {
-    match note {
-        Note::Fired { policy, at, vms, missed } => {
-            let more =
-                if *missed == 0 { String::new() } else { format!(", standing for {missed} missed ones too") };
-            tracing::info!(VIRTSNAP_POLICY = %policy, "policy {policy} runs for {at} on {vms} VMs{more}");
-        }
-        Note::Skipped { policy, at, why } => {
-            tracing::warn!(VIRTSNAP_POLICY = %policy, "policy {policy} did not run at {at}: {why}");
-        }
-        Note::Ended { job, vm_name, outcome } => {
-            let operation = job.operation.as_str();
-            match outcome {
-                Outcome::Done(_) => tracing::debug!(
-                    VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %job.vm, VIRTSNAP_JOB = job.id,
-                    "job {} ({operation} on VM {vm_name}) done", job.id
-                ),
-                Outcome::Failed(f) => tracing::error!(
-                    VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %job.vm, VIRTSNAP_JOB = job.id,
-                    "job {} ({operation} on VM {vm_name}) failed: {}", job.id, f.message
-                ),
-                Outcome::Cancelled => tracing::warn!(
-                    VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %job.vm, VIRTSNAP_JOB = job.id,
-                    "job {} ({operation} on VM {vm_name}) cancelled", job.id
-                ),
-            }
-        }
-    }
 }

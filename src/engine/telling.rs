@@ -1,0 +1,57 @@
+//! What the engine tells people: systemd's status line, and the log.
+
+use crate::core::{
+    job::{JobState, Outcome},
+    machine::Note,
+    settings::Settings,
+    view::View,
+};
+
+/// One line for `systemctl status`.
+pub(super) fn status_line(view: &View, settings: &Settings) -> String {
+    if !view.manager.hypervisor_connected {
+        return format!("Waiting for libvirt at {}", view.manager.hypervisor_uri);
+    }
+    let next = view.manager.next_run.map_or_else(
+        || "no run is scheduled".to_owned(),
+        |at| {
+            format!(
+                "next run {}",
+                at.to_zoned(settings.daemon.timezone.clone()).strftime("%Y-%m-%d %H:%M:%S %Z")
+            )
+        },
+    );
+    let running = view.jobs.values().filter(|j| j.state == JobState::Running).count();
+    format!("{} VMs, {} policies, {running} jobs at work; {next}", view.vms.len(), view.policies.len())
+}
+
+/// The journal's entry for a note, with its fields.
+pub(super) fn log(note: &Note) {
+    match note {
+        Note::Fired { policy, at, vms, missed } => {
+            let more =
+                if *missed == 0 { String::new() } else { format!(", standing for {missed} missed ones too") };
+            tracing::info!(VIRTSNAP_POLICY = %policy, "policy {policy} runs for {at} on {vms} VMs{more}");
+        }
+        Note::Skipped { policy, at, why } => {
+            tracing::warn!(VIRTSNAP_POLICY = %policy, "policy {policy} did not run at {at}: {why}");
+        }
+        Note::Ended { job, vm_name, outcome } => {
+            let operation = job.operation.as_str();
+            match outcome {
+                Outcome::Done(_) => tracing::debug!(
+                    VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %job.vm, VIRTSNAP_JOB = job.id,
+                    "job {} ({operation} on VM {vm_name}) done", job.id
+                ),
+                Outcome::Failed(f) => tracing::error!(
+                    VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %job.vm, VIRTSNAP_JOB = job.id,
+                    "job {} ({operation} on VM {vm_name}) failed: {}", job.id, f.message
+                ),
+                Outcome::Cancelled => tracing::warn!(
+                    VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %job.vm, VIRTSNAP_JOB = job.id,
+                    "job {} ({operation} on VM {vm_name}) cancelled", job.id
+                ),
+            }
+        }
+    }
+}
