@@ -39,7 +39,7 @@ test: build-packages test-packages
 	@tests/run.sh
 
 ## make test-quick    the same without real guests
-test-quick: build-packages
+test-quick: test-packages
 	@tests/run.sh --quick
 
 ## make lint          formatting and clippy, warnings are errors
