@@ -221,7 +221,13 @@ impl Engine {
                 let busy =
                     view.jobs.values().filter(|j| j.state == JobState::Running).map(|j| j.vm).collect();
                 thread("recovery", move || {
-                    recovery::run(&tools, &busy);
+                    // Nothing would ever start if this did not end; what it settled so far is settled.
+                    let run = std::panic::AssertUnwindSafe(|| recovery::run(&tools, &busy));
+                    if std::panic::catch_unwind(run).is_err() {
+                        tracing::error!(
+                            "a bug ended the recovery early; what it left is tried at the next one"
+                        );
+                    }
                     let _ = send.send(Input::Recovered(number, info));
                 });
             }

@@ -12,6 +12,9 @@ pub fn warnings(settings: &Settings) -> Vec<String> {
                 .to_owned(),
         );
     }
+    if settings.daemon.hooks != std::path::Path::new("/etc/virtsnap/hooks.d") {
+        lines.push("warning: `hooks` has no effect in this version: no hooks are run yet".to_owned());
+    }
     for policy in settings.policies.values() {
         let mut say =
             |what: &str| lines.push(format!("{}: warning: policy {}: {what}", policy.source, policy.name));

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     io,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, PoisonError, mpsc},
 };
 
@@ -45,7 +46,12 @@ impl Reader {
                     }
                 }
                 if let Some((vm, waiting)) = vm {
-                    answer(read(hypervisor.as_ref(), &store, vm));
+                    // This thread must not end: jobs wait for it.
+                    let read = catch_unwind(AssertUnwindSafe(|| read(hypervisor.as_ref(), &store, vm)));
+                    answer(read.unwrap_or_else(|_| {
+                        let why = "a bug in virtsnapd (a panic; the journal has it)".to_owned();
+                        Event::VmUnreadable(vm, why)
+                    }));
                     for waits in waiting {
                         let _ = waits.send(());
                     }

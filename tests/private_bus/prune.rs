@@ -217,3 +217,20 @@ async fn a_half_deleted_snapshot_is_not_good_again_because_the_next_try_was_refu
     rig.client.job(&snapshot, "Snapshot.Delete", none()).await.unwrap();
     assert_eq!(rig.client.snapshots(id(1)).await, [] as [String; 0]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_that_was_refused_leaves_the_snapshot_as_good_as_it_was() {
+    let rig = Rig::start("", |sim| {
+        sim.add_vm(VmSpec { confined_by: Some("apparmor".to_owned()), ..VmSpec::new("web", 1) });
+    })
+    .await;
+    rig.client.create(id(1), "s1", none()).await.unwrap();
+    let snapshot = snapshot_path(id(1), "s1");
+    let success = rig.client.get::<u64>(&vm_path(id(1)), "VM.LastSuccessUSec").await;
+    let (error, text) = rig.client.job(&snapshot, "Snapshot.Delete", none()).await.unwrap_err();
+    assert_eq!(error, "Unsupported", "{text}");
+    assert!(text.contains("apparmor") && text.contains("VM web"), "{text}");
+    assert_eq!(rig.client.text(&snapshot, "Snapshot.State").await, "ready");
+    assert_eq!(rig.client.get::<u64>(&vm_path(id(1)), "VM.LastSuccessUSec").await, success);
+    assert_eq!(rig.store().intents().unwrap(), []);
+}

@@ -101,7 +101,14 @@ impl<'a> Awake<'a> {
     fn start(domain: &'a Domain) -> Result<Self> {
         domain
             .create_with_flags(virt_sys::VIR_DOMAIN_START_PAUSED | virt_sys::VIR_DOMAIN_START_AUTODESTROY)
-            .map_err(|e| Error::from(e).context("starting it, paused, to merge its images"))?;
+            .map_err(|e| {
+                let mut error = Error::from(e).context("starting it, paused, to merge its images");
+                // Whatever kept it from starting, nothing was merged.
+                if !error.kind.untouched() {
+                    error.kind = ErrorKind::Busy;
+                }
+                error
+            })?;
         Ok(Self(domain))
     }
 }
@@ -118,7 +125,8 @@ impl Drop for Awake<'_> {
 fn check_vm(vm: &Vm, domain: &Domain) -> Result<()> {
     if let Some(model) = &vm.confined_by {
         return Err(Error::new(
-            ErrorKind::Denied,
+            // Ours, before anything is touched; `Denied` would be libvirt's, in the middle of it.
+            ErrorKind::Unsupported,
             format!(
                 "the VM is confined by {model}, whose profile denies writing to backing images: a merge would fail, \
                  or crash the running VM. Nothing was touched; the snapshot stays until the profile allows it"

@@ -96,8 +96,8 @@ impl Hypervisor for Libvirt {
         storage::prepare(&connections.work, &domain(&connections.work, vm)?, overlays)
     }
 
-    fn discard(&self, _vm: VmId, paths: &[String]) -> Result<()> {
-        storage::discard(&*self.now()?, paths)
+    fn discard(&self, vm: VmId, paths: &[String]) -> Result<()> {
+        storage::discard(&*self.now()?, vm, paths)
     }
 
     fn create(&self, vm: VmId, spec: &CreateSpec) -> Result<()> {

@@ -15,7 +15,10 @@ use virt::{
 };
 
 use super::{Connections, xml};
-use crate::hypervisor::{Error, ErrorKind, Layer, Overlay, Result, Space};
+use crate::{
+    core::model::VmId,
+    hypervisor::{Error, ErrorKind, Layer, Overlay, Result, Space},
+};
 
 /// No chain that libvirt can start is longer; a loop in the backing files must not hang us.
 const MAX_CHAIN: usize = 256;
@@ -94,7 +97,16 @@ fn prepare_one(connection: &Connect, domain: &Domain, overlay: &Overlay) -> Resu
 }
 
 /// Removes overlays that nothing uses.
-pub(super) fn discard(connections: &Connections, paths: &[String]) -> Result<()> {
+pub(super) fn discard(connections: &Connections, vm: VmId, paths: &[String]) -> Result<()> {
+    // A create that outlived whoever asked for it may be about to use them: libvirtd carries it out all the same.
+    if let Ok(domain) = super::domain(&connections.work, vm)
+        && domain.job_info().is_ok_and(|job| job.r#type != 0)
+    {
+        return Err(Error::new(
+            ErrorKind::Busy,
+            "a job runs on the VM, which may need the overlays; they stay",
+        ));
+    }
     for path in paths {
         if let Some(user) = user_of(&connections.work, path, None)? {
             return Err(Error::new(ErrorKind::Busy, format!("{path} is in use by VM {user}; it stays")));

@@ -91,7 +91,10 @@ impl Machine {
     fn check_deletion(&self, name: &SnapshotName) -> Result<()> {
         let saved = self.saved(name)?;
         if let Some(model) = &self.confined_by {
-            return Err(Error::new(ErrorKind::Denied, format!("{model} denies writing to backing images")));
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("{model} denies writing to backing images"),
+            ));
         }
         self.check_changeable()?;
         if saved.storage == Storage::Internal {

@@ -105,7 +105,7 @@ fn confinement_and_internal_snapshots_stop_a_merge() {
     confined.confined_by = Some("apparmor".into());
     let vm = sim.add_vm(confined);
     snapshot(&sim, vm, "s1").unwrap();
-    assert_eq!(kind(sim.delete(vm, &name("s1"))), ErrorKind::Denied);
+    assert_eq!(kind(sim.delete(vm, &name("s1"))), ErrorKind::Unsupported);
 
     let vm = sim.add_vm(VmSpec::new("db", 2));
     assert!(sim.write(vm, "vda", 0, 1));
