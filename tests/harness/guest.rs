@@ -232,13 +232,19 @@ impl Guest {
         text.parse().unwrap_or_else(|e| panic!("{disk}: {e}: {text}"))
     }
 
-    /// Waits until the writer on a disk has gone on by `writes`, and returns the counter.
+    /// Waits until the writer on a disk has gone on by `writes`, and returns the newest counter that is
+    /// on the disk. (The file may already show the next one, whose write is still on the way.)
     #[track_caller]
     pub fn wait_counting(&self, disk: &str, writes: u64) -> u64 {
         let mut first = None;
         wait_for(DEFAULT_DEADLINE, "the guest's writer writes", || {
-            let (status, text) = self.try_exec(&format!("cat /mnt/{disk}/counter"), DEFAULT_DEADLINE).ok()?;
-            let counter: u64 = if status == 0 { text.trim().parse().ok()? } else { return None };
+            let newest = format!("tail -n 1 /run/writer-{disk}.log");
+            let (status, text) = self.try_exec(&newest, DEFAULT_DEADLINE).ok()?;
+            // A line that is being written may be cut off.
+            let [counter, _, _] = text.strip_suffix('\n')?.split(' ').collect::<Vec<_>>()[..] else {
+                return None;
+            };
+            let counter: u64 = if status == 0 { counter.parse().ok()? } else { return None };
             (counter >= *first.get_or_insert(counter) + writes).then_some(counter)
         })
     }
