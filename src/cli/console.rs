@@ -62,6 +62,12 @@ impl Console<'_> {
         }
     }
 
+    /// Says what is no error and yet should be seen, to scripts as well.
+    pub fn warning(&mut self, text: &str) {
+        let _ = self.flush();
+        let _ = writeln!(self.err, "{}", safe_lines(text));
+    }
+
     /// Sends off what was written so far.
     pub fn flush(&mut self) -> Result<(), Failure> {
         Ok(self.out.flush()?)

@@ -27,6 +27,7 @@ mod prune;
 mod reload;
 pub mod render;
 mod run;
+pub mod simulate;
 mod status;
 pub mod view;
 
@@ -56,6 +57,10 @@ pub async fn run(cli: &Cli, address: Option<&str>, console: &mut Console<'_>) ->
 }
 
 async fn dispatch(cli: &Cli, address: Option<&str>, console: &mut Console<'_>) -> Result<Exit, Failure> {
+    // What needs no daemon asks for no bus.
+    if let Verb::Simulate(args) = &cli.verb {
+        return simulate::simulate(args, console);
+    }
     let bus = connect(address).await?;
     match &cli.verb {
         Verb::List(args) => list::list(args, &bus, console).await,
@@ -67,6 +72,7 @@ async fn dispatch(cli: &Cli, address: Option<&str>, console: &mut Console<'_>) -
         Verb::Status => status::status(&bus, console).await,
         Verb::Jobs => jobs::jobs(&bus, console).await,
         Verb::Reload => reload::reload(&bus, console).await,
+        Verb::Simulate(args) => simulate::simulate(args, console),
     }
 }
 

@@ -80,7 +80,13 @@ pub(super) fn read(roots: &ConfigRoots, out: &mut Diagnostics) -> Vec<(FileKind,
     }
     let main = main.into_iter().map(|path| (FileKind::Main, path));
     let drop_ins = drop_ins.into_values().map(|path| (FileKind::DropIn, path));
-    main.chain(drop_ins).filter_map(|(kind, path)| Some((kind, read_file(&path, out)?))).collect()
+    main.chain(drop_ins).filter_map(|(kind, path)| Some((kind, read_text(&path, out)?))).collect()
+}
+
+/// One file that somebody named, whatever it holds.
+pub fn read_file(path: &Path) -> Result<Arc<SourceFile>, Diagnostics> {
+    let mut out = Diagnostics::default();
+    read_text(path, &mut out).ok_or(out)
 }
 
 fn is_absent(error: &io::Error) -> bool {
@@ -100,7 +106,7 @@ fn names(directory: &Path) -> io::Result<Vec<OsString>> {
     Ok(names)
 }
 
-fn read_file(path: &Path, out: &mut Diagnostics) -> Option<Arc<SourceFile>> {
+fn read_text(path: &Path, out: &mut Diagnostics) -> Option<Arc<SourceFile>> {
     let shown = path.to_string_lossy();
     let bytes = match read_bytes(path) {
         Ok(bytes) => bytes,

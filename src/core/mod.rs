@@ -16,4 +16,5 @@ pub mod retention;
 pub mod schedule;
 pub mod select;
 pub mod settings;
+pub mod simulate;
 pub mod view;

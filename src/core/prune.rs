@@ -8,21 +8,41 @@ use super::{
     inventory::VmRecord,
     merge,
     model::SnapshotName,
-    retention::{self, Context, Rules},
+    retention::{self, Context, Need, Rules},
     settings::VmPlan,
 };
 
 /// Facts from outside that a decision needs.
 #[derive(Debug, Clone, Copy)]
-pub struct Circumstances {
+pub struct Circumstances<'a> {
     /// The time now.
     pub now: Timestamp,
-    /// `max-chain`.
-    pub max_chain: u32,
+    /// `max-chain`; `None`: any length.
+    pub max_chain: Option<u32>,
     /// The newest time that is known to have passed.
     pub last_plausible: Option<Timestamp>,
+    /// A time before which the clock is wrong for sure.
+    pub earliest: Option<Timestamp>,
+    /// The snapshots whose image something else needs.
+    pub needed: &'a BTreeMap<SnapshotName, Need>,
     /// A person said that `max-delete` does not hold.
     pub all: bool,
+}
+
+impl Circumstances<'_> {
+    const NOTHING: &'static BTreeMap<SnapshotName, Need> = &BTreeMap::new();
+
+    /// A time on a real host, and nothing else that matters.
+    pub const fn new(now: Timestamp) -> Self {
+        Self {
+            now,
+            max_chain: None,
+            last_plausible: None,
+            earliest: Some(retention::EARLIEST),
+            needed: Self::NOTHING,
+            all: false,
+        }
+    }
 }
 
 /// What becomes of one snapshot, and why.
@@ -48,7 +68,7 @@ pub struct Decision {
 }
 
 /// Decides.
-pub fn decide(vm: &VmRecord, plan: &VmPlan, at: Circumstances) -> Decision {
+pub fn decide(vm: &VmRecord, plan: &VmPlan, at: Circumstances<'_>) -> Decision {
     let mut snapshots = vm.for_policies();
     snapshots.sort_by(|a, b| a.created.cmp(&b.created).then_with(|| a.name.cmp(&b.name)));
     let rules: Vec<Rules<'_>> =
@@ -58,8 +78,10 @@ pub fn decide(vm: &VmRecord, plan: &VmPlan, at: Circumstances) -> Decision {
         &Context {
             vm_max_size: plan.max_size,
             // One layer is left for the snapshot that comes next.
-            max_chain: Some(at.max_chain.saturating_sub(1).max(2)),
+            max_chain: at.max_chain.map(|layers| layers.saturating_sub(1).max(2)),
             last_plausible: at.last_plausible,
+            earliest: at.earliest,
+            needed: at.needed,
             whole: at.all,
             ..Context::new(at.now, &rules)
         },
@@ -69,7 +91,7 @@ pub fn decide(vm: &VmRecord, plan: &VmPlan, at: Circumstances) -> Decision {
     let half_deleted = |name: &SnapshotName| vm.snapshots.get(name).is_some_and(|s| s.half_deleted);
     let mut doomed = retention::doomed(&verdicts);
     doomed.extend(snapshots.iter().map(|s| &s.name).filter(|name| half_deleted(name)).cloned());
-    let steps = merge::plan(&snapshots, &doomed, &BTreeMap::new());
+    let steps = merge::plan(&snapshots, &doomed, at.needed);
     let sentences = verdicts
         .iter()
         .map(|v| {

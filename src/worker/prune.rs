@@ -26,10 +26,10 @@ pub(super) fn run(work: &Work<'_>, all: bool) -> Result<(), Stop> {
         &record,
         &plan,
         Circumstances {
-            now,
-            max_chain: work.settings.daemon.max_chain,
+            max_chain: Some(work.settings.daemon.max_chain),
             last_plausible: tools.store.last_plausible()?,
             all,
+            ..Circumstances::new(now)
         },
     );
     // Time only goes forward here; a clock that is behind this one next time is not to be trusted.

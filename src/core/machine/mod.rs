@@ -288,10 +288,10 @@ impl Machine {
     pub fn preview(&self, vm: VmId, all: bool, now: Timestamp) -> Option<Vec<Sentence>> {
         let record = self.vms.get(&vm)?;
         let at = super::prune::Circumstances {
-            now,
-            max_chain: self.settings.daemon.max_chain,
+            max_chain: Some(self.settings.daemon.max_chain),
             last_plausible: self.last_plausible,
             all,
+            ..super::prune::Circumstances::new(now)
         };
         Some(super::prune::decide(record, &self.plan_of(record), at).sentences)
     }
