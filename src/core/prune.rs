@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::{
     inventory::VmRecord,
     merge,
-    model::SnapshotName,
+    model::{SnapshotName, Storage},
     retention::{self, Context, Need, Rules},
     settings::VmPlan,
 };
@@ -77,8 +77,7 @@ pub fn decide(vm: &VmRecord, plan: &VmPlan, at: Circumstances<'_>) -> Decision {
         &snapshots,
         &Context {
             vm_max_size: plan.max_size,
-            // One layer is left for the snapshot that comes next.
-            max_chain: at.max_chain.map(|layers| layers.saturating_sub(1).max(2)),
+            max_chain: at.max_chain.map(|layers| layers_left(vm, layers)),
             last_plausible: at.last_plausible,
             earliest: at.earliest,
             needed: at.needed,
@@ -124,4 +123,102 @@ pub fn decide(vm: &VmRecord, plan: &VmPlan, at: Circumstances<'_>) -> Decision {
         })
         .collect();
     Decision { sentences, plan: steps }
+}
+
+/// How many layers the verdicts may leave, when the image at the bottom counts as one.
+///
+/// One is left for the snapshot that comes next. What lies below the oldest snapshot besides the base (a template
+/// that the VM was cloned from, an overlay without metadata) takes room, too; what is half deleted goes anyway.
+fn layers_left(vm: &VmRecord, max_chain: u32) -> u32 {
+    let mut on_chain = 0_u32;
+    let mut going = 0_u32;
+    let mut next = vm.snapshots.values().find(|s| s.snapshot.current);
+    while let Some(record) = next
+        // A tree that makes no sense may go round in a circle.
+        && on_chain as usize <= vm.snapshots.len()
+    {
+        on_chain += u32::from(record.snapshot.storage == Storage::External);
+        going += u32::from(record.half_deleted);
+        next = record.snapshot.parent.as_ref().and_then(|parent| vm.snapshots.get(parent));
+    }
+    let below = vm.chain_depth.saturating_sub(1).saturating_sub(on_chain);
+    // The newest one stays whatever the limit says.
+    max_chain.saturating_sub(1).saturating_sub(below).saturating_add(going).max(2)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, sync::Arc};
+
+    use jiff::tz::TimeZone;
+
+    use super::*;
+    use crate::{
+        config::{Environment, SourceFile, parse_policy},
+        core::{
+            model::{Content, Origin, Snapshot, SnapshotState, VmId, VmState},
+            simulate::record,
+        },
+    };
+
+    /// A VM with a chain of daily snapshots over `below` images.
+    fn vm(snapshots: u32, below: u32) -> VmRecord {
+        let name = |i: u32| SnapshotName::existing(format!("s{i:02}"));
+        let snapshot = |i: u32| Snapshot {
+            name: name(i),
+            created: format!("2026-11-{:02}T02:00:00Z", i + 1).parse().unwrap(),
+            parent: i.checked_sub(1).map(name),
+            current: i + 1 == snapshots,
+            state: SnapshotState::Ready,
+            origin: Origin::Schedule,
+            managed: true,
+            policies: BTreeSet::from(["p".parse().unwrap()]),
+            pinned: false,
+            content: Content::Disk,
+            storage: Storage::External,
+            size: 1,
+        };
+        VmRecord {
+            id: VmId(uuid::Uuid::nil()),
+            name: "vm".to_owned(),
+            state: VmState::Running,
+            tags: BTreeSet::new(),
+            agent_connected: false,
+            chain_depth: snapshots + below,
+            snapshots: (0..snapshots).map(|i| (name(i), record(snapshot(i)))).collect(),
+        }
+    }
+
+    fn kept(vm: &VmRecord) -> usize {
+        let environment = Environment { timezone: TimeZone::UTC, cores: 1 };
+        let file = SourceFile::new("policy", "keep-last = 20\nmax-delete = 99");
+        let (policy, _) = parse_policy("p".parse().unwrap(), &file, &environment).unwrap();
+        let plan = VmPlan { policies: vec![Arc::new(policy)], disks: None, max_size: None, why: vec![] };
+        let at = Circumstances {
+            max_chain: Some(16),
+            ..Circumstances::new("2026-11-29T00:00:00Z".parse().unwrap())
+        };
+        decide(vm, &plan, at).sentences.iter().filter(|s| s.keep).count()
+    }
+
+    #[test]
+    fn room_is_left_for_the_next_snapshot() {
+        assert_eq!(kept(&vm(20, 1)), 14, "a base, these and the next make sixteen");
+        assert_eq!(kept(&vm(14, 1)), 14);
+    }
+
+    #[test]
+    fn what_lies_below_the_first_snapshot_takes_room_too() {
+        assert_eq!(kept(&vm(20, 3)), 12);
+        assert_eq!(kept(&vm(20, 30)), 1, "the newest stays, whatever is below");
+    }
+
+    #[test]
+    fn no_good_snapshot_gives_way_to_one_that_goes_anyway() {
+        let mut vm = vm(15, 1);
+        let oldest = SnapshotName::existing("s00");
+        let record = vm.snapshots.get_mut(&oldest).unwrap();
+        (record.half_deleted, record.snapshot.state) = (true, SnapshotState::Failed);
+        assert_eq!(kept(&vm), 14);
+    }
 }

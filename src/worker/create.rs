@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{Stop, Work};
+use super::{Stop, Work, prune};
 use crate::{
     core::{
         job::{CreateJob, Failure},
@@ -30,7 +30,13 @@ use crate::{
 pub(super) fn run(work: &Work<'_>, create: &CreateJob) -> Result<SnapshotName, Stop> {
     let hypervisor = &work.tools.hypervisor;
     work.phase("looking", None, create.name.as_ref());
-    let vm = hypervisor.vm(work.job.vm)?;
+    let mut vm = hypervisor.vm(work.job.vm)?;
+    if !create.policies.is_empty() && is_full(work, &vm) {
+        // Else a policy could never recover from a chain that something else filled: only a success prunes.
+        make_room(work, &vm.name);
+        work.phase("looking", None, create.name.as_ref());
+        vm = hypervisor.vm(vm.id)?;
+    }
     let records = hypervisor.snapshots(vm.id)?;
     let disks = preflight(work, create, &vm, &records)?;
 
@@ -112,6 +118,20 @@ pub(super) fn run(work: &Work<'_>, create: &CreateJob) -> Result<SnapshotName, S
             let e = e.context(format_args!("snapshot {name} of VM {} was not taken", vm.name));
             Err(Stop::Failed(Failure::new(kind, format!("{e}. {state}"))))
         }
+    }
+}
+
+/// A disk's chain has as many layers as it may have.
+fn is_full(work: &Work<'_>, vm: &Vm) -> bool {
+    let limit = work.settings.daemon.max_chain as usize;
+    vm.disks.iter().any(|disk| disk.writable && disk.chain.len() >= limit)
+}
+
+/// Prunes before a snapshot instead of after it. What could not be deleted shows in the chain's length.
+fn make_room(work: &Work<'_>, name: &str) {
+    tracing::warn!(VIRTSNAP_VM = %name, "the chain of VM {name} is full: it is pruned before the next snapshot");
+    if let Err(Stop::Failed(failure)) = prune::run(work, false) {
+        tracing::error!(VIRTSNAP_VM = %name, "the full chain of VM {name} could not be pruned: {}", failure.message);
     }
 }
 

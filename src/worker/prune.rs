@@ -3,10 +3,11 @@
 use super::{Stop, Work, delete};
 use crate::{
     core::{
+        inventory::VmRecord,
         job::Failure,
         merge::Step,
         model::SnapshotName,
-        prune::{Circumstances, decide},
+        prune::{Circumstances, Decision, decide},
         select::VmFacts,
     },
     reader,
@@ -40,6 +41,7 @@ pub(super) fn run(work: &Work<'_>, all: bool) -> Result<(), Stop> {
             "snapshot {} of VM {} would go, but stays for now: {}", held.name, record.name, held.text()
         );
     }
+    warn(&record, &decision);
     let mut names: Vec<SnapshotName> = Vec::new();
     for step in &decision.plan.steps {
         match step {
@@ -74,5 +76,33 @@ pub(super) fn run(work: &Work<'_>, all: bool) -> Result<(), Stop> {
             first.name,
             format!("{} (and {} more could not be pruned either)", first.message, more.len()),
         ))),
+    }
+}
+
+/// Says what is not as the policies want it, once for a prune.
+fn warn(vm: &VmRecord, decision: &Decision) {
+    let by = |rule: &str, keep: bool| {
+        let of = decision.sentences.iter().filter(|s| s.keep == keep);
+        let names: Vec<_> =
+            of.filter(|s| s.reasons.iter().any(|(r, _, _)| r == rule)).map(|s| s.name.as_str()).collect();
+        names.join(", ")
+    };
+    let full = by("chain-full", false);
+    if !full.is_empty() {
+        tracing::warn!(
+            VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id,
+            "the keep rules want more snapshots of VM {} than max-chain has room for: {full} give way. Keep fewer, or \
+             raise max-chain",
+            vm.name
+        );
+    }
+    let braked = by("max-delete", true);
+    if !braked.is_empty() {
+        tracing::warn!(
+            VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id,
+            "more snapshots of VM {} are to go than max-delete allows in one prune: {braked} stay until the next one, or \
+             until somebody runs `virtsnap prune --all`",
+            vm.name
+        );
     }
 }

@@ -234,3 +234,19 @@ async fn a_deletion_that_was_refused_leaves_the_snapshot_as_good_as_it_was() {
     assert_eq!(rig.client.get::<u64>(&vm_path(id(1)), "VM.LastSuccessUSec").await, success);
     assert_eq!(rig.store().intents().unwrap(), []);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_that_somebody_filled_does_not_stop_a_policy_for_ever() {
+    // With the base and the next one, these are the sixteen layers of max-chain.
+    let rig = with_snapshots(14, &["vda"]).await;
+    rig.client.create(id(1), "by-hand", none()).await.unwrap();
+    let (error, text) = rig.client.create(id(1), "one-more", none()).await.unwrap_err();
+    assert_eq!(error, "Unsupported");
+    assert!(text.contains("max-chain") && text.contains("prune"), "{text}");
+
+    run(&rig, 1).await;
+    let left = rig.client.snapshots(id(1)).await;
+    assert_eq!(left.len(), 14, "{left:?}");
+    assert!(left.contains(&"by-hand".to_owned()), "{left:?}");
+    assert_eq!(rig.client.text(&vm_path(id(1)), "VM.LastError").await, "");
+}
