@@ -56,6 +56,10 @@ pub enum Verb {
     Jobs,
     /// Have the daemon read its configuration again
     Reload,
+    /// Show which policies are for a VM and why, and what they come to
+    Explain(Explain),
+    /// Read the configuration without the daemon: what is wrong with it, and when each policy runs next
+    Check(Check),
     /// Try a policy on a list of snapshots, or on the days to come; needs no daemon
     Simulate(Box<Simulate>),
 }
@@ -180,6 +184,21 @@ pub struct Wait {
     /// Return when the job is started
     #[arg(long)]
     pub no_wait: bool,
+}
+
+/// `virtsnap explain`
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// The VM's name or UUID
+    pub vm: String,
+}
+
+/// `virtsnap check`
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Read this directory alone [default: /etc/virtsnap, /run/virtsnap and /usr/lib/virtsnap]
+    #[arg(long, value_name = "DIR")]
+    pub config_dir: Option<PathBuf>,
 }
 
 /// `virtsnap simulate`

@@ -13,10 +13,12 @@
 //! for the time or reads the environment, so that all of it can be tested.
 
 pub mod args;
+mod check;
 pub mod console;
 mod create;
 mod delete;
 pub mod exit;
+mod explain;
 mod follow;
 pub mod inventory;
 mod jobs;
@@ -61,6 +63,9 @@ async fn dispatch(cli: &Cli, address: Option<&str>, console: &mut Console<'_>) -
     if let Verb::Simulate(args) = &cli.verb {
         return simulate::simulate(args, console);
     }
+    if let Verb::Check(args) = &cli.verb {
+        return check::check(args, console);
+    }
     let bus = connect(address).await?;
     match &cli.verb {
         Verb::List(args) => list::list(args, &bus, console).await,
@@ -72,7 +77,9 @@ async fn dispatch(cli: &Cli, address: Option<&str>, console: &mut Console<'_>) -
         Verb::Status => status::status(&bus, console).await,
         Verb::Jobs => jobs::jobs(&bus, console).await,
         Verb::Reload => reload::reload(&bus, console).await,
+        Verb::Explain(args) => explain::explain(args, &bus, console).await,
         Verb::Simulate(args) => simulate::simulate(args, console),
+        Verb::Check(args) => check::check(args, console),
     }
 }
 

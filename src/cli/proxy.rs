@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use zbus::{ObjectPath, OwnedObjectPath, Variant, proxy};
+use zbus::{ObjectPath, OwnedObjectPath, OwnedVariant, Variant, proxy};
 
 use super::props::Interfaces;
 
@@ -56,6 +56,9 @@ pub trait VM {
 
     /// What `prune` would do.
     fn preview_prune(&self, options: Options<'_>) -> zbus::Result<Vec<RawVerdict>>;
+
+    /// What of the configuration is for it, and why.
+    fn explain(&self, options: Options<'_>) -> zbus::Result<Vec<HashMap<String, OwnedVariant>>>;
 
     /// Deletes what no policy wants to keep; answers with the job.
     #[zbus(allow_interactive_auth)]

@@ -88,6 +88,18 @@ fn describe(policy: &Policy, now: Timestamp) -> String {
     out
 }
 
+/// When a policy runs and what it keeps, in a line.
+pub(super) fn summary(policy: &Policy) -> String {
+    let runs = match (policy.schedules.is_empty(), policy.before.is_empty()) {
+        (false, _) => {
+            format!("runs at {} ({})", joined(&policy.schedules), zone_name(&policy.retention.timezone))
+        }
+        (true, false) => format!("runs before {}", joined(&policy.before)),
+        (true, true) => "runs by hand only".to_owned(),
+    };
+    format!("{runs}, keeps {}", keeps(&policy.retention))
+}
+
 fn zone_name(zone: &TimeZone) -> &str {
     zone.iana_name().unwrap_or("the system's zone")
 }

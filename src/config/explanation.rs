@@ -19,6 +19,8 @@ pub enum About {
     Set,
     /// A `[vm.*]` has exceptions to a policy that does not hold for the VM.
     Unused,
+    /// What a policy comes to for this VM, all exceptions worked in.
+    Holds,
 }
 
 impl About {
@@ -31,6 +33,7 @@ impl About {
             Self::Overridden => "overridden",
             Self::Set => "set",
             Self::Unused => "unused",
+            Self::Holds => "holds",
         }
     }
 }
@@ -68,6 +71,7 @@ impl fmt::Display for Explanation {
                 }
             }
             About::NotSelected => write!(f, "not selected: none of its selectors matches ({source})"),
+            About::Holds => f.write_str(text),
             About::Unused => write!(f, "not selected, so that the exceptions at {source} have no effect"),
             About::Overridden | About::Set => {
                 write!(f, "{} = {text} ({source})", key.as_deref().unwrap_or_default())?;

@@ -6,6 +6,7 @@ use jiff::tz::TimeZone;
 
 use super::{
     Environment,
+    check::summary,
     diagnostic::Place,
     explanation::{About, Explanation},
     fragment::Keys,
@@ -229,6 +230,20 @@ impl Settings {
             }
         }
         plan
+    }
+
+    /// Why things are for one VM as they are, and what they come to.
+    pub fn explain(&self, vm: &VmFacts<'_>) -> Vec<Explanation> {
+        let plan = self.for_vm(vm);
+        let holds = plan.policies.iter().map(|policy| Explanation {
+            about: About::Holds,
+            policy: Some(policy.name.clone()),
+            key: None,
+            text: summary(policy),
+            source: policy.source.clone(),
+            instead_of: None,
+        });
+        plan.why.into_iter().chain(holds).collect()
     }
 
     fn explain_selection(

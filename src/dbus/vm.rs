@@ -2,17 +2,36 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use zbus::{Connection, OwnedObjectPath, OwnedVariant, fdo, interface, message::Header};
+use zbus::{Connection, OwnedObjectPath, OwnedVariant, Str, fdo, interface, message::Header};
 
 use super::{Options, Shared, auth, error::BusError, path, publish::usec};
 use crate::core::{
     machine::{Change, Query, Reply},
     model::{SnapshotName, VmId},
+    settings::Explanation,
     view::VmView,
 };
 
 /// A snapshot's fate: path, name, keep, reasons (rule, policy, bucket), sentence.
 type Fate = (OwnedObjectPath, String, bool, Vec<(String, String, String)>, String);
+
+/// One reason why a VM's settings are as they are, by its keys.
+type Why = HashMap<&'static str, OwnedVariant>;
+
+fn why(reason: &Explanation) -> Why {
+    let mut keys = vec![
+        ("about", reason.about.as_str().to_owned()),
+        ("value", reason.text.clone()),
+        ("source", reason.source.to_string()),
+        ("text", reason.to_string()),
+    ];
+    keys.extend(reason.policy.as_ref().map(|policy| ("policy", policy.to_string())));
+    keys.extend(reason.key.clone().map(|key| ("key", key)));
+    if let Some((value, source)) = &reason.instead_of {
+        keys.extend([("instead-of", value.clone()), ("instead-of-source", source.to_string())]);
+    }
+    keys.into_iter().map(|(key, text)| (key, Str::from(text).into())).collect()
+}
 
 /// A VM's object.
 #[derive(Debug)]
@@ -67,6 +86,15 @@ impl Vm {
                 .map(|s| (path::snapshot(self.id, &s.name), s.name.to_string(), s.keep, s.reasons, s.text))
                 .collect()),
             _ => Err(BusError::new("Failed", "the engine gave no preview")),
+        }
+    }
+
+    #[zbus(out_args("reasons"))]
+    async fn explain(&self, options: HashMap<String, OwnedVariant>) -> Result<Vec<Why>, BusError> {
+        Options::new(options, &[])?;
+        match self.shared.query(Query::Explain(self.id)).await? {
+            Reply::Explained(reasons) => Ok(reasons.iter().map(why).collect()),
+            _ => Err(BusError::new("Failed", "the engine gave no explanation")),
         }
     }
 

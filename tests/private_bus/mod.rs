@@ -2,6 +2,7 @@
 
 mod callers;
 mod client;
+mod command_line;
 mod connection;
 mod create;
 mod faults;

@@ -189,6 +189,7 @@ async fn options_that_no_method_knows_are_refused_by_every_method() {
     for (path, method, bad) in [
         (MANAGER, "Manager.Reload", "no-such"),
         (&vm, "VM.PreviewPrune", "no-such"),
+        (&vm, "VM.Explain", "no-such"),
         (&vm, "VM.Prune", "no-such"),
         (&vm, "VM.Prune", "all"),
         (&snapshot, "Snapshot.Delete", "no-such"),

@@ -11,6 +11,8 @@ use crate::core::{
     model::{Origin, PolicyName, SnapshotName, VmId},
     policy::{How, Quiesce},
     prune::Sentence,
+    select::VmFacts,
+    settings::Explanation,
 };
 
 /// A request's number, by which its answer finds the way back.
@@ -35,6 +37,8 @@ pub enum Query {
         /// Beyond `max-delete`.
         all: bool,
     },
+    /// What holds for this VM, and why.
+    Explain(VmId),
 }
 
 /// What changes something.
@@ -87,6 +91,8 @@ pub enum Reply {
     Jobs(Vec<JobId>),
     /// This is what a prune would do.
     Preview(Vec<Sentence>),
+    /// This holds, and why.
+    Explained(Vec<Explanation>),
     /// It is done.
     Done,
 }
@@ -110,6 +116,11 @@ impl Machine {
         let (change, uid) = match request {
             Request::Query(Query::PreviewPrune { vm, all }) => {
                 return self.preview(vm, all, now).map(Reply::Preview).ok_or_else(|| no_such_vm(vm));
+            }
+            Request::Query(Query::Explain(vm)) => {
+                let record = self.known(vm)?;
+                let facts = VmFacts { id: record.id, name: &record.name, tags: &record.tags };
+                return Ok(Reply::Explained(self.settings.explain(&facts)));
             }
             Request::Change(change, uid) => (change, uid),
         };
