@@ -339,6 +339,7 @@ impl Engine {
         self.cancels.insert(job.id, Arc::clone(&cancel));
         let tools = self.tools.clone();
         let settings = Arc::clone(self.machine.settings());
+        let needed = self.machine.needed_of(job.vm);
         let (send, progress) = (self.send.clone(), self.send.clone());
         let id = job.id;
         let reader = self.reader.clone();
@@ -351,7 +352,7 @@ impl Engine {
                     let _ = progress.send(Input::Machine(event));
                 }),
             };
-            let outcome = worker::run(&tools, &settings, &job, &wire);
+            let outcome = worker::run(&tools, &settings, &job, &needed, &wire);
             if matches!(outcome, Outcome::Failed(_)) {
                 // An answer that got lost may have left more, or less, than the job could tell. The VM is still ours.
                 recovery::settle_vm(&tools, job.vm);

@@ -39,6 +39,7 @@ struct Known {
 }
 
 fn join(vm: Vm, snapshots: Vec<hypervisor::SnapshotRecord>, known: &Known) -> VmRecord {
+    let images = vm.disks.iter().flat_map(|d| &d.chain).map(|image| image.path.clone()).collect();
     let depth = vm.disks.iter().filter(|d| d.writable).map(|d| d.chain.len()).max().unwrap_or(0);
     VmRecord {
         id: vm.id,
@@ -47,6 +48,7 @@ fn join(vm: Vm, snapshots: Vec<hypervisor::SnapshotRecord>, known: &Known) -> Vm
         tags: vm.tags,
         agent_connected: vm.agent == Agent::Connected,
         chain_depth: u32::try_from(depth).unwrap_or(u32::MAX),
+        images,
         snapshots: {
             let spoiled = spoiled(&snapshots);
             let of = |s: hypervisor::SnapshotRecord| {
@@ -105,6 +107,7 @@ fn snapshot(vm: VmId, spoiled: bool, s: hypervisor::SnapshotRecord, known: &Know
         },
         description,
         quality,
+        images: s.disks.into_iter().map(|disk| disk.state_image).collect(),
         half_deleted,
     }
 }

@@ -6,6 +6,7 @@ mod delete;
 mod prune;
 
 use std::{
+    collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
@@ -18,6 +19,7 @@ use crate::{
     core::{
         job::{Failure, Job, JobId, Operation, Outcome},
         model::SnapshotName,
+        retention::Need,
         settings::Settings,
     },
     freeze::Freezer,
@@ -88,6 +90,7 @@ struct Work<'a> {
     tools: &'a Tools,
     settings: &'a Settings,
     job: &'a Job,
+    needed: &'a BTreeMap<SnapshotName, Need>,
     wire: &'a Wire,
 }
 
@@ -107,9 +110,15 @@ impl Work<'_> {
     }
 }
 
-/// Does the job. Always returns, a panic included: a job without an end would hold its VM for ever.
-pub fn run(tools: &Tools, settings: &Settings, job: &Job, wire: &Wire) -> Outcome {
-    let work = Work { tools, settings, job, wire };
+/// Does the job. `needed`: the VM's snapshots that others are built on, as far as the engine knows. Always returns, a panic included: a job without an end would hold its VM for ever.
+pub fn run(
+    tools: &Tools,
+    settings: &Settings,
+    job: &Job,
+    needed: &BTreeMap<SnapshotName, Need>,
+    wire: &Wire,
+) -> Outcome {
+    let work = Work { tools, settings, job, needed, wire };
     let done = catch_unwind(AssertUnwindSafe(|| match &job.operation {
         Operation::Create(create) => create::run(&work, create).map(Some),
         Operation::Delete(name) => delete::run(&work, name).map(|()| None),

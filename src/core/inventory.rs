@@ -6,6 +6,7 @@ use jiff::SignedDuration;
 
 use super::model::{Consistency, Snapshot, SnapshotName, VmId, VmState};
 use super::policy::Quiesce;
+use super::retention::Need;
 
 /// One VM, as it was when it was last read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub struct VmRecord {
     pub agent_connected: bool,
     /// The most images under one of its writable disks.
     pub chain_depth: u32,
+    /// Every image under its disks, by path.
+    pub images: BTreeSet<String>,
     /// Its snapshots.
     pub snapshots: BTreeMap<SnapshotName, SnapshotRecord>,
 }
@@ -38,6 +41,34 @@ impl VmRecord {
     }
 }
 
+/// The snapshots of a VM whose images others have under their disks: neither they nor what they are based on may be
+/// merged or removed. Paths are compared as libvirt gives them; the hypervisor's own check before each deletion
+/// knows files that have several.
+pub fn needed<'a>(
+    vm: &VmRecord,
+    others: impl IntoIterator<Item = &'a VmRecord>,
+) -> BTreeMap<SnapshotName, Need> {
+    let mut of_image: BTreeMap<&str, &SnapshotName> = BTreeMap::new();
+    for (name, record) in &vm.snapshots {
+        of_image.extend(record.images.iter().map(|image| (image.as_str(), name)));
+    }
+    let mut needed = BTreeMap::new();
+    if of_image.is_empty() {
+        return needed;
+    }
+    for other in others.into_iter().filter(|other| other.id != vm.id) {
+        let images = other.images.iter().chain(other.snapshots.values().flat_map(|s| &s.images));
+        for name in images.filter_map(|image| of_image.get(image.as_str())) {
+            let mut next = Some(*name);
+            while let Some(name) = next.filter(|name| !needed.contains_key(*name)) {
+                needed.insert(name.clone(), Need::OtherVm(other.name.clone()));
+                next = vm.snapshots.get(name).and_then(|s| s.snapshot.parent.as_ref());
+            }
+        }
+    }
+    needed
+}
+
 /// One snapshot with all that is known of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotRecord {
@@ -47,6 +78,8 @@ pub struct SnapshotRecord {
     pub description: String,
     /// How it was taken.
     pub quality: Quality,
+    /// The images that hold its data, by path: one for each disk that it has.
+    pub images: Vec<String>,
     /// Its deletion was begun and did not end: its image may hold newer data, and the next prune finishes it.
     pub half_deleted: bool,
 }
@@ -69,5 +102,70 @@ impl Quality {
     pub const fn unknown(memory: bool) -> Self {
         let reached = if memory { Consistency::Memory } else { Consistency::Crash };
         Self { reached, requested: None, note: String::new(), frozen: SignedDuration::ZERO }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{
+        model::{Content, Origin, SnapshotState, Storage},
+        simulate::record,
+    };
+
+    /// A VM with a chain of snapshots, whose images are `images`.
+    fn vm(id: u128, layers: &[&str], snapshots: &[(&str, &str)]) -> VmRecord {
+        let mut parent = None;
+        let mut all = BTreeMap::new();
+        for (name, image) in snapshots {
+            let name = SnapshotName::existing(*name);
+            let snapshot = Snapshot {
+                name: name.clone(),
+                created: jiff::Timestamp::UNIX_EPOCH,
+                parent: parent.replace(name.clone()),
+                current: false,
+                state: SnapshotState::Ready,
+                origin: Origin::Schedule,
+                managed: true,
+                policies: BTreeSet::new(),
+                pinned: false,
+                content: Content::Disk,
+                storage: Storage::External,
+                size: 0,
+            };
+            all.insert(name, SnapshotRecord { images: vec![(*image).to_owned()], ..record(snapshot) });
+        }
+        VmRecord {
+            id: VmId(uuid::Uuid::from_u128(id)),
+            name: format!("vm{id}"),
+            state: VmState::Running,
+            tags: BTreeSet::new(),
+            agent_connected: false,
+            chain_depth: 1,
+            images: layers.iter().map(|l| (*l).to_owned()).collect(),
+            snapshots: all,
+        }
+    }
+
+    fn names(needed: &BTreeMap<SnapshotName, Need>) -> Vec<&str> {
+        needed.keys().map(SnapshotName::as_str).collect()
+    }
+
+    #[test]
+    fn what_a_clone_is_based_on_is_needed_with_all_below_it() {
+        let template = vm(1, &["/base", "/o1", "/o2", "/o3"], &[("a", "/base"), ("b", "/o1"), ("c", "/o2")]);
+        let clone = vm(2, &["/clone", "/o1"], &[]);
+        let found = needed(&template, [&template, &clone]);
+        assert_eq!(names(&found), ["a", "b"]);
+        assert_eq!(found[&SnapshotName::existing("a")], Need::OtherVm("vm2".to_owned()));
+        assert!(needed(&clone, [&template, &clone]).is_empty());
+    }
+
+    #[test]
+    fn another_vm_s_snapshot_needs_it_as_much_as_its_disk() {
+        let template = vm(1, &["/base", "/o1"], &[("a", "/base")]);
+        let reverted = vm(2, &["/elsewhere"], &[("s", "/base")]);
+        assert_eq!(names(&needed(&template, [&reverted])), ["a"]);
+        assert!(needed(&template, [&vm(3, &["/x"], &[("s", "/y")])]).is_empty());
     }
 }

@@ -185,6 +185,7 @@ mod tests {
             tags: BTreeSet::new(),
             agent_connected: false,
             chain_depth: snapshots + below,
+            images: BTreeSet::new(),
             snapshots: (0..snapshots).map(|i| (name(i), record(snapshot(i)))).collect(),
         }
     }

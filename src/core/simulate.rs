@@ -201,7 +201,7 @@ impl Scene {
 /// A snapshot of which no more is known than what policies look at.
 pub fn record(snapshot: Snapshot) -> SnapshotRecord {
     let quality = Quality::unknown(snapshot.content == Content::Full);
-    SnapshotRecord { snapshot, description: String::new(), quality, half_deleted: false }
+    SnapshotRecord { snapshot, description: String::new(), quality, images: Vec::new(), half_deleted: false }
 }
 
 fn current(snapshots: &BTreeMap<SnapshotName, SnapshotRecord>) -> Option<SnapshotName> {
@@ -232,6 +232,7 @@ mod tests {
                 tags: BTreeSet::new(),
                 agent_connected: false,
                 chain_depth: 1,
+                images: BTreeSet::new(),
                 snapshots: BTreeMap::new(),
             },
             plan: VmPlan { policies: policies.collect(), disks: None, max_size: None, why: vec![] },

@@ -29,6 +29,7 @@ pub(super) fn run(work: &Work<'_>, all: bool) -> Result<(), Stop> {
         Circumstances {
             max_chain: Some(work.settings.daemon.max_chain),
             last_plausible: tools.store.last_plausible()?,
+            needed: work.needed,
             all,
             ..Circumstances::new(now)
         },

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use virtsnap::hypervisor::{
     Error, ErrorKind,
-    sim::{Fault, Mishap, Op, VmSpec},
+    sim::{DiskSpec, Fault, Mishap, Op, VmSpec},
 };
 use zbus::OwnedObjectPath;
 
@@ -249,4 +249,32 @@ async fn a_chain_that_somebody_filled_does_not_stop_a_policy_for_ever() {
     assert_eq!(left.len(), 14, "{left:?}");
     assert!(left.contains(&"by-hand".to_owned()), "{left:?}");
     assert_eq!(rig.client.text(&vm_path(id(1)), "VM.LastError").await, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_clone_is_based_on_stays_and_the_preview_knows_it() {
+    let rig = with_snapshots(5, &["vda"]).await;
+    let names = rig.client.snapshots(id(1)).await;
+    let records = rig.hypervisor.snapshots(id(1)).unwrap();
+    let second = records.iter().find(|r| r.name.as_str() == names[1]).unwrap();
+    let disk = DiskSpec {
+        backing: Some(second.disks[0].state_image.clone()),
+        ..DiskSpec::new("vda", "/images/clone.qcow2")
+    };
+    rig.sim.add_vm(VmSpec { disks: vec![disk], ..VmSpec::new("clone", 2) });
+    rig.client.until_there(&vm_path(id(2)), true).await;
+
+    reload(&rig, "[policy.p]\nvms = [\"web\"]\nkeep-last = 1\n").await;
+    let verdicts = preview(&rig.client, false).await;
+    let needed: Vec<&str> = verdicts
+        .iter()
+        .filter(|(_, _, reasons)| reasons.iter().any(|(rule, ..)| rule == "needed"))
+        .map(|(name, ..)| name.as_str())
+        .collect();
+    assert_eq!(needed, [&names[0], &names[1]]);
+    let stay = kept(&verdicts);
+    assert_eq!(stay, [&names[0], &names[1], &names[4]].map(Clone::clone));
+    rig.client.job(&vm_path(id(1)), "VM.Prune", none()).await.unwrap();
+    rig.client.until(&vm_path(id(1)), "VM.ChainDepth", |d: &u32| *d == 4).await;
+    assert_eq!(rig.client.snapshots(id(1)).await, stay, "the prune does what the preview said");
 }

@@ -85,6 +85,7 @@ pub fn answer(text: Option<&str>, args: &Simulate, watch: &Watch) -> Result<(Ans
             tags: BTreeSet::new(),
             agent_connected: false,
             chain_depth: 1,
+            images: BTreeSet::new(),
             snapshots: tree.snapshots.into_iter().map(|s| (s.name.clone(), record(s))).collect(),
         },
         plan: rules.plan,

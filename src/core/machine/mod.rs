@@ -35,7 +35,6 @@ use super::{
     inventory::VmRecord,
     job::{Job, JobId, Outcome},
     model::{PolicyName, SnapshotName, SnapshotState, VmId},
-    prune::Sentence,
     select::VmFacts,
     settings::{Settings, VmPlan},
     view::{DaemonState, ManagerView, View, VmView},
@@ -282,18 +281,6 @@ impl Machine {
             out.push(Effect::Stopped);
         }
         effects
-    }
-
-    /// What a prune of this VM would do now.
-    pub fn preview(&self, vm: VmId, all: bool, now: Timestamp) -> Option<Vec<Sentence>> {
-        let record = self.vms.get(&vm)?;
-        let at = super::prune::Circumstances {
-            max_chain: Some(self.settings.daemon.max_chain),
-            last_plausible: self.last_plausible,
-            all,
-            ..super::prune::Circumstances::new(now)
-        };
-        Some(super::prune::decide(record, &self.plan_of(record), at).sentences)
     }
 
     fn plan_of(&self, record: &VmRecord) -> VmPlan {

@@ -1,16 +1,17 @@
 //! What clients ask, checked and turned into jobs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
 use super::{Effect, Machine};
 use crate::core::{
-    inventory::VmRecord,
+    inventory::{self, VmRecord},
     job::{Asker, CreateJob, Failure, JobId, JobState, Operation},
     model::{Origin, PolicyName, SnapshotName, VmId},
     policy::{How, Quiesce},
-    prune::Sentence,
+    prune::{Circumstances, Sentence, decide},
+    retention::Need,
     select::VmFacts,
     settings::Explanation,
 };
@@ -101,6 +102,25 @@ pub enum Reply {
 pub type Refusal = Failure;
 
 impl Machine {
+    /// What a prune of this VM would do now.
+    pub fn preview(&self, vm: VmId, all: bool, now: Timestamp) -> Option<Vec<Sentence>> {
+        let record = self.vms.get(&vm)?;
+        let at = Circumstances {
+            max_chain: Some(self.settings.daemon.max_chain),
+            last_plausible: self.last_plausible,
+            needed: &self.needed_of(vm),
+            all,
+            ..Circumstances::new(now)
+        };
+        Some(decide(record, &self.plan_of(record), at).sentences)
+    }
+
+    /// The snapshots of this VM that others are built on.
+    pub fn needed_of(&self, vm: VmId) -> BTreeMap<SnapshotName, Need> {
+        let others = self.vms.values().map(AsRef::as_ref);
+        self.vms.get(&vm).map(|record| inventory::needed(record, others)).unwrap_or_default()
+    }
+
     pub(super) fn on_request(
         &mut self,
         id: super::RequestId,

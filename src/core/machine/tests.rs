@@ -55,6 +55,7 @@ fn record(n: u128, snapshots: &[(&str, bool)]) -> VmRecord {
                 snapshot,
                 description: String::new(),
                 quality: Quality::unknown(false),
+                images: Vec::new(),
                 half_deleted: false,
             },
         )
@@ -66,6 +67,7 @@ fn record(n: u128, snapshots: &[(&str, bool)]) -> VmRecord {
         tags: BTreeSet::new(),
         agent_connected: true,
         chain_depth: 1,
+        images: BTreeSet::new(),
         snapshots: snapshots.collect(),
     }
 }
