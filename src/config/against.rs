@@ -69,7 +69,7 @@ pub fn check_against(settings: &Settings, vms: &[VmFacts<'_>]) -> Diagnostics {
 
 /// Policies that fit a chain each, but not together: once for each combination, with the first such VM.
 fn together(settings: &Settings, vms: &[VmFacts<'_>], out: &mut Diagnostics) {
-    let room = settings.daemon.max_chain.saturating_sub(1);
+    let room = settings.daemon.room();
     let most: BTreeMap<&PolicyName, u32> =
         settings.policies.iter().filter_map(|(name, policy)| Some((name, most(policy)?))).collect();
     let mut seen = BTreeMap::new();
@@ -87,7 +87,7 @@ fn together(settings: &Settings, vms: &[VmFacts<'_>], out: &mut Diagnostics) {
         let list = names.iter().map(|n| n.as_str()).collect::<Vec<_>>().join(", ");
         let message = format!(
             "the policies {list} together can keep {sum} snapshots of VM {vm}, but a chain of max-chain = {} \
-layers holds {room} above its base",
+layers holds {room} beside its base and the next one",
             settings.daemon.max_chain
         );
         out.push(

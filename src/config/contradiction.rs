@@ -279,7 +279,7 @@ fn limits(checked: &Checked<'_>, pace: Option<&Pace>, daemon: &Daemon, out: &mut
     let policy = checked.policy;
     let (keep, limits) = (&policy.retention.keep, &policy.retention.limits);
     let wanted = wanted(policy, pace);
-    let room = daemon.max_chain.saturating_sub(1);
+    let room = daemon.room();
     if let (Some(count), Some(last)) = (limits.max_count, keep.last.filter(|n| limits.max_count < Some(*n))) {
         checked.warn(
             &["max-count", "keep-last"],
@@ -314,8 +314,8 @@ fn limits(checked: &Checked<'_>, pace: Option<&Pace>, daemon: &Daemon, out: &mut
         checked.warn(
             &joined(&[KEEP, &["combine", "max-count"]]),
             &format!(
-                "it can keep {most} snapshots, but a chain of max-chain = {} layers holds {room} above its \
-base",
+                "it can keep {most} snapshots, but a chain of max-chain = {} layers holds {room} beside its \
+base and the next one",
                 daemon.max_chain
             ),
             &format!("{effect}; so at most {room} stay"),
@@ -326,7 +326,11 @@ base",
     if keep.is_empty() && !limited && !policy.schedules.is_empty() {
         checked.warn(
             &joined(&[KEEP, &["max-count", "max-age", "max-size", "schedule"]]),
-            &format!("it deletes nothing: after {room} snapshots the chain is full and its runs fail"),
+            // Nothing is pruned to leave room for the next.
+            &format!(
+                "it deletes nothing: after {} snapshots the chain is full and its runs fail",
+                daemon.max_chain.saturating_sub(1)
+            ),
             "give a keep rule such as keep-daily = 7, or a limit such as max-count = 10",
             out,
         );

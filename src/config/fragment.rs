@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -25,6 +26,8 @@ pub(super) const DAEMON: &[&str] =
 const VM: &[&str] = &["disks", "max-size", "policy"];
 /// More jobs than this are no help on any host.
 const JOBS_MAX: u32 = 1024;
+/// A base, one snapshot that stays and the next one; and what libvirt can start.
+const CHAIN: RangeInclusive<u32> = 3..=25;
 
 /// Keys by their name.
 pub(super) type Keys = BTreeMap<&'static str, Given>;
@@ -254,7 +257,7 @@ fn daemon(item: &Item<'_>, environment: &Environment, out: &mut Diagnostics) -> 
             "min-free" => {
                 set(&mut daemon.min_free, item.text("\"10%\" or a size such as \"5GiB\"", min_free, out));
             }
-            "max-chain" => set(&mut daemon.max_chain, item.number(2..=25, None, out)),
+            "max-chain" => set(&mut daemon.max_chain, item.number(CHAIN, None, out)),
             "metrics-textfile" if item.is_word("off") => daemon.metrics_textfile = None,
             "metrics-textfile" => {
                 let path = item.text("a path such as \"/run/virtsnap/virtsnap.prom\", or \"off\"", path, out);

@@ -59,7 +59,18 @@ impl MinFree {
     }
 }
 
+/// How many snapshots can stay on a chain of so many layers after a prune: one layer is the base, and one is left for
+/// the snapshot that comes next. The newest good one stays whatever the number.
+pub const fn room(max_chain: u32) -> u32 {
+    if max_chain > 3 { max_chain - 2 } else { 1 }
+}
+
 impl Daemon {
+    /// How many snapshots can stay on a VM's chain after a prune.
+    pub const fn room(&self) -> u32 {
+        room(self.max_chain)
+    }
+
     /// What holds where the files say nothing.
     pub fn defaults(environment: &Environment) -> Self {
         Self {

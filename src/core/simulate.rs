@@ -300,6 +300,16 @@ mod tests {
     }
 
     #[test]
+    fn as_many_snapshots_stay_as_a_chain_is_said_to_have_room_for() {
+        for max_chain in [3, 4, 16, 25] {
+            let mut scene = scene(&[("n", "schedule = \"30 2 * * *\"\nkeep-daily = 30")]);
+            scene.max_chain = Some(max_chain);
+            scene.forward("2026-11-20T12:00:00Z".parse().unwrap(), &outlook("2026-12-30T12:00:00Z")).unwrap();
+            assert_eq!(scene.vm.snapshots.len(), crate::core::settings::room(max_chain) as usize);
+        }
+    }
+
+    #[test]
     fn no_schedule_means_that_nothing_happens() {
         let mut scene = scene(&[("n", "keep-last = 3")]);
         assert_eq!(scene.forward(Timestamp::UNIX_EPOCH, &outlook("2026-12-08T00:00:00Z")), Ok(vec![]));

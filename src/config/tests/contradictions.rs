@@ -116,16 +116,22 @@ fn limits_below_rules() {
 
 #[test]
 fn rules_that_want_more_than_a_chain_holds() {
-    assert_warned(&unlimited("keep-daily = 15"), &[]);
+    assert_warned(&unlimited("keep-daily = 14"), &[]);
     assert_warned(
-        &unlimited("keep-daily = 16"),
-        &["4:1: it can keep 16 snapshots, but a chain of max-chain = 16 layers holds 15 above its base"],
+        &unlimited("keep-daily = 15"),
+        &[
+            "4:1: it can keep 15 snapshots, but a chain of max-chain = 16 layers holds 14 beside its base and the next \
+             one",
+        ],
     );
     assert_warned(
         &unlimited("max-count = 40"),
-        &["4:1: it can keep 40 snapshots, but a chain of max-chain = 16 layers holds 15 above its base"],
+        &[
+            "4:1: it can keep 40 snapshots, but a chain of max-chain = 16 layers holds 14 beside its base and the next \
+             one",
+        ],
     );
-    assert_warned(&unlimited("keep-daily = 15\nmax-count = 40"), &[]);
+    assert_warned(&unlimited("keep-daily = 14\nmax-count = 40"), &[]);
     assert_warned(
         &unlimited(""),
         &["3:1: it deletes nothing: after 15 snapshots the chain is full and its runs fail"],
@@ -141,8 +147,8 @@ fn exceptions_are_held_against_their_policy() {
     assert_warned(
         &policy("keep-daily = 7\n[vm.db01]\npolicy.p.keep-daily = 30\npolicy.p.max-count = \"none\"\n"),
         &[
-            "7:10 for VM db01: it can keep 30 snapshots, but a chain of max-chain = 16 layers holds 15 above its \
-             base",
+            "7:10 for VM db01: it can keep 30 snapshots, but a chain of max-chain = 16 layers holds 14 beside its \
+             base and the next one",
         ],
     );
     // What is wrong with the policy is not said again for each VM.

@@ -226,7 +226,7 @@ fn keys_of_one_vm() {
 #[test]
 fn keys_of_the_daemon() {
     let text = "[daemon]\nuri = \"xen:///\"\ntimezone = \"Nowhere\"\nmax-jobs = 0\nmax-frozen = \"all\"\nmin-free = \"10\"\n\
-                max-chain = 26\nmetrics-textfile = \"metrics\"\nhooks = \"hooks\"\nmax_jobs = 3\n";
+                max-chain = 2\nmetrics-textfile = \"metrics\"\nhooks = \"hooks\"\nmax_jobs = 3\n";
     assert_eq!(
         read(&[("virtsnapd.toml", text)]).unwrap_err().lines(),
         [
@@ -235,7 +235,7 @@ fn keys_of_the_daemon() {
             "virtsnapd.toml:4:12: error: `max-jobs` must be a whole number from 1 to 1024, not 0",
             "virtsnapd.toml:5:14: error: `max-frozen` must be a whole number, not a string",
             "virtsnapd.toml:6:12: error: `min-free`: the size \"10\" has no unit",
-            "virtsnapd.toml:7:13: error: `max-chain` must be a whole number from 2 to 25, not 26",
+            "virtsnapd.toml:7:13: error: `max-chain` must be a whole number from 3 to 25, not 2",
             "virtsnapd.toml:8:20: error: `metrics-textfile`: \"metrics\" is not an absolute path",
             "virtsnapd.toml:9:9: error: `hooks`: \"hooks\" is not an absolute path",
             "virtsnapd.toml:10:1: error: unknown key `max_jobs` in [daemon]",

@@ -124,7 +124,7 @@ fn settings_are_held_against_the_vms_there_are() {
                 "p.toml:6:64: warning: no VM is named gone".to_owned(),
                 "p.toml:9:5: warning: there is no VM web*".to_owned(),
                 "p.toml:1:9: warning: the policies p, q together can keep 18 snapshots of VM web1, but a chain of \
-                 max-chain = 16 layers holds 15 above its base"
+                 max-chain = 16 layers holds 14 beside its base and the next one"
                     .to_owned(),
             ]
         );
