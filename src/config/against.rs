@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::{
-    contradiction::wanted,
     diagnostic::{Diagnostic, Diagnostics, Place, Severity},
     pace::Pace,
+    rules::wanted,
     settings::{Detail, Settings, VmKey},
 };
 use crate::core::{

@@ -3,7 +3,7 @@
 //! ```text
 //!  disk ──text──▶ fragment ──▶ merged ──▶ Settings ──for_vm──▶ VmPlan (what holds for a VM, and why)
 //!                    │            │
-//!                    │            └── contradiction: what hardly was meant (pace: how often schedules fire)
+//!                    │            └── contradiction, rules: what hardly was meant (pace: how often schedules fire)
 //!                    └── keys: what each key of a policy is; item: a key's value; values, names
 //!
 //!            all of them ──▶ Diagnostics, which check shows
@@ -29,6 +29,7 @@ mod keys;
 mod merged;
 mod names;
 mod pace;
+mod rules;
 mod settings;
 mod similar;
 #[cfg(test)]

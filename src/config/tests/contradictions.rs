@@ -1,4 +1,4 @@
-use super::{lines, policy};
+use super::{lines, policy, said};
 
 #[track_caller]
 fn assert_warned(text: &str, expected: &[&str]) {
@@ -87,6 +87,36 @@ fn rules_that_cannot_apply() {
         &policy("keep-within = \"5d\"\nmax-age = \"4d\""),
         &["6:1: max-age = 4d cuts keep-within = 5d"],
     );
+}
+
+#[test]
+fn spans_and_ages_are_held_against_the_time_between_runs() {
+    assert_warned(
+        &policy("keep-within = \"1h\""),
+        &["5:1: keep-within = 1h never keeps more than the newest: runs are at least 23h 30min apart"],
+    );
+    assert_warned(&policy("keep-within = \"1h\"").replace("30 2 *", "*/30 * *"), &[]);
+    // What clients announce comes in between.
+    assert_warned(&policy("keep-within = \"1h\"\nbefore = \"upgrade\""), &[]);
+    let weekly = |keys: &str| policy(keys).replace("30 2 * * *", "0 12 * * mon");
+    assert_warned(
+        &weekly("keep-last = 5\nmax-age = \"10d\""),
+        &["6:1: max-age = 10d never lets keep-last = 5 be reached"],
+    );
+    assert_warned(&weekly("keep-last = 5\nmax-age = \"36d\""), &[]);
+    assert_warned(
+        &weekly("keep-weekly = 3\nmax-age = \"10d\""),
+        &["6:1: max-age = 10d never lets keep-weekly = 3 be reached"],
+    );
+    // All that there is to say, once.
+    assert_warned(
+        &weekly("keep-last = 5\nmax-age = \"3d\""),
+        &[
+            "6:1: max-age = 3d is not longer than the time between two runs, at least 6d 23h: only the newest stays",
+        ],
+    );
+    let shown = said(&weekly("keep-last = 5\nmax-age = \"10d\"")).to_string();
+    assert!(shown.contains("= help: no more than 2 runs come within 10d"), "{shown}");
 }
 
 #[test]
