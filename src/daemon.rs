@@ -19,7 +19,6 @@ use crate::{
     engine::{Control, Engine, Parts},
     freeze::Freezer,
     hypervisor::{Event, Hypervisor, libvirt::Libvirt},
-    not_yet,
     store::Store,
     systemd,
 };
@@ -80,9 +79,6 @@ pub fn prepare(
     std::fs::create_dir_all(&options.state)
         .with_context(|| format!("cannot make the state directory {}", options.state.display()))?;
     let store = open_store(&options.state)?;
-    for line in not_yet::warnings(&options.settings) {
-        tracing::warn!("{line}");
-    }
     let boot_file = options.runtime.map(|d| d.join("started"));
     let machine = Machine::new(Start {
         settings: Arc::new(options.settings),

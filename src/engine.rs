@@ -274,9 +274,6 @@ impl Engine {
                 for line in loaded.warnings.lines() {
                     tracing::warn!("{line}");
                 }
-                for line in crate::not_yet::warnings(&loaded.settings) {
-                    tracing::warn!("{line}");
-                }
                 let settings = Arc::new(loaded.settings);
                 if settings.daemon.uri != self.machine.settings().daemon.uri {
                     tracing::warn!("`uri` changed; it takes effect when virtsnapd is restarted");

@@ -35,7 +35,6 @@
 //! | [`cli`] | the client, which speaks D-Bus and knows no libvirt | name `zbus` |
 //! | [`daemon`] | wiring and order | name everything |
 //! | [`systemd`], [`logging`] | notifications and the journal | |
-//! | [`not_yet`] | what may be configured and has no effect in this version | |
 //!
 //! `tests/fences.rs` holds the crate to this table.
 
@@ -49,7 +48,6 @@ pub mod engine;
 pub mod freeze;
 pub mod hypervisor;
 pub mod logging;
-pub mod not_yet;
 pub mod reader;
 pub mod store;
 pub mod systemd;

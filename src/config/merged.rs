@@ -44,9 +44,8 @@ pub(super) fn merge(fragments: Vec<Fragment>, environment: &Environment, out: &m
             add_vm(&mut vms, vm, out);
         }
     }
-    let daemon = daemon.unwrap_or_else(|| Daemon::defaults(environment));
-    let mut settings =
-        Settings { daemon, policies: BTreeMap::new(), vms: BTreeMap::new(), details: BTreeMap::new() };
+    let (daemon, daemon_places) = daemon.unwrap_or_else(|| (Daemon::defaults(environment), BTreeMap::new()));
+    let mut settings = Settings { daemon_places, ..Settings::new(daemon, []) };
     let mut usable = BTreeMap::new();
     for (name, fragment) in policies {
         usable.insert(name.clone(), !fragment.broken);

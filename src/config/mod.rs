@@ -11,6 +11,7 @@
 //!
 //! - Only `disk.rs` touches the disk; [`parse`] takes texts, the system's zone and its cores.
 //! - Nothing stops at the first error: all files are read to their end, and each problem has its place.
+//! - What this version does not do yet is a matter of the daemon that reads files ([`load`]), not of what they mean.
 //! - A file that TOML cannot read is not guessed at: what stands in it is unknown, and what others say about
 //!   that is not held against them.
 //!
@@ -28,6 +29,7 @@ mod item;
 mod keys;
 mod merged;
 mod names;
+mod not_yet;
 mod pace;
 mod rules;
 mod settings;
@@ -84,7 +86,10 @@ pub struct Loaded {
 pub fn load(roots: &ConfigRoots) -> Result<Loaded, Diagnostics> {
     let mut out = Diagnostics::default();
     let files = disk::read(roots, &mut out);
-    finish(&files, &Environment::of_this_system(), out)
+    let mut loaded = finish(&files, &Environment::of_this_system(), out)?;
+    loaded.warnings.append(not_yet::warnings(&loaded.settings));
+    loaded.warnings.sort();
+    Ok(loaded)
 }
 
 /// The same for texts that are there already, in the order of precedence.

@@ -158,6 +158,8 @@ pub struct Settings {
     /// All `[vm.*]`.
     pub vms: BTreeMap<VmKey, VmEntry>,
     pub(super) details: BTreeMap<PolicyName, Detail>,
+    /// Where `[daemon]` says what, each with its value.
+    pub(super) daemon_places: BTreeMap<&'static str, Place>,
 }
 
 /// What holds for one VM, and why.
@@ -181,7 +183,7 @@ impl Settings {
             .iter()
             .map(|(name, policy)| (name.clone(), Detail::new(policy, Keys::new(), None, Vec::new())))
             .collect();
-        Self { daemon, policies, vms: BTreeMap::new(), details }
+        Self { daemon, policies, vms: BTreeMap::new(), details, daemon_places: BTreeMap::new() }
     }
 
     /// True if a policy selects a VM.

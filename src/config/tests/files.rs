@@ -8,7 +8,7 @@ use std::{
 use tempfile::TempDir;
 
 use super::{
-    super::{ConfigRoots, load},
+    super::{ConfigRoots, Style, load, report},
     policy,
 };
 
@@ -72,6 +72,35 @@ fn the_main_file_is_the_first_there_is() {
     })
     .unwrap();
     assert_eq!(load(&roots(&root)).unwrap().settings.daemon.max_jobs, 2);
+}
+
+#[test]
+fn what_this_version_does_not_do_is_said_at_its_place_and_counted() {
+    let root = TempDir::new().unwrap();
+    put(&root, "etc/virtsnapd.toml", "[daemon]\nmax-jobs = 3\nhooks = \"/srv/hooks\"\n");
+    put(
+        &root,
+        "etc/policies.d/p.toml",
+        policy("skip-unchanged = true\n[vm.db]\npolicy.p.memory = \"prefer\"\n"),
+    );
+    let roots = ConfigRoots::new([root.path().join("etc")]);
+    let loaded = load(&roots);
+    let shown = report(&loaded, "2026-11-21T12:00:00Z".parse().unwrap(), Style::Plain);
+    let etc = format!("{}/etc/", root.path().display());
+    let lines: Vec<_> =
+        loaded.unwrap().warnings.lines().iter().map(|l| l.strip_prefix(&etc).unwrap().to_owned()).collect();
+    assert_eq!(
+        lines,
+        [
+            "policies.d/p.toml:5:1: warning: policy p: `skip-unchanged` has no effect in this version: each run takes a \
+             snapshot",
+            "policies.d/p.toml:7:10: warning: policy p for VM db: this version takes no memory with a snapshot: it is of \
+             the disks alone",
+            "virtsnapd.toml:3:1: warning: `hooks` has no effect in this version: no hooks are run yet",
+        ]
+    );
+    assert!(shown.contains("\n3 | hooks = \"/srv/hooks\"\n  | ^^^^^^^^^^^^^^^^^^^^\n"), "{shown}");
+    assert!(shown.ends_with("\n2 files, 1 policy, 0 errors, 3 warnings\n"), "{shown}");
 }
 
 #[test]

@@ -1,0 +1,58 @@
+//! What the configuration may say and this version does not do: told at start, at a reload and by `--check`, so that
+//! nobody relies on it. The format is whole from the first version on, so that no file has to change later.
+
+use std::path::Path;
+
+use super::{
+    diagnostic::{Diagnostic, Diagnostics, Place},
+    keys::{Given, Setting},
+    settings::Settings,
+};
+use crate::core::policy::Memory;
+
+/// One warning for each such key, at its place.
+pub(super) fn warnings(settings: &Settings) -> Diagnostics {
+    let mut out = Diagnostics::default();
+    let mut daemon = |key: &str, what: &str| {
+        if let Some(place) = settings.daemon_places.get(key) {
+            out.push(Diagnostic::warning(place, format!("`{key}` has no effect in this version: {what}")));
+        }
+    };
+    if settings.daemon.metrics_textfile.is_some() {
+        daemon("metrics-textfile", "no metrics are written yet");
+    }
+    if settings.daemon.hooks != Path::new("/etc/virtsnap/hooks.d") {
+        daemon("hooks", "no hooks are run yet");
+    }
+    for (name, detail) in &settings.details {
+        policy(&format!("policy {name}"), detail.keys.values(), &mut out);
+    }
+    for (vm, entry) in &settings.vms {
+        for (name, (_, keys)) in &entry.exceptions {
+            policy(&format!("policy {name} for VM {vm}"), keys.values(), &mut out);
+        }
+    }
+    out
+}
+
+fn policy<'a>(whose: &str, keys: impl Iterator<Item = &'a Given>, out: &mut Diagnostics) {
+    for given in keys {
+        let what = match &given.setting {
+            Setting::Before(operations) if !operations.is_empty() => {
+                "`before` has no effect in this version: operations cannot be announced yet"
+            }
+            Setting::SkipUnchanged(true) => {
+                "`skip-unchanged` has no effect in this version: each run takes a snapshot"
+            }
+            Setting::Memory(Memory::Prefer) => {
+                "this version takes no memory with a snapshot: it is of the disks alone"
+            }
+            Setting::Memory(Memory::Require) => {
+                "this version takes no memory with a snapshot: every run will fail"
+            }
+            _ => continue,
+        };
+        let whole = Place::new(&given.place.file, given.key_place.span.start..given.place.span.end);
+        out.push(Diagnostic::warning(&whole, format!("{whose}: {what}")));
+    }
+}
