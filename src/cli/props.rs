@@ -49,6 +49,8 @@ properties! {
         state: String = "State",
         /// When the next run is due, in µs.
         next_run: u64 = "NextRunUSec",
+        /// What of the configuration hardly was meant.
+        warnings: Vec<String> = "Warnings",
     }
 }
 

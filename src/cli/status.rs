@@ -28,6 +28,7 @@ struct Problem {
 struct Status<'a> {
     healthy: bool,
     problems: &'a [Problem],
+    warnings: &'a [String],
     daemon: Daemon<'a>,
     policies: Vec<view::Policy<'a>>,
     vms: Vec<view::Vm<'a>>,
@@ -53,6 +54,7 @@ pub(super) async fn status(bus: &Connection, console: &mut Console<'_>) -> Resul
         let status = Status {
             healthy: problems.is_empty(),
             problems: &problems,
+            warnings: &manager.warnings,
             daemon: Daemon {
                 version: &manager.version,
                 state: &manager.state,
@@ -112,6 +114,14 @@ fn show(
         console.line(&format!("{}:", count(problems.len(), "problem")))?;
         for Problem { kind, name, text } in problems {
             console.line(&format!("  {kind} {}: {}", safe(name), safe(text)))?;
+        }
+        console.line("")?;
+    }
+    // Nothing failed: they do not count for the exit status.
+    if !manager.warnings.is_empty() {
+        console.line(&format!("{}:", count(manager.warnings.len(), "configuration warning")))?;
+        for line in &manager.warnings {
+            console.line(&format!("  {}", safe(line)))?;
         }
         console.line("")?;
     }
@@ -256,5 +266,26 @@ mod tests {
         let job = Job { state: "running".into(), objects: vec![path("/vm")], ..Job::default() };
         let at_work = ("/j", Interfaces { job: Some(job), ..Interfaces::default() });
         assert_eq!(texts(&connected(), &with(vec![frozen(), at_work])), Vec::<String>::new());
+    }
+
+    #[test]
+    fn configuration_warnings_are_shown_and_are_no_problem() {
+        let manager = Manager { warnings: vec!["p.toml:2:7: \u{1b}warning".into()], ..connected() };
+        assert_eq!(texts(&manager, &sample()), Vec::<String>::new());
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let mut console = Console {
+            out: &mut out,
+            err: &mut err,
+            input: &mut std::io::empty(),
+            interactive: false,
+            json: false,
+            watch: watch(),
+        };
+        show(&manager, &sample(), &[], &mut console).unwrap();
+        let out = String::from_utf8(out).unwrap();
+        assert!(
+            out.starts_with("1 configuration warning:\n  p.toml:2:7: ") && !out.contains('\u{1b}'),
+            "{out}"
+        );
     }
 }

@@ -89,6 +89,7 @@ pub fn load(roots: &ConfigRoots) -> Result<Loaded, Diagnostics> {
     let mut loaded = finish(&files, &Environment::of_this_system(), out)?;
     loaded.warnings.append(not_yet::warnings(&loaded.settings));
     loaded.warnings.sort();
+    loaded.settings.warnings = loaded.warnings.lines();
     Ok(loaded)
 }
 

@@ -52,7 +52,7 @@ fn policy<'a>(whose: &str, keys: impl Iterator<Item = &'a Given>, out: &mut Diag
             }
             _ => continue,
         };
-        let whole = Place::new(&given.place.file, given.key_place.span.start..given.place.span.end);
-        out.push(Diagnostic::warning(&whole, format!("{whose}: {what}")));
+        let place = Place::new(&given.place.file, given.key_place.span.start..given.place.span.end);
+        out.push(Diagnostic::warning(&place, format!("{whose}: {what}")));
     }
 }

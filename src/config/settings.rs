@@ -157,6 +157,8 @@ pub struct Settings {
     pub policies: BTreeMap<PolicyName, Arc<Policy>>,
     /// All `[vm.*]`.
     pub vms: BTreeMap<VmKey, VmEntry>,
+    /// What hardly was meant by the files, as it was found when they were read: one line each.
+    pub warnings: Vec<String>,
     pub(super) details: BTreeMap<PolicyName, Detail>,
     /// Where `[daemon]` says what, each with its value.
     pub(super) daemon_places: BTreeMap<&'static str, Place>,
@@ -183,7 +185,14 @@ impl Settings {
             .iter()
             .map(|(name, policy)| (name.clone(), Detail::new(policy, Keys::new(), None, Vec::new())))
             .collect();
-        Self { daemon, policies, vms: BTreeMap::new(), details, daemon_places: BTreeMap::new() }
+        Self {
+            daemon,
+            policies,
+            vms: BTreeMap::new(),
+            warnings: Vec::new(),
+            details,
+            daemon_places: BTreeMap::new(),
+        }
     }
 
     /// True if a policy selects a VM.

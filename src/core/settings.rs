@@ -3,4 +3,4 @@
 //! This is the one door through which the core looks out of its own folder; behind it are no files, only what was
 //! read from them.
 
-pub use crate::config::{Daemon, Explanation, MinFree, Settings, VmPlan, room};
+pub use crate::config::{Daemon, Explanation, MinFree, Settings, VmPlan, check_against, room};

@@ -55,6 +55,8 @@ pub struct ManagerView {
     pub hypervisor_connected: bool,
     /// When a policy runs next.
     pub next_run: Option<Timestamp>,
+    /// What of the configuration hardly was meant, or has no effect on the VMs there are: one line each.
+    pub warnings: Arc<[String]>,
 }
 
 /// A VM.

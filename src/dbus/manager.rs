@@ -101,4 +101,9 @@ impl Manager {
     fn next_run(&self) -> u64 {
         super::publish::usec(self.shared.lens.view().manager.next_run)
     }
+
+    #[zbus(property)]
+    fn warnings(&self) -> Vec<String> {
+        self.shared.lens.view().manager.warnings.to_vec()
+    }
 }

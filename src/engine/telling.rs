@@ -33,6 +33,7 @@ pub(super) fn log(note: &Note) {
                 if *missed == 0 { String::new() } else { format!(", standing for {missed} missed ones too") };
             tracing::info!(VIRTSNAP_POLICY = %policy, "policy {policy} runs for {at} on {vms} VMs{more}");
         }
+        Note::Warning(line) => tracing::warn!("{line}"),
         Note::Skipped { policy, at, why } => {
             tracing::warn!(VIRTSNAP_POLICY = %policy, "policy {policy} did not run at {at}: {why}");
         }

@@ -60,3 +60,20 @@ async fn new_policies_are_there_and_old_ones_gone_when_the_call_returns() {
     assert_eq!(rig.client.get::<u64>(MANAGER, "Manager.NextRunUSec").await, 0);
     assert_eq!(rig.client.objects(&vm_path(id(1)), "VM.Policies").await, [] as [String; 0]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_hardly_was_meant_is_a_property_until_it_is_put_right() {
+    let rig =
+        Rig::start("[policy.p]\nvms = [\"wbe\"]\nschedule = \"@daily\"\nskip-unchanged = true\n", |sim| {
+            sim.add_vm(VmSpec::new("web", 1));
+        })
+        .await;
+    let warnings: Vec<String> =
+        rig.client.until(MANAGER, "Manager.Warnings", |lines: &Vec<String>| lines.len() == 3).await;
+    assert!(warnings[0].contains("test.toml:3:1: warning: policy p: it deletes nothing"), "{warnings:?}");
+    assert!(warnings[1].contains("test.toml:4:1: warning: policy p: `skip-unchanged`"), "{warnings:?}");
+    assert!(warnings[2].contains("test.toml:2:7: warning: policy p is for no VM"), "{warnings:?}");
+    rig.write_policies("[policy.p]\nvms = [\"web\"]\nschedule = \"@daily\"\nkeep-last = 3\n");
+    reload(&rig.client).await.unwrap();
+    assert_eq!(rig.client.get::<Vec<String>>(MANAGER, "Manager.Warnings").await, [] as [String; 0]);
+}

@@ -17,6 +17,7 @@
 //! then, or while libvirt was away, is caught up as if the host had been off.
 
 mod jobs;
+mod published;
 mod requests;
 mod runs;
 #[cfg(test)]
@@ -30,7 +31,7 @@ use std::{
 use jiff::Timestamp;
 
 pub use self::requests::{Change, Query, Refusal, Reply, Request, RequestId};
-use self::{jobs::Jobs, runs::PolicyRun};
+use self::{jobs::Jobs, published::InVain, runs::PolicyRun};
 use super::{
     inventory::VmRecord,
     job::{Job, JobId, Outcome},
@@ -142,6 +143,8 @@ pub enum Note {
         /// How.
         outcome: Outcome,
     },
+    /// The settings say something in vain, given the VMs there are.
+    Warning(String),
 }
 
 /// Where the daemon begins.
@@ -180,6 +183,7 @@ pub struct Machine {
     /// VMs whose view is out of date.
     stale: BTreeSet<VmId>,
     stale_policies: bool,
+    in_vain: InVain,
 }
 
 impl Machine {
@@ -191,6 +195,7 @@ impl Machine {
             hypervisor_version: String::new(),
             hypervisor_connected: false,
             next_run: None,
+            warnings: start.settings.warnings.clone().into(),
         };
         let mut machine = Self {
             own_uid: start.own_uid,
@@ -211,6 +216,7 @@ impl Machine {
             },
             stale: BTreeSet::new(),
             stale_policies: true,
+            in_vain: InVain::default(),
             settings: start.settings,
         };
         machine.refresh_policies();
@@ -263,7 +269,10 @@ impl Machine {
                 }
             }
             Event::Timer => {}
-            Event::Settings(settings) => self.on_settings(settings, now, out),
+            Event::Settings(settings) => {
+                self.in_vain.forget();
+                self.on_settings(settings, now, out);
+            }
             Event::Request(id, request) => self.on_request(id, request, now, out),
             Event::Progress { job, phase, progress, snapshot } => {
                 self.on_progress(job, phase, progress, snapshot);
@@ -275,7 +284,7 @@ impl Machine {
             self.run_due(now, out);
         }
         self.start_jobs(now, out);
-        self.refresh_view();
+        self.refresh_view(out);
         out.push(Effect::WakeAt(self.next_wake()));
         if self.stopping() && self.jobs.at_rest() {
             out.push(Effect::Stopped);
@@ -306,8 +315,8 @@ impl Machine {
             self.vms.remove(&vm);
             self.errors.remove(&vm);
             self.stale.insert(vm);
+            self.stale_policies = true;
         }
-        self.stale_policies = true;
         out.extend(ids.iter().map(|id| Effect::Read(*id)));
     }
 
@@ -341,32 +350,6 @@ impl Machine {
         if manager != *self.view.manager {
             self.view.manager = Arc::new(manager);
         }
-    }
-
-    fn refresh_view(&mut self) {
-        if self.view.manager.state == DaemonState::Starting && self.complete() {
-            self.manager(|m| m.state = DaemonState::Running);
-        }
-        if std::mem::take(&mut self.stale_policies) {
-            self.refresh_policies();
-            self.stale.extend(self.vms.keys());
-        }
-        for id in std::mem::take(&mut self.stale) {
-            match self.vm_view(id) {
-                Some(view) => {
-                    if self.view.vms.get(&id).is_none_or(|old| **old != view) {
-                        self.view.vms.insert(id, Arc::new(view));
-                    }
-                }
-                None => {
-                    self.view.vms.remove(&id);
-                }
-            }
-        }
-        self.refresh_runs();
-        self.jobs.publish(&mut self.view.jobs);
-        let next = self.next_fire();
-        self.manager(|m| m.next_run = next);
     }
 
     fn vm_view(&self, id: VmId) -> Option<VmView> {

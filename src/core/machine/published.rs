@@ -1,0 +1,81 @@
+//! Keeping what is published right: the parts of the view that an event made out of date, and no others.
+
+use std::collections::BTreeSet;
+
+use super::{Effect, Machine, Note};
+use crate::core::{select::VmFacts, settings::check_against, view::DaemonState};
+
+/// What the settings say in vain, given the VMs there are.
+#[derive(Debug)]
+pub(super) struct InVain {
+    /// Settings or VMs changed since it was looked for.
+    stale: bool,
+    found: Vec<String>,
+    /// The log has these.
+    told: BTreeSet<String>,
+}
+
+impl Default for InVain {
+    fn default() -> Self {
+        Self { stale: true, found: Vec::new(), told: BTreeSet::new() }
+    }
+}
+
+impl InVain {
+    /// Of other settings nothing is known yet.
+    pub(super) fn forget(&mut self) {
+        self.found.clear();
+    }
+}
+
+impl Machine {
+    pub(super) fn refresh_view(&mut self, out: &mut Vec<Effect>) {
+        if self.view.manager.state == DaemonState::Starting && self.complete() {
+            self.manager(|m| m.state = DaemonState::Running);
+        }
+        if std::mem::take(&mut self.stale_policies) {
+            self.refresh_policies();
+            self.stale.extend(self.vms.keys());
+            self.in_vain.stale = true;
+        }
+        for id in std::mem::take(&mut self.stale) {
+            match self.vm_view(id) {
+                Some(view) => {
+                    if self.view.vms.get(&id).is_none_or(|old| **old != view) {
+                        self.view.vms.insert(id, view.into());
+                    }
+                }
+                None => {
+                    self.view.vms.remove(&id);
+                }
+            }
+        }
+        self.refresh_runs();
+        self.jobs.publish(&mut self.view.jobs);
+        let next = self.next_fire();
+        self.manager(|m| m.next_run = next);
+        if self.in_vain.stale {
+            self.refresh_warnings(out);
+        }
+    }
+
+    /// Holds the settings against the VMs as soon as all of these are known; until then what was found before holds.
+    fn refresh_warnings(&mut self, out: &mut Vec<Effect>) {
+        if self.complete() {
+            let vms: Vec<_> =
+                self.vms.values().map(|r| VmFacts { id: r.id, name: &r.name, tags: &r.tags }).collect();
+            let found = check_against(&self.settings, &vms).lines();
+            let told = std::mem::replace(&mut self.in_vain.told, found.iter().cloned().collect());
+            let new = found.iter().filter(|line| !told.contains(*line));
+            out.extend(new.map(|line| Effect::Log(Note::Warning(line.clone()))));
+            self.in_vain.found = found;
+            self.in_vain.stale = false;
+        }
+        let all: Vec<_> = self.settings.warnings.iter().chain(&self.in_vain.found).cloned().collect();
+        self.manager(|m| {
+            if *m.warnings != *all {
+                m.warnings = all.into();
+            }
+        });
+    }
+}
