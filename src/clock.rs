@@ -69,14 +69,22 @@ pub fn pause(time: Duration) {
 const FAR: i64 = 365 * 24 * 3600;
 
 /// Wakes somebody at a time on the wall clock, and whenever the wall clock is set.
-#[derive(Debug)]
 pub struct WakeUp {
     timer: Arc<TimerFd>,
+    woken: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl std::fmt::Debug for WakeUp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WakeUp").field("timer", &self.timer).finish_non_exhaustive()
+    }
 }
 
 impl WakeUp {
     /// A timer with a thread that waits for it, and calls back from there.
-    pub fn start(woken: impl Fn() + Send + 'static) -> io::Result<Self> {
+    pub fn start(woken: impl Fn() + Send + Sync + 'static) -> io::Result<Self> {
+        let woken: Arc<dyn Fn() + Send + Sync> = Arc::new(woken);
+        let call = Arc::clone(&woken);
         let timer = Arc::new(TimerFd::new(ClockId::CLOCK_REALTIME, TimerFlags::TFD_CLOEXEC)?);
         let waiting = Arc::clone(&timer);
         std::thread::Builder::new().name("timer".into()).spawn(move || {
@@ -84,7 +92,7 @@ impl WakeUp {
                 let mut expirations = [0_u8; 8];
                 match nix::unistd::read(waiting.as_fd(), &mut expirations) {
                     // ECANCELED: somebody set the clock. The timer is still armed.
-                    Ok(_) | Err(Errno::ECANCELED) => woken(),
+                    Ok(_) | Err(Errno::ECANCELED) => call(),
                     Err(Errno::EINTR) => {}
                     Err(e) => {
                         tracing::error!(error = %e, "the timer is broken; nothing is scheduled any more");
@@ -93,7 +101,7 @@ impl WakeUp {
                 }
             }
         })?;
-        Ok(Self { timer })
+        Ok(Self { timer, woken })
     }
 
     /// Sets the time to wake up at.
@@ -102,10 +110,39 @@ impl WakeUp {
         // All zeroes would disarm it; and a time in the past fires at once.
         let spec = TimeSpec::new(at.as_second(), i64::from(at.subsec_nanosecond().max(1)));
         let flags = TimerSetTimeFlags::TFD_TIMER_ABSTIME | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET;
-        match self.timer.set(Expiration::OneShot(spec), flags) {
-            // The clock was set since the last wait: armed all the same, and the next wait says so.
-            Ok(()) | Err(Errno::ECANCELED) => Ok(()),
+        self.armed(self.timer.set(Expiration::OneShot(spec), flags))
+    }
+
+    /// What came of arming.
+    fn armed(&self, result: nix::Result<()>) -> io::Result<()> {
+        match result {
+            Ok(()) => Ok(()),
+            // The clock was set since the last wait. It is armed all the same; but the kernel has told of the jump
+            // here, and does not tell again where the thread waits.
+            Err(Errno::ECANCELED) => {
+                (self.woken)();
+                Ok(())
+            }
             Err(e) => Err(e.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn a_jump_of_the_clock_that_is_told_while_arming_wakes_all_the_same() {
+        let (send, woken) = mpsc::channel();
+        let send = std::sync::Mutex::new(send);
+        let wake = WakeUp::start(move || send.lock().unwrap().send(()).unwrap()).unwrap();
+        wake.armed(Ok(())).unwrap();
+        assert!(woken.try_recv().is_err());
+        wake.armed(Err(Errno::ECANCELED)).unwrap();
+        woken.try_recv().expect("woken at once");
+        assert!(wake.armed(Err(Errno::EINVAL)).is_err());
     }
 }
