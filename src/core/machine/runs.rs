@@ -140,7 +140,7 @@ impl Machine {
         let Some(run) = self.runs.get_mut(&policy.name) else { return };
         run.begin(at);
         for vm in vms {
-            let offset = schedule::spread_offset(vm, &policy.name, policy.spread);
+            let offset = schedule::spread_offset(vm, policy.spread);
             // What is caught up late is spread from now on, not from when it should have been.
             run.pending.insert((at.max(now - GRACE) + offset, vm));
         }

@@ -182,6 +182,19 @@ fn policies_due_at_once_share_one_snapshot_that_is_taken_the_same_way() {
 }
 
 #[test]
+fn policies_due_at_once_share_one_snapshot_of_a_vm_though_they_are_spread() {
+    let toml = "[policy.a]\nvms=[\"*\"]\nschedule=\"0 * * * *\"\nspread=\"20min\"\n\
+                [policy.b]\nvms=[\"*\"]\nschedule=\"0 0 * * *\"\nspread=\"20min\"\n";
+    let mut b = Bench::new(toml, "2026-03-01T23:30:00Z", None);
+    b.connect(&[1]);
+    b.now = at("2026-03-02T00:00:00Z");
+    b.now = wake(&b.send(Event::Timer)).unwrap();
+    let jobs = started(&b.send(Event::Timer));
+    let Operation::Create(create) = &jobs[0].operation else { panic!("{jobs:?}") };
+    assert_eq!(create.policies.iter().map(PolicyName::as_str).collect::<Vec<_>>(), ["a", "b"]);
+}
+
+#[test]
 fn a_success_is_followed_by_a_prune_and_a_failure_by_none() {
     let mut b = Bench::new(NIGHTLY, "2026-03-02T02:00:00Z", None);
     b.connect(&[1, 2]);

@@ -3,10 +3,7 @@
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 
 use super::{Schedule, next_fire, previous_fire};
-use crate::core::{
-    model::{PolicyName, VmId},
-    policy::CatchUp,
-};
+use crate::core::{model::VmId, policy::CatchUp};
 
 /// [`Due::missed`] counts up to here; this many means "this many or more". Enough to say that it was many, and an
 /// every-minute policy after a year off does not cost half a million steps.
@@ -131,14 +128,14 @@ impl Iterator for Earlier<'_> {
     }
 }
 
-/// How much later than scheduled a VM's runs of a policy are: whole seconds, from zero to less than `spread`.
+/// How much later than scheduled a VM's runs are: whole seconds, from zero to less than `spread`.
 ///
-/// The same for ever, on every host and in every version: it depends on the UUID and the policy's name alone, through
-/// FNV-1a (64 bits) with a final mixing, as its low bits alone are weak.
-pub fn spread_offset(vm: VmId, policy: &PolicyName, spread: SignedDuration) -> SignedDuration {
+/// The same for ever, on every host and in every version: it depends on the UUID alone, through FNV-1a (64 bits) with a
+/// final mixing, as its low bits alone are weak. And the same for every policy with that `spread`: those that are due
+/// at once on one VM share one snapshot, which they could not if each had an offset of its own.
+pub fn spread_offset(vm: VmId, spread: SignedDuration) -> SignedDuration {
     let Ok(seconds @ 1..) = u64::try_from(spread.as_secs()) else { return SignedDuration::ZERO };
-    let bytes = vm.0.as_bytes().iter().chain(policy.as_str().as_bytes());
-    let mut hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+    let mut hash = vm.0.as_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
     hash = (hash ^ hash >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
