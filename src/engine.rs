@@ -341,8 +341,12 @@ impl Engine {
         let id = job.id;
         let reader = self.reader.clone();
         let spawned = std::thread::Builder::new().name(format!("job-{id}")).spawn(move || {
+            let passed = progress.clone();
             let wire = Wire {
                 cancel,
+                passed: Box::new(move |at| {
+                    let _ = passed.send(Input::Machine(Event::Passed(at)));
+                }),
                 progress: Box::new(move |p: Progress| {
                     let Progress { job, phase, progress: how_far, snapshot } = p;
                     let event = Event::Progress { job, phase, progress: how_far, snapshot };

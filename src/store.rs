@@ -285,12 +285,23 @@ impl Store {
         Ok(text.and_then(|t| Timestamp::from_microsecond(t.parse().ok()?).ok()))
     }
 
-    /// Writes down that this time has passed.
-    pub fn set_last_plausible(&self, at: Timestamp) -> Result<()> {
+    /// Writes down that this time has passed, unless a newer one has. The newest, then.
+    pub fn time_passed(&self, at: Timestamp) -> Result<Timestamp> {
+        self.write(
+            "INSERT INTO fact VALUES ('last-plausible', ?1) ON CONFLICT (key) DO UPDATE SET value = ?1
+             WHERE CAST(value AS INTEGER) < CAST(?1 AS INTEGER)",
+            params![at.as_microsecond().to_string()],
+        )?;
+        Ok(self.last_plausible()?.unwrap_or(at))
+    }
+
+    /// Writes down that this is the time, be it before the newest that was known: a person says so.
+    pub fn set_last_plausible(&self, at: Timestamp) -> Result<Timestamp> {
         self.write(
             "INSERT INTO fact VALUES ('last-plausible', ?1) ON CONFLICT (key) DO UPDATE SET value = ?1",
             params![at.as_microsecond().to_string()],
-        )
+        )?;
+        Ok(at)
     }
 }
 
@@ -339,6 +350,19 @@ mod tests {
         assert_eq!(store.qualities(intent().vm).unwrap(), [(intent().id, quality)].into());
         store.gone(intent().id).unwrap();
         assert!(store.qualities(intent().vm).unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_newest_time_that_passed_goes_back_for_a_person_alone() {
+        let store = Store::in_memory().unwrap();
+        // As text, the one of nine digits would be the newer one.
+        let [early, late] = [999_999_999, 1_000_000_000].map(|us| Timestamp::from_microsecond(us).unwrap());
+        assert_eq!(store.time_passed(early).unwrap(), early);
+        assert_eq!(store.time_passed(late).unwrap(), late);
+        assert_eq!(store.time_passed(early).unwrap(), late);
+        assert_eq!(store.last_plausible().unwrap(), Some(late));
+        assert_eq!(store.set_last_plausible(early).unwrap(), early);
+        assert_eq!(store.last_plausible().unwrap(), Some(early));
     }
 
     #[test]

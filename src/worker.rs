@@ -14,6 +14,8 @@ use std::{
     },
 };
 
+use jiff::Timestamp;
+
 use crate::{
     clock::Clock,
     core::{
@@ -59,6 +61,8 @@ pub struct Wire {
     pub cancel: Arc<AtomicBool>,
     /// Takes progress.
     pub progress: Box<dyn Fn(Progress) + Send>,
+    /// Takes the time that is stored now as the newest one known to have passed.
+    pub passed: Box<dyn Fn(Timestamp) + Send>,
 }
 
 impl std::fmt::Debug for Wire {

@@ -159,7 +159,7 @@ pub struct Plan {
 pub struct Prune {
     /// The VM's name or UUID
     pub vm: String,
-    /// Delete more than the policy's max-delete at once
+    /// Delete more than the policy's max-delete at once, and take the clock for right if it was in doubt
     #[arg(long)]
     pub all: bool,
     /// Whether to ask first.

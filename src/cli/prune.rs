@@ -85,7 +85,7 @@ pub(super) async fn plan(args: &Plan, bus: &Connection, console: &mut Console<'_
     let mut exit = Exit::Done;
     let mut plans = Vec::new();
     for vm in vms {
-        match preview(vm, bus).await {
+        match preview(vm, bus, Options::new()).await {
             Ok(verdicts) => plans.push((vm, verdicts)),
             // What is wrong with one VM hides nothing of the others.
             Err(failure) if args.all && failure.exit() != Exit::Unreachable => {
@@ -126,9 +126,11 @@ pub(super) async fn prune(
 ) -> Result<Exit, Failure> {
     let all = Inventory::fetch(bus).await?;
     let vm = all.vm(&args.vm)?;
-    let verdicts = preview(vm, bus).await?;
+    let options = || if args.all { Options::from([("all", true.into())]) } else { Options::new() };
+    let verdicts = preview(vm, bus, options()).await?;
     let doomed: Vec<_> = verdicts.iter().filter(|v| !v.keep).collect();
-    if doomed.is_empty() {
+    // With --all the daemon also learns that the clock is right, so it is asked even if nothing goes.
+    if doomed.is_empty() && !args.all {
         let line = format!("{}: {}", safe(&vm.name), summary(&verdicts, all.snapshots(vm)));
         if console.json {
             console.answer(&Pruned { job: None, deleted: vec![], verdicts })?;
@@ -137,14 +139,13 @@ pub(super) async fn prune(
         }
         return Ok(Exit::Done);
     }
-    if !args.consent.yes {
+    if !args.consent.yes && !doomed.is_empty() {
         console.remark(verdict_table(&doomed, all.snapshots(vm), &console.watch).trim_end());
     }
     let question = format!("Delete {} of {}?", count(doomed.len(), "snapshot"), quoted(&vm.name));
-    console.confirm(&question, args.consent.yes)?;
+    console.confirm(&question, args.consent.yes || doomed.is_empty())?;
 
-    let options = if args.all { Options::from([("all", true.into())]) } else { Options::new() };
-    let job = VMProxy::new(bus, &vm.path).await?.prune(options).await?;
+    let job = VMProxy::new(bus, &vm.path).await?.prune(options()).await?;
     if args.wait.no_wait {
         return follow::started(&job, bus, console).await;
     }
@@ -175,8 +176,8 @@ pub(super) async fn prune(
     Ok(ended.first().map_or(Exit::Done, Ended::exit))
 }
 
-async fn preview(vm: &Object<Vm>, bus: &Connection) -> Result<Vec<Verdict>, Failure> {
-    let verdicts = VMProxy::new(bus, &vm.path).await?.preview_prune(Options::new()).await?;
+async fn preview(vm: &Object<Vm>, bus: &Connection, options: Options<'_>) -> Result<Vec<Verdict>, Failure> {
+    let verdicts = VMProxy::new(bus, &vm.path).await?.preview_prune(options).await?;
     Ok(verdicts.into_iter().map(Verdict::from).collect())
 }
 

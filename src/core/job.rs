@@ -43,9 +43,9 @@ pub enum Operation {
     Create(CreateJob),
     /// Delete one snapshot.
     Delete(SnapshotName),
-    /// Delete what the VM's policies let go; `all`: also beyond `max-delete`.
+    /// Delete what the VM's policies let go.
     Prune {
-        /// A person said that `max-delete` does not hold.
+        /// A person said that all of it goes: also beyond `max-delete`, and the clock is right.
         all: bool,
     },
 }

@@ -8,7 +8,7 @@ use super::{
     inventory::VmRecord,
     merge,
     model::{SnapshotName, Storage},
-    retention::{self, Context, Need, Rules},
+    retention::{self, ClockFault, Context, Need, Rules},
     settings::VmPlan,
 };
 
@@ -25,7 +25,7 @@ pub struct Circumstances<'a> {
     pub earliest: Option<Timestamp>,
     /// The snapshots whose image something else needs.
     pub needed: &'a BTreeMap<SnapshotName, Need>,
-    /// A person said that `max-delete` does not hold.
+    /// A person said that all that is to go goes: `max-delete` does not hold, and the clock is right.
     pub all: bool,
 }
 
@@ -65,6 +65,8 @@ pub struct Decision {
     pub sentences: Vec<Sentence>,
     /// The steps, in order.
     pub plan: merge::Plan,
+    /// The clock cannot be believed: there are no steps, and the time it shows has not passed.
+    pub clock: Option<ClockFault>,
 }
 
 /// Decides.
@@ -73,21 +75,23 @@ pub fn decide(vm: &VmRecord, plan: &VmPlan, at: Circumstances<'_>) -> Decision {
     snapshots.sort_by(|a, b| a.created.cmp(&b.created).then_with(|| a.name.cmp(&b.name)));
     let rules: Vec<Rules<'_>> =
         plan.policies.iter().map(|p| Rules { policy: &p.name, retention: &p.retention }).collect();
-    let verdicts = retention::judge(
-        &snapshots,
-        &Context {
-            vm_max_size: plan.max_size,
-            max_chain: at.max_chain.map(|layers| layers_left(vm, layers)),
-            last_plausible: at.last_plausible,
-            earliest: at.earliest,
-            needed: at.needed,
-            whole: at.all,
-            ..Context::new(at.now, &rules)
-        },
-    );
+    let ctx = Context {
+        vm_max_size: plan.max_size,
+        max_chain: at.max_chain.map(|layers| layers_left(vm, layers)),
+        last_plausible: at.last_plausible,
+        earliest: at.earliest,
+        needed: at.needed,
+        whole: at.all,
+        clock_is_right: at.all,
+        ..Context::new(at.now, &rules)
+    };
+    let clock = retention::clock_fault(&snapshots, &ctx);
+    let verdicts = retention::judge(&snapshots, &ctx);
     // What another VM has under it is looked for when it is deleted, against the chains of that moment.
     // What was begun is finished: such a snapshot is no good to anybody, and its layer only makes the chain longer.
-    let half_deleted = |name: &SnapshotName| vm.snapshots.get(name).is_some_and(|s| s.half_deleted);
+    // But by no clock that is wrong: then nothing is deleted at all, which is easier to rely on.
+    let half_deleted =
+        |name: &SnapshotName| clock.is_none() && vm.snapshots.get(name).is_some_and(|s| s.half_deleted);
     let mut doomed = retention::doomed(&verdicts);
     doomed.extend(snapshots.iter().map(|s| &s.name).filter(|name| half_deleted(name)).cloned());
     let steps = merge::plan(&snapshots, &doomed, at.needed);
@@ -122,7 +126,7 @@ pub fn decide(vm: &VmRecord, plan: &VmPlan, at: Circumstances<'_>) -> Decision {
             }
         })
         .collect();
-    Decision { sentences, plan: steps }
+    Decision { sentences, plan: steps, clock }
 }
 
 /// How many layers the verdicts may leave, when the image at the bottom counts as one.
@@ -156,6 +160,7 @@ mod tests {
     use crate::{
         config::{Environment, SourceFile, parse_policy},
         core::{
+            inventory::{Quality, SnapshotRecord},
             model::{Content, Origin, Snapshot, SnapshotState, VmId, VmState},
             simulate::record,
         },
@@ -221,5 +226,55 @@ mod tests {
         let record = vm.snapshots.get_mut(&oldest).unwrap();
         (record.half_deleted, record.snapshot.state) = (true, SnapshotState::Failed);
         assert_eq!(kept(&vm), 14);
+    }
+
+    #[test]
+    fn by_a_wrong_clock_not_even_a_deletion_that_was_begun_is_finished() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let name = SnapshotName::existing("begun");
+        let snapshot = Snapshot {
+            name: name.clone(),
+            created: at("2026-01-01T00:00:00Z"),
+            parent: None,
+            current: true,
+            state: SnapshotState::Failed,
+            origin: Origin::Manual,
+            managed: true,
+            policies: BTreeSet::new(),
+            pinned: false,
+            content: Content::Disk,
+            storage: Storage::External,
+            size: 1,
+        };
+        let record = SnapshotRecord {
+            snapshot,
+            description: String::new(),
+            quality: Quality::unknown(false),
+            images: Vec::new(),
+            half_deleted: true,
+        };
+        let vm = VmRecord {
+            id: VmId(uuid::Uuid::from_u128(1)),
+            name: "web".to_owned(),
+            state: VmState::Running,
+            tags: BTreeSet::new(),
+            agent_connected: true,
+            chain_depth: 1,
+            images: BTreeSet::new(),
+            snapshots: [(name.clone(), record)].into(),
+        };
+        let plan = VmPlan { policies: vec![], max_size: None, disks: None, why: vec![] };
+        let decided = |now: &str, all| {
+            let last_plausible = Some(at("2026-01-02T00:00:00Z"));
+            decide(&vm, &plan, Circumstances { last_plausible, all, ..Circumstances::new(at(now)) })
+        };
+        let right = decided("2026-01-03T00:00:00Z", false);
+        assert!(right.clock.is_none() && right.plan.steps.len() == 1 && !right.sentences[0].keep);
+        for (now, all) in [("2036-01-01T00:00:00Z", false), ("1970-01-01T00:00:00Z", true)] {
+            let wrong = decided(now, all);
+            assert!(wrong.clock.is_some() && wrong.plan.steps.is_empty() && wrong.sentences[0].keep, "{now}");
+        }
+        // A person knows the time; but it is not 1970.
+        assert_eq!(decided("2036-01-01T00:00:00Z", true), right);
     }
 }

@@ -34,8 +34,20 @@ pub(super) fn run(work: &Work<'_>, all: bool) -> Result<(), Stop> {
             ..Circumstances::new(now)
         },
     );
-    // Time only goes forward here; a clock that is behind this one next time is not to be trusted.
-    tools.store.set_last_plausible(now)?;
+    if let Some(fault) = &decision.clock {
+        // Its time is not stored: else the next prune would take it for one that has passed, and delete.
+        return Err(Stop::Failed(Failure::new(
+            "ClockImplausible",
+            format!(
+                "no snapshot of VM {} was deleted, as the clock cannot be believed: {fault}; {}",
+                record.name,
+                fault.way_out(&record.name)
+            ),
+        )));
+    }
+    // A person may know better than the time that is stored, be it ahead or behind; who else comes only moves it on.
+    let passed = if all { tools.store.set_last_plausible(now)? } else { tools.store.time_passed(now)? };
+    (work.wire.passed)(passed);
     for held in &decision.plan.held {
         tracing::info!(
             VIRTSNAP_VM = %record.name, VIRTSNAP_VM_UUID = %record.id, VIRTSNAP_SNAPSHOT = %held.name,

@@ -2,9 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use virtsnap::hypervisor::{
-    Error, ErrorKind,
-    sim::{DiskSpec, Fault, Mishap, Op, VmSpec},
+use jiff::SignedDuration;
+use virtsnap::{
+    clock::Clock as _,
+    hypervisor::{
+        Error, ErrorKind,
+        sim::{DiskSpec, Fault, Mishap, Op, VmSpec},
+    },
 };
 use zbus::OwnedObjectPath;
 
@@ -277,4 +281,45 @@ async fn what_a_clone_is_based_on_stays_and_the_preview_knows_it() {
     rig.client.job(&vm_path(id(1)), "VM.Prune", none()).await.unwrap();
     rig.client.until(&vm_path(id(1)), "VM.ChainDepth", |d: &u32| *d == 4).await;
     assert_eq!(rig.client.snapshots(id(1)).await, stay, "the prune does what the preview said");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_implausible_clock_stops_every_prune_until_a_person_says_that_it_is_right() {
+    let rig = with_snapshots(4, &["vda"]).await;
+    let before = rig.store().last_plausible().unwrap().unwrap();
+    reload(&rig, "[policy.p]\nvms = [\"*\"]\nkeep-last = 1\n").await;
+    rig.clock.advance(SignedDuration::from_hours(10 * 366 * 24));
+    for _ in 0..2 {
+        let (error, text) = rig.client.job(&vm_path(id(1)), "VM.Prune", none()).await.unwrap_err();
+        assert_eq!(error, "ClockImplausible");
+        for part in ["VM web", "no snapshot", "more than a year", "virtsnap prune --all web"] {
+            assert!(text.contains(part), "no {part:?} in {text:?}");
+        }
+        // A job that did well says nothing of the clock either.
+        rig.client.create(id(1), "", none()).await.unwrap();
+        let verdicts = preview(&rig.client, false).await;
+        assert!(verdicts.iter().all(|(_, keep, _)| *keep), "{verdicts:?}");
+        assert!(verdicts[0].2.iter().any(|(rule, ..)| rule == "implausible-clock"), "{verdicts:?}");
+        assert_eq!(rig.store().last_plausible().unwrap(), Some(before));
+    }
+    let stay = kept(&preview(&rig.client, true).await);
+    assert!(stay.len() < 6, "{stay:?}");
+    rig.client.job(&vm_path(id(1)), "VM.Prune", options([("all", true.into())])).await.unwrap();
+    assert_eq!(rig.client.snapshots(id(1)).await, stay);
+    assert!(rig.store().last_plausible().unwrap().unwrap() > before + SignedDuration::from_hours(24));
+    // From here on it is the time that has passed.
+    rig.client.job(&vm_path(id(1)), "VM.Prune", none()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_that_was_wrongly_taken_for_passed_can_be_taken_back() {
+    let rig = with_snapshots(2, &["vda"]).await;
+    let wrong = rig.clock.now() + SignedDuration::from_hours(10 * 366 * 24);
+    rig.store().set_last_plausible(wrong).unwrap();
+    let stored = rig.store().last_plausible().unwrap();
+    assert_eq!(rig.client.job(&vm_path(id(1)), "VM.Prune", none()).await.unwrap_err().0, "ClockImplausible");
+    assert_eq!(rig.store().last_plausible().unwrap(), stored);
+    rig.client.job(&vm_path(id(1)), "VM.Prune", options([("all", true.into())])).await.unwrap();
+    assert!(rig.store().last_plausible().unwrap().unwrap() < wrong);
+    rig.client.job(&vm_path(id(1)), "VM.Prune", none()).await.unwrap();
 }

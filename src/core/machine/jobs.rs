@@ -247,9 +247,6 @@ impl Machine {
                 self.jobs.add(vm, operation, Asker { origin: Origin::Schedule, uid: self.own_uid }, now);
             }
         }
-        if self.last_plausible.is_none_or(|at| at < now) && matches!(outcome, Outcome::Done(_)) {
-            self.last_plausible = Some(now);
-        }
         let vm_name = self.vms.get(&vm).map_or_else(|| vm.to_string(), |r| r.name.clone());
         out.push(Effect::Log(Note::Ended { job: Box::new(job), vm_name, outcome }));
         out.push(Effect::Read(vm));

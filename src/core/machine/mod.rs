@@ -82,6 +82,8 @@ pub enum Event {
         /// The snapshot that it works on now, if it is known by now.
         snapshot: Option<SnapshotName>,
     },
+    /// A prune found the clock right, and this is stored now as the newest time known to have passed.
+    Passed(Timestamp),
     /// A job ended.
     Ended(JobId, Outcome),
     /// Finish what runs, take no more.
@@ -169,6 +171,7 @@ pub struct Start {
 pub struct Machine {
     settings: Arc<Settings>,
     own_uid: u32,
+    /// What is stored, and nothing newer: a preview decides as the prune will.
     last_plausible: Option<Timestamp>,
     fresh_boot: bool,
     vms: BTreeMap<VmId, Arc<VmRecord>>,
@@ -277,6 +280,7 @@ impl Machine {
             Event::Progress { job, phase, progress, snapshot } => {
                 self.on_progress(job, phase, progress, snapshot);
             }
+            Event::Passed(at) => self.last_plausible = Some(at),
             Event::Ended(job, outcome) => self.on_ended(job, outcome, now, out),
             Event::Stop => self.on_stop(now, out),
         }

@@ -69,7 +69,7 @@ pub enum Change {
     Prune {
         /// This VM.
         vm: VmId,
-        /// Beyond `max-delete`.
+        /// Beyond `max-delete`, and by the clock whatever is known of the time.
         all: bool,
     },
     /// A run of a policy, now.

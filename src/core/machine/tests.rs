@@ -325,6 +325,20 @@ fn requests_are_checked_before_anything_is_queued() {
 }
 
 #[test]
+fn only_a_prune_that_believed_the_clock_moves_the_time_that_the_preview_goes_by() {
+    let mut b = Bench::new(NIGHTLY, "2026-03-02T12:00:00Z", None);
+    b.connect(&[1]);
+    b.send(Event::Passed(b.now));
+    let passed = b.now;
+    b.now = at("2036-03-02T12:00:00Z");
+    let Ok(Reply::Job(id)) = b.ask(Change::Prune { vm: vm(1), all: false }) else { panic!("refused") };
+    b.send(Event::Ended(id, Outcome::Done(None)));
+    assert_eq!(b.machine.last_plausible, Some(passed));
+    b.send(Event::Passed(b.now));
+    assert_eq!(b.machine.last_plausible, Some(b.now));
+}
+
+#[test]
 fn ended_jobs_linger_so_that_no_result_is_missed() {
     let mut b = Bench::new(NIGHTLY, "2026-03-02T12:00:00Z", None);
     b.connect(&[1]);

@@ -1,6 +1,6 @@
 //! When the clock cannot be believed. Then nothing is deleted.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -50,6 +50,22 @@ pub enum ClockFault {
     },
 }
 
+impl ClockFault {
+    /// What a person can do, for the VM of this name, as the end of a sentence.
+    pub fn way_out(&self, vm: &str) -> String {
+        let mut text = "set the clock right".to_owned();
+        match self {
+            Self::TooEarly { .. } => return text,
+            Self::Backward { .. } | Self::FarForward { .. } => {}
+            Self::FutureSnapshot { name, .. } => {
+                let _ = write!(text, ", or delete {:?} if its time is the wrong one", name.as_str());
+            }
+        }
+        let _ = write!(text, "; if the time is right, `virtsnap prune --all {vm}` says so and prunes");
+        text
+    }
+}
+
 impl fmt::Display for ClockFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -70,12 +86,16 @@ impl fmt::Display for ClockFault {
 ///
 /// A jump forward of less than a year cannot be told from the host having been off. It does little harm: keep
 /// rules count occupied buckets, wherever now is; only `max-age` looks at the clock, and the newest good one
-/// outlives that too. After more than a year the caller has to learn from elsewhere (a synchronised clock, a
-/// person) that the time is right, and to move [`Context::last_plausible`] on.
+/// outlives that too. After more than a year a person has to say that the time is right
+/// ([`Context::clock_is_right`]), and the caller moves [`Context::last_plausible`] to it, be it on or back.
 pub fn clock_fault(snapshots: &[Snapshot], ctx: &Context<'_>) -> Option<ClockFault> {
     let now = ctx.now;
     if ctx.earliest.is_some_and(|earliest| now < earliest) {
+        // Nobody can be right who says that it is: this program did not exist.
         return Some(ClockFault::TooEarly { now });
+    }
+    if ctx.clock_is_right {
+        return None;
     }
     if let Some(last) = ctx.last_plausible {
         let ahead = now.duration_since(last);

@@ -78,6 +78,8 @@ pub struct Context<'a> {
     pub needed: &'a BTreeMap<SnapshotName, Need>,
     /// A person asked for all of it: `max-delete` does not hold.
     pub whole: bool,
+    /// A person says that the clock is right, whatever is known of the time. See [`clock_fault`].
+    pub clock_is_right: bool,
 }
 
 impl<'a> Context<'a> {
@@ -94,6 +96,7 @@ impl<'a> Context<'a> {
             earliest: Some(EARLIEST),
             needed: Self::NOTHING,
             whole: false,
+            clock_is_right: false,
         }
     }
 }
