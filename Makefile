@@ -74,6 +74,7 @@ install-files:
 	install -d -m 755 $(DESTDIR)/etc/virtsnap/policies.d
 	test -e $(DESTDIR)/etc/virtsnap/virtsnapd.toml || install -m 644 config/virtsnapd.toml $(DESTDIR)/etc/virtsnap/
 	install -D -m 644 -t $(DESTDIR)$(datadir)/doc/virtsnap/examples config/examples/*.toml
+	install -D -m 644 -t $(DESTDIR)$(datadir)/man/man5 man/virtsnap-policy.5
 
 clean:
 	cargo clean

@@ -18,6 +18,7 @@ chmod 755 "$root"
 make --no-print-directory -s install-files DESTDIR="$root" BINARIES="$binaries"
 install -D -m 644 LICENSE "$root/usr/share/doc/virtsnap/copyright"
 install -m 644 README.md "$root/usr/share/doc/virtsnap/README.md"
+gzip -9n "$root"/usr/share/man/man*/*
 
 install -d -m 755 "$root/DEBIAN"
 install -m 755 packaging/debian/postinst packaging/debian/prerm packaging/debian/postrm "$root/DEBIAN/"
