@@ -49,6 +49,8 @@ const KINDS: &[(&str, Run)] = &[
     ("verdicts", stays::verdicts),
     ("shell", commands::shell),
     ("tags", commands::tags),
+    ("json", commands::json),
+    ("simulate", commands::simulate),
 ];
 
 /// The page's examples, some of which refer to others by name.

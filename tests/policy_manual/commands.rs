@@ -1,6 +1,9 @@
-//! Examples of commands: the client's are parsed as the client does, those of others at least name what is there.
+//! Examples of commands: those that want no daemon are run, the client's others are parsed as the client does, and those
+//! of other programs at least name what is there.
 
-use clap::Parser as _;
+use std::{collections::BTreeSet, path::Path, process::Command};
+
+use clap::{CommandFactory as _, Parser as _};
 use virt::{connect::Connect, sys};
 use virtsnap::{
     cli::args::Cli,
@@ -8,7 +11,10 @@ use virtsnap::{
     hypervisor::{Event, Hypervisor as _, libvirt::Libvirt},
 };
 
-use super::{Page, page::Example};
+use super::{
+    Page,
+    page::{self, Example, wrapped},
+};
 
 /// Programs of others that the page may name.
 const OTHERS: &[&str] = &["systemctl", "journalctl", "ln", "virsh", "sudo"];
@@ -49,11 +55,7 @@ pub fn shell(_: &Page, example: &Example) -> String {
                 Cli::try_parse_from(&command).unwrap_or_else(|e| panic!("line {}: {e}", example.line));
             }
             "virtsnapd" => {
-                let help = std::process::Command::new(env!("CARGO_BIN_EXE_virtsnapd"))
-                    .arg("--help")
-                    .output()
-                    .unwrap();
-                let help = String::from_utf8(help.stdout).unwrap();
+                let help = daemons_help();
                 for option in &command[1..] {
                     assert!(help.contains(option), "line {}: virtsnapd has no {option}", example.line);
                 }
@@ -96,4 +98,74 @@ pub fn tags(_: &Page, example: &Example) -> String {
     let expected = example.argument("tags").split(',').map(str::to_owned).collect();
     assert_eq!(found, expected, "line {}", example.line);
     example.text.clone()
+}
+
+/// An input for `simulate`, which some example uses.
+pub fn json(page: &Page, example: &Example) -> String {
+    let file = format!("{}.json", example.argument("name"));
+    let used = page.examples.iter().any(|e| e.kind == "simulate" && e.text.contains(&file));
+    assert!(used, "line {}: no example uses {file}", example.line);
+    example.text.clone()
+}
+
+/// Commands that are run by a shell, with the examples of the page as the files that they name, and what they print:
+/// errors first, and lines that are too long broken.
+pub fn simulate(page: &Page, example: &Example) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    for file in &page.examples {
+        let ending = if file.kind == "json" { "json" } else { "toml" };
+        if let Some(name) = file.get("name") {
+            std::fs::write(directory.path().join(format!("{name}.{ending}")), &file.text).unwrap();
+        }
+    }
+    let binaries = Path::new(env!("CARGO_BIN_EXE_virtsnap")).parent().unwrap();
+    let mut out = String::new();
+    let mut lines = example.text.lines();
+    while let Some(first) = lines.find(|line| line.starts_with("$ ")) {
+        let mut shown = vec![first];
+        while shown.last().is_some_and(|line| line.ends_with(['\\', '|'])) {
+            shown.push(lines.next().unwrap());
+        }
+        let command = shown.join("\n");
+        let ran = Command::new("sh")
+            .args(["-c", &command["$ ".len()..]])
+            .current_dir(directory.path())
+            .env("PATH", format!("{}:/usr/bin:/bin", binaries.display()))
+            .env("TZ", "Europe/Vienna")
+            .env("LC_ALL", "C")
+            .output()
+            .unwrap();
+        let printed = String::from_utf8(ran.stderr).unwrap() + &String::from_utf8(ran.stdout).unwrap();
+        out.push_str(&(command + "\n"));
+        for line in printed.lines() {
+            out.push_str(&wrapped(line, 0, 4));
+        }
+    }
+    out
+}
+
+fn daemons_help() -> String {
+    let ran = Command::new(env!("CARGO_BIN_EXE_virtsnapd")).arg("--help").output().unwrap();
+    String::from_utf8(ran.stdout).unwrap()
+}
+
+#[test]
+fn every_option_that_the_page_names_is_there() {
+    let client = Cli::command();
+    let verbs = client.get_subcommands().chain([&client]);
+    let mut known: BTreeSet<String> = verbs
+        .flat_map(clap::Command::get_arguments)
+        .filter_map(|a| Some(format!("--{}", a.get_long()?)))
+        .collect();
+    known.extend(["--config", "--live", "--uri", "--key", "--set"].map(str::to_owned));
+    let help = daemons_help();
+    known.extend(help.split_whitespace().filter(|word| word.starts_with("--")).map(str::to_owned));
+    for (line, text) in page::lines() {
+        let text = text.replace("\\-", "-");
+        let words = text.split(|c: char| !(c.is_ascii_lowercase() || c == '-'));
+        let options = words.filter(|w| w.len() > 2 && w.starts_with("--") && !w.starts_with("---"));
+        for option in options {
+            assert!(known.contains(option), "line {line}: nobody has {option}");
+        }
+    }
 }
