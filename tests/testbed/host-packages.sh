@@ -10,7 +10,7 @@ set -euo pipefail
 
 BUILD=(gcc libc6-dev make pkg-config libvirt-dev)
 TEST=(mmdebstrap systemd-container zstd xz-utils binutils python3-minimal cpio dbus util-linux
-  qemu-utils e2fsprogs procps mandoc)
+  qemu-utils e2fsprogs procps mandoc restic borgbackup tzdata)
 case ${1:-all} in
   # What this script asks root for.
   --packages) WANTED=() ;;
