@@ -100,7 +100,11 @@ fn mixed(snapshots: &[Snapshot]) -> Option<Hold> {
 }
 
 fn all_held(doomed: &BTreeSet<SnapshotName>, snapshots: &[Snapshot], because: &Hold) -> Plan {
-    let there: BTreeMap<&SnapshotName, Timestamp> = snapshots.iter().map(|s| (&s.name, s.created)).collect();
+    // Of two of one name, which a broken tree may have, the older one: the order of the input shall not matter.
+    let mut there: BTreeMap<&SnapshotName, Timestamp> = BTreeMap::new();
+    for s in snapshots {
+        there.entry(&s.name).and_modify(|at| *at = s.created.min(*at)).or_insert(s.created);
+    }
     let mut held: Vec<_> = doomed.iter().map(|name| (there.get(name).copied(), name)).collect();
     held.sort_by_key(|&(created, name)| (created.is_none(), created, name));
     let held = held.into_iter().map(|(created, name)| Held {
