@@ -6,7 +6,7 @@ use jiff::{Timestamp, tz::TimeZone};
 
 use super::{
     Loaded,
-    diagnostic::{Diagnostics, Style},
+    diagnostic::{Diagnostics, Style, printable},
     values::{show_duration, show_size},
 };
 use crate::core::{
@@ -57,15 +57,18 @@ fn plural(n: usize, word: &str) -> String {
 /// A policy as it will work, and its next runs.
 fn describe(policy: &Policy, now: Timestamp) -> String {
     let zone = &policy.retention.timezone;
-    let mut out = format!("policy {} ({})\n", policy.name, policy.source);
+    let mut out = format!("policy {} ({})\n", policy.name, printable(&policy.source.to_string()));
+    // A name in `vms` was read from a file, where escapes can write anything.
     let mut line = |what: &str, text: &str| {
-        let _ = writeln!(out, "  {what:<10}{text}");
+        let _ = writeln!(out, "  {what:<10}{}", printable(text));
     };
     line("vms", &joined(&policy.vms));
     if policy.schedules.is_empty() {
         line("schedule", "none");
     } else {
-        line("schedule", &format!("{} ({})", joined(&policy.schedules), zone_name(zone)));
+        // Between the fields a tab is as good as a blank.
+        let schedules = joined(&policy.schedules).replace('\t', " ");
+        line("schedule", &format!("{schedules} ({})", zone_name(zone)));
     }
     if !policy.before.is_empty() {
         line("before", &joined(&policy.before));

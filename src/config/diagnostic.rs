@@ -236,7 +236,7 @@ fn snippet<'a>(
 
 /// The renderer takes care of the controls of ASCII, not of those above, which old terminals act on, too.
 fn shown(line: &str) -> String {
-    line.replace(|c: char| !c.is_ascii() && c.is_control(), "\u{fffd}")
+    line.replace(|c: char| !c.is_ascii() && is_harmful(c), "\u{fffd}")
 }
 
 /// Plain for files and pipes, coloured for terminals.
@@ -338,12 +338,18 @@ impl FromIterator<Diagnostic> for Diagnostics {
     }
 }
 
-/// A file's text may hold anything; a terminal must not act on it, and a line stays one line.
-pub(super) fn printable(text: &str) -> String {
+/// True for what a terminal may act on, and for what can make a line read as another one or as two.
+fn is_harmful(c: char) -> bool {
+    let reorders_or_breaks =
+        matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || reorders_or_breaks
+}
+
+/// A file's text and its name may hold anything; a terminal must not act on it, and a line stays one line.
+pub(crate) fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        // The bidirectional controls can make a line read as another one.
-        if c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+        if is_harmful(c) {
             out.extend(c.escape_default());
         } else {
             out.push(c);

@@ -42,6 +42,7 @@ use std::{path::PathBuf, sync::Arc};
 
 pub use against::check_against;
 pub use check::report;
+pub(crate) use diagnostic::printable;
 pub use diagnostic::{Diagnostic, Diagnostics, Place, Severity, SourceFile, Style};
 pub use disk::{ConfigRoots, DROP_INS, MAIN_FILE, read_file};
 pub use explanation::{About, Explanation};

@@ -1,4 +1,7 @@
-use super::{lines, policy, read, said};
+use super::{
+    super::{Style, report},
+    lines, policy, read, said,
+};
 
 #[track_caller]
 fn assert_shown(text: &str, expected: &str) {
@@ -265,4 +268,29 @@ fn wrong_kinds_of_tables() {
     ] {
         assert_eq!(lines(text), [expected], "{text}");
     }
+}
+
+/// Escapes in a file can write anything into a name, and a file's own name can hold anything but `/`.
+#[test]
+fn a_report_holds_nothing_that_a_terminal_acts_on() {
+    let text = policy("skip-unchanged = true\n")
+        .replace("\"*\"", r#""web\u001b[31m", "a\nb", "\u009b1m", "\u202e\u2028\u200f""#)
+        .replace("30 2", "30\\t2");
+    let name = "p\u{1b}[31m\n\u{202e}.toml";
+    let now = "2026-11-21T12:00:00Z".parse().unwrap();
+    let loaded = read(&[(name, &text)]);
+    let shown = report(&loaded, now, Style::Plain);
+    let mut lines = shown.lines();
+    assert_eq!(lines.next(), Some("policy p (p\\u{1b}[31m\\n\\u{202e}.toml:1)"));
+    let vms = r"  vms       web\u{1b}[31m, a\nb, \u{9b}1m, \u{202e}\u{2028}\u{200f}";
+    assert_eq!(lines.next(), Some(vms));
+    assert_eq!(lines.next(), Some("  schedule  30 2 * * * (Europe/Vienna)"));
+    let told = crate::not_yet::warnings(&loaded.unwrap().settings);
+    assert!(
+        told[0].starts_with("p\\u{1b}[31m\\n\\u{202e}.toml:1: warning: policy p: `skip-unchanged`"),
+        "{told:?}"
+    );
+    // A file may hold such characters itself, and is quoted where it is wrong.
+    let wrong = read(&[("p.toml", "x\u{9b} = \"\u{61c}\u{2028}\" # \u{2066}\n")]).unwrap_err();
+    assert!(!wrong.render(Style::Plain).contains(['\u{9b}', '\u{61c}', '\u{2028}', '\u{2066}']), "{wrong}");
 }
