@@ -247,6 +247,31 @@ harness::on_both! {
         guest.wait_counting("vda", 2);
     }
 
+    /// What an administrator does to put a VM under a policy: the README's command, and no waiting for the next listing.
+    fn a_tag_that_virsh_sets_puts_the_vm_under_its_policy_at_once(tb) {
+        let guest = tb.guest(GuestSpec::named("vm1"));
+        let daemon = Daemon::running(tb, "
+            [policy.tagged]
+            vms = [\"tag:prod\"]
+            schedule = \"0 0 1 1 *\"
+            keep-last = 1
+        ");
+        let under = |number: usize| {
+            // The daemon lists all VMs anew every five minutes: that would be late.
+            wait_for(Duration::from_secs(30), "the policies that hold for it", || {
+                let now: Vec<zbus::OwnedObjectPath> = daemon.bus.get(&daemon.vm("vm1"), VM, "Policies");
+                (now.len() == number).then_some(())
+            });
+        };
+        under(0);
+        guest.virsh(
+            "metadata {} --uri urn:virtsnap:vm:1 --key virtsnap --set '<vm><tag>prod</tag></vm>' --live --config",
+        );
+        under(1);
+        guest.virsh("metadata {} --uri urn:virtsnap:vm:1 --remove --live --config");
+        under(0);
+    }
+
     /// The client, as a person at a terminal or a script uses it.
     fn the_client_shows_takes_plans_and_deletes(tb) {
         let guest = tb.guest(GuestSpec { name: "db 01".into(), ..GuestSpec::named("x") });

@@ -1,11 +1,12 @@
 //! Settings held against the VMs that there are: what the files alone cannot show.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     diagnostic::{Diagnostic, Diagnostics, Place, Severity},
     pace::Pace,
     rules::wanted,
+    selectors::PATTERN,
     settings::{Detail, Settings, VmKey},
 };
 use crate::core::{
@@ -13,9 +14,6 @@ use crate::core::{
     policy::{Matcher, Policy},
     select::VmFacts,
 };
-
-/// Characters that make a pattern of a name.
-const PATTERN: &[char] = &['*', '?', '[', '{', '\\'];
 
 /// What of `settings` has no effect on `vms`, which must be all of a host's: policies for none, names that
 /// none has, exceptions that never hold; and policies that want too much of one VM together.
@@ -33,10 +31,16 @@ pub fn check_against(settings: &Settings, vms: &[VmFacts<'_>]) -> Diagnostics {
             let what = match &selector.matcher {
                 Matcher::Name(glob) if !glob.contains(PATTERN) => format!("no VM is named {glob}"),
                 Matcher::Uuid(id) => format!("no VM has the UUID {id}"),
+                // What leaves VMs out by a tag is often there before the first VM that has it.
+                Matcher::Tag(tag) if !selector.exclude => format!("no VM has the tag {tag}"),
                 Matcher::Name(_) | Matcher::Tag(_) => continue,
             };
+            let help = match &selector.matcher {
+                Matcher::Tag(_) => known_tags(vms),
+                _ => known(vms),
+            };
             if !vms.iter().any(|vm| settings.selector_matches(name, index, vm)) {
-                out.push(warning(detail.selector_places.get(index), policy, &what).help(known(vms)));
+                out.push(warning(detail.selector_places.get(index), policy, &what).help(help));
             }
         }
     }
@@ -112,11 +116,20 @@ fn warning(place: Option<&Place>, policy: &Policy, message: &str) -> Diagnostic 
 }
 
 fn known(vms: &[VmFacts<'_>]) -> String {
+    listed("VM", &vms.iter().map(|vm| vm.name).collect::<Vec<_>>())
+}
+
+fn known_tags(vms: &[VmFacts<'_>]) -> String {
+    let tags: BTreeSet<_> = vms.iter().flat_map(|vm| vm.tags).map(String::as_str).collect();
+    listed("tag", &tags.into_iter().collect::<Vec<_>>())
+}
+
+fn listed(what: &str, names: &[&str]) -> String {
     const SHOWN: usize = 8;
-    let names: Vec<_> = vms.iter().take(SHOWN).map(|vm| vm.name).collect();
-    match vms.len() {
-        0 => "there is no VM at all".to_owned(),
-        n if n > SHOWN => format!("there are {}, … ({n} in all)", names.join(", ")),
-        _ => format!("there are {}", names.join(", ")),
+    let first = names.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
+    match names.len() {
+        0 => format!("there is no {what} at all"),
+        n if n > SHOWN => format!("there are {first}, … ({n} in all)"),
+        _ => format!("there are {first}"),
     }
 }

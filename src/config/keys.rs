@@ -8,7 +8,7 @@ use super::{
     Environment,
     diagnostic::{Diagnostic, Diagnostics, Place},
     item::{Item, unknown_word},
-    names,
+    names, selectors,
     values::ValueError,
 };
 use crate::core::{
@@ -25,7 +25,6 @@ const NONE: &str = "none";
 /// More than a chain can ever hold, and few enough to add up.
 const COUNT_MAX: u32 = 100_000;
 const SECOND: SignedDuration = SignedDuration::from_secs(1);
-const VMS_HELP: &str = "a list of selectors such as [\"web*\", \"tag:prod\", \"!*-scratch\"]";
 /// States in which libvirt takes a snapshot.
 const STATES: &[VmState] = &[VmState::Running, VmState::Paused, VmState::ShutOff, VmState::Crashed];
 
@@ -105,7 +104,7 @@ macro_rules! keys {
 }
 
 keys! {
-    "vms", WHICH, |item, _, out| vms(item, out);
+    "vms", WHICH, |item, _, out| selectors::vms(item, out);
     "schedule", ONE_RUN, |item, _, out| schedules(item, out);
     "timezone", ONE_RUN, |item, scope, out| timezone(item, scope.environment, out).map(Setting::Timezone);
     "catch-up", ONE_RUN, |item, _, out| item.word(CatchUp::ALL, out).map(Setting::CatchUp);
@@ -163,25 +162,6 @@ impl Key {
         let key_place = item.key_place();
         Some(Given { key: self.name, setting, source: key_place.source(), key_place, place: item.place() })
     }
-}
-
-fn vms(item: &Item<'_>, out: &mut Diagnostics) -> Option<Setting> {
-    let read = |text: &str| {
-        Selector::parse(text).map_err(|e| ValueError {
-            message: e.message,
-            span: Some(e.span),
-            help: e.help.unwrap_or_default(),
-        })
-    };
-    let selectors = item.text_or_texts(VMS_HELP, read, out)?;
-    if !selectors.is_empty() && selectors.iter().all(|(selector, _)| selector.exclude) {
-        out.push(
-            item.error("`vms` only leaves VMs out, so that none is selected")
-                .help("add \"*\" to select all others"),
-        );
-        return None;
-    }
-    Some(Setting::Vms(selectors))
 }
 
 fn schedules(item: &Item<'_>, out: &mut Diagnostics) -> Option<Setting> {

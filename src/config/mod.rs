@@ -4,7 +4,7 @@
 //!  disk ──text──▶ fragment ──▶ merged ──▶ Settings ──for_vm──▶ VmPlan (what holds for a VM, and why)
 //!                    │            │
 //!                    │            └── contradiction, rules: what hardly was meant (pace: how often schedules fire)
-//!                    └── keys: what each key of a policy is; item: a key's value; values, names
+//!                    └── keys: what each key of a policy is; item: a key's value; values, names, selectors
 //!
 //!            all of them ──▶ Diagnostics, which check shows
 //! ```
@@ -32,6 +32,7 @@ mod names;
 mod not_yet;
 mod pace;
 mod rules;
+mod selectors;
 mod settings;
 mod similar;
 #[cfg(test)]

@@ -80,13 +80,13 @@ impl Watched {
         Self { connection, events: Vec::new(), closes: false }
     }
 
-    /// Calls back for every lifecycle, agent and block job event of every domain, until the connection is closed.
+    /// Calls back for every lifecycle, agent, block job and metadata event of every domain, until the connection is closed.
     pub(super) fn on_domain_events<F>(&mut self, callback: F) -> Result<(), Error>
     where
         F: Fn(DomainEvent) + Send + Sync + Clone + 'static,
     {
-        // SAFETY (three times): libvirt calls a callback with the arguments that belong to its event number, as the
-        // casts say; all three take (connection, domain, …, opaque) and look at nothing else but what they declare.
+        // SAFETY (four times): libvirt calls a callback with the arguments that belong to its event number, as the
+        // casts say; all four take (connection, domain, …, opaque) and look at nothing else but what they declare.
         unsafe {
             let lifecycle: unsafe extern "C" fn(_, _, c_int, c_int, *mut c_void) -> c_int =
                 lifecycle_callback;
@@ -134,6 +134,23 @@ impl Watched {
                     ),
                     GenericCallback,
                 >(block_job),
+                Box::new(callback.clone()),
+            )?;
+            // Tags are metadata: libvirt tells of a new one by this event alone.
+            let metadata: unsafe extern "C" fn(_, _, c_int, *const std::ffi::c_char, *mut c_void) =
+                metadata_callback;
+            self.register(
+                virt_sys::VIR_DOMAIN_EVENT_ID_METADATA_CHANGE,
+                std::mem::transmute::<
+                    unsafe extern "C" fn(
+                        virt_sys::virConnectPtr,
+                        virt_sys::virDomainPtr,
+                        c_int,
+                        *const std::ffi::c_char,
+                        *mut c_void,
+                    ),
+                    GenericCallback,
+                >(metadata),
                 Box::new(callback),
             )
         }
@@ -256,6 +273,17 @@ unsafe extern "C" fn block_job_callback(
     _disk: *const std::ffi::c_char,
     _kind: c_int,
     _status: c_int,
+    opaque: *mut c_void,
+) {
+    // SAFETY: as `deliver` asks.
+    unsafe { deliver(domain, opaque, false) };
+}
+
+unsafe extern "C" fn metadata_callback(
+    _connection: virt_sys::virConnectPtr,
+    domain: virt_sys::virDomainPtr,
+    _kind: c_int,
+    _namespace: *const std::ffi::c_char,
     opaque: *mut c_void,
 ) {
     // SAFETY: as `deliver` asks.

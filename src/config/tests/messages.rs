@@ -163,6 +163,25 @@ fn a_policy_says_which_vms_it_is_for() {
 }
 
 #[test]
+fn a_selector_that_hardly_means_what_it_says_is_told() {
+    let text = "[policy.p]\nvms = [\"*\", \"tag:prod*\", \"!TAG:dev\", \"Tag:x\", \"tag:x\", \"tagged\", \"ü:ü\"]\n\
+                schedule = \"@daily\"\nmax-count = 5\n";
+    assert_eq!(
+        lines(text),
+        [
+            "2:13: warning: tags are matched whole: `*` is a part of the tag `prod*` here",
+            "2:26: warning: `TAG:dev` is a VM's name, not a tag",
+            "2:38: warning: `Tag:x` is a VM's name, not a tag",
+        ]
+    );
+    assert!(
+        said(text).to_string().contains("= help: write \"tag:dev\": `tag:` is lower-case"),
+        "{}",
+        said(text)
+    );
+}
+
+#[test]
 fn positions_count_characters_after_any_start() {
     // A byte order mark, wide characters and tabs before the place.
     assert_eq!(lines("\u{feff}x = 1\n"), ["1:1: error: unknown key `x` in a configuration file"]);

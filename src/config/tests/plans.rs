@@ -137,6 +137,17 @@ fn settings_are_held_against_the_vms_there_are() {
 }
 
 #[test]
+fn a_tag_that_no_vm_has_is_said_with_those_there_are() {
+    let text = policy("").replace("\"*\"", "\"*\", \"tag:prd\", \"tag:web\", \"!tag:no-snapshots\"");
+    let settings = settings(&[("p.toml", &text)]);
+    with_vm("web1", &["prod", "web"], |vm| {
+        let said = check_against(&settings, &[*vm]);
+        assert_eq!(said.lines(), ["p.toml:2:13: warning: no VM has the tag prd"]);
+        assert_eq!(said.iter().next().unwrap().help.as_deref(), Some("there are prod, web"));
+    });
+}
+
+#[test]
 fn the_report_shows_the_next_runs_in_the_policy_s_zone() {
     let text = "\
 [policy.nightly]

@@ -16,6 +16,8 @@ pub(super) fn vms(connections: &Connections) -> Result<Vec<VmId>> {
 pub(super) fn vm(connections: &Connections, id: VmId) -> Result<Vm> {
     let domain = domain(&connections.control, id)?;
     let active = domain.is_active()?;
+    // Of a running VM the live XML, which is what its disks are now; so are its tags: one that was set for the next
+    // start alone (`--config`) holds from then on.
     let read = xml::domain(&domain.xml_desc(0)?)?;
     let mut disks: Vec<_> = read.disks.into_iter().map(|d| d.disk).collect();
     if !active {

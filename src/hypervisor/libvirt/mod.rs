@@ -23,6 +23,8 @@ mod connection;
 mod errors;
 mod inspect;
 mod storage;
+#[cfg(test)]
+mod tests;
 mod xml;
 
 use std::{
