@@ -7,6 +7,7 @@
 mod handle;
 mod reading;
 mod recovery;
+mod reload;
 mod telling;
 
 use std::{
@@ -25,6 +26,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use self::handle::{Answer, Ask, Control, Handle, Published};
 use self::{
     reading::Reader,
+    reload::{Reloads, Waiting},
     telling::{log, status_line},
 };
 use crate::{
@@ -32,7 +34,7 @@ use crate::{
     config::{self, ConfigRoots},
     core::{
         job::{Job, JobId, JobState, Outcome},
-        machine::{Effect, Event, Machine, Refusal, Reply, Request, RequestId},
+        machine::{Effect, Event, Machine, Request, RequestId},
         model::VmId,
     },
     freeze::Freezer,
@@ -56,7 +58,7 @@ enum Input {
     /// All was settled on the connection of this number.
     Recovered(u64, hypervisor::Info),
     Machine(Event),
-    Loaded(Result<Box<config::Loaded>, String>, Option<oneshot::Sender<Answer>>),
+    Loaded(Result<Box<config::Loaded>, String>, Waiting),
     Ended(JobId, Outcome),
     Stop,
     Reload,
@@ -92,6 +94,7 @@ pub struct Engine {
     publish: watch::Sender<Published>,
     waiting: BTreeMap<RequestId, oneshot::Sender<Answer>>,
     last_request: RequestId,
+    reloads: Reloads,
     cancels: BTreeMap<JobId, Arc<AtomicBool>>,
     status: String,
     /// Counts connections and their ends.
@@ -144,6 +147,7 @@ impl Engine {
             publish,
             waiting: BTreeMap::new(),
             last_request: 0,
+            reloads: Reloads::default(),
             cancels: BTreeMap::new(),
             status: String::new(),
             connection: 0,
@@ -202,8 +206,8 @@ impl Engine {
                 systemd::stopping();
                 self.handle(Event::Stop);
             }
-            Input::Reload => self.load(None),
-            Input::Loaded(loaded, reply) => self.take_settings(loaded, reply),
+            Input::Reload => self.reload(None),
+            Input::Loaded(loaded, waiting) => self.take_settings(loaded, waiting),
         }
     }
 
@@ -243,7 +247,7 @@ impl Engine {
 
     fn take_request(&mut self, ask: Ask) {
         match ask {
-            Ask::Reload(_, reply) => self.load(Some(reply)),
+            Ask::Reload(_, reply) => self.reload(Some(reply)),
             Ask::Query(query, reply) => self.request(Request::Query(query), reply),
             Ask::Change(change, permit, reply) => self.request(Request::Change(change, permit.uid()), reply),
         }
@@ -253,43 +257,6 @@ impl Engine {
         self.last_request += 1;
         self.waiting.insert(self.last_request, reply);
         self.handle(Event::Request(self.last_request, request));
-    }
-
-    fn load(&self, reply: Option<oneshot::Sender<Answer>>) {
-        let roots = self.roots.clone();
-        let send = self.send.clone();
-        thread("configuration", move || {
-            let loaded = config::load(&roots).map(Box::new).map_err(|e| e.render(config::Style::Plain));
-            let _ = send.send(Input::Loaded(loaded, reply));
-        });
-    }
-
-    fn take_settings(
-        &mut self,
-        loaded: Result<Box<config::Loaded>, String>,
-        reply: Option<oneshot::Sender<Answer>>,
-    ) {
-        let answer = match loaded {
-            Ok(loaded) => {
-                for line in loaded.warnings.lines() {
-                    tracing::warn!("{line}");
-                }
-                let settings = Arc::new(loaded.settings);
-                if settings.daemon.uri != self.machine.settings().daemon.uri {
-                    tracing::warn!("`uri` changed; it takes effect when virtsnapd is restarted");
-                }
-                tracing::info!("configuration read: {} policies", settings.policies.len());
-                self.handle(Event::Settings(settings));
-                Ok(Reply::Done)
-            }
-            Err(text) => {
-                tracing::error!("the configuration is broken, so the old settings stay in force:\n{text}");
-                Err(Refusal::new("InvalidConfiguration", format!("the old settings stay in force:\n{text}")))
-            }
-        };
-        if let Some(reply) = reply {
-            let _ = reply.send((answer, self.publish.borrow().generation));
-        }
     }
 
     fn handle(&mut self, event: Event) {
@@ -393,10 +360,13 @@ impl Engine {
     }
 }
 
-fn thread(name: &str, work: impl FnOnce() + Send + 'static) {
-    if let Err(e) = std::thread::Builder::new().name(name.to_owned()).spawn(work) {
+/// False if there is no thread for it, which the log is told.
+fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> bool {
+    let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(work);
+    if let Err(e) = &spawned {
         tracing::error!(error = %e, "cannot start the thread for {name}");
     }
+    spawned.is_ok()
 }
 
 fn pointers_equal<K: Eq, V>(a: &BTreeMap<K, Arc<V>>, b: &BTreeMap<K, Arc<V>>) -> bool {
