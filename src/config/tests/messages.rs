@@ -293,7 +293,7 @@ fn wrong_kinds_of_tables() {
 #[test]
 fn a_report_holds_nothing_that_a_terminal_acts_on() {
     let text = policy("skip-unchanged = true\n")
-        .replace("\"*\"", r#""web\u001b[31m", "a\nb", "\u009b1m", "\u202e\u2028\u200f""#)
+        .replace("\"*\"", r#""web\u001b]0;x", "a\nb", "\u009b1m", "\u202e\u2028\u200f""#)
         .replace("30 2", "30\\t2");
     let name = "p\u{1b}[31m\n\u{202e}.toml";
     let now = "2026-11-21T12:00:00Z".parse().unwrap();
@@ -301,7 +301,7 @@ fn a_report_holds_nothing_that_a_terminal_acts_on() {
     let shown = report(&loaded, now, Style::Plain);
     let mut lines = shown.lines();
     assert_eq!(lines.next(), Some("policy p (p\\u{1b}[31m\\n\\u{202e}.toml:1)"));
-    let vms = r"  vms       web\u{1b}[31m, a\nb, \u{9b}1m, \u{202e}\u{2028}\u{200f}";
+    let vms = r"  vms       web\u{1b}]0;x, a\nb, \u{9b}1m, \u{202e}\u{2028}\u{200f}";
     assert_eq!(lines.next(), Some(vms));
     assert_eq!(lines.next(), Some("  schedule  30 2 * * * (Europe/Vienna)"));
     let told = crate::not_yet::warnings(&loaded.unwrap().settings);
