@@ -37,7 +37,7 @@ impl VmRecord {
 
     /// The bytes that all its snapshots hold.
     pub fn snapshot_bytes(&self) -> u64 {
-        self.snapshots.values().map(|s| s.snapshot.size).sum()
+        self.snapshots.values().fold(0, |sum, s| sum.saturating_add(s.snapshot.size))
     }
 }
 

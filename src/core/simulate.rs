@@ -310,6 +310,14 @@ mod tests {
     }
 
     #[test]
+    fn sizes_that_no_number_holds_are_the_largest_that_one_does() {
+        let mut scene = scene(&[("n", "schedule = \"@daily\"\nkeep-last = 3")]);
+        let outlook = Outlook { size: u64::MAX, ..outlook("2026-11-23T12:00:00Z") };
+        let days = scene.forward("2026-11-20T12:00:00Z".parse().unwrap(), &outlook).unwrap();
+        assert_eq!(days.last().map(|day| (day.snapshots, day.bytes)), Some((3, u64::MAX)));
+    }
+
+    #[test]
     fn no_schedule_means_that_nothing_happens() {
         let mut scene = scene(&[("n", "keep-last = 3")]);
         assert_eq!(scene.forward(Timestamp::UNIX_EPOCH, &outlook("2026-12-08T00:00:00Z")), Ok(vec![]));
