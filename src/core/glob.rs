@@ -10,6 +10,9 @@ use std::ops::Range;
 const MAX_LEN: usize = 1024;
 /// What a pattern's braces may multiply out to.
 const MAX_ALTERNATIVES: usize = 256;
+/// What all alternatives together may hold: each brace copies what is before it, and a line of empty ones would
+/// copy the longest pattern hundreds of times.
+const MAX_TOKENS: usize = 16 * 1024;
 /// How deep braces may nest.
 const MAX_DEPTH: usize = 16;
 
@@ -162,11 +165,13 @@ impl Parser<'_> {
         if depth > MAX_DEPTH {
             return Err(self.error("braces nest too deep", start));
         }
-        let mut all = Vec::new();
+        let mut all: Vec<Vec<Token>> = Vec::new();
+        let mut tokens = 0;
         loop {
             for one in self.sequence(depth)? {
                 for head in before {
-                    if all.len() == MAX_ALTERNATIVES {
+                    tokens += head.len() + one.len();
+                    if all.len() == MAX_ALTERNATIVES || tokens > MAX_TOKENS {
                         return Err(self.error("the braces stand for too many alternatives", start));
                     }
                     all.push(head.iter().chain(&one).cloned().collect());
@@ -276,6 +281,12 @@ mod tests {
         assert!(!m(&format!("{}b", "*a".repeat(400)), &"a".repeat(20_000)));
         assert!(Glob::parse(&"{a,b}".repeat(100)).is_err());
         assert!(Glob::parse(&"{".repeat(1000)).is_err());
+        let copied = format!("{}{}{}", "{a,b}".repeat(8), "x".repeat(400), "{}".repeat(280));
+        assert_eq!(Glob::parse(&copied).unwrap_err().message, "the braces stand for too many alternatives");
+        assert!(m(
+            &format!("{}{}", "{a,b}".repeat(8), "x".repeat(400)),
+            &format!("{}{}", "a".repeat(8), "x".repeat(400))
+        ));
         assert!(Glob::parse(&"x".repeat(5000)).is_err());
     }
 }
