@@ -72,15 +72,14 @@ impl<'a> Checked<'a> {
     }
 }
 
-/// Finds all contradictions of one policy.
-pub(super) fn check(checked: &Checked<'_>, daemon: &Daemon, out: &mut Diagnostics) {
-    let policy = checked.policy;
-    let pace = Pace::of(&policy.schedules, &policy.retention.timezone);
-    runs(checked, pace.as_ref(), out);
+/// Finds all contradictions of one policy. `pace` is that of its schedules, which no VM can have for itself: it is
+/// found out once, not for each of a thousand VMs.
+pub(super) fn check(checked: &Checked<'_>, pace: Option<&Pace>, daemon: &Daemon, out: &mut Diagnostics) {
+    runs(checked, pace, out);
     taking(checked, out);
     // What clients announce comes when it comes.
-    let pace = pace.filter(|_| policy.before.is_empty());
-    rules::check(checked, pace.as_ref(), daemon, out);
+    let pace = pace.filter(|_| checked.policy.before.is_empty());
+    rules::check(checked, pace, daemon, out);
 }
 
 fn runs(checked: &Checked<'_>, pace: Option<&Pace>, out: &mut Diagnostics) {

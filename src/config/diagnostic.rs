@@ -57,11 +57,16 @@ impl SourceFile {
     /// Line and column of a byte, both from 1, the column in characters.
     pub fn line_column(&self, byte: usize) -> (usize, usize) {
         let byte = floor(&self.text, byte);
-        let line = self.line_starts.partition_point(|start| *start <= byte);
-        let start = line.checked_sub(1).map_or(0, |i| self.line_starts[i]);
+        let line = self.line(byte);
+        let start = line.checked_sub(2).map_or(0, |i| self.line_starts[i]);
         // A byte order mark is no character of the first line.
         let column = self.text[start..byte].chars().filter(|c| *c != '\u{feff}').count();
-        (line + 1, column + 1)
+        (line, column + 1)
+    }
+
+    /// The line alone, from 1: a file can be one long line, and then it is the column that takes its time.
+    pub fn line(&self, byte: usize) -> usize {
+        self.line_starts.partition_point(|start| *start <= byte) + 1
     }
 }
 
@@ -89,7 +94,7 @@ impl Place {
 
     /// The file and the line.
     pub fn source(&self) -> Source {
-        Source { file: self.file.path.clone(), line: self.file.line_column(self.span.start).0 }
+        Source { file: self.file.path.clone(), line: self.file.line(self.span.start) }
     }
 }
 
@@ -229,7 +234,7 @@ fn snippet<'a>(
     let (start, end) = (shown(&line[..start]).len(), shown(&line[..end]).len());
     let kind = if primary { AnnotationKind::Primary } else { AnnotationKind::Context };
     Snippet::source(shown(line))
-        .line_start(file.line_column(anchor).0)
+        .line_start(file.line(anchor))
         .path(printable(&file.path))
         .annotation(kind.span(start..end).label(label))
 }

@@ -171,7 +171,7 @@ pub(super) fn document<'a>(file: &'a Arc<SourceFile>, out: &mut Diagnostics) -> 
     errors.sort_by_key(|(place, _)| place.span.start);
     let mut last = None;
     for (place, message) in errors {
-        let (line, _) = file.line_column(place.span.start);
+        let line = file.line(place.span.start);
         // One missing bracket makes several of what follows it.
         if last.is_none_or(|last| line > last + 1) {
             out.push(Diagnostic::error(&place, message));

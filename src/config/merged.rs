@@ -8,6 +8,7 @@ use super::{
     diagnostic::{Diagnostic, Diagnostics, Place},
     fragment::{Fragment, PolicyFragment, VmFragment},
     keys::{Setting, apply_all, defaults},
+    pace::Pace,
     settings::{Daemon, Detail, Settings, VmEntry, VmKey},
     similar::closest,
 };
@@ -47,16 +48,16 @@ pub(super) fn merge(fragments: Vec<Fragment>, environment: &Environment, out: &m
     let (daemon, daemon_places) = daemon.unwrap_or_else(|| (Daemon::defaults(environment), BTreeMap::new()));
     let mut settings = Settings { daemon_places, ..Settings::new(daemon, []) };
     let mut usable = BTreeMap::new();
+    let mut paces = BTreeMap::new();
     for (name, fragment) in policies {
         usable.insert(name.clone(), !fragment.broken);
         let policy = Arc::new(build(&fragment, &settings.daemon));
         if !fragment.broken {
             missing(&fragment, out);
-            contradiction::check(
-                &Checked::policy(&policy, &fragment.keys, &fragment.place),
-                &settings.daemon,
-                out,
-            );
+            let pace = Pace::of(&policy.schedules, &policy.retention.timezone);
+            let checked = Checked::policy(&policy, &fragment.keys, &fragment.place);
+            contradiction::check(&checked, pace.as_ref(), &settings.daemon, out);
+            paces.extend(pace.map(|pace| (name.clone(), pace)));
         }
         let selector_places = match fragment.keys.get("vms").map(|given| &given.setting) {
             Some(Setting::Vms(list)) => list.iter().map(|(_, place)| place.clone()).collect(),
@@ -67,7 +68,7 @@ pub(super) fn merge(fragments: Vec<Fragment>, environment: &Environment, out: &m
         settings.policies.insert(name, policy);
     }
     for (key, entry) in &vms {
-        check_exceptions(key, entry, &settings, &usable, any_broken, out);
+        check_exceptions(key, entry, &settings, (&usable, &paces), any_broken, out);
     }
     settings.vms = vms;
     settings
@@ -149,7 +150,7 @@ fn check_exceptions(
     vm: &VmKey,
     entry: &VmEntry,
     settings: &Settings,
-    usable: &BTreeMap<PolicyName, bool>,
+    (usable, paces): (&BTreeMap<PolicyName, bool>, &BTreeMap<PolicyName, Pace>),
     any_broken: bool,
     out: &mut Diagnostics,
 ) {
@@ -167,10 +168,7 @@ fn check_exceptions(
                 }
                 out.push(error.help(match usable.len() {
                     0 => "no policy is defined".to_owned(),
-                    _ => format!(
-                        "defined are: {}",
-                        usable.keys().map(PolicyName::as_str).collect::<Vec<_>>().join(", ")
-                    ),
+                    _ => format!("defined are: {}", known(usable.keys())),
                 }));
                 continue;
             }
@@ -180,6 +178,18 @@ fn check_exceptions(
         };
         let mut own = Arc::clone(policy);
         apply_all(&mut own, keys.values());
-        contradiction::check(&Checked::exception(&own, &detail.keys, keys, place, vm), &settings.daemon, out);
+        let checked = Checked::exception(&own, &detail.keys, keys, place, vm);
+        contradiction::check(&checked, paces.get(name), &settings.daemon, out);
+    }
+}
+
+/// The first of them: with a thousand policies and as many slips, all would be a million names.
+fn known<'a>(policies: impl ExactSizeIterator<Item = &'a PolicyName>) -> String {
+    const SHOWN: usize = 8;
+    let all = policies.len();
+    let names: Vec<_> = policies.take(SHOWN).map(PolicyName::as_str).collect();
+    match all {
+        0..=SHOWN => names.join(", "),
+        _ => format!("{}, … ({all} in all)", names.join(", ")),
     }
 }

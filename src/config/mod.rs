@@ -55,6 +55,7 @@ pub use values::{ValueError, duration, show_duration, show_size, size};
 use crate::core::{model::PolicyName, policy::Policy};
 use fragment::{Fragment, PolicyFragment, document, policy_keys};
 use keys::Scope;
+use pace::Pace;
 
 /// What defaults depend on.
 #[derive(Debug, Clone, PartialEq)]
@@ -142,7 +143,8 @@ pub fn parse_policy(
     let daemon = Daemon::defaults(environment);
     let policy = merged::build(&fragment, &daemon);
     let checked = contradiction::Checked::judge(&policy, &fragment.keys, &fragment.place);
-    contradiction::check(&checked, &daemon, &mut out);
+    let pace = Pace::of(&policy.schedules, &policy.retention.timezone);
+    contradiction::check(&checked, pace.as_ref(), &daemon, &mut out);
     out.sort();
     Ok((policy, out))
 }

@@ -21,14 +21,19 @@ pub(super) fn closest<'a>(given: &str, candidates: impl IntoIterator<Item = &'a 
         return None;
     }
     let folded = fold(given);
+    let length = folded.chars().count();
     let mut best: Option<(usize, &'a str)> = None;
     for candidate in candidates {
+        let other = candidate.chars().count();
+        let allowed = (length.max(other) / 3).max(1);
         let far = if KNOWN_AS.contains(&(folded.as_str(), candidate)) {
             0
+        } else if length.abs_diff(other) > allowed {
+            // Each letter more or less is an edit: of hundreds of zones few are worth a closer look.
+            continue;
         } else {
             distance(&folded, &fold(candidate))
         };
-        let allowed = (folded.chars().count().max(candidate.chars().count()) / 3).max(1);
         if far <= allowed && best.is_none_or(|(least, _)| far < least) {
             best = Some((far, candidate));
         }
