@@ -12,9 +12,12 @@ datadir  ?= $(prefix)/share
 # Where the built binaries are.
 BINARIES ?= target/release
 
+# How long each target is fuzzed, in seconds.
+FUZZ_TIME ?= 60
+
 TESTBED := tests/testbed
 
-.PHONY: help build deb demo test test-quick lint bench deny install install-files clean
+.PHONY: help build deb demo test test-quick lint bench fuzz deny install install-files clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -50,6 +53,18 @@ lint: build-packages
 ## make bench         the benchmarks
 bench: build-packages
 	cargo bench --locked
+
+## make fuzz          each fuzz target for FUZZ_TIME seconds, 60 if not said (needs cargo-fuzz)
+# Without a sanitizer: there is hardly any `unsafe` to look for, and the variable lets the stable compiler take
+# cargo-fuzz's flags. What is found lies in fuzz/artifacts; fixed, it belongs into fuzz/seeds, which cargo test replays.
+fuzz: build-packages
+	@command -v cargo-fuzz >/dev/null || { echo "this needs cargo-fuzz: cargo install --locked cargo-fuzz" >&2; exit 1; }
+	@set -e; for target in $(notdir $(wildcard fuzz/seeds/*)); do \
+	  echo "== $$target, $(FUZZ_TIME) s"; \
+	  mkdir -p fuzz/corpus/$$target; \
+	  RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+	    -max_total_time=$(FUZZ_TIME) -max_len=4096 -timeout=10 -report_slow_units=1; \
+	done
 
 ## make deny          licences and advisories of what this is built on (needs cargo-deny)
 deny:

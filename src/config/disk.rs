@@ -115,20 +115,29 @@ fn read_text(path: &Path, out: &mut Diagnostics) -> Option<Arc<SourceFile>> {
             return None;
         }
     };
-    match String::from_utf8(bytes) {
-        Ok(text) => Some(SourceFile::new(shown, text)),
-        Err(e) => {
-            let at = e.utf8_error().valid_up_to();
-            let file = SourceFile::new(shown, String::from_utf8_lossy(e.as_bytes()));
-            let place = Place::new(&file, at..at + '\u{fffd}'.len_utf8());
-            out.push(
-                Diagnostic::error(&place, "this is not UTF-8")
-                    .label("from here")
-                    .help("`iconv -f latin1 -t utf8` converts older files"),
-            );
+    match decode(shown, bytes) {
+        Ok(file) => Some(file),
+        Err(diagnostic) => {
+            out.push(*diagnostic);
             None
         }
     }
+}
+
+/// A file of these bytes, wherever they come from; an error if they are no text.
+pub fn decode(path: impl Into<String>, bytes: Vec<u8>) -> Result<Arc<SourceFile>, Box<Diagnostic>> {
+    let error = match String::from_utf8(bytes) {
+        Ok(text) => return Ok(SourceFile::new(path, text)),
+        Err(e) => e,
+    };
+    let at = error.utf8_error().valid_up_to();
+    let file = SourceFile::new(path, String::from_utf8_lossy(error.as_bytes()));
+    let place = Place::new(&file, at..at + '\u{fffd}'.len_utf8());
+    Err(Box::new(
+        Diagnostic::error(&place, "this is not UTF-8")
+            .label("from here")
+            .help("`iconv -f latin1 -t utf8` converts older files"),
+    ))
 }
 
 fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
