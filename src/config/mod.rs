@@ -43,7 +43,6 @@ use std::{path::PathBuf, sync::Arc};
 
 pub use against::check_against;
 pub use check::report;
-pub(crate) use diagnostic::printable;
 pub use diagnostic::{Diagnostic, Diagnostics, Place, Severity, SourceFile, Style};
 pub use disk::{ConfigRoots, DROP_INS, MAIN_FILE, decode, read_file};
 pub use explanation::{About, Explanation};
