@@ -121,6 +121,7 @@ const fn busy(state: SnapshotState) -> bool {
 
 struct Planner<'a> {
     tree: &'a Tree<'a>,
+    /// Whether each is to go, and nothing found so far holds it.
     doomed: Vec<bool>,
     need: Vec<Option<&'a Need>>,
     steps: Vec<Step>,
@@ -232,13 +233,18 @@ impl<'a> Planner<'a> {
 
     /// Merges what it can on the live chain: maximal runs of those that nothing holds.
     fn live(&mut self, left: &[Vec<usize>]) {
-        let mut run = Vec::new();
-        for (place, &i) in self.tree.path.iter().enumerate() {
-            let child = self.tree.path.get(place + 1).copied();
+        // From the current one down: whether one can go may depend on whether the one on top of it does.
+        let mut child = None;
+        for &i in self.tree.path.iter().rev() {
             if self.doomed[i] {
                 self.because[i] = self.live_hold(i, child, left);
+                self.doomed[i] = self.because[i].is_none();
             }
-            if self.doomed[i] && self.because[i].is_none() {
+            child = Some(i);
+        }
+        let mut run = Vec::new();
+        for &i in &self.tree.path {
+            if self.doomed[i] {
                 run.push(i);
             } else {
                 self.merge(&mut run, Some(i));
@@ -255,6 +261,7 @@ impl<'a> Planner<'a> {
         }
         let child = child?;
         let s = &self.tree.snapshots[child];
+        // A deletion that was begun may be finished along with this one, but nothing may be built on what it left.
         if busy(s.state) && !(self.doomed[child] && s.state == SnapshotState::Deleting) {
             return Some(Hold::ChildBusy { child: s.name.clone(), state: s.state });
         }

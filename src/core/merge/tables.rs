@@ -124,6 +124,10 @@ fn what_is_being_worked_on_is_left_alone() {
     let (steps, held) = planned(&s, "b", "");
     assert_eq!(steps, NONE);
     assert_eq!(held, ["b: \"c\" on top of it is deleting; that has to end first"]);
+    // Nor is it built on when it is to go itself and cannot.
+    let (steps, held) = planned(&s, "b c", "d");
+    assert_eq!(steps, NONE);
+    assert_eq!(held[0], "b: \"c\" on top of it is deleting; that has to end first");
     s[2].state = SnapshotState::Creating;
     assert_eq!(planned(&s, "a b c", "").0, ["a>b"]);
 }
