@@ -82,7 +82,8 @@ pub fn prepare(
     let boot_file = options.runtime.map(|d| d.join("started"));
     let machine = Machine::new(Start {
         settings: Arc::new(options.settings),
-        handled: store.handled()?,
+        places: store.places()?,
+        owed: store.owed()?,
         last_plausible: store.last_plausible()?,
         fresh_boot: boot_file.as_ref().is_some_and(|f| !f.exists()),
         own_uid: nix::unistd::getuid().as_raw(),

@@ -279,10 +279,10 @@ impl Engine {
                         tracing::error!(error = %e, "the timer cannot be set; scheduled runs will be late");
                     }
                 }
-                Effect::Handled(policy, at) => {
-                    // A millisecond or two, once per run of a policy; stored before its jobs start below.
-                    if let Err(e) = self.tools.store.set_handled(&policy, at) {
-                        tracing::error!(VIRTSNAP_POLICY = %policy, error = %e, "cannot store that the policy ran");
+                Effect::Remember(entries) => {
+                    // A millisecond or two, once per step; stored before the jobs start below.
+                    if let Err(e) = self.tools.store.remember(&entries) {
+                        tracing::error!(error = %e, "cannot store how far the policies got");
                     }
                 }
                 Effect::Log(note) => log(&note),

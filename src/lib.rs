@@ -29,7 +29,7 @@
 //! | [`engine`] | the one task that owns all state; recovery; the inventory's thread | wait for inputs |
 //! | [`worker`] | one job's blocking steps | block |
 //! | [`freeze`] | the freeze protocol, and the thaw that never gives up | block |
-//! | [`store`] | SQLite: intents, results, last fires | write to the disk |
+//! | [`store`] | SQLite: intents, results, the runs that are owed | write to the disk |
 //! | [`clock`] | the time, and waiting for it | ask what time it is |
 //! | [`dbus`] | one file per object; authorisation; the publisher | name `zbus` |
 //! | [`cli`] | the client, which speaks D-Bus and knows no libvirt | name `zbus` |

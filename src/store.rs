@@ -4,6 +4,8 @@
 //! well each was taken. Every write is one transaction, and on the disk when the call returns
 //! (`synchronous=FULL`): an intent is stored before the hypervisor is asked, a result before it is published.
 
+mod runs;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
@@ -16,7 +18,7 @@ use uuid::Uuid;
 
 use crate::core::{
     inventory::Quality,
-    model::{PolicyName, SnapshotName, VmId},
+    model::{SnapshotName, VmId},
 };
 
 /// Why the store did not do it.
@@ -51,6 +53,10 @@ const MIGRATIONS: &[&str] = &["
         id TEXT PRIMARY KEY, vm TEXT NOT NULL, name TEXT NOT NULL, reached TEXT NOT NULL, requested TEXT NOT NULL,
         note TEXT NOT NULL, frozen_usec INTEGER NOT NULL) STRICT;
     CREATE INDEX quality_vm ON quality (vm);
+", "
+    CREATE TABLE due (
+        policy TEXT NOT NULL, vm TEXT NOT NULL, fired_usec INTEGER NOT NULL, not_before_usec INTEGER NOT NULL,
+        PRIMARY KEY (policy, vm)) STRICT, WITHOUT ROWID;
 "];
 
 /// Something that was about to be done and whose end is not written down.
@@ -111,30 +117,6 @@ impl Store {
     fn write(&self, sql: &str, values: impl rusqlite::Params) -> Result<()> {
         self.lock().execute(sql, values)?;
         Ok(())
-    }
-
-    /// Up to when each policy's times are dealt with.
-    pub fn handled(&self) -> Result<BTreeMap<PolicyName, Timestamp>> {
-        let connection = self.lock();
-        let mut statement = connection.prepare("SELECT policy, at_usec FROM handled")?;
-        let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))?;
-        let mut all = BTreeMap::new();
-        for row in rows {
-            let (policy, at) = row?;
-            // A name that is none any more belongs to no policy either.
-            if let (Ok(policy), Ok(at)) = (policy.parse(), Timestamp::from_microsecond(at)) {
-                all.insert(policy, at);
-            }
-        }
-        Ok(all)
-    }
-
-    /// Writes down that a policy's times up to this one are dealt with.
-    pub fn set_handled(&self, policy: &PolicyName, at: Timestamp) -> Result<()> {
-        self.write(
-            "INSERT INTO handled VALUES (?1, ?2) ON CONFLICT (policy) DO UPDATE SET at_usec = ?2",
-            params![policy.as_str(), at.as_microsecond()],
-        )
     }
 
     /// Before a freeze: this VM's file systems may be frozen from now on.
@@ -306,71 +288,4 @@ impl Store {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::core::{model::Consistency, policy::Quiesce};
-
-    fn intent() -> Intent {
-        Intent {
-            id: Uuid::from_u128(1),
-            vm: VmId(Uuid::from_u128(2)),
-            name: SnapshotName::existing("a\nb"),
-            create: true,
-            overlays: vec!["/i/x y.qcow2".into(), "/i/z\n.qcow2".into()],
-        }
-    }
-
-    #[test]
-    fn what_is_written_is_read_after_a_restart() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("state.db");
-        let quality = Quality {
-            reached: Consistency::Filesystem,
-            requested: Some(Quiesce::Require),
-            note: "n".into(),
-            frozen: SignedDuration::from_micros(123_456),
-        };
-        let at = Timestamp::from_microsecond(1_763_692_200_123_456).unwrap();
-        {
-            let store = Store::open(&path).unwrap();
-            store.begin(&intent(), at).unwrap();
-            store.freeze_begins(intent().vm, at).unwrap();
-            store.set_handled(&"nightly".parse().unwrap(), at).unwrap();
-            store.set_last_plausible(at).unwrap();
-        }
-        let store = Store::open(&path).unwrap();
-        assert_eq!(store.intents().unwrap(), [intent()]);
-        assert_eq!(store.frozen().unwrap(), [intent().vm].into());
-        assert_eq!(store.handled().unwrap(), [("nightly".parse().unwrap(), at)].into());
-        assert_eq!(store.last_plausible().unwrap(), Some(at));
-        store.created(&intent(), &quality).unwrap();
-        store.freeze_ended(intent().vm).unwrap();
-        assert_eq!(store.intents().unwrap(), []);
-        assert!(store.frozen().unwrap().is_empty());
-        assert_eq!(store.qualities(intent().vm).unwrap(), [(intent().id, quality)].into());
-        store.gone(intent().id).unwrap();
-        assert!(store.qualities(intent().vm).unwrap().is_empty());
-    }
-
-    #[test]
-    fn the_newest_time_that_passed_goes_back_for_a_person_alone() {
-        let store = Store::in_memory().unwrap();
-        // As text, the one of nine digits would be the newer one.
-        let [early, late] = [999_999_999, 1_000_000_000].map(|us| Timestamp::from_microsecond(us).unwrap());
-        assert_eq!(store.time_passed(early).unwrap(), early);
-        assert_eq!(store.time_passed(late).unwrap(), late);
-        assert_eq!(store.time_passed(early).unwrap(), late);
-        assert_eq!(store.last_plausible().unwrap(), Some(late));
-        assert_eq!(store.set_last_plausible(early).unwrap(), early);
-        assert_eq!(store.last_plausible().unwrap(), Some(early));
-    }
-
-    #[test]
-    fn a_database_of_a_newer_version_is_left_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("state.db");
-        drop(Store::open(&path).unwrap());
-        Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
-        assert!(matches!(Store::open(&path), Err(StoreError::Newer { found: 99, .. })));
-    }
-}
+mod tests;

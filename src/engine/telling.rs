@@ -37,6 +37,18 @@ pub(super) fn log(note: &Note) {
         Note::Skipped { policy, at, why } => {
             tracing::warn!(VIRTSNAP_POLICY = %policy, "policy {policy} did not run at {at}: {why}");
         }
+        Note::Dropped { policy, vm, at, done: true } => {
+            tracing::info!(
+                VIRTSNAP_POLICY = %policy, VIRTSNAP_VM_UUID = %vm,
+                "the run of policy {policy} for {at} on VM {vm} was done before the daemon restarted"
+            );
+        }
+        Note::Dropped { policy, vm, at, done: false } => {
+            tracing::warn!(
+                VIRTSNAP_POLICY = %policy, VIRTSNAP_VM_UUID = %vm,
+                "policy {policy} did not run for {at} on VM {vm}: the daemon was off for too long"
+            );
+        }
         Note::Ended { job, vm_name, outcome } => {
             let operation = job.operation.as_str();
             match outcome {

@@ -16,4 +16,5 @@ mod quiesce;
 mod reading;
 mod recovery;
 mod reload;
+mod restart;
 mod rig;

@@ -160,7 +160,7 @@ async fn a_policy_fires_when_its_time_has_come() {
     assert_eq!(made.len(), 1);
     let made = snapshot_path(id(1), &made[0]);
     assert_eq!(rig.client.text(&made, "Snapshot.Origin").await, "schedule");
-    let handled = rig.store().handled().unwrap()[&"p".parse().unwrap()];
+    let handled = rig.store().places().unwrap()[&"p".parse().unwrap()].handled;
     assert_eq!(u64::try_from(handled.as_microsecond()).unwrap(), next);
     let following = rig.client.get::<u64>(&policy_path("p"), "Policy.NextRunUSec").await;
     assert_eq!(following - next, 86_400 * 1_000_000);

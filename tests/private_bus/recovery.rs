@@ -7,6 +7,7 @@ use uuid::Uuid;
 use virtsnap::{
     clock::Clock as _,
     core::{
+        machine::{Entry, Place},
         marker::{self, Marker},
         model::{Origin, SnapshotName, VmId},
     },
@@ -188,7 +189,7 @@ async fn a_run_that_was_missed_is_caught_up_once_and_not_again_after_a_restart()
     rig.clock.advance(SignedDuration::from_mins(30));
     let off_since = rig.clock.now() - SignedDuration::from_hours(15);
     for policy in ["once", "skip", "late"] {
-        rig.store().set_handled(&policy.parse().unwrap(), off_since).unwrap();
+        rig.store().remember(&[Entry::Place(policy.parse().unwrap(), Place { handled: off_since })]).unwrap();
     }
     for start in 1..=2 {
         rig.boot().await;
@@ -202,8 +203,8 @@ async fn a_run_that_was_missed_is_caught_up_once_and_not_again_after_a_restart()
         let snapshot = snapshot_path(id(1), &snapshots[0]);
         assert_eq!(rig.client.objects(&snapshot, "Snapshot.Policies").await, [policy_path("once")]);
         assert_eq!(rig.client.text(&snapshot, "Snapshot.Origin").await, "schedule");
-        for (policy, at) in rig.store().handled().unwrap() {
-            assert!(at > off_since, "{policy} would be looked at again: {at}");
+        for (policy, place) in rig.store().places().unwrap() {
+            assert!(place.handled > off_since, "{policy} would be looked at again: {place:?}");
         }
         rig.stop().await;
     }

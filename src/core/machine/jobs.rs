@@ -230,6 +230,10 @@ impl Machine {
             }
             Outcome::Cancelled => {}
         }
+        // A job that the daemon's end cancels is owed to the next life.
+        if !(matches!(outcome, Outcome::Cancelled) && self.stopping()) {
+            self.paid(vm, id);
+        }
         let mut prune = false;
         if let Operation::Create(create) = &job.operation {
             let result = outcome.result();

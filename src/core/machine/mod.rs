@@ -6,7 +6,7 @@
 //!   timer ─── Timer ─────────────────────────────┤   ├─ Start, Cancel     → a worker
 //!   D-Bus ─── Request ───────────────────────────┼─▶─┼─ Reply             → D-Bus
 //!   worker ── Progress, Ended ───────────────────┤   ├─ WakeAt            → the timer
-//!   files ─── Settings ──────────────────────────┘   ├─ Handled           → the store
+//!   files ─── Settings ──────────────────────────┘   ├─ Remember          → the store
 //!                                                    └─ Stopped           → main
 //! ```
 //!
@@ -15,8 +15,14 @@
 //!
 //! Nothing is due before the inventory is complete: a policy's VMs are not known before. What fell due until
 //! then, or while libvirt was away, is caught up as if the host had been off.
+//!
+//! A policy that fires owes a run to each of its VMs, and that is stored with the time that fired: whatever becomes of
+//! the daemon, each run is paid once, by a job that ended.
 
+mod debts;
 mod jobs;
+mod memory;
+mod note;
 mod published;
 mod requests;
 mod runs;
@@ -30,6 +36,8 @@ use std::{
 
 use jiff::Timestamp;
 
+pub use self::memory::{Entry, Owed, Place};
+pub use self::note::Note;
 pub use self::requests::{Change, Query, Refusal, Reply, Request, RequestId};
 use self::{jobs::Jobs, published::InVain, runs::PolicyRun};
 use super::{
@@ -105,48 +113,12 @@ pub enum Effect {
     Reply(RequestId, Result<Reply, Refusal>),
     /// Send [`Event::Timer`] at this time, and not before; `None`: not at all.
     WakeAt(Option<Timestamp>),
-    /// Remember that all of this policy's times up to this one are dealt with.
-    Handled(PolicyName, Timestamp),
+    /// Write this down, all of it or nothing, before the effects that follow.
+    Remember(Vec<Entry>),
     /// Tell the log.
     Log(Note),
     /// All is at rest after [`Event::Stop`].
     Stopped,
-}
-
-/// What the log should know.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Note {
-    /// A policy fired.
-    Fired {
-        /// The policy.
-        policy: PolicyName,
-        /// The scheduled time.
-        at: Timestamp,
-        /// How many VMs it is for now.
-        vms: usize,
-        /// How many earlier times this run stands for.
-        missed: u32,
-    },
-    /// A policy's time passed without a run.
-    Skipped {
-        /// The policy.
-        policy: PolicyName,
-        /// The scheduled time.
-        at: Timestamp,
-        /// Why.
-        why: &'static str,
-    },
-    /// A job ended.
-    Ended {
-        /// The job.
-        job: Box<Job>,
-        /// The VM's name.
-        vm_name: String,
-        /// How.
-        outcome: Outcome,
-    },
-    /// The settings say something in vain, given the VMs there are.
-    Warning(String),
 }
 
 /// Where the daemon begins.
@@ -154,8 +126,10 @@ pub enum Note {
 pub struct Start {
     /// The settings.
     pub settings: Arc<Settings>,
-    /// Up to when each policy's times are dealt with.
-    pub handled: BTreeMap<PolicyName, Timestamp>,
+    /// How far each policy got.
+    pub places: BTreeMap<PolicyName, Place>,
+    /// What each policy owes.
+    pub owed: BTreeMap<PolicyName, BTreeMap<VmId, Owed>>,
     /// The newest time that is known to have passed.
     pub last_plausible: Option<Timestamp>,
     /// It is the daemon's first start since the host's: `@reboot` fires.
@@ -177,9 +151,13 @@ pub struct Machine {
     vms: BTreeMap<VmId, Arc<VmRecord>>,
     /// Listed and not read yet.
     unread: BTreeSet<VmId>,
+    /// Listed and never read, for it failed. Nobody knows which policies are for them.
+    unreadable: BTreeSet<VmId>,
     listed: bool,
     jobs: Jobs,
     runs: BTreeMap<PolicyName, PolicyRun>,
+    /// To be written down at the end of this step.
+    journal: Vec<Entry>,
     frozen: BTreeSet<VmId>,
     errors: BTreeMap<VmId, String>,
     view: View,
@@ -206,9 +184,11 @@ impl Machine {
             fresh_boot: start.fresh_boot,
             vms: BTreeMap::new(),
             unread: BTreeSet::new(),
+            unreadable: BTreeSet::new(),
             listed: false,
             jobs: Jobs::default(),
-            runs: start.handled.into_iter().map(|(p, at)| (p, PolicyRun::handled(at))).collect(),
+            runs: BTreeMap::new(),
+            journal: Vec::new(),
             frozen: start.frozen,
             errors: BTreeMap::new(),
             view: View {
@@ -222,6 +202,7 @@ impl Machine {
             in_vain: InVain::default(),
             settings: start.settings,
         };
+        machine.restore_runs(start.places, start.owed);
         machine.refresh_policies();
         machine
     }
@@ -262,6 +243,8 @@ impl Machine {
                 if self.vms.contains_key(&vm) {
                     self.errors.insert(vm, why);
                     self.stale.insert(vm);
+                } else {
+                    self.unreadable.insert(vm);
                 }
             }
             Event::VmGone(vm) => self.forget(vm, now, out),
@@ -274,7 +257,7 @@ impl Machine {
             Event::Timer => {}
             Event::Settings(settings) => {
                 self.in_vain.forget();
-                self.on_settings(settings, now, out);
+                self.on_settings(settings, now);
             }
             Event::Request(id, request) => self.on_request(id, request, now, out),
             Event::Progress { job, phase, progress, snapshot } => {
@@ -287,6 +270,7 @@ impl Machine {
         if self.complete() && !self.stopping() {
             self.run_due(now, out);
         }
+        self.save_runs(out);
         self.start_jobs(now, out);
         self.refresh_view(out);
         out.push(Effect::WakeAt(self.next_wake()));
@@ -315,6 +299,9 @@ impl Machine {
         self.unread = ids.iter().filter(|id| !(again && self.vms.contains_key(id))).copied().collect();
         let ids_now: BTreeSet<VmId> = ids.iter().copied().collect();
         let gone: Vec<VmId> = self.vms.keys().filter(|id| !ids_now.contains(id)).copied().collect();
+        for vm in self.unreadable.difference(&ids_now).copied().collect::<Vec<_>>() {
+            self.can_tell(vm);
+        }
         for vm in gone {
             self.vms.remove(&vm);
             self.errors.remove(&vm);
@@ -336,10 +323,12 @@ impl Machine {
         }
         self.vms.insert(id, Arc::new(record));
         self.stale.insert(id);
+        self.can_tell(id);
     }
 
     fn forget(&mut self, vm: VmId, now: Timestamp, out: &mut Vec<Effect>) {
         self.unread.remove(&vm);
+        self.can_tell(vm);
         self.errors.remove(&vm);
         if self.vms.remove(&vm).is_some() {
             self.stale.insert(vm);

@@ -1,14 +1,20 @@
 //! Policies in time: which are due, for which VMs, and when next.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Effect, Machine, Note};
+use super::{
+    Effect, Entry, Machine, Note, Owed, Place,
+    debts::{Debt, Debts},
+};
 use crate::core::{
     job::{Asker, CreateJob, JobId, JobResult, Operation},
-    model::{Origin, PolicyName, VmId},
-    policy::Policy,
+    model::{Origin, PolicyName, SnapshotState, VmId},
+    policy::{CatchUp, Policy},
     schedule::{self, SkipReason},
     settings::Settings,
     view::PolicyView,
@@ -17,24 +23,27 @@ use crate::core::{
 /// A timer is never exact: so late is on time.
 const GRACE: SignedDuration = SignedDuration::from_secs(60);
 
+/// A restart in the middle of a policy's runs is not what `catch-up = "skip"` is about, if it takes no longer; a host
+/// that was off is.
+const RESTART: SignedDuration = SignedDuration::from_hours(1);
+
 /// A policy's place in time.
 #[derive(Debug, Default)]
 pub(super) struct PolicyRun {
     /// All of its times up to here are dealt with.
     handled: Option<Timestamp>,
-    /// `handled` is further than what is stored.
-    unsaved: bool,
+    /// What the store knows.
+    stored: Option<Place>,
     next: Option<Timestamp>,
     last: Option<Timestamp>,
     last_result: Option<JobResult>,
-    /// Runs that fired and wait for their VM's own offset.
-    pending: BTreeSet<(Timestamp, VmId)>,
+    debts: Debts,
     booted: bool,
 }
 
 impl PolicyRun {
-    pub(super) fn handled(at: Timestamp) -> Self {
-        Self { handled: Some(at), ..Self::default() }
+    fn place(&self) -> Option<Place> {
+        self.handled.map(|handled| Place { handled })
     }
 
     /// A run begins, by the clock or by hand.
@@ -60,21 +69,112 @@ impl Machine {
         }
         self.fresh_boot = false;
         for (name, policy) in &settings.policies {
-            let Some(run) = self.runs.get_mut(name) else { continue };
-            let later =
-                run.pending.split_off(&(now + SignedDuration::from_nanos(1), VmId(uuid::Uuid::nil())));
-            for (_, vm) in std::mem::replace(&mut run.pending, later) {
-                self.enqueue_policy(policy, vm, Asker { origin: Origin::Schedule, uid: self.own_uid }, now);
+            let due = self.runs.get_mut(name).map(|run| run.debts.take_due(now)).unwrap_or_default();
+            for (vm, debt) in due {
+                self.take_turn(policy, vm, debt, now, out);
             }
-            // Not before the last VM's turn: a restart in between catches up, instead of losing the rest of them.
-            if let Some(run) = self.runs.get_mut(name)
-                && run.unsaved
-                && run.pending.is_empty()
-                && let Some(at) = run.handled
+        }
+    }
+
+    /// Queues what is owed to this VM, unless there is no need.
+    fn take_turn(
+        &mut self,
+        policy: &Arc<Policy>,
+        vm: VmId,
+        debt: Debt,
+        now: Timestamp,
+        out: &mut Vec<Effect>,
+    ) {
+        if self.unreadable.contains(&vm) {
+            // Until it is read or gone.
+            return;
+        }
+        let needless = if debt.restored { self.needless(policy, vm, debt.owed, now) } else { None };
+        if let Some(done) = needless {
+            let at = debt.owed.fired;
+            out.push(Effect::Log(Note::Dropped { policy: policy.name.clone(), vm, at, done }));
+        }
+        let asker = Asker { origin: Origin::Schedule, uid: self.own_uid };
+        let job = if needless.is_some() { None } else { self.enqueue_policy(policy, vm, asker, now) };
+        let Some(run) = self.runs.get_mut(&policy.name) else { return };
+        match job {
+            Some(job) => run.debts.queued(vm, job),
+            None if run.debts.settle(vm) => self.journal.push(Entry::Settled(policy.name.clone(), vm)),
+            None => {}
+        }
+    }
+
+    /// Whether a run from an earlier life is done already (true), or too late (false).
+    fn needless(&self, policy: &Policy, vm: VmId, owed: Owed, now: Timestamp) -> Option<bool> {
+        let done = self.vms.get(&vm)?.snapshots.values().map(|s| &s.snapshot).any(|s| {
+            s.managed
+                && s.state == SnapshotState::Ready
+                && s.policies.contains(&policy.name)
+                && s.created >= owed.fired
+        });
+        if done {
+            return Some(true);
+        }
+        let within = match policy.catch_up {
+            CatchUp::Once => policy.catch_up_within,
+            CatchUp::Skip => RESTART.min(policy.catch_up_within),
+        };
+        (now.duration_since(owed.not_before) > within.max(GRACE)).then_some(false)
+    }
+
+    /// A job ended, and with it what it was to pay.
+    pub(super) fn paid(&mut self, vm: VmId, job: JobId) {
+        for (name, run) in &mut self.runs {
+            if run.debts.ended(vm, job) {
+                self.journal.push(Entry::Settled(name.clone(), vm));
+            }
+        }
+    }
+
+    /// This VM was read, or is gone: it can be told now whether something is owed to it.
+    pub(super) fn can_tell(&mut self, vm: VmId) {
+        if self.unreadable.remove(&vm) {
+            for run in self.runs.values_mut() {
+                run.debts.wait_again(vm);
+            }
+        }
+    }
+
+    /// Goes on where an earlier life ended.
+    pub(super) fn restore_runs(
+        &mut self,
+        places: BTreeMap<PolicyName, Place>,
+        mut owed: BTreeMap<PolicyName, BTreeMap<VmId, Owed>>,
+    ) {
+        for (name, place) in places {
+            let owed = owed.remove(&name).unwrap_or_default();
+            if !self.settings.policies.contains_key(&name) {
+                self.journal.push(Entry::Gone(name));
+                continue;
+            }
+            let run = PolicyRun {
+                handled: Some(place.handled),
+                stored: Some(place),
+                debts: Debts::restored(owed),
+                ..PolicyRun::default()
+            };
+            self.runs.insert(name, run);
+        }
+    }
+
+    /// Has what changed written down.
+    pub(super) fn save_runs(&mut self, out: &mut Vec<Effect>) {
+        for (name, run) in &mut self.runs {
+            let place = run.place();
+            if place != run.stored
+                && let Some(place) = place
             {
-                run.unsaved = false;
-                out.push(Effect::Handled(name.clone(), at));
+                self.journal.push(Entry::Place(name.clone(), place.clone()));
+                run.stored = Some(place);
             }
+        }
+        if !self.journal.is_empty() {
+            out.push(Effect::Remember(std::mem::take(&mut self.journal)));
         }
     }
 
@@ -105,9 +205,10 @@ impl Machine {
             GRACE,
         );
         run.next = due.next;
-        if run.handled != Some(due.last) {
-            run.handled = Some(due.last);
-            run.unsaved = true;
+        run.handled = Some(due.last);
+        // What a wrong clock had fired would wait for a time that is years ahead.
+        if due.reset && run.debts.clear() {
+            self.journal.push(Entry::Cleared(name.clone()));
         }
         if let Some(skipped) = due.skipped {
             let why = match skipped.why {
@@ -137,13 +238,18 @@ impl Machine {
             .map(|r| r.id)
             .collect();
         out.push(Effect::Log(Note::Fired { policy: policy.name.clone(), at, vms: vms.len(), missed }));
+        // One that cannot be read now may be one of them: that is looked at when it can.
+        let vms: Vec<VmId> = vms.into_iter().chain(self.unreadable.iter().copied()).collect();
         let Some(run) = self.runs.get_mut(&policy.name) else { return };
         run.begin(at);
+        let mut rows = Vec::with_capacity(vms.len());
         for vm in vms {
             let offset = schedule::spread_offset(vm, policy.spread);
             // What is caught up late is spread from now on, not from when it should have been.
-            run.pending.insert((at.max(now - GRACE) + offset, vm));
+            let owed = Owed { fired: at, not_before: at.max(now - GRACE) + offset };
+            rows.push((vm, run.debts.add(vm, owed)));
         }
+        self.journal.push(Entry::Owed(policy.name.clone(), rows));
     }
 
     /// Puts a policy's snapshot of one VM into the queue, unless the VM is in a state that it is not for.
@@ -180,20 +286,19 @@ impl Machine {
         Some(self.jobs.add(vm, operation, asker, now))
     }
 
-    pub(super) fn on_settings(&mut self, settings: Arc<Settings>, now: Timestamp, out: &mut Vec<Effect>) {
+    pub(super) fn on_settings(&mut self, settings: Arc<Settings>, now: Timestamp) {
         let old = std::mem::replace(&mut self.settings, settings);
         let settings = Arc::clone(&self.settings);
-        self.runs.retain(|name, _| settings.policies.contains_key(name));
+        let gone = self.runs.extract_if(.., |name, _| !settings.policies.contains_key(name));
+        self.journal.extend(gone.map(|(name, _)| Entry::Gone(name)));
         for (name, policy) in &settings.policies {
             let same_times = old.policies.get(name).is_some_and(|o| {
                 o.schedules == policy.schedules && o.retention.timezone == policy.retention.timezone
             });
             let run = self.runs.entry(name.clone()).or_default();
             if !same_times {
-                // New times did not pass unused before they were written.
+                // New times did not pass unused before they were written. What the old ones fired is owed still.
                 run.handled = Some(now);
-                run.pending.clear();
-                out.push(Effect::Handled(name.clone(), now));
             }
             run.next = None;
         }
@@ -202,7 +307,7 @@ impl Machine {
 
     /// When any policy fires next.
     pub(super) fn next_fire(&self) -> Option<Timestamp> {
-        self.runs.values().flat_map(|r| r.next.into_iter().chain(r.pending.first().map(|(at, _)| *at))).min()
+        self.runs.values().flat_map(|r| r.next.into_iter().chain(r.debts.next())).min()
     }
 
     /// When there is something to do without anything happening before.
@@ -241,7 +346,7 @@ impl Machine {
     pub(super) fn refresh_runs(&mut self) {
         for (name, view) in &mut self.view.policies {
             let Some(run) = self.runs.get(name) else { continue };
-            let next = run.next.into_iter().chain(run.pending.first().map(|(at, _)| *at)).min();
+            let next = run.next.into_iter().chain(run.debts.next()).min();
             let result = run.last_result.map(|r| r.to_string()).unwrap_or_default();
             if view.next_run != next || view.last_run != run.last || view.last_result != result {
                 let view = Arc::make_mut(view);

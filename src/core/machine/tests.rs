@@ -13,10 +13,16 @@ use crate::{
     },
 };
 
+mod owed;
+
 const NIGHTLY: &str = "[policy.nightly]\nvms = [\"*\"]\nschedule = \"30 2 * * *\"\nkeep-last = 2\n";
 
 fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
+}
+
+fn nightly() -> PolicyName {
+    "nightly".parse().unwrap()
 }
 
 fn vm(n: u128) -> VmId {
@@ -80,14 +86,22 @@ struct Bench {
 
 impl Bench {
     fn new(toml: &str, now: &str, handled: Option<&str>) -> Self {
-        let start = Start {
+        Self::starting(toml, now, |start| {
+            start.places = handled.map(|t| (nightly(), Place { handled: at(t) })).into_iter().collect();
+        })
+    }
+
+    fn starting(toml: &str, now: &str, arrange: impl FnOnce(&mut Start)) -> Self {
+        let mut start = Start {
             settings: settings(toml),
-            handled: handled.map(|t| ("nightly".parse().unwrap(), at(t))).into_iter().collect(),
+            places: BTreeMap::new(),
+            owed: BTreeMap::new(),
             last_plausible: None,
             fresh_boot: false,
             own_uid: 990,
             frozen: BTreeSet::new(),
         };
+        arrange(&mut start);
         Self { machine: Machine::new(start), now: at(now) }
     }
 
@@ -119,6 +133,17 @@ fn wake(effects: &[Effect]) -> Option<Timestamp> {
     effects.iter().rev().find_map(|e| if let Effect::WakeAt(at) = e { *at } else { None })
 }
 
+fn remembered(effects: &[Effect]) -> Vec<Entry> {
+    let entries =
+        effects.iter().filter_map(|e| if let Effect::Remember(all) = e { Some(all.clone()) } else { None });
+    entries.flatten().collect()
+}
+
+fn handled(effects: &[Effect]) -> Option<Timestamp> {
+    let mut places = remembered(effects).into_iter();
+    places.find_map(|e| if let Entry::Place(_, place) = e { Some(place.handled) } else { None })
+}
+
 fn started(effects: &[Effect]) -> Vec<Job> {
     effects.iter().filter_map(|e| if let Effect::Start(job) = e { Some(job.clone()) } else { None }).collect()
 }
@@ -136,7 +161,7 @@ fn a_policy_fires_at_its_time_once_on_each_of_its_vms_and_says_when_to_wake() {
     b.now = at("2026-03-02T02:30:00Z");
     let effects = b.send(Event::Timer);
     assert_eq!(started(&effects).iter().map(|j| j.vm).collect::<Vec<_>>(), [vm(1), vm(2)]);
-    assert!(effects.contains(&Effect::Handled("nightly".parse().unwrap(), b.now)));
+    assert_eq!(handled(&effects), Some(b.now));
     assert_eq!(wake(&effects), Some(at("2026-03-03T02:30:00Z")));
     assert_eq!(started(&b.send(Event::Timer)), []);
 }
@@ -223,34 +248,6 @@ fn a_vm_in_a_state_that_the_policy_is_not_for_is_left_out() {
     b.connect(&[1]);
     b.now = at("2026-03-02T02:30:00Z");
     assert_eq!(started(&b.send(Event::Timer)), []);
-}
-
-#[test]
-fn spread_runs_wait_for_their_vms_offset_and_are_stored_as_handled_after_the_last() {
-    let mut b = Bench::new(&format!("{NIGHTLY}spread = \"20min\"\n"), "2026-03-02T02:00:00Z", None);
-    let vms: Vec<u128> = (1..=5).collect();
-    b.connect(&vms);
-    b.now = at("2026-03-02T02:30:00Z");
-    let mut effects = b.send(Event::Timer);
-    let (mut ran, mut handled) = (BTreeMap::new(), 0);
-    for _ in 0..20 {
-        let jobs = started(&effects);
-        for job in &jobs {
-            *ran.entry(job.vm).or_insert(0) += 1;
-        }
-        handled += effects.iter().filter(|e| matches!(e, Effect::Handled(..))).count();
-        assert_eq!(handled > 0, ran.len() == vms.len(), "{ran:?}");
-        for job in jobs {
-            b.send(Event::Ended(job.id, Outcome::Cancelled));
-        }
-        if ran.len() == vms.len() {
-            break;
-        }
-        b.now = wake(&effects).unwrap();
-        assert!(b.now < at("2026-03-02T02:50:00Z"));
-        effects = b.send(Event::Timer);
-    }
-    assert!(ran.len() == 5 && ran.values().all(|n| *n == 1), "{ran:?}");
 }
 
 #[test]

@@ -1,0 +1,37 @@
+//! What of the policies' runs must outlive the process: the machine says what to write, the store writes it.
+
+use jiff::Timestamp;
+
+use crate::core::model::{PolicyName, VmId};
+
+/// How far a policy got.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// All of its times up to here are dealt with: each has fired, or never will.
+    pub handled: Timestamp,
+}
+
+/// A run that fired for a VM and has not ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owed {
+    /// The scheduled time.
+    pub fired: Timestamp,
+    /// The VM's turn, which `spread` puts later.
+    pub not_before: Timestamp,
+}
+
+/// One thing to write down. Those of one step are one transaction: a time that is handled and the runs that it owes
+/// are both there or neither.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    /// A policy got so far.
+    Place(PolicyName, Place),
+    /// A policy fired for these VMs; an earlier run that a VM still waits for is the same one.
+    Owed(PolicyName, Vec<(VmId, Owed)>),
+    /// What a policy owed this VM has ended, or is not to be.
+    Settled(PolicyName, VmId),
+    /// A policy owes nothing any more.
+    Cleared(PolicyName),
+    /// There is no such policy any more.
+    Gone(PolicyName),
+}

@@ -1,0 +1,99 @@
+//! The policies' runs: how far each policy got, and what it owes.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use rusqlite::{TransactionBehavior, params};
+
+use super::{Result, Store};
+use crate::core::{
+    machine::{Entry, Owed, Place},
+    model::{PolicyName, VmId},
+};
+
+impl Store {
+    /// Writes down what became of the policies' runs: all of it or nothing, and on the disk once.
+    pub fn remember(&self, entries: &[Entry]) -> Result<()> {
+        let mut connection = self.lock();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        for entry in entries {
+            match entry {
+                Entry::Place(policy, place) => {
+                    transaction.execute(
+                        "INSERT INTO handled (policy, at_usec) VALUES (?1, ?2)
+                         ON CONFLICT (policy) DO UPDATE SET at_usec = ?2",
+                        params![policy.as_str(), place.handled.as_microsecond()],
+                    )?;
+                }
+                Entry::Owed(policy, rows) => {
+                    let mut insert =
+                        transaction.prepare_cached("INSERT OR REPLACE INTO due VALUES (?1, ?2, ?3, ?4)")?;
+                    for (vm, owed) in rows {
+                        insert.execute(params![
+                            policy.as_str(),
+                            vm.to_string(),
+                            owed.fired.as_microsecond(),
+                            owed.not_before.as_microsecond()
+                        ])?;
+                    }
+                }
+                Entry::Settled(policy, vm) => {
+                    let mut delete =
+                        transaction.prepare_cached("DELETE FROM due WHERE policy = ?1 AND vm = ?2")?;
+                    delete.execute(params![policy.as_str(), vm.to_string()])?;
+                }
+                Entry::Cleared(policy) => {
+                    transaction.execute("DELETE FROM due WHERE policy = ?1", params![policy.as_str()])?;
+                }
+                Entry::Gone(policy) => {
+                    transaction.execute("DELETE FROM due WHERE policy = ?1", params![policy.as_str()])?;
+                    transaction.execute("DELETE FROM handled WHERE policy = ?1", params![policy.as_str()])?;
+                }
+            }
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// How far each policy got.
+    pub fn places(&self) -> Result<BTreeMap<PolicyName, Place>> {
+        let connection = self.lock();
+        let mut statement = connection.prepare("SELECT policy, at_usec FROM handled")?;
+        let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))?;
+        let mut all = BTreeMap::new();
+        for row in rows {
+            let (policy, at) = row?;
+            // A name that is none any more belongs to no policy either.
+            if let (Ok(policy), Ok(handled)) = (policy.parse(), Timestamp::from_microsecond(at)) {
+                all.insert(policy, Place { handled });
+            }
+        }
+        Ok(all)
+    }
+
+    /// What each policy owes.
+    pub fn owed(&self) -> Result<BTreeMap<PolicyName, BTreeMap<VmId, Owed>>> {
+        let connection = self.lock();
+        let mut statement = connection.prepare("SELECT policy, vm, fired_usec, not_before_usec FROM due")?;
+        let rows = statement.query_map([], |row| {
+            Ok((
+                row.get::<_, String>(0)?,
+                row.get::<_, String>(1)?,
+                row.get::<_, i64>(2)?,
+                row.get::<_, i64>(3)?,
+            ))
+        })?;
+        let mut all: BTreeMap<PolicyName, BTreeMap<VmId, Owed>> = BTreeMap::new();
+        for row in rows {
+            let (policy, vm, fired, not_before) = row?;
+            let (Ok(policy), Ok(vm)) = (policy.parse(), vm.parse()) else { continue };
+            let (Ok(fired), Ok(not_before)) =
+                (Timestamp::from_microsecond(fired), Timestamp::from_microsecond(not_before))
+            else {
+                continue;
+            };
+            all.entry(policy).or_default().insert(vm, Owed { fired, not_before });
+        }
+        Ok(all)
+    }
+}
