@@ -57,6 +57,8 @@ const MIGRATIONS: &[&str] = &["
     CREATE TABLE due (
         policy TEXT NOT NULL, vm TEXT NOT NULL, fired_usec INTEGER NOT NULL, not_before_usec INTEGER NOT NULL,
         PRIMARY KEY (policy, vm)) STRICT, WITHOUT ROWID;
+", "
+    ALTER TABLE handled ADD COLUMN peak_usec INTEGER;
 "];
 
 /// Something that was about to be done and whose end is not written down.

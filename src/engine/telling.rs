@@ -49,6 +49,22 @@ pub(super) fn log(note: &Note) {
                 "policy {policy} did not run for {at} on VM {vm}: the daemon was off for too long"
             );
         }
+        Note::ClockReset { policy, handled, now } => {
+            tracing::warn!(
+                VIRTSNAP_POLICY = %policy,
+                "the clock shows {now:.0}, more than a day before {handled:.0}, up to which policy {policy} had run: it \
+                 begins anew from now"
+            );
+        }
+        Note::ClockBehind { policy, handled, now } => {
+            tracing::warn!(
+                VIRTSNAP_POLICY = %policy,
+                "the clock shows {now:.0}, but policy {policy} has run up to {handled:.0} already: it pauses until then"
+            );
+        }
+        Note::ClockTooEarly { now } => {
+            tracing::warn!("the clock shows {now:.0}, long past: no policy runs until it is set");
+        }
         Note::Ended { job, vm_name, outcome } => {
             let operation = job.operation.as_str();
             match outcome {

@@ -20,9 +20,12 @@ impl Store {
             match entry {
                 Entry::Place(policy, place) => {
                     transaction.execute(
-                        "INSERT INTO handled (policy, at_usec) VALUES (?1, ?2)
-                         ON CONFLICT (policy) DO UPDATE SET at_usec = ?2",
-                        params![policy.as_str(), place.handled.as_microsecond()],
+                        "INSERT OR REPLACE INTO handled (policy, at_usec, peak_usec) VALUES (?1, ?2, ?3)",
+                        params![
+                            policy.as_str(),
+                            place.handled.as_microsecond(),
+                            place.peak.map(Timestamp::as_microsecond)
+                        ],
                     )?;
                 }
                 Entry::Owed(policy, rows) => {
@@ -58,14 +61,17 @@ impl Store {
     /// How far each policy got.
     pub fn places(&self) -> Result<BTreeMap<PolicyName, Place>> {
         let connection = self.lock();
-        let mut statement = connection.prepare("SELECT policy, at_usec FROM handled")?;
-        let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))?;
+        let mut statement = connection.prepare("SELECT policy, at_usec, peak_usec FROM handled")?;
+        let rows = statement.query_map([], |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?, row.get::<_, Option<i64>>(2)?))
+        })?;
         let mut all = BTreeMap::new();
         for row in rows {
-            let (policy, at) = row?;
+            let (policy, at, peak) = row?;
             // A name that is none any more belongs to no policy either.
             if let (Ok(policy), Ok(handled)) = (policy.parse(), Timestamp::from_microsecond(at)) {
-                all.insert(policy, Place { handled });
+                let peak = peak.and_then(|at| Timestamp::from_microsecond(at).ok());
+                all.insert(policy, Place { handled, peak });
             }
         }
         Ok(all)

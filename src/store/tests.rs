@@ -36,7 +36,7 @@ fn what_is_written_is_read_after_a_restart() {
     let store = Store::open(&path).unwrap();
     assert_eq!(store.intents().unwrap(), [intent()]);
     assert_eq!(store.frozen().unwrap(), [intent().vm].into());
-    assert_eq!(store.places().unwrap(), [(policy("nightly"), Place { handled: at })].into());
+    assert_eq!(store.places().unwrap(), [(policy("nightly"), Place { handled: at, peak: Some(at) })].into());
     assert_eq!(store.last_plausible().unwrap(), Some(at));
     store.created(&intent(), &quality).unwrap();
     store.freeze_ended(intent().vm).unwrap();
@@ -74,7 +74,7 @@ fn policy(name: &str) -> PolicyName {
 }
 
 fn place(name: &str, handled: Timestamp) -> Entry {
-    Entry::Place(policy(name), Place { handled })
+    Entry::Place(policy(name), Place { handled, peak: Some(handled) })
 }
 
 #[test]
@@ -117,6 +117,6 @@ fn a_database_of_the_first_version_is_brought_up_to_date() {
     drop(old);
     let store = Store::open(&path).unwrap();
     let handled = Timestamp::from_second(1).unwrap();
-    assert_eq!(store.places().unwrap(), [(policy("nightly"), Place { handled })].into());
+    assert_eq!(store.places().unwrap(), [(policy("nightly"), Place { handled, peak: None })].into());
     assert!(store.owed().unwrap().is_empty());
 }

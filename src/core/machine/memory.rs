@@ -9,6 +9,9 @@ use crate::core::model::{PolicyName, VmId};
 pub struct Place {
     /// All of its times up to here are dealt with: each has fired, or never will.
     pub handled: Timestamp,
+    /// How far it had got before the clock was set back by so much that it began anew. When the clock gets there
+    /// again, it was right before, and nothing up to here fires again.
+    pub peak: Option<Timestamp>,
 }
 
 /// A run that fired for a VM and has not ended.

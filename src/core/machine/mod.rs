@@ -148,6 +148,8 @@ pub struct Machine {
     /// What is stored, and nothing newer: a preview decides as the prune will.
     last_plausible: Option<Timestamp>,
     fresh_boot: bool,
+    /// When it was told that the clock shows a time long past.
+    too_early: Option<Timestamp>,
     vms: BTreeMap<VmId, Arc<VmRecord>>,
     /// Listed and not read yet.
     unread: BTreeSet<VmId>,
@@ -182,6 +184,7 @@ impl Machine {
             own_uid: start.own_uid,
             last_plausible: start.last_plausible,
             fresh_boot: start.fresh_boot,
+            too_early: None,
             vms: BTreeMap::new(),
             unread: BTreeSet::new(),
             unreadable: BTreeSet::new(),

@@ -30,6 +30,29 @@ pub enum Note {
         /// Why.
         why: &'static str,
     },
+    /// The clock was set back by so much that a policy began anew.
+    ClockReset {
+        /// The policy.
+        policy: PolicyName,
+        /// How far it had got.
+        handled: Timestamp,
+        /// What the clock shows.
+        now: Timestamp,
+    },
+    /// The clock was set back a little: a policy waits until it has caught up.
+    ClockBehind {
+        /// The policy.
+        policy: PolicyName,
+        /// How far it had got.
+        handled: Timestamp,
+        /// What the clock shows.
+        now: Timestamp,
+    },
+    /// The clock shows a time long past, so no policy runs.
+    ClockTooEarly {
+        /// What it shows.
+        now: Timestamp,
+    },
     /// A job ended.
     Ended {
         /// The job.

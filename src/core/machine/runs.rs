@@ -15,6 +15,7 @@ use crate::core::{
     job::{Asker, CreateJob, JobId, JobResult, Operation},
     model::{Origin, PolicyName, SnapshotState, VmId},
     policy::{CatchUp, Policy},
+    retention::EARLIEST,
     schedule::{self, SkipReason},
     settings::Settings,
     view::PolicyView,
@@ -32,6 +33,10 @@ const RESTART: SignedDuration = SignedDuration::from_hours(1);
 pub(super) struct PolicyRun {
     /// All of its times up to here are dealt with.
     handled: Option<Timestamp>,
+    /// See [`Place::peak`].
+    peak: Option<Timestamp>,
+    /// It was told that the policy pauses.
+    behind: bool,
     /// What the store knows.
     stored: Option<Place>,
     next: Option<Timestamp>,
@@ -43,7 +48,8 @@ pub(super) struct PolicyRun {
 
 impl PolicyRun {
     fn place(&self) -> Option<Place> {
-        self.handled.map(|handled| Place { handled })
+        let Self { handled, peak, .. } = self;
+        handled.map(|handled| Place { handled, peak: *peak })
     }
 
     /// A run begins, by the clock or by hand.
@@ -63,6 +69,16 @@ impl PolicyRun {
 impl Machine {
     /// Fires what is due.
     pub(super) fn run_due(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
+        if now < EARLIEST {
+            // A machine without a clock battery, before its clock is set. What this time makes due would be wrong, and
+            // what it seems to undo was done.
+            if self.too_early.is_none() {
+                self.too_early = Some(now);
+                out.push(Effect::Log(Note::ClockTooEarly { now }));
+            }
+            return;
+        }
+        self.too_early = None;
         let settings = Arc::clone(&self.settings);
         for (name, policy) in &settings.policies {
             self.check_policy(name, policy, now, out);
@@ -154,6 +170,7 @@ impl Machine {
             }
             let run = PolicyRun {
                 handled: Some(place.handled),
+                peak: place.peak,
                 stored: Some(place),
                 debts: Debts::restored(owed),
                 ..PolicyRun::default()
@@ -192,6 +209,13 @@ impl Machine {
             self.fire(policy, now, 0, now, out);
         }
         let run = self.runs.entry(name.clone()).or_default();
+        if let Some(peak) = run.peak.filter(|peak| *peak <= now) {
+            run.peak = None;
+            run.handled = run.handled.max(Some(peak));
+            run.next = None;
+        }
+        let behind = run.handled.filter(|at| at.duration_since(now) > GRACE);
+        let told = std::mem::replace(&mut run.behind, behind.is_some());
         if run.next.is_some_and(|next| now < next) && run.handled.is_some_and(|at| at <= now) {
             return;
         }
@@ -205,6 +229,15 @@ impl Machine {
             GRACE,
         );
         run.next = due.next;
+        if let Some(handled) = behind {
+            let policy = name.clone();
+            if due.reset {
+                run.peak = run.peak.max(Some(handled));
+                out.push(Effect::Log(Note::ClockReset { policy, handled, now }));
+            } else if !told {
+                out.push(Effect::Log(Note::ClockBehind { policy, handled, now }));
+            }
+        }
         run.handled = Some(due.last);
         // What a wrong clock had fired would wait for a time that is years ahead.
         if due.reset && run.debts.clear() {
@@ -298,7 +331,7 @@ impl Machine {
             let run = self.runs.entry(name.clone()).or_default();
             if !same_times {
                 // New times did not pass unused before they were written. What the old ones fired is owed still.
-                run.handled = Some(now);
+                run.handled = (now >= EARLIEST).then_some(now);
             }
             run.next = None;
         }

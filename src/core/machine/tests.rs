@@ -13,6 +13,7 @@ use crate::{
     },
 };
 
+mod clock;
 mod owed;
 
 const NIGHTLY: &str = "[policy.nightly]\nvms = [\"*\"]\nschedule = \"30 2 * * *\"\nkeep-last = 2\n";
@@ -87,7 +88,8 @@ struct Bench {
 impl Bench {
     fn new(toml: &str, now: &str, handled: Option<&str>) -> Self {
         Self::starting(toml, now, |start| {
-            start.places = handled.map(|t| (nightly(), Place { handled: at(t) })).into_iter().collect();
+            start.places =
+                handled.map(|t| (nightly(), Place { handled: at(t), peak: None })).into_iter().collect();
         })
     }
 

@@ -64,7 +64,8 @@ pub enum SkipReason {
 /// - If the clock is behind `last`, nothing runs twice: the next run is the first one after `last`. With one exception,
 ///   so that a clock which had been wrong does not stop a policy for a year: more than a day behind, `last` is forgotten
 ///   and the policy begins anew at `now`; scheduled instants from there on run, though the wrong clock may have
-///   had them before.
+///   had them before. (It may have been right, too, and the one that is behind wrong: when a clock gets to what was
+///   forgotten, it is the caller's to hand that in as `last` again.)
 ///
 /// For a VM with an offset ([`spread_offset`]), hand in `now` less the offset, and add it to `next`: then its whole
 /// clock runs later by that much, with grace, lateness and all.
