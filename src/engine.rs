@@ -9,6 +9,7 @@ mod reading;
 mod recovery;
 mod reload;
 mod telling;
+mod working;
 
 use std::{
     collections::BTreeMap,
@@ -33,7 +34,7 @@ use crate::{
     clock::{Clock, WakeUp},
     config::{self, ConfigRoots},
     core::{
-        job::{Job, JobId, JobState, Outcome},
+        job::{JobId, JobState, Outcome},
         machine::{Effect, Event, Machine, Request, RequestId},
         model::VmId,
     },
@@ -41,7 +42,7 @@ use crate::{
     hypervisor::{self, Hypervisor},
     store::Store,
     systemd,
-    worker::{self, Progress, Tools, Wire},
+    worker::Tools,
 };
 
 /// So many requests of clients wait at most; who comes later waits at the door, on its own connection.
@@ -86,6 +87,7 @@ pub struct Engine {
     machine: Machine,
     tools: Tools,
     roots: ConfigRoots,
+    boot_file: Option<PathBuf>,
     reader: Reader,
     wake: WakeUp,
     send: mpsc::UnboundedSender<Input>,
@@ -128,16 +130,12 @@ impl Engine {
         let reader = Reader::start(Arc::clone(&parts.hypervisor), Arc::clone(&parts.store), move |event| {
             let _ = answers.send(Input::Machine(event));
         })?;
-        if let Some(file) = &parts.boot_file
-            && let Err(e) = std::fs::write(file, [])
-        {
-            tracing::warn!(error = %e, "cannot write {}: @reboot may fire again", file.display());
-        }
         let woken = send.clone();
         let engine = Self {
             machine: parts.machine,
             tools: Tools { hypervisor: parts.hypervisor, store: parts.store, clock: parts.clock, freezer },
             roots: parts.roots,
+            boot_file: parts.boot_file,
             reader,
             wake: WakeUp::start(move || {
                 let _ = woken.send(Input::Machine(Event::Timer));
@@ -285,6 +283,7 @@ impl Engine {
                         tracing::error!(error = %e, "cannot store how far the policies got");
                     }
                 }
+                Effect::Booted => self.booted(),
                 Effect::Log(note) => log(&note),
                 Effect::Stopped => self.stopped = true,
             }
@@ -298,40 +297,12 @@ impl Engine {
         }
     }
 
-    fn start(&mut self, job: Job) {
-        let cancel = Arc::new(AtomicBool::new(false));
-        self.cancels.insert(job.id, Arc::clone(&cancel));
-        let tools = self.tools.clone();
-        let settings = Arc::clone(self.machine.settings());
-        let needed = self.machine.needed_of(job.vm);
-        let (send, progress) = (self.send.clone(), self.send.clone());
-        let id = job.id;
-        let reader = self.reader.clone();
-        let spawned = std::thread::Builder::new().name(format!("job-{id}")).spawn(move || {
-            let passed = progress.clone();
-            let wire = Wire {
-                cancel,
-                passed: Box::new(move |at| {
-                    let _ = passed.send(Input::Machine(Event::Passed(at)));
-                }),
-                progress: Box::new(move |p: Progress| {
-                    let Progress { job, phase, progress: how_far, snapshot } = p;
-                    let event = Event::Progress { job, phase, progress: how_far, snapshot };
-                    let _ = progress.send(Input::Machine(event));
-                }),
-            };
-            let outcome = worker::run(&tools, &settings, &job, &needed, &wire);
-            if matches!(outcome, Outcome::Failed(_)) {
-                // An answer that got lost may have left more, or less, than the job could tell. The VM is still ours.
-                recovery::settle_vm(&tools, job.vm);
-            }
-            // Who waits for the job sees what it did.
-            reader.read_and_wait(job.vm);
-            let _ = send.send(Input::Ended(job.id, outcome));
-        });
-        if let Err(e) = spawned {
-            let failure = crate::core::job::Failure::new("Failed", format!("no thread for the job: {e}"));
-            let _ = self.send.send(Input::Ended(id, Outcome::Failed(failure)));
+    /// Not before it fired: a restart while libvirt is away would lose what is to run after a boot.
+    fn booted(&self) {
+        if let Some(file) = &self.boot_file
+            && let Err(e) = std::fs::write(file, [])
+        {
+            tracing::warn!(error = %e, "cannot write {}: @reboot may fire again", file.display());
         }
     }
 

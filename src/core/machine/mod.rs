@@ -26,8 +26,10 @@ mod note;
 mod published;
 mod requests;
 mod runs;
+mod start;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -39,6 +41,7 @@ use jiff::Timestamp;
 pub use self::memory::{Entry, Owed, Place};
 pub use self::note::Note;
 pub use self::requests::{Change, Query, Refusal, Reply, Request, RequestId};
+pub use self::start::Start;
 use self::{jobs::Jobs, published::InVain, runs::PolicyRun};
 use super::{
     inventory::VmRecord,
@@ -115,29 +118,12 @@ pub enum Effect {
     WakeAt(Option<Timestamp>),
     /// Write this down, all of it or nothing, before the effects that follow.
     Remember(Vec<Entry>),
+    /// `@reboot` has fired: the next start is no longer the first one since the host's.
+    Booted,
     /// Tell the log.
     Log(Note),
     /// All is at rest after [`Event::Stop`].
     Stopped,
-}
-
-/// Where the daemon begins.
-#[derive(Debug, Clone)]
-pub struct Start {
-    /// The settings.
-    pub settings: Arc<Settings>,
-    /// How far each policy got.
-    pub places: BTreeMap<PolicyName, Place>,
-    /// What each policy owes.
-    pub owed: BTreeMap<PolicyName, BTreeMap<VmId, Owed>>,
-    /// The newest time that is known to have passed.
-    pub last_plausible: Option<Timestamp>,
-    /// It is the daemon's first start since the host's: `@reboot` fires.
-    pub fresh_boot: bool,
-    /// The user that jobs of our own run for.
-    pub own_uid: u32,
-    /// VMs that may be frozen from before.
-    pub frozen: BTreeSet<VmId>,
 }
 
 /// The mind.

@@ -7,14 +7,11 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{
-    Effect, Entry, Machine, Note, Owed, Place,
-    debts::{Debt, Debts},
-};
+use super::{Effect, Entry, Machine, Note, Owed, Place, debts::Debts};
 use crate::core::{
     job::{Asker, CreateJob, JobId, JobResult, Operation},
-    model::{Origin, PolicyName, SnapshotState, VmId},
-    policy::{CatchUp, Policy},
+    model::{Origin, PolicyName, VmId},
+    policy::Policy,
     retention::EARLIEST,
     schedule::{self, SkipReason},
     settings::Settings,
@@ -22,11 +19,7 @@ use crate::core::{
 };
 
 /// A timer is never exact: so late is on time.
-const GRACE: SignedDuration = SignedDuration::from_secs(60);
-
-/// A restart in the middle of a policy's runs is not what `catch-up = "skip"` is about, if it takes no longer; a host
-/// that was off is.
-const RESTART: SignedDuration = SignedDuration::from_hours(1);
+pub(super) const GRACE: SignedDuration = SignedDuration::from_secs(60);
 
 /// A policy's place in time.
 #[derive(Debug, Default)]
@@ -42,8 +35,7 @@ pub(super) struct PolicyRun {
     next: Option<Timestamp>,
     last: Option<Timestamp>,
     last_result: Option<JobResult>,
-    debts: Debts,
-    booted: bool,
+    pub(super) debts: Debts,
 }
 
 impl PolicyRun {
@@ -83,75 +75,13 @@ impl Machine {
         for (name, policy) in &settings.policies {
             self.check_policy(name, policy, now, out);
         }
-        self.fresh_boot = false;
+        if std::mem::take(&mut self.fresh_boot) {
+            out.push(Effect::Booted);
+        }
         for (name, policy) in &settings.policies {
             let due = self.runs.get_mut(name).map(|run| run.debts.take_due(now)).unwrap_or_default();
             for (vm, debt) in due {
                 self.take_turn(policy, vm, debt, now, out);
-            }
-        }
-    }
-
-    /// Queues what is owed to this VM, unless there is no need.
-    fn take_turn(
-        &mut self,
-        policy: &Arc<Policy>,
-        vm: VmId,
-        debt: Debt,
-        now: Timestamp,
-        out: &mut Vec<Effect>,
-    ) {
-        if self.unreadable.contains(&vm) {
-            // Until it is read or gone.
-            return;
-        }
-        let needless = if debt.restored { self.needless(policy, vm, debt.owed, now) } else { None };
-        if let Some(done) = needless {
-            let at = debt.owed.fired;
-            out.push(Effect::Log(Note::Dropped { policy: policy.name.clone(), vm, at, done }));
-        }
-        let asker = Asker { origin: Origin::Schedule, uid: self.own_uid };
-        let job = if needless.is_some() { None } else { self.enqueue_policy(policy, vm, asker, now) };
-        let Some(run) = self.runs.get_mut(&policy.name) else { return };
-        match job {
-            Some(job) => run.debts.queued(vm, job),
-            None if run.debts.settle(vm) => self.journal.push(Entry::Settled(policy.name.clone(), vm)),
-            None => {}
-        }
-    }
-
-    /// Whether a run from an earlier life is done already (true), or too late (false).
-    fn needless(&self, policy: &Policy, vm: VmId, owed: Owed, now: Timestamp) -> Option<bool> {
-        let done = self.vms.get(&vm)?.snapshots.values().map(|s| &s.snapshot).any(|s| {
-            s.managed
-                && s.state == SnapshotState::Ready
-                && s.policies.contains(&policy.name)
-                && s.created >= owed.fired
-        });
-        if done {
-            return Some(true);
-        }
-        let within = match policy.catch_up {
-            CatchUp::Once => policy.catch_up_within,
-            CatchUp::Skip => RESTART.min(policy.catch_up_within),
-        };
-        (now.duration_since(owed.not_before) > within.max(GRACE)).then_some(false)
-    }
-
-    /// A job ended, and with it what it was to pay.
-    pub(super) fn paid(&mut self, vm: VmId, job: JobId) {
-        for (name, run) in &mut self.runs {
-            if run.debts.ended(vm, job) {
-                self.journal.push(Entry::Settled(name.clone(), vm));
-            }
-        }
-    }
-
-    /// This VM was read, or is gone: it can be told now whether something is owed to it.
-    pub(super) fn can_tell(&mut self, vm: VmId) {
-        if self.unreadable.remove(&vm) {
-            for run in self.runs.values_mut() {
-                run.debts.wait_again(vm);
             }
         }
     }
@@ -191,7 +121,7 @@ impl Machine {
             }
         }
         if !self.journal.is_empty() {
-            out.push(Effect::Remember(std::mem::take(&mut self.journal)));
+            out.insert(0, Effect::Remember(std::mem::take(&mut self.journal)));
         }
     }
 
@@ -203,9 +133,8 @@ impl Machine {
         out: &mut Vec<Effect>,
     ) {
         let fresh_boot = self.fresh_boot;
-        let run = self.runs.entry(name.clone()).or_default();
-        if fresh_boot && !run.booted && policy.schedules.iter().any(schedule::Schedule::is_reboot) {
-            run.booted = true;
+        self.runs.entry(name.clone()).or_default();
+        if fresh_boot && policy.schedules.iter().any(schedule::Schedule::is_reboot) {
             self.fire(policy, now, 0, now, out);
         }
         let run = self.runs.entry(name.clone()).or_default();

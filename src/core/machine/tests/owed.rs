@@ -311,3 +311,19 @@ fn a_run_that_fires_while_the_one_before_is_at_work_is_one_of_its_own() {
     let results: Vec<_> = l.bench.machine.view().jobs.values().filter_map(|j| j.outcome.as_ref()).collect();
     assert!(results.iter().all(|o| o.result() == JobResult::Done));
 }
+
+#[test]
+fn a_run_after_boot_is_not_lost_by_a_restart_before_the_vms_are_known() {
+    let toml = NIGHTLY.replace("30 2 * * *", "@reboot");
+    let mut b = Bench::starting(&toml, "2026-03-02T02:00:00Z", |start| start.fresh_boot = true);
+    let effects = b.send(Event::Disconnected);
+    assert!(!effects.contains(&Effect::Booted), "the next start is still the first one that counts");
+    let effects = b.connect(&[1]);
+    assert_eq!(started(&effects).len(), 1);
+    let place = |wanted: fn(&Effect) -> bool| effects.iter().position(wanted).unwrap();
+    assert!(
+        place(|e| matches!(e, Effect::Remember(_))) < place(|e| *e == Effect::Booted),
+        "what it owes is stored first"
+    );
+    assert!(!b.send(Event::Timer).contains(&Effect::Booted));
+}

@@ -1,0 +1,33 @@
+//! What the machine begins with.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+
+use super::{Owed, Place};
+use crate::core::{
+    model::{PolicyName, VmId},
+    settings::Settings,
+};
+
+/// Where the daemon begins.
+#[derive(Debug, Clone)]
+pub struct Start {
+    /// The settings.
+    pub settings: Arc<Settings>,
+    /// How far each policy got.
+    pub places: BTreeMap<PolicyName, Place>,
+    /// What each policy owes.
+    pub owed: BTreeMap<PolicyName, BTreeMap<VmId, Owed>>,
+    /// The newest time that is known to have passed.
+    pub last_plausible: Option<Timestamp>,
+    /// It is the daemon's first start since the host's: `@reboot` fires.
+    pub fresh_boot: bool,
+    /// The user that jobs of our own run for.
+    pub own_uid: u32,
+    /// VMs that may be frozen from before.
+    pub frozen: BTreeSet<VmId>,
+}

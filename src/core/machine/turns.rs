@@ -1,0 +1,82 @@
+//! A VM's turn: when what a policy owes it becomes a job, and what becomes of that.
+
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Effect, Entry, Machine, Note, Owed, debts::Debt, runs::GRACE};
+use crate::core::{
+    job::{Asker, JobId},
+    model::{Origin, SnapshotState, VmId},
+    policy::{CatchUp, Policy},
+};
+
+/// A restart in the middle of a policy's runs is not what `catch-up = "skip"` is about, if it takes no longer; a host
+/// that was off is.
+const RESTART: SignedDuration = SignedDuration::from_hours(1);
+
+impl Machine {
+    /// Queues what is owed to this VM, unless there is no need.
+    pub(super) fn take_turn(
+        &mut self,
+        policy: &Arc<Policy>,
+        vm: VmId,
+        debt: Debt,
+        now: Timestamp,
+        out: &mut Vec<Effect>,
+    ) {
+        if self.unreadable.contains(&vm) {
+            // Until it is read or gone.
+            return;
+        }
+        let needless = if debt.restored { self.needless(policy, vm, debt.owed, now) } else { None };
+        if let Some(done) = needless {
+            let at = debt.owed.fired;
+            out.push(Effect::Log(Note::Dropped { policy: policy.name.clone(), vm, at, done }));
+        }
+        let asker = Asker { origin: Origin::Schedule, uid: self.own_uid };
+        let job = if needless.is_some() { None } else { self.enqueue_policy(policy, vm, asker, now) };
+        let Some(run) = self.runs.get_mut(&policy.name) else { return };
+        match job {
+            Some(job) => run.debts.queued(vm, job),
+            None if run.debts.settle(vm) => self.journal.push(Entry::Settled(policy.name.clone(), vm)),
+            None => {}
+        }
+    }
+
+    /// Whether a run from an earlier life is done already (true), or too late (false).
+    fn needless(&self, policy: &Policy, vm: VmId, owed: Owed, now: Timestamp) -> Option<bool> {
+        let done = self.vms.get(&vm)?.snapshots.values().map(|s| &s.snapshot).any(|s| {
+            s.managed
+                && s.state == SnapshotState::Ready
+                && s.policies.contains(&policy.name)
+                && s.created >= owed.fired
+        });
+        if done {
+            return Some(true);
+        }
+        let within = match policy.catch_up {
+            CatchUp::Once => policy.catch_up_within,
+            CatchUp::Skip => RESTART.min(policy.catch_up_within),
+        };
+        (now.duration_since(owed.not_before) > within.max(GRACE)).then_some(false)
+    }
+
+    /// A job ended, and with it what it was to pay.
+    pub(super) fn paid(&mut self, vm: VmId, job: JobId) {
+        for (name, run) in &mut self.runs {
+            if run.debts.ended(vm, job) {
+                self.journal.push(Entry::Settled(name.clone(), vm));
+            }
+        }
+    }
+
+    /// This VM was read, or is gone: it can be told now whether something is owed to it.
+    pub(super) fn can_tell(&mut self, vm: VmId) {
+        if self.unreadable.remove(&vm) {
+            for run in self.runs.values_mut() {
+                run.debts.wait_again(vm);
+            }
+        }
+    }
+}

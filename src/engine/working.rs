@@ -1,0 +1,51 @@
+//! Jobs at work: each on a thread of its own, which sends its news and its end as inputs.
+
+use std::sync::{Arc, atomic::AtomicBool};
+
+use super::{Engine, Input, recovery};
+use crate::{
+    core::{
+        job::{Failure, Job, Outcome},
+        machine::Event,
+    },
+    worker::{self, Progress, Wire},
+};
+
+impl Engine {
+    pub(super) fn start(&mut self, job: Job) {
+        let cancel = Arc::new(AtomicBool::new(false));
+        self.cancels.insert(job.id, Arc::clone(&cancel));
+        let tools = self.tools.clone();
+        let settings = Arc::clone(self.machine.settings());
+        let needed = self.machine.needed_of(job.vm);
+        let (send, progress) = (self.send.clone(), self.send.clone());
+        let id = job.id;
+        let reader = self.reader.clone();
+        let spawned = std::thread::Builder::new().name(format!("job-{id}")).spawn(move || {
+            let passed = progress.clone();
+            let wire = Wire {
+                cancel,
+                passed: Box::new(move |at| {
+                    let _ = passed.send(Input::Machine(Event::Passed(at)));
+                }),
+                progress: Box::new(move |p: Progress| {
+                    let Progress { job, phase, progress: how_far, snapshot } = p;
+                    let event = Event::Progress { job, phase, progress: how_far, snapshot };
+                    let _ = progress.send(Input::Machine(event));
+                }),
+            };
+            let outcome = worker::run(&tools, &settings, &job, &needed, &wire);
+            if matches!(outcome, Outcome::Failed(_)) {
+                // An answer that got lost may have left more, or less, than the job could tell. The VM is still ours.
+                recovery::settle_vm(&tools, job.vm);
+            }
+            // Who waits for the job sees what it did.
+            reader.read_and_wait(job.vm);
+            let _ = send.send(Input::Ended(job.id, outcome));
+        });
+        if let Err(e) = spawned {
+            let failure = Failure::new("Failed", format!("no thread for the job: {e}"));
+            let _ = self.send.send(Input::Ended(id, Outcome::Failed(failure)));
+        }
+    }
+}
