@@ -59,6 +59,10 @@ const MIGRATIONS: &[&str] = &["
         PRIMARY KEY (policy, vm)) STRICT, WITHOUT ROWID;
 ", "
     ALTER TABLE handled ADD COLUMN peak_usec INTEGER;
+", "
+    ALTER TABLE handled ADD COLUMN times TEXT NOT NULL DEFAULT '';
+    ALTER TABLE handled ADD COLUMN last_run_usec INTEGER;
+    ALTER TABLE handled ADD COLUMN last_result TEXT NOT NULL DEFAULT '';
 "];
 
 /// Something that was about to be done and whose end is not written down.

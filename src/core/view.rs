@@ -89,7 +89,7 @@ pub struct PolicyView {
     pub next_run: Option<Timestamp>,
     /// When it fired last.
     pub last_run: Option<Timestamp>,
-    /// `done`, `failed`, or empty if it never ran since the daemon started.
+    /// How that ended: `done`, `failed` or `cancelled`; empty if it did not yet.
     pub last_result: String,
     /// Its keep rules.
     pub keep: Keep,

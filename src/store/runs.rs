@@ -7,6 +7,7 @@ use rusqlite::{TransactionBehavior, params};
 
 use super::{Result, Store};
 use crate::core::{
+    job::JobResult,
     machine::{Entry, Owed, Place},
     model::{PolicyName, VmId},
 };
@@ -20,11 +21,16 @@ impl Store {
             match entry {
                 Entry::Place(policy, place) => {
                     transaction.execute(
-                        "INSERT OR REPLACE INTO handled (policy, at_usec, peak_usec) VALUES (?1, ?2, ?3)",
+                        "INSERT OR REPLACE INTO handled
+                         (policy, at_usec, peak_usec, times, last_run_usec, last_result)
+                         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                         params![
                             policy.as_str(),
                             place.handled.as_microsecond(),
-                            place.peak.map(Timestamp::as_microsecond)
+                            place.peak.map(Timestamp::as_microsecond),
+                            place.times,
+                            place.last_run.map(Timestamp::as_microsecond),
+                            place.last_result.map_or("", JobResult::as_str),
                         ],
                     )?;
                 }
@@ -61,18 +67,23 @@ impl Store {
     /// How far each policy got.
     pub fn places(&self) -> Result<BTreeMap<PolicyName, Place>> {
         let connection = self.lock();
-        let mut statement = connection.prepare("SELECT policy, at_usec, peak_usec FROM handled")?;
-        let rows = statement.query_map([], |row| {
-            Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?, row.get::<_, Option<i64>>(2)?))
-        })?;
+        let mut statement = connection
+            .prepare("SELECT policy, at_usec, peak_usec, times, last_run_usec, last_result FROM handled")?;
+        let time = |at: Option<i64>| at.and_then(|at| Timestamp::from_microsecond(at).ok());
         let mut all = BTreeMap::new();
-        for row in rows {
-            let (policy, at, peak) = row?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let (policy, result): (String, String) = (row.get(0)?, row.get(5)?);
             // A name that is none any more belongs to no policy either.
-            if let (Ok(policy), Ok(handled)) = (policy.parse(), Timestamp::from_microsecond(at)) {
-                let peak = peak.and_then(|at| Timestamp::from_microsecond(at).ok());
-                all.insert(policy, Place { handled, peak });
-            }
+            let (Ok(policy), Some(handled)) = (policy.parse(), time(row.get(1)?)) else { continue };
+            let place = Place {
+                handled,
+                peak: time(row.get(2)?),
+                times: row.get(3)?,
+                last_run: time(row.get(4)?),
+                last_result: result.parse().ok(),
+            };
+            all.insert(policy, place);
         }
         Ok(all)
     }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::core::{
+    job::JobResult,
     machine::{Entry, Owed, Place},
     model::{Consistency, PolicyName},
     policy::Quiesce,
@@ -36,7 +37,7 @@ fn what_is_written_is_read_after_a_restart() {
     let store = Store::open(&path).unwrap();
     assert_eq!(store.intents().unwrap(), [intent()]);
     assert_eq!(store.frozen().unwrap(), [intent().vm].into());
-    assert_eq!(store.places().unwrap(), [(policy("nightly"), Place { handled: at, peak: Some(at) })].into());
+    assert_eq!(store.places().unwrap(), [(policy("nightly"), full(at))].into());
     assert_eq!(store.last_plausible().unwrap(), Some(at));
     store.created(&intent(), &quality).unwrap();
     store.freeze_ended(intent().vm).unwrap();
@@ -73,8 +74,13 @@ fn policy(name: &str) -> PolicyName {
     name.parse().unwrap()
 }
 
+fn full(at: Timestamp) -> Place {
+    let (times, last_result) = ("UTC\n@daily".to_owned(), Some(JobResult::Failed));
+    Place { handled: at, peak: Some(at), times, last_run: Some(at), last_result }
+}
+
 fn place(name: &str, handled: Timestamp) -> Entry {
-    Entry::Place(policy(name), Place { handled, peak: Some(handled) })
+    Entry::Place(policy(name), full(handled))
 }
 
 #[test]
@@ -117,6 +123,6 @@ fn a_database_of_the_first_version_is_brought_up_to_date() {
     drop(old);
     let store = Store::open(&path).unwrap();
     let handled = Timestamp::from_second(1).unwrap();
-    assert_eq!(store.places().unwrap(), [(policy("nightly"), Place { handled, peak: None })].into());
+    assert_eq!(store.places().unwrap(), [(policy("nightly"), Place::new(handled))].into());
     assert!(store.owed().unwrap().is_empty());
 }

@@ -189,9 +189,7 @@ async fn a_run_that_was_missed_is_caught_up_once_and_not_again_after_a_restart()
     rig.clock.advance(SignedDuration::from_mins(30));
     let off_since = rig.clock.now() - SignedDuration::from_hours(15);
     for policy in ["once", "skip", "late"] {
-        rig.store()
-            .remember(&[Entry::Place(policy.parse().unwrap(), Place { handled: off_since, peak: None })])
-            .unwrap();
+        rig.store().remember(&[Entry::Place(policy.parse().unwrap(), Place::new(off_since))]).unwrap();
     }
     for start in 1..=2 {
         rig.boot().await;

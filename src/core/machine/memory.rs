@@ -2,7 +2,10 @@
 
 use jiff::Timestamp;
 
-use crate::core::model::{PolicyName, VmId};
+use crate::core::{
+    job::JobResult,
+    model::{PolicyName, VmId},
+};
 
 /// How far a policy got.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,6 +15,20 @@ pub struct Place {
     /// How far it had got before the clock was set back by so much that it began anew. When the clock gets there
     /// again, it was right before, and nothing up to here fires again.
     pub peak: Option<Timestamp>,
+    /// The schedules and the zone that this is about, as text; empty if nobody wrote it down. Of others' times it says
+    /// nothing.
+    pub times: String,
+    /// When it ran last, by the clock or by hand.
+    pub last_run: Option<Timestamp>,
+    /// How that ended.
+    pub last_result: Option<JobResult>,
+}
+
+impl Place {
+    /// A policy of whose runs nothing is known.
+    pub const fn new(handled: Timestamp) -> Self {
+        Self { handled, peak: None, times: String::new(), last_run: None, last_result: None }
+    }
 }
 
 /// A run that fired for a VM and has not ended.

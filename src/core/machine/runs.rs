@@ -26,6 +26,8 @@ pub(super) const GRACE: SignedDuration = SignedDuration::from_secs(60);
 pub(super) struct PolicyRun {
     /// All of its times up to here are dealt with.
     handled: Option<Timestamp>,
+    /// See [`Place::times`]; empty until it is asked for.
+    times: String,
     /// See [`Place::peak`].
     peak: Option<Timestamp>,
     /// It was told that the policy pauses.
@@ -40,8 +42,9 @@ pub(super) struct PolicyRun {
 
 impl PolicyRun {
     fn place(&self) -> Option<Place> {
-        let Self { handled, peak, .. } = self;
-        handled.map(|handled| Place { handled, peak: *peak })
+        let Self { handled, peak, times, last, last_result, .. } = self;
+        let (times, last_run, last_result) = (times.clone(), *last, *last_result);
+        handled.map(|handled| Place { handled, peak: *peak, times, last_run, last_result })
     }
 
     /// A run begins, by the clock or by hand.
@@ -94,24 +97,37 @@ impl Machine {
     ) {
         for (name, place) in places {
             let owed = owed.remove(&name).unwrap_or_default();
-            if !self.settings.policies.contains_key(&name) {
+            let Some(policy) = self.settings.policies.get(&name) else {
                 self.journal.push(Entry::Gone(name));
                 continue;
-            }
+            };
+            let times = times(policy);
+            // New times did not pass unused before they were written, whenever that was.
+            let same = place.times.is_empty() || place.times == times;
             let run = PolicyRun {
-                handled: Some(place.handled),
-                peak: place.peak,
+                handled: same.then_some(place.handled),
+                peak: place.peak.filter(|_| same),
+                times,
+                last: place.last_run,
+                last_result: place.last_result,
                 stored: Some(place),
                 debts: Debts::restored(owed),
                 ..PolicyRun::default()
             };
             self.runs.insert(name, run);
         }
+        // Owed by policies that never were anywhere: nobody would ever settle it.
+        self.journal.extend(owed.into_keys().map(Entry::Gone));
     }
 
     /// Has what changed written down.
     pub(super) fn save_runs(&mut self, out: &mut Vec<Effect>) {
         for (name, run) in &mut self.runs {
+            if run.times.is_empty()
+                && let Some(policy) = self.settings.policies.get(name)
+            {
+                run.times = times(policy);
+            }
             let place = run.place();
             if place != run.stored
                 && let Some(place) = place
@@ -261,6 +277,8 @@ impl Machine {
             if !same_times {
                 // New times did not pass unused before they were written. What the old ones fired is owed still.
                 run.handled = (now >= EARLIEST).then_some(now);
+                run.peak = None;
+                run.times.clear();
             }
             run.next = None;
         }
@@ -318,4 +336,10 @@ impl Machine {
             }
         }
     }
+}
+
+/// What a policy's instants depend on.
+fn times(policy: &Policy) -> String {
+    let zone = policy.retention.timezone.iana_name().unwrap_or_default();
+    policy.schedules.iter().fold(zone.to_owned(), |text, schedule| format!("{text}\n{schedule}"))
 }

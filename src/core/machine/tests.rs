@@ -15,6 +15,7 @@ use crate::{
 
 mod clock;
 mod owed;
+mod place;
 
 const NIGHTLY: &str = "[policy.nightly]\nvms = [\"*\"]\nschedule = \"30 2 * * *\"\nkeep-last = 2\n";
 
@@ -88,8 +89,7 @@ struct Bench {
 impl Bench {
     fn new(toml: &str, now: &str, handled: Option<&str>) -> Self {
         Self::starting(toml, now, |start| {
-            start.places =
-                handled.map(|t| (nightly(), Place { handled: at(t), peak: None })).into_iter().collect();
+            start.places = handled.map(|t| (nightly(), Place::new(at(t)))).into_iter().collect();
         })
     }
 
