@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, fmt::Write as _, sync::Arc};
 use jiff::tz::TimeZone;
 use virtsnap::{
     config::{
-        self, About, Diagnostics, Environment, FileKind, Loaded, SourceFile, Style, duration, show_duration,
-        size,
+        self, About, ConfigRoots, Diagnostics, Environment, FileKind, Loaded, SourceFile, Style, duration,
+        show_duration, size,
     },
     core::{
         model::{SnapshotName, VmId},
@@ -14,7 +14,6 @@ use virtsnap::{
         policy::{Policy, Selector},
         select::{SelectorSet, Verdict, VmFacts},
     },
-    not_yet,
 };
 
 use super::{
@@ -56,9 +55,32 @@ pub fn load(page: &Page, example: &Example) -> Result<Loaded, Diagnostics> {
 pub fn config(page: &Page, example: &Example) -> String {
     let loaded = load(page, example).unwrap_or_else(|e| panic!("line {}:\n{e}", example.line));
     assert!(loaded.warnings.is_empty(), "line {}:\n{}", example.line, loaded.warnings);
-    let idle = not_yet::warnings(&loaded.settings);
-    assert!(idle.is_empty(), "line {}: {idle:?}", example.line);
+    let (kind, text) = file(example);
+    let others =
+        example.get("with").into_iter().flat_map(|l| l.split(',')).map(|name| file(page.named(name)).1);
+    assert_eq!(without_effect(kind, &text.text, others), [""; 0], "line {}", example.line);
     example.text.clone()
+}
+
+/// What is said to have no effect in this version, of files as the daemon reads them.
+pub fn without_effect(
+    kind: FileKind,
+    text: &str,
+    others: impl IntoIterator<Item = Arc<SourceFile>>,
+) -> Vec<String> {
+    let directory = tempfile::tempdir().unwrap();
+    let drop_ins = directory.path().join(config::DROP_INS);
+    std::fs::create_dir(&drop_ins).unwrap();
+    let path = match kind {
+        FileKind::Main => directory.path().join(config::MAIN_FILE),
+        FileKind::DropIn => drop_ins.join("this.toml"),
+    };
+    std::fs::write(path, text).unwrap();
+    for (i, other) in others.into_iter().enumerate() {
+        std::fs::write(drop_ins.join(format!("{i}.toml")), &other.text).unwrap();
+    }
+    let loaded = config::load(&ConfigRoots::new([directory.path()])).unwrap_or_else(|e| panic!("{e}"));
+    loaded.warnings.lines().into_iter().filter(|line| line.contains("this version")).collect()
 }
 
 /// The keys of one policy; `warned=yes` if something is said about them, which the page then shows.

@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use virtsnap::{
-    config::{self, FileKind, Loaded, SourceFile},
-    not_yet,
-};
+use virtsnap::config::{self, FileKind, Loaded, SourceFile};
 
-use super::{files::environment, page};
+use super::{
+    files::{environment, without_effect},
+    page,
+};
 
 fn read(kind: FileKind, text: &str) -> Result<Loaded, config::Diagnostics> {
     config::parse(&[(kind, SourceFile::new("test.toml", text))], &environment())
@@ -85,6 +85,22 @@ fn a_default_that_is_said_is_the_default() {
     assert!(said >= 20, "{said}");
 }
 
+#[test]
+fn a_range_that_is_said_is_the_range() {
+    let taken = |key: &str, n: u32| read(FileKind::Main, &format!("[daemon]\n{key} = {n}\n")).is_ok();
+    let mut said = 0;
+    for (key, paragraph) in page::keys("The daemon") {
+        let Some((_, range)) = paragraph.split_once("Number from ") else { continue };
+        let numbers: Vec<u32> =
+            range.split([' ', ',', ':']).filter_map(|word| word.parse().ok()).take(2).collect();
+        let [from, to] = numbers[..] else { panic!("{key}: {range}") };
+        assert!(taken(&key, from) && taken(&key, to), "{key}: {from} to {to}");
+        assert!(!taken(&key, from - 1) && !taken(&key, to + 1), "{key} takes more than {from} to {to}");
+        said += 1;
+    }
+    assert_eq!(said, 3);
+}
+
 /// Each key that may be without effect, with a value that would have one.
 const OTHERWISE: &[(&str, &str)] = &[
     ("before", "\"upgrade\""),
@@ -115,8 +131,7 @@ fn what_has_no_effect_yet_is_said_to_have_none() {
         } else {
             (FileKind::DropIn, format!("[policy.p]\nvms = \"*\"\n{key} = {value}\n"))
         };
-        let idle =
-            !not_yet::warnings(&read(kind, &text).unwrap_or_else(|e| panic!("{e}")).settings).is_empty();
+        let idle = !without_effect(kind, &text, []).is_empty();
         assert_eq!(described[*key].contains("No effect in this version"), idle, "{key}");
     }
 }

@@ -98,14 +98,13 @@ pub fn missed(_: &Page, example: &Example) -> String {
     out
 }
 
-/// The offset of VMs (by UUID) under `policy=NAME` and `spread=DURATION`.
+/// The offset of VMs (by UUID) with `spread=DURATION`, and when they `run=TIME` then.
 pub fn spread(_: &Page, example: &Example) -> String {
-    let policy = example.argument("policy").parse().unwrap();
     let spread = duration(example.argument("spread")).unwrap();
     let mut out = String::new();
     for line in example.text.lines() {
         let id = columns(line)[0];
-        let offset = spread_offset(id.parse().unwrap(), &policy, spread);
+        let offset = spread_offset(id.parse().unwrap(), spread);
         let run = at(example.argument("run"), &environment().timezone) + offset;
         let clock = run.to_zoned(environment().timezone).strftime("%H:%M:%S").to_string();
         let _ = writeln!(out, "{id}  {:<14}{clock}", show_duration(offset));
