@@ -309,7 +309,7 @@ impl Machine {
             let view = PolicyView {
                 name: name.clone(),
                 schedules: policy.schedules.iter().map(ToString::to_string).collect(),
-                timezone: policy.retention.timezone.iana_name().unwrap_or("UTC").to_owned(),
+                timezone: policy.retention.timezone.iana_name().unwrap_or("system").to_owned(),
                 next_run: None,
                 last_run: None,
                 last_result: String::new(),

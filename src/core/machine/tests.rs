@@ -401,3 +401,14 @@ fn settings_in_vain_are_told_once_and_published_as_long_as_they_are() {
     assert!(told(&b.send(Event::Settings(Arc::new(new)))).is_empty());
     assert_eq!(published(&b), ["of the files"]);
 }
+
+#[test]
+fn a_zone_without_a_name_is_not_called_utc() {
+    let file = SourceFile::new("test.toml", NIGHTLY);
+    let timezone = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
+    let environment = Environment { timezone, cores: 2 };
+    let loaded = config::parse(&[(FileKind::Main, file)], &environment).unwrap();
+    let mut b = Bench::new("", "2026-03-02T12:00:00Z", None);
+    b.send(Event::Settings(Arc::new(loaded.settings)));
+    assert_eq!(b.machine.view().policies[&"nightly".parse().unwrap()].timezone, "system");
+}
