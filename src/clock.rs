@@ -1,11 +1,14 @@
 //! The only place that asks what time it is, and the only one that waits for time to pass.
 //!
 //! The engine sleeps on the wall clock with a `timerfd` that is cancelled when somebody sets the clock, so that
-//! a jump is noticed at once and nothing polls. After a suspend the timer is late, and fires at once.
+//! a jump is noticed at once and nothing polls. After a suspend the timer is late, and fires at once. The system's zone
+//! is part of the time, too: [`watch_entry`] tells when /etc/localtime becomes another one.
 
 use std::{
+    ffi::OsStr,
     io,
     os::fd::AsFd as _,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -14,6 +17,7 @@ use jiff::Timestamp;
 use nix::{
     errno::Errno,
     sys::{
+        inotify::{AddWatchFlags, InitFlags, Inotify},
         time::TimeSpec,
         timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags},
     },
@@ -128,9 +132,41 @@ impl WakeUp {
     }
 }
 
+/// Calls back, from a thread of its own, each time the entry `name` of `directory` was made, replaced or written. What it
+/// links to is not looked at.
+pub fn watch_entry(directory: &Path, name: &OsStr, changed: impl Fn() + Send + 'static) -> io::Result<()> {
+    let inotify = Inotify::init(InitFlags::IN_CLOEXEC)?;
+    // Not its going away: who replaces it in two steps is not done yet.
+    let news = AddWatchFlags::IN_CREATE
+        | AddWatchFlags::IN_MOVED_TO
+        | AddWatchFlags::IN_CLOSE_WRITE
+        | AddWatchFlags::IN_ATTRIB;
+    inotify.add_watch(directory, news)?;
+    let name = name.to_owned();
+    std::thread::Builder::new().name("zone".into()).spawn(move || {
+        loop {
+            match inotify.read_events() {
+                // What comes together is told once. After an overflow anything may have happened.
+                Ok(events) => {
+                    let lost = |mask: AddWatchFlags| mask.contains(AddWatchFlags::IN_Q_OVERFLOW);
+                    if events.iter().any(|e| e.name.as_ref() == Some(&name) || lost(e.mask)) {
+                        changed();
+                    }
+                }
+                Err(Errno::EINTR) => {}
+                Err(e) => {
+                    tracing::warn!(error = %e, "a new system time zone is not noticed any more; a reload takes it");
+                    break;
+                }
+            }
+        }
+    })?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::{os::unix::fs::symlink, sync::mpsc};
 
     use super::*;
 
@@ -144,5 +180,29 @@ mod tests {
         wake.armed(Err(Errno::ECANCELED)).unwrap();
         woken.try_recv().expect("woken at once");
         assert!(wake.armed(Err(Errno::EINVAL)).is_err());
+    }
+
+    #[test]
+    fn an_entry_that_is_replaced_is_told_and_its_neighbours_are_not() {
+        const DEADLINE: Duration = Duration::from_secs(20);
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        symlink("/usr/share/zoneinfo/UTC", at("localtime")).unwrap();
+        let (send, changes) = mpsc::channel();
+        watch_entry(directory.path(), OsStr::new("localtime"), move || {
+            let _ = send.send(());
+        })
+        .unwrap();
+        std::fs::write(at("passwd"), "").unwrap();
+        symlink("/usr/share/zoneinfo/Europe/Vienna", at("new")).unwrap();
+        // As `timedatectl set-timezone` does it.
+        std::fs::rename(at("new"), at("localtime")).unwrap();
+        changes.recv_timeout(DEADLINE).expect("replaced");
+        // Nothing was told of what came before, for that would have been one more.
+        assert_eq!(changes.try_recv(), Err(mpsc::TryRecvError::Empty));
+        // As an administrator does it.
+        std::fs::remove_file(at("localtime")).unwrap();
+        symlink("/usr/share/zoneinfo/UTC", at("localtime")).unwrap();
+        changes.recv_timeout(DEADLINE).expect("made");
     }
 }

@@ -4,6 +4,7 @@
 //! libvirt, before anything else is asked of it; see the engine's recovery.
 
 use std::{
+    ffi::OsStr,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -12,7 +13,7 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    clock::{Clock, SystemClock},
+    clock::{self, Clock, SystemClock},
     config::{ConfigRoots, Settings},
     core::machine::{Machine, Start},
     dbus,
@@ -56,6 +57,7 @@ pub struct Options {
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let hypervisor = Arc::new(Libvirt::new(options.settings.daemon.uri.clone()));
     let (ready, control) = prepare(options, hypervisor, Arc::new(SystemClock::default()))?;
+    watch_zone(control.clone());
     let signals = tokio::spawn(signals(control));
     let result = ready.run().await;
     signals.abort();
@@ -122,6 +124,21 @@ impl Ready {
 fn open_store(directory: &Path) -> anyhow::Result<Store> {
     let path = directory.join(DATABASE);
     Store::open(&path).with_context(|| format!("cannot open the state database {}", path.display()))
+}
+
+/// Reads the configuration anew when the system gets another zone: policies that name none follow it.
+fn watch_zone(control: Control) {
+    // It stands above the system's, for as long as this process lives.
+    if std::env::var_os("TZ").is_some() {
+        return;
+    }
+    let changed = move || {
+        tracing::info!("/etc/localtime changed: the configuration is read again");
+        control.reload();
+    };
+    if let Err(e) = clock::watch_entry(Path::new("/etc"), OsStr::new("localtime"), changed) {
+        tracing::warn!(error = %e, "a new system time zone will not be noticed; a reload takes it");
+    }
 }
 
 async fn signals(control: Control) -> std::io::Result<()> {

@@ -7,6 +7,7 @@ use jiff::{Timestamp, tz::TimeZone};
 use super::{
     Loaded,
     diagnostic::{Diagnostics, Style, printable},
+    disk::SYSTEM_ZONE,
     values::{show_duration, show_size},
 };
 use crate::core::{
@@ -104,7 +105,7 @@ pub(super) fn summary(policy: &Policy) -> String {
 }
 
 fn zone_name(zone: &TimeZone) -> &str {
-    zone.iana_name().unwrap_or("the system's zone")
+    zone.iana_name().filter(|name| *name != SYSTEM_ZONE).unwrap_or("the system's zone")
 }
 
 fn joined<T: ToString>(items: impl IntoIterator<Item = T>) -> String {

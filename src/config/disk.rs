@@ -10,6 +10,8 @@ use std::{
     sync::Arc,
 };
 
+use jiff::tz::TimeZone;
+
 use super::{
     diagnostic::{Diagnostic, Diagnostics, Place, Severity, SourceFile},
     fragment::FileKind,
@@ -19,6 +21,8 @@ use super::{
 pub const MAIN_FILE: &str = "virtsnapd.toml";
 /// The directory of the others.
 pub const DROP_INS: &str = "policies.d";
+/// The name of a zone that has none.
+pub(super) const SYSTEM_ZONE: &str = "system";
 /// A thousand VMs with ten exceptions each fit ten times.
 const FILE_MAX: u64 = 4 << 20;
 
@@ -81,6 +85,37 @@ pub(super) fn read(roots: &ConfigRoots, out: &mut Diagnostics) -> Vec<(FileKind,
     let main = main.into_iter().map(|path| (FileKind::Main, path));
     let drop_ins = drop_ins.into_values().map(|path| (FileKind::DropIn, path));
     main.chain(drop_ins).filter_map(|(kind, path)| Some((kind, read_text(&path, out)?))).collect()
+}
+
+/// The system's zone: what TZ names, else what `localtime` (/etc/localtime) is now.
+pub(super) fn system_zone(localtime: &Path, out: &mut Diagnostics) -> TimeZone {
+    let mut utc = |what: &str, message: String| {
+        out.push(Diagnostic::of_file(Severity::Warning, what, message + ": UTC is used").help(
+            "[daemon] timezone = \"Europe/Vienna\" in virtsnapd.toml says it for policies, whatever the system's is",
+        ));
+        TimeZone::UTC
+    };
+    if let Some(tz) = std::env::var_os("TZ") {
+        return TimeZone::try_system()
+            .unwrap_or_else(|_| utc("TZ", format!("{} names no time zone", tz.display())));
+    }
+    match local_zone(localtime) {
+        Ok(zone) => zone,
+        // Then it is UTC, says localtime(5).
+        Err(e) if is_absent(&e) && fs::symlink_metadata(localtime).is_err() => TimeZone::UTC,
+        Err(e) => utc(&localtime.to_string_lossy(), format!("this is no time zone: {e}")),
+    }
+}
+
+/// What /etc/localtime is: a link to a zone of the database, or a zone's data, whose name nobody knows then.
+fn local_zone(path: &Path) -> io::Result<TimeZone> {
+    if let Ok(target) = fs::read_link(path)
+        && let Some((_, name)) = target.to_str().and_then(|target| target.rsplit_once("zoneinfo/"))
+        && let Ok(zone) = TimeZone::get(name)
+    {
+        return Ok(zone);
+    }
+    TimeZone::tzif(SYSTEM_ZONE, &read_bytes(path)?).map_err(io::Error::other)
 }
 
 /// One file that somebody named, whatever it holds.
@@ -165,5 +200,29 @@ fn unreadable(path: &Path, error: &io::Error) -> Diagnostic {
             diagnostic.help("the daemon reads it as its own user: `chmod o+r`, or a group that it is in")
         }
         _ => diagnostic,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn the_system_s_zone_is_the_present_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("localtime");
+        let zone = || local_zone(&path).unwrap().iana_name().unwrap().to_owned();
+        symlink("/usr/share/zoneinfo/Europe/Vienna", &path).unwrap();
+        assert_eq!(zone(), "Europe/Vienna");
+        fs::remove_file(&path).unwrap();
+        symlink("../usr/share/zoneinfo/America/New_York", &path).unwrap();
+        assert_eq!(zone(), "America/New_York");
+        fs::remove_file(&path).unwrap();
+        fs::copy("/usr/share/zoneinfo/Europe/Vienna", &path).unwrap();
+        assert_eq!(zone(), "system");
+        fs::write(&path, "Europe/Vienna").unwrap();
+        assert!(local_zone(&path).is_err(), "a text is no zone");
     }
 }

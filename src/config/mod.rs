@@ -39,7 +39,10 @@ mod similar;
 mod tests;
 mod values;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 pub use against::check_against;
 pub use check::report;
@@ -68,8 +71,16 @@ pub struct Environment {
 impl Environment {
     /// This system's.
     pub fn of_this_system() -> Self {
+        Self::look(&mut Diagnostics::default())
+    }
+
+    /// The same, and says what is wrong with it.
+    fn look(out: &mut Diagnostics) -> Self {
+        // The zone as it is now: of both, the rules and the choice, jiff remembers what was five minutes ago.
+        jiff::tz::db().reset();
+        let timezone = disk::system_zone(Path::new("/etc/localtime"), out);
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Self { timezone: TimeZone::system(), cores: u32::try_from(cores).unwrap_or(u32::MAX) }
+        Self { timezone, cores: u32::try_from(cores).unwrap_or(u32::MAX) }
     }
 }
 
@@ -88,7 +99,11 @@ pub struct Loaded {
 pub fn load(roots: &ConfigRoots) -> Result<Loaded, Diagnostics> {
     let mut out = Diagnostics::default();
     let files = disk::read(roots, &mut out);
-    let mut loaded = finish(&files, &Environment::of_this_system(), out)?;
+    // Not among the files' own errors, which would make it look as if one could not be read.
+    let mut zone = Diagnostics::default();
+    let environment = Environment::look(&mut zone);
+    let mut loaded = finish(&files, &environment, out)?;
+    loaded.warnings.append(zone);
     loaded.warnings.append(not_yet::warnings(&loaded.settings));
     loaded.warnings.sort();
     loaded.settings.warnings = loaded.warnings.lines();

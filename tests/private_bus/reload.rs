@@ -1,5 +1,7 @@
 //! Reading the configuration again: all of it or nothing.
 
+use std::process::Command;
+
 use virtsnap::hypervisor::sim::VmSpec;
 
 use super::{
@@ -76,4 +78,20 @@ async fn what_hardly_was_meant_is_a_property_until_it_is_put_right() {
     rig.write_policies("[policy.p]\nvms = [\"web\"]\nschedule = \"@daily\"\nkeep-last = 3\n");
     reload(&rig.client).await.unwrap();
     assert_eq!(rig.client.get::<Vec<String>>(MANAGER, "Manager.Warnings").await, [] as [String; 0]);
+}
+
+#[test]
+fn a_tz_that_names_no_zone_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let check = |zone: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_virtsnapd"));
+        command.arg("--check").arg("--config-dir").arg(directory.path()).env("TZ", zone);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let told = check("Bogus/Zone");
+    assert!(told.contains("warning: Bogus/Zone names no time zone: UTC is used\n--> TZ\n"), "{told}");
+    assert!(told.ends_with("0 errors, 1 warning\n"), "{told}");
+    assert!(check("Europe/Vienna").ends_with("0 errors, 0 warnings\n"));
 }
