@@ -5,9 +5,9 @@ use std::{fs, path::Path};
 /// Its password.
 pub(super) const PASSWORD: &str = "oracle";
 
-/// A repository that restic has made itself , but for its key file, which was rewritten to ask for
-/// next to no work from the password's hash: with the half second that restic spends on it by default, a test could
-/// ask a few dozen questions only. It protects nothing.
+/// What `restic init` made, but for the key file, which was rewritten to ask for next to no work from the password's
+/// hash: with the half second that restic spends on it by default, a test could ask a few dozen questions only. The key
+/// protects nothing.
 const KEY_NAME: &str = "14a6c46319cb727a7d22cfce3c5affa7dde1f1df2a0a0e7cc166daaacdc859fc";
 const KEY: &str = "\
     {\"created\":\"2026-01-01T00:00:00Z\",\"username\":\"oracle\",\"hostname\":\"oracle\",\"kdf\":\"\
@@ -23,6 +23,7 @@ const CONFIG: &str = "\
 
 /// Directories of a repository.
 pub(super) const ROOMS: [&str; 5] = ["data", "index", "keys", "locks", "snapshots"];
+
 /// Makes it.
 pub(super) fn make(repository: &Path) {
     for room in ROOMS {
