@@ -1,7 +1,8 @@
 //! How long a million verdicts take. `cargo bench --bench retention [COUNT]`
 //!
 //! One policy with every counting rule, a snapshot every two minutes (almost four years), in order and shuffled:
-//! the input comes from libvirt, which promises no order.
+//! the input comes from libvirt, which promises no order. Beside it, in the same run, plain Python on as many, and
+//! restic on a few thousand of its own.
 #![allow(clippy::print_stdout, reason = "a benchmark's result is what it prints")]
 
 use std::{
@@ -17,6 +18,9 @@ use virtsnap::core::{
     retention::{Context, Rules, doomed, judge},
 };
 
+#[path = "retention/peers.rs"]
+mod peers;
+
 /// The bar of the design, for a million.
 const BAR: Duration = Duration::from_millis(250);
 const ROUNDS: usize = 7;
@@ -29,17 +33,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let shuffled = shuffle(&ordered);
     println!("{count} snapshots, {ROUNDS} rounds, best and median; the bar for a million is {BAR:?}");
     for combine in [Combine::Union, Combine::Extend] {
-        let keep = Keep {
-            last: Some(10),
-            hourly: Some(24),
-            daily: Some(30),
-            weekly: Some(12),
-            monthly: Some(24),
-            yearly: Some(5),
-            within: None,
-        };
         let timezone = TimeZone::get("Europe/Vienna")?;
-        let retention = Retention { keep, combine, limits: Limits::default(), timezone };
+        let retention = Retention { keep: keep(), combine, limits: Limits::default(), timezone };
         let limits = Limits { max_count: Some(60), max_size: Some(50 << 20), ..Limits::default() };
         let limited = Retention { limits, ..retention.clone() };
         for (what, snapshots, retention) in [
@@ -64,7 +59,83 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "shuffled"
         );
     }
+    beside_python(count, end, &policy)?;
+    beside_restic(end, &policy)
+}
+
+/// The rules of all that is measured here.
+fn keep() -> Keep {
+    Keep {
+        last: Some(10),
+        hourly: Some(24),
+        daily: Some(30),
+        weekly: Some(12),
+        monthly: Some(24),
+        yearly: Some(5),
+        within: None,
+    }
+}
+
+/// Our best time for these, and the number kept.
+fn ours(
+    snapshots: &[Snapshot],
+    end: Timestamp,
+    policy: &PolicyName,
+) -> Result<(Duration, usize), jiff::Error> {
+    let timezone = TimeZone::get("Europe/Vienna")?;
+    let retention = Retention { keep: keep(), combine: Combine::Union, limits: Limits::default(), timezone };
+    let rules = [Rules { policy, retention: &retention }];
+    let ctx = Context::new(end, &rules);
+    let mut kept = 0;
+    let (best, _) = time(|| kept = judge(snapshots, &ctx).into_iter().filter(|v| v.keep).count());
+    Ok((best, kept))
+}
+
+fn beside_python(
+    count: usize,
+    end: Timestamp,
+    policy: &PolicyName,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let peers = match peers::python(count, end) {
+        Ok(peers) => peers,
+        Err(e) => {
+            println!("python3 is missing, or without zones: {e}");
+            return Ok(());
+        }
+    };
+    let ordered = snapshots(count, end, policy);
+    let shuffled = shuffle(&ordered);
+    for ((what, snapshots), (python, kept)) in
+        [("in order", &ordered), ("shuffled", &shuffled)].into_iter().zip(peers)
+    {
+        let (best, our_kept) = ours(snapshots, end, policy)?;
+        assert_eq!(kept, our_kept, "Python's verdicts are not ours");
+        println!("{count} {what}: judge {best:.1?}, python {python:.1?}: ratio {:.3}", ratio(best, python));
+    }
     Ok(())
+}
+
+fn beside_restic(end: Timestamp, policy: &PolicyName) -> Result<(), Box<dyn std::error::Error>> {
+    let (whole, net) = match peers::restic_forget(end) {
+        Ok(times) => times,
+        Err(e) => {
+            println!("restic is missing, or cannot: {e}");
+            return Ok(());
+        }
+    };
+    let (best, _) = ours(&snapshots(peers::RESTIC, end, policy), end, policy)?;
+    println!(
+        "{}: judge {best:.1?}, restic forget {whole:.1?}, {net:.1?} without its start-up (it reads a file for each): \
+         ratio {:.5}",
+        peers::RESTIC,
+        ratio(best, net)
+    );
+    Ok(())
+}
+
+/// What part of the peer's time ours is.
+fn ratio(ours: Duration, theirs: Duration) -> f64 {
+    ours.as_secs_f64() / theirs.as_secs_f64()
 }
 
 /// A chain, oldest first.
