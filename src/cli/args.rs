@@ -230,9 +230,6 @@ pub struct Simulate {
     /// A tag that the VM has; may be repeated
     #[arg(long = "tag", value_name = "TAG", requires = "vm")]
     pub tags: Vec<String>,
-    /// The rules of one policy, instead of files.
-    #[command(flatten)]
-    pub rules: InlineRules,
     /// The size of each snapshot that --until takes, such as 2GiB [default: unknown]
     #[arg(long, value_name = "SIZE")]
     pub size: Option<String>,
@@ -242,6 +239,9 @@ pub struct Simulate {
     /// Show all that the policy lets go, whatever its max-delete
     #[arg(long)]
     pub all: bool,
+    /// The rules of one policy, instead of files.
+    #[command(flatten)]
+    pub rules: InlineRules,
 }
 
 /// Where the help text lists the keys of a policy.

@@ -155,6 +155,13 @@ pub struct How {
     pub name: String,
 }
 
+impl How {
+    /// One snapshot does for both: what differs besides (a name, a time limit) changes nothing of what is in it.
+    pub fn takes_the_same(&self, other: &Self) -> bool {
+        self.quiesce == other.quiesce && self.mountpoints == other.mountpoints && self.memory == other.memory
+    }
+}
+
 /// Where in the files something was said.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Source {

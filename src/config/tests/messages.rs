@@ -1,5 +1,5 @@
 use super::{
-    super::{Style, report},
+    super::{Style, not_yet, report},
     lines, policy, read, said,
 };
 
@@ -304,9 +304,9 @@ fn a_report_holds_nothing_that_a_terminal_acts_on() {
     let vms = r"  vms       web\u{1b}]0;x, a\nb, \u{9b}1m, \u{202e}\u{2028}\u{200f}";
     assert_eq!(lines.next(), Some(vms));
     assert_eq!(lines.next(), Some("  schedule  30 2 * * * (Europe/Vienna)"));
-    let told = loaded.unwrap().warnings.lines();
+    let told = not_yet::warnings(&loaded.unwrap().settings).lines();
     assert!(
-        told[0].starts_with("p\\u{1b}[31m\\n\\u{202e}.toml:4:1: warning: ")
+        told[0].starts_with("p\\u{1b}[31m\\n\\u{202e}.toml:5:1: warning: ")
             && told[0].contains("skip-unchanged"),
         "{told:?}"
     );

@@ -96,10 +96,7 @@ impl Jobs {
                 continue;
             }
             let Operation::Create(waiting) = &mut entry.job.operation else { continue };
-            let same = waiting.disks == create.disks
-                && waiting.how.quiesce == create.how.quiesce
-                && waiting.how.mountpoints == create.how.mountpoints
-                && waiting.how.memory == create.how.memory;
+            let same = waiting.disks == create.disks && waiting.how.takes_the_same(&create.how);
             if same && waiting.name.is_none() && create.name.is_none() {
                 waiting.policies.extend(create.policies.iter().cloned());
                 waiting.how.freeze_timeout = waiting.how.freeze_timeout.max(create.how.freeze_timeout);
