@@ -1,6 +1,7 @@
 //! The only place with `unsafe`: the parts of libvirt's C API that the `virt` crate lacks.
 //!
 //! * the event loop, on a thread of its own, for ever: without it keepalives go unanswered and no event comes;
+//! * a disk's capacity, of which the crate reads what a failed call left uninitialised;
 //! * domain events and the close callback, each as a plain Rust closure, and taken off again.
 //!
 //! Why each block is sound: every pointer handed to libvirt is either a live handle that the caller borrows for
@@ -10,13 +11,13 @@
 #![allow(unsafe_code)]
 
 use std::{
-    ffi::{c_int, c_void},
+    ffi::{CString, c_int, c_void},
     ops::Deref,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::OnceLock,
 };
 
-use virt::{connect::Connect, error::Error};
+use virt::{connect::Connect, domain::Domain, error::Error};
 
 /// What a domain event says, as far as anybody here asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +61,15 @@ pub(super) fn start_event_loop() -> Result<(), Error> {
             Ok(())
         })
         .clone()
+}
+
+/// A disk's size as the guest sees it, in bytes.
+pub(super) fn capacity(domain: &Domain, target: &str) -> Result<u64, Error> {
+    let target = CString::new(target)?;
+    let mut info = virt_sys::virDomainBlockInfo { capacity: 0, allocation: 0, physical: 0 };
+    // SAFETY: the domain is alive for the call, and libvirt writes into `info`, if anything.
+    let done = unsafe { virt_sys::virDomainGetBlockInfo(domain.as_ptr(), target.as_ptr(), &raw mut info, 0) };
+    if done < 0 { Err(Error::last_error()) } else { Ok(info.capacity) }
 }
 
 unsafe extern "C" fn no_timer(_timer: c_int, _opaque: *mut c_void) {}

@@ -24,6 +24,13 @@ pub(super) fn run(work: &Work<'_>, name: &SnapshotName) -> Result<(), Stop> {
             ),
         ));
     };
+    // The hypervisor's own check looks at disks; this one knows what other VMs' snapshots are built on, too.
+    if let Some(need) = work.needed.get(name) {
+        return Err(fail(
+            "Busy",
+            format!("snapshot {name} of VM {} was not deleted: {need}. Nothing was touched", vm.name),
+        ));
+    }
     work.safe_point()?;
     let begun_before = work.tools.store.half_deleted(vm.id)?.contains(&marker.id);
     let intent = Intent { id: marker.id, vm: vm.id, name: name.clone(), create: false, overlays: Vec::new() };

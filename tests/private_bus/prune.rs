@@ -281,6 +281,17 @@ async fn what_a_clone_is_based_on_stays_and_the_preview_knows_it() {
     rig.client.job(&vm_path(id(1)), "VM.Prune", none()).await.unwrap();
     rig.client.until(&vm_path(id(1)), "VM.ChainDepth", |d: &u32| *d == 4).await;
     assert_eq!(rig.client.snapshots(id(1)).await, stay, "the prune does what the preview said");
+
+    // By hand neither: what the clone's disk is built on, and what that is built on.
+    for name in &names[..2] {
+        let snapshot = snapshot_path(id(1), name);
+        let (error, text) = rig.client.job(&snapshot, "Snapshot.Delete", none()).await.unwrap_err();
+        assert_eq!(error, "Busy", "{text}");
+        assert!(
+            text.contains(name) && text.contains("VM \"clone\"") && text.contains("Nothing was touched"),
+            "{text}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,7 +14,7 @@ use virt::{
     storage_vol::StorageVol,
 };
 
-use super::{Connections, xml};
+use super::{super::ffi, Connections, xml};
 use crate::{
     core::model::VmId,
     hypervisor::{Error, ErrorKind, Layer, Overlay, Result, Space},
@@ -81,7 +81,7 @@ pub(super) fn prepare(connection: &Connect, domain: &Domain, overlays: &[Overlay
 }
 
 fn prepare_one(connection: &Connect, domain: &Domain, overlay: &Overlay) -> Result<StorageVol> {
-    let capacity = domain.block_info(&overlay.target, 0)?.capacity;
+    let capacity = ffi::capacity(domain, &overlay.target)?;
     let (directory, name) = split(&overlay.path)?;
     // The refresh makes a file known that somebody else left there, so that it is refused and not overwritten.
     let pool = refreshed(connection, directory)?;
@@ -132,15 +132,42 @@ pub(super) fn user_of(
     except: Option<uuid::Uuid>,
 ) -> Result<Option<String>> {
     for domain in connection.list_all_domains(0)? {
-        let Ok(text) = domain.xml_desc(0) else { continue };
+        let uses = match uses(connection, &domain, path, except) {
+            // It went while we looked.
+            Err(e) if e.kind == ErrorKind::NoSuchVm => None,
+            // A VM that cannot be read may use it: nobody may take that for a no.
+            other => other.map_err(|e| {
+                let name = domain.name().unwrap_or_default();
+                e.context(format_args!("whether VM {name} uses {path} cannot be told"))
+            })?,
+        };
+        if uses.is_some() {
+            return Ok(uses);
+        }
+    }
+    Ok(None)
+}
+
+/// The domain's name, if its disks have the image under them: now, or when it starts the next time.
+fn uses(
+    connection: &Connect,
+    domain: &Domain,
+    path: &str,
+    except: Option<uuid::Uuid>,
+) -> Result<Option<String>> {
+    let active = domain.is_active()?;
+    let mut texts = vec![(active, domain.xml_desc(0)?)];
+    if active && domain.is_persistent()? {
+        texts.push((false, domain.xml_desc(virt_sys::VIR_DOMAIN_XML_INACTIVE)?));
+    }
+    for (live, text) in texts {
         let read = xml::domain(&text)?;
         if Some(read.id.0) == except {
-            continue;
+            return Ok(None);
         }
-        let active = domain.is_active().unwrap_or(true);
         for disk in read.disks {
             let mut layers = disk.disk.chain;
-            if !active && disk.disk.kind == "file" && layers.len() == 1 {
+            if !live && disk.disk.kind == "file" && layers.len() == 1 {
                 layers = chain(connection, layers.remove(0));
             }
             if layers.iter().any(|l| l.path == path) {
