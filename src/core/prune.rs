@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{
     inventory::VmRecord,
-    merge,
+    merge::{self, Held},
     model::{SnapshotName, Storage},
     retention::{self, ClockFault, Context, Need, Rules},
     settings::VmPlan,
@@ -92,13 +92,13 @@ pub fn decide(vm: &VmRecord, plan: &VmPlan, at: Circumstances<'_>) -> Decision {
     // But by no clock that is wrong: then nothing is deleted at all, which is easier to rely on.
     let half_deleted =
         |name: &SnapshotName| clock.is_none() && vm.snapshots.get(name).is_some_and(|s| s.half_deleted);
-    let mut doomed = retention::doomed(&verdicts);
-    doomed.extend(snapshots.iter().map(|s| &s.name).filter(|name| half_deleted(name)).cloned());
-    let steps = merge::plan(&snapshots, &doomed, at.needed);
+    let goes: Vec<bool> = verdicts.iter().map(|v| !v.keep || half_deleted(v.name)).collect();
+    let steps = merge::plan(&snapshots, &goes, at.needed).owned();
+    let held: BTreeMap<&SnapshotName, &Held> = steps.held.iter().map(|h| (&h.name, h)).collect();
     let sentences = verdicts
         .iter()
         .map(|v| {
-            let held = steps.held.iter().find(|h| h.name == *v.name);
+            let held = held.get(v.name);
             let mut reasons: Vec<_> = v
                 .reasons
                 .iter()

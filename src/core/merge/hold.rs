@@ -9,14 +9,14 @@ use crate::core::{
 
 /// A snapshot that was to go and cannot yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Held {
+pub struct Held<N = SnapshotName> {
     /// Which.
-    pub name: SnapshotName,
+    pub name: N,
     /// What stands in its way.
     pub because: Hold,
 }
 
-impl Held {
+impl<N> Held<N> {
     /// One sentence for people: why, and what has to happen first.
     pub fn text(&self) -> String {
         format!("Cannot go yet: {}.", self.because)
@@ -91,8 +91,6 @@ impl fmt::Display for Breakage {
 /// What stands in a snapshot's way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hold {
-    /// There is no such snapshot.
-    NotThere,
     /// The tree makes no sense.
     Broken(Breakage),
     /// The VM has internal and external snapshots: deleting one kind can destroy the other.
@@ -150,7 +148,6 @@ fn list(f: &mut fmt::Formatter<'_>, blockers: &[Blocker]) -> fmt::Result {
 impl fmt::Display for Hold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotThere => f.write_str("there is no such snapshot"),
             Self::Broken(breakage) => {
                 write!(f, "{breakage}; the snapshot tree has to be repaired first")
             }

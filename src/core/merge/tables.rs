@@ -33,10 +33,11 @@ fn tree(words: &str) -> Vec<Snapshot> {
 /// Plans, and shows steps (`a+b>survivor`, `-dropped`, `~internal`) and what is held.
 fn planned(snapshots: &[Snapshot], doomed: &str, needed: &str) -> (Vec<String>, Vec<String>) {
     let name = |n: &str| SnapshotName::existing(n);
-    let doomed = doomed.split(' ').filter(|n| !n.is_empty()).map(name).collect();
+    let doomed: Vec<_> = doomed.split(' ').filter(|n| !n.is_empty()).map(name).collect();
+    let goes: Vec<_> = snapshots.iter().map(|s| doomed.contains(&s.name)).collect();
     let need = |n: &str| (name(n), Need::OtherVm("db".to_owned()));
     let needed = needed.split(' ').filter(|n| !n.is_empty()).map(need).collect();
-    let plan = plan(snapshots, &doomed, &needed);
+    let plan = plan(snapshots, &goes, &needed).owned();
     let show = |step: &Step| match step {
         Step::Merge { run, survivor, copies, frees } => {
             assert_eq!((*copies, *frees), (10 * run.len() as u64, 10 * run.len() as u64));
@@ -156,7 +157,7 @@ fn a_tree_without_sense_gets_no_step() {
         let (steps, held) = planned(&tree(words), "a b", "");
         assert_eq!(steps, NONE);
         assert_eq!(held[0], format!("a: {why}; the snapshot tree has to be repaired first"));
-        assert_eq!(held.len(), 2);
+        assert!(held.len() >= 2, "{held:?}");
     }
     // Of two of one name it does not matter which comes first.
     let mut twice = tree("a b a*");
@@ -165,11 +166,10 @@ fn a_tree_without_sense_gets_no_step() {
         planned(&twice, "a b", "").1
     }];
     assert!(orders.iter().all(|held| held[0].starts_with("a: ")), "{orders:?}");
-    let (steps, held) = planned(&tree("a b<a* c"), "a c x", "");
+    let (steps, held) = planned(&tree("a b<a* c"), "a c", "");
     assert_eq!(steps, ["a>b"]);
     assert_eq!(held[0].split(',').next(), Some("c: it is not on the live chain and has no parent"));
-    assert_eq!(held[1], "x: there is no such snapshot");
-    assert_eq!(planned(&[], "x", "").1, ["x: there is no such snapshot"]);
+    assert_eq!(planned(&[], "x", ""), (vec![], vec![]));
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn a_long_chain_is_no_problem() {
     let words: Vec<_> =
         (0..100_000).map(|i| if i == 0 { "0".to_owned() } else { format!("{i}<{}", i - 1) }).collect();
     let s = tree(&(words.join(" ") + "*"));
-    let doomed = s.iter().filter(|s| s.name.as_str() != "50000").map(|s| s.name.clone()).collect();
-    let plan = plan(&s, &doomed, &BTreeMap::new());
+    let goes: Vec<_> = s.iter().map(|s| s.name.as_str() != "50000").collect();
+    let plan = plan(&s, &goes, &BTreeMap::new());
     assert_eq!((plan.steps.len(), plan.held.len()), (2, 0));
 }

@@ -28,11 +28,7 @@ mod reason;
 #[cfg(test)]
 mod tables;
 
-use std::{
-    cell::OnceCell,
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{cell::OnceCell, collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 
@@ -164,9 +160,9 @@ pub fn judge<'a>(snapshots: &'a [Snapshot], ctx: &Context<'a>) -> Vec<Verdict<'a
     verdicts
 }
 
-/// The names of those that go: what [`plan`](super::merge::plan) takes.
-pub fn doomed(verdicts: &[Verdict<'_>]) -> BTreeSet<SnapshotName> {
-    verdicts.iter().filter(|v| !v.keep).map(|v| v.name.clone()).collect()
+/// For each whether it goes: what [`plan`](super::merge::plan) takes.
+pub fn doomed(verdicts: &[Verdict<'_>]) -> Vec<bool> {
+    verdicts.iter().map(|v| !v.keep).collect()
 }
 
 /// True for a restore point of ours.

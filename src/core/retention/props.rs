@@ -41,7 +41,10 @@ impl World {
     }
 
     fn doomed(&self, whole: bool) -> BTreeSet<SnapshotName> {
-        self.judge(whole, doomed)
+        self.judge(whole, |verdicts| {
+            let goes = verdicts.iter().zip(doomed(verdicts)).filter(|(_, goes)| *goes);
+            goes.map(|(v, _)| v.name.clone()).collect()
+        })
     }
 
     /// Deletes them; children go to the nearest ancestor that is left, and so does "current".

@@ -337,7 +337,7 @@ fn what_no_policy_may_let_go_says_why() {
         text[10],
         "Stays: it is the newest good one; keep-last of policy p keeps it, number 1 from the newest."
     );
-    assert_eq!(doomed(&verdicts).len(), 4);
+    assert_eq!(doomed(&verdicts).iter().filter(|goes| **goes).count(), 4);
 }
 
 #[test]
