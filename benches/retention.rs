@@ -5,6 +5,7 @@
 //! quadratic steps. Beside it, in the same run, plain Python on as many, and restic on a few thousand of its own.
 #![allow(clippy::print_stdout, reason = "a benchmark's result is what it prints")]
 
+#[path = "retention/growth.rs"]
 mod growth;
 
 use std::{

@@ -43,9 +43,9 @@ impl From<&Snapshot> for Blocker {
 impl fmt::Display for Blocker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let note = match (self.pinned, self.foreign) {
-            (true, true) => " (pinned, foreign)",
-            (true, false) => " (pinned)",
-            (false, true) => " (foreign)",
+            (true, true) => " (pinned, and not made by virtsnap: unpin it and delete it by hand)",
+            (true, false) => " (pinned: unpin it)",
+            (false, true) => " (not made by virtsnap: delete it by hand)",
             (false, false) => "",
         };
         write!(f, "{:?}{note}", self.name.as_str())
@@ -77,13 +77,32 @@ pub enum Breakage {
 impl fmt::Display for Breakage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TwoOfOneName(name) => write!(f, "two snapshots are named {:?}", name.as_str()),
-            Self::MissingParent { snapshot, parent } => {
-                write!(f, "{:?}, the parent of {:?}, is missing", parent.as_str(), snapshot.as_str())
+            Self::TwoOfOneName(name) => {
+                write!(f, "two snapshots are named {:?}; first one of them has to be renamed", name.as_str())
             }
-            Self::Cycle(name) => write!(f, "{:?} is its own ancestor", name.as_str()),
-            Self::TwoCurrent(a, b) => write!(f, "{:?} and {:?} are both current", a.as_str(), b.as_str()),
-            Self::NoneCurrent => f.write_str("no snapshot is current"),
+            Self::MissingParent { snapshot, parent } => write!(
+                f,
+                "{1:?}, the parent of {0:?}, is missing; first {0:?} has to be redefined with the parent that it really \
+                 has, or be removed by hand",
+                snapshot.as_str(),
+                parent.as_str()
+            ),
+            Self::Cycle(name) => write!(
+                f,
+                "{0:?} is its own ancestor; first {0:?} has to be redefined with the parent that it really has",
+                name.as_str()
+            ),
+            Self::TwoCurrent(a, b) => write!(
+                f,
+                "{:?} and {:?} are both current; first the one that the VM's disks are based on has to be made the only \
+                 current one",
+                a.as_str(),
+                b.as_str()
+            ),
+            Self::NoneCurrent => f.write_str(
+                "no snapshot is current; first the one that the VM's disks are based on has to be made current \
+                 (`virsh snapshot-current`)",
+            ),
         }
     }
 }
@@ -145,29 +164,54 @@ fn list(f: &mut fmt::Formatter<'_>, blockers: &[Blocker]) -> fmt::Result {
     }
 }
 
+/// What is being done with a snapshot of this state, and what has to come first.
+const fn doing(state: SnapshotState) -> &'static str {
+    match state {
+        SnapshotState::Creating => "is being made; first that has to end",
+        SnapshotState::Reverting => "is being reverted to; first that has to end",
+        SnapshotState::Deleting => "is half deleted; first its deletion has to be finished",
+        SnapshotState::Ready | SnapshotState::Failed => "is in use; first that has to end",
+    }
+}
+
+/// What has to come before an image that is needed may be touched.
+struct Release<'a>(&'a Need);
+
+impl fmt::Display for Release<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Need::OtherVm(vm) => {
+                write!(f, "first the VM {vm:?} has to get disks that are not based on it, or to be deleted")
+            }
+            Need::Branch(vm) => {
+                write!(f, "first the VM {vm:?} has to get a full copy of its disks, or to be deleted")
+            }
+            Need::Unmerged(name) => {
+                write!(f, "first the deletion of {:?} has to be finished", name.as_str())
+            }
+        }
+    }
+}
+
 impl fmt::Display for Hold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Broken(breakage) => {
-                write!(f, "{breakage}; the snapshot tree has to be repaired first")
-            }
+            Self::Broken(breakage) => breakage.fmt(f),
             Self::Mixed { internal, external } => write!(
                 f,
-                "the VM has internal ({:?}) and external ({:?}) snapshots; one kind has to be removed by hand first",
+                "the VM has internal ({:?}) and external ({:?}) snapshots; first all of one kind have to be deleted by \
+                 hand",
                 internal.as_str(),
                 external.as_str()
             ),
-            Self::Busy(state) => write!(f, "it is {state}; that has to end first"),
+            Self::Busy(state) => write!(f, "it {}", doing(*state)),
             Self::ChildBusy { child, state } => {
-                write!(f, "{:?} on top of it is {state}; that has to end first", child.as_str())
+                write!(f, "{:?}, on top of it, {}", child.as_str(), doing(*state))
             }
-            Self::Needed(need) => write!(f, "{need}; that has to end first"),
+            Self::Needed(need) => write!(f, "{need}; {}", Release(need)),
             Self::ChildNeeded { child, need } => {
-                write!(
-                    f,
-                    "it would take the image of {:?} along, but {need}; that has to end first",
-                    child.as_str()
-                )
+                write!(f, "its deletion would remove the image of {:?}, ", child.as_str())?;
+                write!(f, "on top of it, but {need}; {}", Release(need))
             }
             Self::Branches(blockers) => {
                 f.write_str("other branches are based on it; first has to go: ")?;
@@ -176,7 +220,7 @@ impl fmt::Display for Hold {
             Self::ChildBranches { child, branches } => {
                 write!(
                     f,
-                    "other branches are based on {:?} on top of it; first has to go: ",
+                    "other branches are based on {:?}, on top of it; first has to go: ",
                     child.as_str()
                 )?;
                 list(f, branches)
@@ -187,8 +231,70 @@ impl fmt::Display for Hold {
             }
             Self::DeadRoot => f.write_str(
                 "it is not on the live chain and has no parent, so its image may be the disk's own base; \
-                 it has to be looked at by hand first",
+                 first somebody has to make sure that no disk needs the image, and then delete it by hand",
             ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(name: &str) -> SnapshotName {
+        SnapshotName::existing(name)
+    }
+
+    #[test]
+    fn each_says_in_one_sentence_what_has_to_happen_first() {
+        let blocker = |n, pinned, foreign| Blocker { name: name(n), pinned, foreign };
+        let several = vec![
+            blocker("a", false, false),
+            blocker("b", true, false),
+            blocker("c", false, true),
+            blocker("d", true, true),
+            blocker("e", false, false),
+        ];
+        let (db, branch) = (Need::OtherVm("db".to_owned()), Need::Branch("trial".to_owned()));
+        for (hold, text) in [
+            (
+                Hold::Mixed { internal: name("i"), external: name("e") },
+                "the VM has internal (\"i\") and external (\"e\") snapshots; first all of one kind have to be deleted \
+                 by hand",
+            ),
+            (Hold::Busy(SnapshotState::Creating), "it is being made; first that has to end"),
+            (Hold::Busy(SnapshotState::Reverting), "it is being reverted to; first that has to end"),
+            (
+                Hold::ChildBusy { child: name("c"), state: SnapshotState::Deleting },
+                "\"c\", on top of it, is half deleted; first its deletion has to be finished",
+            ),
+            (
+                Hold::Needed(branch.clone()),
+                "the VM \"trial\" was branched off it; first the VM \"trial\" has to get a full copy of its disks, or to \
+                 be deleted",
+            ),
+            (
+                Hold::Needed(Need::Unmerged(name("u"))),
+                "the merge of \"u\" is unfinished and needs its image; first the deletion of \"u\" has to be finished",
+            ),
+            (
+                Hold::ChildNeeded { child: name("c"), need: db },
+                "its deletion would remove the image of \"c\", on top of it, but the VM \"db\" uses its image; first \
+                 the VM \"db\" has to get disks that are not based on it, or to be deleted",
+            ),
+            (
+                Hold::Branches(several),
+                "other branches are based on it; first has to go: \"a\", \"b\" (pinned: unpin it), \"c\" (not made by \
+                 virtsnap: delete it by hand) and 2 more",
+            ),
+            (
+                Hold::DeadBranch(vec![blocker("d", true, true)]),
+                "it is on an abandoned branch, with others based on it; first has to go: \"d\" (pinned, and not made \
+                 by virtsnap: unpin it and delete it by hand)",
+            ),
+        ] {
+            let held = Held { name: name("x"), because: hold };
+            assert_eq!(held.text(), format!("Cannot go yet: {text}."));
         }
     }
 }
