@@ -20,6 +20,8 @@ mod bucket;
 mod clock;
 #[cfg(test)]
 mod fixtures;
+#[cfg(test)]
+mod guarantees;
 mod limits;
 mod moment;
 #[cfg(test)]
@@ -27,6 +29,8 @@ mod props;
 mod reason;
 #[cfg(test)]
 mod tables;
+#[cfg(test)]
+mod worlds;
 
 use std::{cell::OnceCell, collections::BTreeMap, sync::Arc};
 

@@ -2,204 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use jiff::{Timestamp, ToSpan as _, tz::TimeZone};
-use proptest::{option, prelude::*, sample::select};
+use proptest::{option, prelude::*};
 
 use super::{
-    fixtures::{at, days, policy, snap},
+    fixtures::{at, days},
+    worlds::{World, plain, retention, rules_only, world},
     *,
 };
 use crate::core::{
     model::Storage,
     policy::{Combine, Keep},
 };
-
-/// A VM's snapshots and all that `judge` looks at.
-#[derive(Debug, Clone)]
-struct World {
-    snapshots: Vec<Snapshot>,
-    policies: Vec<(PolicyName, Retention)>,
-    needed: BTreeMap<SnapshotName, Need>,
-    vm_max_size: Option<u64>,
-    max_chain: Option<u32>,
-    now: Timestamp,
-}
-
-impl World {
-    /// Judges with no `max-delete`, unless `whole` is false.
-    fn judge<T>(&self, whole: bool, look: impl FnOnce(&[Verdict<'_>]) -> T) -> T {
-        let rules: Vec<_> =
-            self.policies.iter().map(|(policy, retention)| Rules { policy, retention }).collect();
-        let ctx = Context {
-            vm_max_size: self.vm_max_size,
-            max_chain: self.max_chain,
-            needed: &self.needed,
-            whole,
-            ..Context::new(self.now, &rules)
-        };
-        look(&judge(&self.snapshots, &ctx))
-    }
-
-    fn doomed(&self, whole: bool) -> BTreeSet<SnapshotName> {
-        self.judge(whole, |verdicts| {
-            let goes = verdicts.iter().zip(doomed(verdicts)).filter(|(_, goes)| *goes);
-            goes.map(|(v, _)| v.name.clone()).collect()
-        })
-    }
-
-    /// Deletes them; children go to the nearest ancestor that is left, and so does "current".
-    fn without(&self, gone: &BTreeSet<SnapshotName>) -> Self {
-        let parents: BTreeMap<_, _> = self.snapshots.iter().map(|s| (&s.name, &s.parent)).collect();
-        let left = |mut name: Option<SnapshotName>| {
-            while let Some(n) = name.as_ref().filter(|n| gone.contains(n)) {
-                name.clone_from(&parents[n].clone());
-            }
-            name
-        };
-        let current = left(self.snapshots.iter().find(|s| s.current).map(|s| s.name.clone()));
-        let mut world = self.clone();
-        world.snapshots.retain(|s| !gone.contains(&s.name));
-        for s in &mut world.snapshots {
-            s.parent = left(s.parent.take());
-            s.current = Some(&s.name) == current.as_ref();
-        }
-        world
-    }
-}
-
-fn keep() -> impl Strategy<Value = Keep> {
-    let n = || option::weighted(0.4, 0_u32..6);
-    let within = option::weighted(0.2, (0_i64..40).prop_map(days));
-    (n(), n(), n(), n(), n(), n(), within).prop_map(
-        |(last, hourly, daily, weekly, monthly, yearly, within)| Keep {
-            last,
-            hourly,
-            daily,
-            weekly,
-            monthly,
-            yearly,
-            within,
-        },
-    )
-}
-
-fn combine() -> impl Strategy<Value = Combine> {
-    select(Combine::ALL)
-}
-
-fn zone() -> impl Strategy<Value = TimeZone> {
-    let names = ["UTC", "Europe/Vienna", "America/St_Johns", "Australia/Lord_Howe", "Antarctica/Troll"];
-    select(names.to_vec()).prop_map(|name| TimeZone::get(name).unwrap())
-}
-
-fn limits() -> impl Strategy<Value = Limits> {
-    (
-        option::weighted(0.3, 0_u32..12),
-        option::weighted(0.2, (0_i64..500).prop_map(days)),
-        option::weighted(0.3, 0_u64..500),
-        option::weighted(0.3, 0_u32..6),
-    )
-        .prop_map(|(max_count, max_age, max_size, max_delete)| Limits {
-            max_count,
-            max_age,
-            max_size,
-            max_delete,
-        })
-}
-
-fn retention() -> impl Strategy<Value = Retention> {
-    (keep(), combine(), limits(), zone()).prop_map(|(keep, combine, limits, timezone)| Retention {
-        keep,
-        combine,
-        limits,
-        timezone,
-    })
-}
-
-/// Times that share hours, days, weeks and months often, some equal, around a change of the clocks.
-fn time() -> impl Strategy<Value = Timestamp> {
-    let base = at("2025-11-02T05:00");
-    prop_oneof![0_i64..300, 0_i64..3_000, 0_i64..60_000, 0_i64..900_000]
-        .prop_map(move |minutes| base + (minutes / 10 * 10).minutes())
-}
-
-/// One snapshot. `odd`: also pinned, foreign, failed ones and those of several policies.
-fn snapshot(odd: bool) -> impl Strategy<Value = Snapshot> {
-    let names = || ["p", "q", "gone"].map(policy);
-    (time(), 0..100_u32, 0..100_u32, 0..100_u32, 0..100_u32, 0_u64..60).prop_map(
-        move |(created, a, b, c, d, size)| {
-            let mut s = snap("2026-01-01T00:00");
-            (s.created, s.size) = (created, size);
-            if odd {
-                s.pinned = a >= 92;
-                s.managed = b < 92;
-                if c >= 90 {
-                    s.state = *SnapshotState::ALL.iter().cycle().nth(c as usize).unwrap();
-                }
-                let some = [0b01, 0b01, 0b01, 0b10, 0b10, 0b11, 0b11, 0b11, 0b101, 0b00][d as usize / 10];
-                s.policies = (0..3).filter(|i| some >> i & 1 == 1).map(|i| names()[i].clone()).collect();
-                if size % 16 == 15 {
-                    s.storage = Storage::Internal;
-                }
-            }
-            s
-        },
-    )
-}
-
-fn snapshots(odd: bool) -> impl Strategy<Value = Vec<Snapshot>> {
-    prop::collection::vec(snapshot(odd), 0..40).prop_map(|mut all| {
-        // A chain in the order of time, named out of it.
-        all.sort_by_key(|s| s.created);
-        let count = all.len();
-        let mut parent = None;
-        for (i, s) in all.iter_mut().enumerate() {
-            s.name = SnapshotName::existing(format!("s{:02}", i * 17 % count.next_power_of_two()));
-            s.parent = parent.replace(s.name.clone());
-            s.current = i + 1 == count;
-        }
-        all
-    })
-}
-
-fn world() -> impl Strategy<Value = World> {
-    (
-        snapshots(true),
-        retention(),
-        retention(),
-        prop::collection::btree_set(0_usize..40, 0..3),
-        option::weighted(0.2, 0_u64..1_500),
-        option::weighted(0.2, 1_u32..20),
-    )
-        .prop_map(|(snapshots, p, q, needed, vm_max_size, max_chain)| World {
-            needed: needed
-                .into_iter()
-                .filter_map(|i| snapshots.get(i))
-                .map(|s| (s.name.clone(), Need::OtherVm("other".to_owned())))
-                .collect(),
-            snapshots,
-            policies: vec![(policy("p"), p), (policy("q"), q)],
-            vm_max_size,
-            max_chain,
-            now: at("2027-08-01T00:00"),
-        })
-}
-
-/// One policy, nothing odd: for what holds of the rules alone.
-fn plain(retention: impl Strategy<Value = Retention>) -> impl Strategy<Value = World> {
-    (snapshots(false), retention).prop_map(|(snapshots, p)| World {
-        snapshots,
-        policies: vec![(policy("p"), p)],
-        needed: BTreeMap::new(),
-        vm_max_size: None,
-        max_chain: None,
-        now: at("2027-08-01T00:00"),
-    })
-}
-
-fn rules_only() -> impl Strategy<Value = Retention> {
-    retention().prop_map(|r| Retention { limits: Limits::default(), ..r })
-}
 
 /// The definition, word for word, slow, with jiff's own calendar: the names that the rules want.
 fn by_definition(snapshots: &[Snapshot], r: &Retention) -> BTreeSet<SnapshotName> {
@@ -272,6 +85,43 @@ proptest! {
     }
 
     #[test]
+    fn the_verdicts_are_a_permutation_of_the_input(world in world(), whole: bool) {
+        let mut names = world.judge(whole, |all| all.iter().map(|v| v.name.clone()).collect::<Vec<_>>());
+        let mut input: Vec<_> = world.snapshots.iter().map(|s| s.name.clone()).collect();
+        names.sort();
+        input.sort();
+        prop_assert_eq!(names, input);
+    }
+
+    #[test]
+    fn a_shared_one_goes_only_when_every_policy_lets_go(world in world()) {
+        // Rules alone: exactly those stay that one of their policies wants.
+        let rules = world.clone().unlimited();
+        let mut stay = rules.safe();
+        for (name, retention) in &rules.policies {
+            let of = rules.snapshots.iter().filter(|s| good(s) && s.policies.contains(name));
+            let of: Vec<_> = of.cloned().collect();
+            if retention.keep.is_empty() {
+                stay.extend(of.iter().map(|s| s.name.clone()));
+            } else {
+                stay.extend(by_definition(&of, retention));
+            }
+        }
+        let gone = rules.doomed(true);
+        let kept: BTreeSet<_> =
+            rules.snapshots.iter().map(|s| s.name.clone()).filter(|n| !gone.contains(n)).collect();
+        prop_assert_eq!(kept, stay);
+        // With limits: what goes says so for each of its policies, unless one above them says it.
+        world.judge(true, |verdicts| {
+            for (s, v) in world.snapshots.iter().zip(verdicts).filter(|(_, v)| !v.keep) {
+                let above = v.reasons.iter().any(|r| ["vm-max-size", "chain-full"].contains(&r.rule()));
+                let by: BTreeSet<_> = v.reasons.iter().filter_map(Reason::policy).cloned().collect();
+                assert!(above || by == s.policies, "{s:?} {v:?}");
+            }
+        });
+    }
+
+    #[test]
     fn what_was_kept_is_kept_again(world in world()) {
         let left = world.without(&world.doomed(true));
         prop_assert_eq!(left.doomed(true), BTreeSet::new());
@@ -279,21 +129,10 @@ proptest! {
 
     #[test]
     fn some_are_never_deleted_and_every_verdict_has_its_reasons(world in world(), whole: bool) {
-        let newest = |policy: Option<&PolicyName>| {
-            let of = |s: &&Snapshot| policy.is_none_or(|p| s.policies.contains(p));
-            world.snapshots.iter().filter(|s| good(s)).filter(of).max_by_key(|s| (s.created, &s.name))
-        };
-        let newest = [newest(None), newest(Some(&policy("p"))), newest(Some(&policy("q")))];
+        let safe = world.safe();
         world.judge(whole, |verdicts| {
-            for (s, v) in world.snapshots.iter().zip(verdicts) {
-                let safe = s.pinned
-                    || !s.managed
-                    || s.state != SnapshotState::Ready
-                    || s.policies.is_empty()
-                    || s.policies.contains(&policy("gone"))
-                    || world.needed.contains_key(&s.name)
-                    || newest.contains(&Some(s));
-                assert!(v.keep || !safe, "{s:?} {v:?}");
+            for v in verdicts {
+                assert!(v.keep || !safe.contains(v.name), "{v:?}");
                 assert!(!v.reasons.is_empty());
                 let goes = |r: &Reason<'_>| {
                     ["not-wanted", "max-age", "max-count", "max-size", "vm-max-size", "chain-full"]
@@ -302,6 +141,29 @@ proptest! {
                 assert!(v.reasons.iter().all(|r| goes(r) != v.keep), "{v:?}");
             }
         });
+    }
+
+    #[test]
+    fn more_slots_never_delete_more_of_what_several_policies_share(
+        world in world(),
+        which in any::<prop::sample::Index>(),
+        more in 1..5_u32,
+    ) {
+        let mut world = world.unlimited();
+        let Retention { keep, combine, .. } = &mut world.policies[0].1;
+        if *combine == Combine::Extend {
+            // See below: weeks do not nest in months.
+            keep.weekly = None;
+        }
+        let mut larger = world.clone();
+        let Keep { last, hourly, daily, weekly, monthly, yearly, within: _ } = &mut larger.policies[0].1.keep;
+        let mut rules: Vec<_> =
+            [last, hourly, daily, weekly, monthly, yearly].into_iter().filter_map(Option::as_mut).collect();
+        prop_assume!(!rules.is_empty());
+        let which = which.index(rules.len());
+        *rules[which] += more;
+        let (before, after) = (world.doomed(true), larger.doomed(true));
+        prop_assert!(after.is_subset(&before), "{before:?} {after:?}");
     }
 
     #[test]
@@ -367,5 +229,30 @@ proptest! {
         let bytes: u64 = left.iter().map(|s| s.size).sum();
         prop_assert!(limits.max_count.is_none_or(|n| left.len() <= (n as usize).max(1)));
         prop_assert!(limits.max_size.is_none_or(|n| bytes <= n.max(newest)));
+    }
+
+    #[test]
+    fn limits_over_all_policies_hold_as_far_as_they_may(world in world()) {
+        let (gone, safe) = (world.doomed(true), world.safe());
+        let left: Vec<_> = world.snapshots.iter().filter(|s| !gone.contains(&s.name)).collect();
+        // In force for this VM, and ready: others count for no policy.
+        let counts = |s: &&&Snapshot| good(s) && world.policies.iter().any(|(p, _)| s.policies.contains(p));
+        let free = |s: &Snapshot| !safe.contains(&s.name);
+        let bytes: u64 = left.iter().filter(counts).map(|s| s.size).sum();
+        if world.vm_max_size.is_some_and(|limit| bytes > limit) {
+            prop_assert!(!left.iter().any(|s| free(s)));
+        }
+        let layers = left.iter().filter(|s| s.storage == Storage::External).count();
+        if world.max_chain.is_some_and(|limit| layers + 1 > limit as usize) {
+            // A policy that is empty gives nothing away for the chain's sake.
+            let none = Limits::default();
+            let empty = |s: &Snapshot| {
+                let of = |(p, r): &(PolicyName, Retention)| {
+                    s.policies.contains(p) && r.keep.is_empty() && none == Limits { max_delete: None, ..r.limits.clone() }
+                };
+                world.policies.iter().any(of)
+            };
+            prop_assert!(left.iter().all(|s| s.storage == Storage::Internal || !free(s) || empty(s)));
+        }
     }
 }
