@@ -48,6 +48,7 @@ test-quick: test-packages
 ## make lint          formatting and clippy, warnings are errors
 lint: build-packages
 	cargo fmt --all -- --check
+	cargo fmt --manifest-path fuzz/Cargo.toml -- --check
 	cargo clippy --locked --all-targets -- -D warnings
 
 ## make bench         the benchmarks

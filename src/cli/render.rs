@@ -7,28 +7,20 @@ use std::fmt::Write as _;
 use comfy_table::{CellAlignment, Table, presets};
 use jiff::{Timestamp, tz::TimeZone};
 
+use crate::core::text::harmless;
+
 /// What stands for "none" and "not known" in tables.
 pub const NONE: &str = "-";
 
 /// A name or a message that others wrote, on one line: whatever could move the cursor, change colours or
 /// reorder the text is shown as an escape.
 pub fn safe(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        if is_harmless(c) { shown.push(c) } else { shown.extend(c.escape_default()) }
-    }
-    shown
+    harmless(text)
 }
 
 /// The same for a text that may have several lines.
 pub fn safe_lines(text: &str) -> String {
     text.lines().map(safe).collect::<Vec<_>>().join("\n")
-}
-
-fn is_harmless(c: char) -> bool {
-    let reorders_or_breaks =
-        matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    !c.is_control() && !reorders_or_breaks
 }
 
 /// A name in a sentence: harmless, in quotes.

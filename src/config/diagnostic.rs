@@ -5,7 +5,10 @@ use std::{fmt, ops::Range, sync::Arc};
 
 use annotate_snippets::{AnnotationKind, Element, Group, Level, Origin, Renderer, Snippet};
 
-use crate::core::policy::Source;
+use crate::core::{
+    policy::Source,
+    text::{harmless, is_harmless},
+};
 
 /// Rendering stops after so many: nobody reads more, and a broken file can have thousands.
 const RENDER_MAX: usize = 200;
@@ -241,7 +244,7 @@ fn snippet<'a>(
 
 /// The renderer takes care of the controls of ASCII, not of those above, which old terminals act on, too.
 fn shown(line: &str) -> String {
-    line.replace(|c: char| !c.is_ascii() && is_harmful(c), "\u{fffd}")
+    line.replace(|c: char| !c.is_ascii() && !is_harmless(c), "\u{fffd}")
 }
 
 /// Plain for files and pipes, coloured for terminals.
@@ -349,24 +352,9 @@ impl FromIterator<Diagnostic> for Diagnostics {
     }
 }
 
-/// True for what a terminal may act on, and for what can make a line read as another one or as two.
-fn is_harmful(c: char) -> bool {
-    let reorders_or_breaks =
-        matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    c.is_control() || reorders_or_breaks
-}
-
 /// A file's text and its name may hold anything; a terminal must not act on it, and a line stays one line.
 pub(crate) fn printable(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        if is_harmful(c) {
-            out.extend(c.escape_default());
-        } else {
-            out.push(c);
-        }
-    }
-    out
+    harmless(text)
 }
 
 /// What someone wrote, to be quoted in a message: cut if it is long.

@@ -17,4 +17,5 @@ pub mod schedule;
 pub mod select;
 pub mod settings;
 pub mod simulate;
+pub mod text;
 pub mod view;
