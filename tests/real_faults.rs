@@ -159,6 +159,21 @@ harness::on_both! {
         assert_eq!(guest.freeze_status(), "thawed");
     }
 
+    /// A file that makes libvirt give up a whole directory, for a reason that it does not tell.
+    fn a_broken_file_beside_a_disk_is_named_as_the_reason(tb) {
+        tb.ok("mkdir -p -m 711 /images");
+        let guest = tb.guest(GuestSpec { disk_dir: Some("/images".into()), ..GuestSpec::named("vm1") });
+        guest.wait_agent();
+        let daemon = Daemon::running(tb, TWO);
+        daemon.create("vm1", "before").expect("all is well");
+        tb.ok("qemu-img create -q -f qcow2 /images/whole 10M && head -c 60 /images/whole >/images/broken.qcow2");
+        let (_, text) = daemon.create("vm1", "beside-it").unwrap_err();
+        assert!(text.contains("vm1") && text.contains("find /images -maxdepth 1"), "{text}");
+        assert_eq!(tb.ok("find /images -maxdepth 1 -type f -size 1").trim(), "/images/broken.qcow2");
+        tb.ok("rm /images/broken.qcow2");
+        daemon.create("vm1", "after").expect("and goes on");
+    }
+
     /// The file system of the images has no room left.
     fn a_full_disk_is_refused_before_anything_is_touched(tb) {
         tb.ok("mkdir -p /images && mount -t tmpfs -o size=96M,mode=711 images /images");

@@ -293,7 +293,9 @@ fn choose<'a>(create: &CreateJob, vm: &'a Vm) -> Result<Vec<&'a Disk>, Stop> {
 
 fn check_space(work: &Work<'_>, vm: &Vm, disk: &Disk) -> Result<(), Stop> {
     let Some(top) = disk.chain.first() else { return Ok(()) };
-    let space = work.tools.hypervisor.space(&top.path)?;
+    let space = work.tools.hypervisor.space(&top.path).map_err(|e| {
+        e.context(format_args!("no snapshot of VM {} was taken, as the room for it is unknown", vm.name))
+    })?;
     let least = work.settings.daemon.min_free.bytes_of(space.capacity);
     if space.available < least {
         let mib = |bytes: u64| bytes / (1024 * 1024);

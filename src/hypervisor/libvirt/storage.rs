@@ -46,9 +46,25 @@ fn exclusively<T>(mut work: impl FnMut() -> Result<T>) -> Result<T> {
 fn refreshed(connection: &Connect, directory: &str) -> Result<StoragePool> {
     exclusively(|| {
         let pool = pool_over(connection, directory)?;
-        pool.refresh(0)?;
+        pool.refresh(0).map_err(|e| unreadable(directory, e.into()))?;
         Ok(pool)
     })
+}
+
+/// One file with less than an image's header in it makes libvirt give up the whole directory, stop its pool, and say
+/// that "the cause is unknown" (seen with 9.0 and 11.3).
+fn unreadable(directory: &str, e: Error) -> Error {
+    if !e.message.contains("cause is unknown") {
+        return e.context(format_args!("the storage pool over {directory}"));
+    }
+    Error::new(
+        e.kind,
+        format!(
+            "libvirt cannot read {directory} as a storage pool, and does not say why. One image there that was cut \
+             short, by a copy that broke off for instance, is enough: `find {directory} -maxdepth 1 -type f -size 1` \
+             shows the likeliest; moved elsewhere, it is no obstacle any more"
+        ),
+    )
 }
 
 /// The room in the file system under this path's directory.
@@ -232,8 +248,7 @@ fn pool_over(connection: &Connect, directory: &str) -> Result<StoragePool> {
     match connection.create_storage_pool_xml(&xml::directory_pool(&name, directory), 0) {
         Ok(pool) => Ok(pool),
         // Another of our threads was quicker.
-        Err(e) => existing_pool(connection, directory)?
-            .ok_or_else(|| Error::from(e).context(format_args!("a storage pool over {directory}"))),
+        Err(e) => existing_pool(connection, directory)?.ok_or_else(|| unreadable(directory, e.into())),
     }
 }
 
@@ -256,7 +271,7 @@ fn existing_pool(connection: &Connect, directory: &str) -> Result<Option<Storage
         if !pool.is_active()? {
             // libvirt allows no second pool over the same directory, so the administrator's has to run.
             tracing::info!(pool = %pool.name()?, "starting the storage pool over {directory}");
-            pool.create(0)?;
+            pool.create(0).map_err(|e| unreadable(directory, e.into()))?;
         }
         return Ok(Some(pool));
     }
