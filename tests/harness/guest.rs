@@ -159,7 +159,12 @@ impl Guest {
 
     /// Lets the agent shut it down, and waits until it is off. Its file systems are clean then.
     pub fn shutdown(&self) {
-        self.virsh("shutdown {} --mode agent");
+        // After a start the agent may not be there yet, which is no reason to fail.
+        self.wait_agent();
+        wait_for(DEFAULT_DEADLINE, "the agent takes the shutdown", || {
+            let asked = self.testbed.sh(&format!("virsh -q shutdown {} --mode agent", self.uuid));
+            (asked.success() || self.state() == "shut off").then_some(())
+        });
         wait_for(DEFAULT_DEADLINE, "the guest shuts down", || (self.state() == "shut off").then_some(()));
         self.hang_up();
     }
