@@ -13,7 +13,7 @@ use super::{
     inventory::{Inventory, Object},
     props::{Snapshot, Vm},
     proxy::{Options, RawVerdict, VMProxy},
-    render::{Column, NONE, Watch, cell, count, known_size, quoted, safe, size, table},
+    render::{self, NONE, Watch, cell, count, known_size, quoted, safe, size, table},
     view,
 };
 
@@ -182,24 +182,17 @@ async fn preview(vm: &Object<Vm>, bus: &Connection, options: Options<'_>) -> Res
 }
 
 fn verdict_table(verdicts: &[&Verdict], snapshots: &[Object<Snapshot>], watch: &Watch) -> String {
-    let columns = [
-        Column::Left("VERDICT"),
-        Column::Left("SNAPSHOT"),
-        Column::Left("CREATED"),
-        Column::Right("SIZE"),
-        Column::Left("WHY"),
-    ];
     let rows = verdicts.iter().map(|verdict| {
         let snapshot = snapshots.iter().find(|s| s.path == verdict.object);
         vec![
-            if verdict.keep { "keep" } else { "delete" }.to_owned(),
+            render::verdict(verdict.keep).to_owned(),
             cell(&verdict.name),
             snapshot.map_or_else(|| NONE.to_owned(), |s| watch.local(s.created)),
             snapshot.map_or_else(|| NONE.to_owned(), |s| known_size(s.size)),
             verdict.why(),
         ]
     });
-    table(&columns, rows.collect())
+    table(&render::VERDICTS, rows.collect())
 }
 
 /// `2 of 14 snapshots to delete, about 1.5 GiB`

@@ -144,6 +144,20 @@ pub enum Column {
     Right(&'static str),
 }
 
+/// What every table of verdicts shows, the daemon's as well as a tryout's.
+pub const VERDICTS: [Column; 5] = [
+    Column::Left("VERDICT"),
+    Column::Left("SNAPSHOT"),
+    Column::Left("CREATED"),
+    Column::Right("SIZE"),
+    Column::Left("WHY"),
+];
+
+/// The first word of a row there.
+pub const fn verdict(keep: bool) -> &'static str {
+    if keep { "keep" } else { "delete" }
+}
+
 /// Rows under headings, without lines, two spaces between columns. Cells must be [`safe`].
 pub fn table(columns: &[Column], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();

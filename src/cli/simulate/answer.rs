@@ -6,7 +6,7 @@ use jiff::{Timestamp, tz::TimeZone};
 use serde::Serialize;
 
 use crate::{
-    cli::render::{Column, cell, count, known_size, safe, size, table},
+    cli::render::{self, Column, cell, count, known_size, safe, size, table},
     core::{
         merge::Step,
         prune::{Decision, Sentence},
@@ -133,13 +133,6 @@ impl Answer {
     }
 
     fn verdict_table(&self) -> String {
-        let columns = [
-            Column::Left("VERDICT"),
-            Column::Left("SNAPSHOT"),
-            Column::Left("CREATED"),
-            Column::Right("SIZE"),
-            Column::Left("WHY"),
-        ];
         let rows = self.verdicts.iter().map(|v| {
             vec![
                 if v.keep { "keep" } else { "delete" }.to_owned(),
@@ -149,7 +142,7 @@ impl Answer {
                 safe(&v.text),
             ]
         });
-        table(&columns, rows.collect())
+        table(&render::VERDICTS, rows.collect())
     }
 }
 
