@@ -6,6 +6,7 @@ use super::{Rig, RigVm, chain, connected, name, records, refused, take, targets}
 
 const STOPPED: RigVm = RigVm { disks: 1, running: false, agent: false };
 const RUNNING: RigVm = RigVm { disks: 1, running: true, agent: false };
+const TWO_DISKS: RigVm = RigVm { disks: 2, running: true, agent: false };
 const GUEST: RigVm = RigVm { disks: 2, running: true, agent: true };
 
 pub(crate) fn the_oldest_goes_and_the_others_keep_their_data(rig: &mut dyn Rig) {
@@ -22,7 +23,7 @@ pub(crate) fn the_newest_goes_and_the_others_keep_their_data(rig: &mut dyn Rig) 
 
 fn one_of_three_goes(rig: &mut dyn Rig, which: usize) {
     let (hv, _events) = connected(rig);
-    let vm = rig.new_vm(GUEST);
+    let vm = rig.new_vm(TWO_DISKS);
     let mut left = vec![("s1", 21), ("s2", 22), ("s3", 23)];
     let mut taken = Vec::new();
     for (label, value) in &left {
@@ -144,7 +145,7 @@ pub(crate) fn a_stopped_vm_is_snapshotted_and_merged_and_stays_stopped(rig: &mut
 /// the same deletion once more.
 pub(crate) fn a_deletion_that_failed_midway_is_marked_and_done_again(rig: &mut dyn Rig) {
     let (hv, _events) = connected(rig);
-    let vm = rig.new_vm(GUEST);
+    let vm = rig.new_vm(TWO_DISKS);
     for (label, value) in [("s1", 51), ("s2", 52), ("s3", 53)] {
         for target in ["vda", "vdb"] {
             rig.write_marker(vm, target, value);

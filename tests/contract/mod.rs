@@ -91,9 +91,9 @@ pub(crate) trait Rig {
     /// Whether there is a file.
     fn file_exists(&self, path: &str) -> bool;
 
-    /// The running guest writes this value, and it is on the disk after.
+    /// Writes this value (1 to 255) to the disk, past the guest's memory. One with an agent must run.
     fn write_marker(&mut self, vm: VmId, target: &str, value: u64);
-    /// The value on the disk now, whether the VM runs or not.
+    /// The value on the disk now, whether the VM runs or not; 0 if none was written.
     fn marker_now(&self, vm: VmId, target: &str) -> u64;
     /// The value in the snapshot's state image, read through its chain.
     fn marker_in_snapshot(&self, vm: VmId, snapshot: &SnapshotName, target: &str) -> u64;
@@ -197,15 +197,15 @@ macro_rules! contracts {
                 a_foreign_snapshot_is_listed_and_current [Foreign];
             }
             delete {
-                the_oldest_goes_and_the_others_keep_their_data [Agent];
-                the_middle_one_goes_and_the_others_keep_their_data [Agent];
-                the_newest_goes_and_the_others_keep_their_data [Agent];
+                the_oldest_goes_and_the_others_keep_their_data [];
+                the_middle_one_goes_and_the_others_keep_their_data [];
+                the_newest_goes_and_the_others_keep_their_data [];
                 when_all_are_gone_the_disk_is_one_image_again [];
                 a_snapshot_that_is_not_there_is_not_found [];
                 a_chain_that_is_not_what_the_metadata_says_is_left_alone [Mismatch];
                 where_branches_meet_nothing_is_merged [Branches];
                 a_stopped_vm_is_snapshotted_and_merged_and_stays_stopped [Agent];
-                a_deletion_that_failed_midway_is_marked_and_done_again [Agent, MergeTrouble];
+                a_deletion_that_failed_midway_is_marked_and_done_again [MergeTrouble];
             }
             agent {
                 what_is_frozen_is_counted_reported_and_thawed [Agent];

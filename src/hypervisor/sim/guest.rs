@@ -339,6 +339,11 @@ impl Sim {
         })
     }
 
+    /// Writes one block to what a disk is on now, whoever else has it: as `qemu-io` would.
+    pub fn write_behind(&self, vm: VmId, target: &str, block: u64, value: u64) -> Result<()> {
+        self.with(|s| s.active_layer(vm, target).and_then(|active| s.store.write(&active, block, value)))
+    }
+
     /// What a disk holds now.
     pub fn read(&self, vm: VmId, target: &str) -> Result<Blocks> {
         self.with(|s| s.active_layer(vm, target).map(|active| s.store.read(&active)))

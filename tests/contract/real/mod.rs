@@ -1,9 +1,11 @@
 //! The real driver, on a real libvirt in a container, with everything around it done by `virsh` beside it.
 //!
-//! A VM without an agent has no guest at all: 16 MiB, empty disks, there in a moment. One with an agent is a guest
-//! that boots once for each rig and is saved; each further one is restored from that, with its disks as they were.
-//! The marker is a file on each of the guest's disks, read from a raw copy of the image where the guest cannot be
-//! asked: so nothing of what is tested has a part in reading it.
+//! A VM without an agent has no guest at all: see `bare`. One with an agent is a guest that boots once for each rig
+//! and is saved; each further one is restored from that, with its disks as they were. Its marker is a file on each of
+//! its disks, read from a raw copy of the image where the guest cannot be asked: so nothing of what is tested has a
+//! part in reading it.
+
+mod bare;
 
 use std::{
     cell::{Cell, OnceCell},
@@ -31,7 +33,9 @@ const IMAGES: &str = "/var/lib/libvirt/images";
 const GOLD: &str = "/var/lib/contract";
 /// QEMU's block/file-posix.c: `RAW_LOCK_SHARED_BASE` and the number of `BLK_PERM_WRITE`.
 const NOT_TO_BE_WRITTEN: i64 = 200 + 1;
-const DISKS: [&str; 2] = ["vda", "vdb"];
+const DISKS: [&str; 8] = ["vda", "vdb", "vdc", "vdd", "vde", "vdf", "vdg", "vdh"];
+/// So many of them the guest has.
+const GUEST_DISKS: usize = 2;
 
 pub(crate) struct RealRig {
     suite: Suite,
@@ -71,37 +75,9 @@ impl RealRig {
         self.guest.as_ref().unwrap()
     }
 
-    /// A VM with nothing in it, which is all that libvirt needs.
-    fn new_bare(&self, spec: RigVm) -> VmId {
-        let name = format!("bare{}", self.number());
-        let (mut disks, mut script) = (String::new(), "set -e\n".to_owned());
-        for target in &DISKS[..spec.disks] {
-            let image = format!("{IMAGES}/{name}-{target}.qcow2");
-            let _ = writeln!(script, "qemu-img create -q -f qcow2 {image} 8M");
-            let _ = write!(
-                disks,
-                "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{image}'/>
-                 <target dev='{target}' bus='virtio'/></disk>"
-            );
-        }
-        let definition = format!(
-            "<domain type='qemu'><name>{name}</name><memory unit='MiB'>16</memory>
-             <os><type arch='x86_64' machine='pc'>hvm</type></os>
-             <devices>{disks}<controller type='usb' model='none'/><memballoon model='none'/></devices></domain>"
-        );
-        let file = format!("{GOLD}/{name}.xml");
-        self.tb().push_file(&file, definition, 0o600);
-        let _ = writeln!(script, "virsh -q define {file} >&2");
-        if spec.running {
-            let _ = writeln!(script, "virsh -q start {name} >&2");
-        }
-        let uuid = self.tb().ok(&format!("{script}virsh -q domuuid {name}"));
-        VmId(Uuid::parse_str(uuid.trim()).unwrap())
-    }
-
     /// The guest as it was right after its first boot.
     fn new_guest(&mut self, spec: RigVm) -> VmId {
-        assert_eq!(spec.disks, DISKS.len(), "that is what the guest has");
+        assert_eq!(spec.disks, GUEST_DISKS, "that is what the guest has");
         assert!(!self.vms.values().any(|guest| *guest), "there is one guest only");
         if self.guest.is_none() {
             let guest = self.tb().guest(GuestSpec { disks: 2, writers: false, ..GuestSpec::named("guest") });
@@ -176,10 +152,6 @@ impl RealRig {
         ));
         text.parse().unwrap_or_else(|e| panic!("{image}: no marker in it: {e}: {text:?}"))
     }
-
-    fn is_running(&self, vm: VmId) -> bool {
-        self.tb().ok(&format!("virsh -q domstate {}", vm.0)).trim() == "running"
-    }
 }
 
 /// A text with some of its parts replaced.
@@ -243,12 +215,19 @@ impl Rig for RealRig {
     }
 
     fn write_marker(&mut self, vm: VmId, target: &str, value: u64) {
-        self.guest(vm).exec(&format!("set -e; echo {value} >/mnt/{target}/marker; sync"));
+        if self.vms[&vm] {
+            self.guest(vm).exec(&format!("set -e; echo {value} >/mnt/{target}/marker; sync"));
+        } else {
+            self.write_bare(vm, target, value);
+        }
     }
 
     fn marker_now(&self, vm: VmId, target: &str) -> u64 {
+        if !self.vms[&vm] {
+            return self.bare_marker_in(&self.active(vm, target));
+        }
         let guest = self.guest(vm);
-        if self.is_running(vm) {
+        if self.state(vm) == "running" {
             // From the disk, not from the guest's memory.
             let text = guest.exec(&format!("echo 3 >/proc/sys/vm/drop_caches; cat /mnt/{target}/marker"));
             return text.parse().unwrap_or_else(|e| panic!("{target}: {e}: {text:?}"));
@@ -257,7 +236,8 @@ impl Rig for RealRig {
     }
 
     fn marker_in_snapshot(&self, vm: VmId, snapshot: &SnapshotName, target: &str) -> u64 {
-        self.marker_in(&self.state_images(vm, snapshot)[target])
+        let image = &self.state_images(vm, snapshot)[target];
+        if self.vms[&vm] { self.marker_in(image) } else { self.bare_marker_in(image) }
     }
 
     fn foreign_snapshot(&mut self, vm: VmId, name: &str) {
