@@ -35,7 +35,7 @@ pub enum ErrorKind {
     Denied,
     /// The connection to libvirt is gone, or there never was one.
     Disconnected,
-    /// Stopped on request.
+    /// Stopped on request. What was begun may be half done.
     Cancelled,
     /// Anything else.
     Failed,
@@ -51,12 +51,7 @@ impl ErrorKind {
     pub const fn untouched(self) -> bool {
         matches!(
             self,
-            Self::NoSuchVm
-                | Self::NoSuchSnapshot
-                | Self::Unsupported
-                | Self::Busy
-                | Self::ChainMismatch
-                | Self::Cancelled
+            Self::NoSuchVm | Self::NoSuchSnapshot | Self::Unsupported | Self::Busy | Self::ChainMismatch
         )
     }
 
