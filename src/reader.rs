@@ -11,7 +11,7 @@ use crate::{
         model::{Content, Origin, Snapshot, SnapshotName, SnapshotState, VmId},
     },
     hypervisor::{self, Agent, Hypervisor, Vm},
-    store::{Store, StoreError},
+    store::{HalfDeleted, Store, StoreError},
 };
 
 /// Why a VM could not be read.
@@ -35,7 +35,7 @@ pub fn read(hypervisor: &dyn Hypervisor, store: &Store, id: VmId) -> Result<VmRe
 /// What the store knows of a VM's snapshots.
 struct Known {
     qualities: BTreeMap<Uuid, Quality>,
-    half_deleted: BTreeSet<Uuid>,
+    half_deleted: HalfDeleted,
 }
 
 fn join(vm: Vm, snapshots: Vec<hypervisor::SnapshotRecord>, known: &Known) -> VmRecord {
@@ -80,7 +80,7 @@ fn spoiled(records: &[hypervisor::SnapshotRecord]) -> BTreeSet<SnapshotName> {
 fn snapshot(vm: VmId, spoiled: bool, s: hypervisor::SnapshotRecord, known: &Known) -> SnapshotRecord {
     let (description, marker) = marker::split(&s.description, vm);
     let description = description.to_owned();
-    let half_deleted = marker.as_ref().is_some_and(|m| known.half_deleted.contains(&m.id));
+    let half_deleted = known.half_deleted.has(&s.name, marker.as_ref().map(|m| m.id));
     let state = if spoiled || half_deleted { SnapshotState::Failed } else { SnapshotState::Ready };
     let quality = marker
         .as_ref()

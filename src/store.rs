@@ -4,6 +4,8 @@
 //! well each was taken. Every write is one transaction, and on the disk when the call returns
 //! (`synchronous=FULL`): an intent is stored before the hypervisor is asked, a result before it is published.
 
+mod begun;
+mod kept;
 mod runs;
 
 use std::{
@@ -16,10 +18,8 @@ use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use uuid::Uuid;
 
-use crate::core::{
-    inventory::Quality,
-    model::{SnapshotName, VmId},
-};
+pub use self::begun::{Begun, HalfDeleted, Intent};
+use crate::core::{inventory::Quality, model::VmId};
 
 /// Why the store did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -63,22 +63,18 @@ const MIGRATIONS: &[&str] = &["
     ALTER TABLE handled ADD COLUMN times TEXT NOT NULL DEFAULT '';
     ALTER TABLE handled ADD COLUMN last_run_usec INTEGER;
     ALTER TABLE handled ADD COLUMN last_result TEXT NOT NULL DEFAULT '';
+", "
+    ALTER TABLE intent ADD COLUMN detail TEXT NOT NULL DEFAULT '';
+    ALTER TABLE intent ADD COLUMN phase TEXT NOT NULL DEFAULT '';
+    CREATE TABLE awake (vm TEXT PRIMARY KEY, since_usec INTEGER NOT NULL) STRICT;
+    CREATE TABLE copy (
+        vm TEXT NOT NULL, name TEXT NOT NULL, xml TEXT NOT NULL, at_usec INTEGER NOT NULL,
+        PRIMARY KEY (vm, name)) STRICT;
+    CREATE TABLE branch (
+        image TEXT PRIMARY KEY, vm TEXT NOT NULL, source_vm TEXT NOT NULL, snapshot TEXT NOT NULL) STRICT;
+    CREATE TABLE quarantine (
+        path TEXT PRIMARY KEY, vm TEXT NOT NULL, since_usec INTEGER NOT NULL, why TEXT NOT NULL) STRICT;
 "];
-
-/// Something that was about to be done and whose end is not written down.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Intent {
-    /// The snapshot's own identity.
-    pub id: Uuid,
-    /// Its VM.
-    pub vm: VmId,
-    /// Its name.
-    pub name: SnapshotName,
-    /// True for a creation, false for a deletion.
-    pub create: bool,
-    /// The overlays that it makes.
-    pub overlays: Vec<String>,
-}
 
 /// The database.
 #[derive(Debug)]
@@ -147,99 +143,6 @@ impl Store {
         for row in rows {
             if let Ok(vm) = row?.parse() {
                 all.insert(vm);
-            }
-        }
-        Ok(all)
-    }
-
-    /// Before an operation's first step.
-    pub fn begin(&self, intent: &Intent, at: Timestamp) -> Result<()> {
-        let kind = if intent.create { "create" } else { "delete" };
-        // A path may hold anything but a NUL byte.
-        let overlays = intent.overlays.join("\0");
-        self.write(
-            "INSERT OR REPLACE INTO intent VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            params![
-                intent.id.to_string(),
-                intent.vm.to_string(),
-                intent.name.as_str(),
-                kind,
-                at.as_microsecond(),
-                overlays
-            ],
-        )
-    }
-
-    /// After an operation's last step: the snapshot is there, and this is how well it was taken.
-    pub fn created(&self, intent: &Intent, quality: &Quality) -> Result<()> {
-        let mut connection = self.lock();
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        transaction.execute(
-            "INSERT OR REPLACE INTO quality VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-            params![
-                intent.id.to_string(),
-                intent.vm.to_string(),
-                intent.name.as_str(),
-                quality.reached.as_str(),
-                quality.requested.map_or("", super::core::policy::Quiesce::as_str),
-                quality.note,
-                i64::try_from(quality.frozen.as_micros()).unwrap_or(i64::MAX),
-            ],
-        )?;
-        transaction.execute("DELETE FROM intent WHERE id = ?1", params![intent.id.to_string()])?;
-        transaction.commit()?;
-        Ok(())
-    }
-
-    /// After an operation's last step: nothing of the snapshot is left.
-    pub fn gone(&self, id: Uuid) -> Result<()> {
-        let mut connection = self.lock();
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        transaction.execute("DELETE FROM quality WHERE id = ?1", params![id.to_string()])?;
-        transaction.execute("DELETE FROM intent WHERE id = ?1", params![id.to_string()])?;
-        transaction.commit()?;
-        Ok(())
-    }
-
-    /// The operation was given up; what was known of the snapshot before stays.
-    pub fn abandoned(&self, id: Uuid) -> Result<()> {
-        self.write("DELETE FROM intent WHERE id = ?1", params![id.to_string()])
-    }
-
-    /// What was begun and not ended.
-    pub fn intents(&self) -> Result<Vec<Intent>> {
-        let connection = self.lock();
-        let mut statement =
-            connection.prepare("SELECT id, vm, name, kind, overlays FROM intent ORDER BY at_usec, id")?;
-        let text = |row: &rusqlite::Row<'_>, i| row.get::<_, String>(i);
-        let rows = statement.query_map([], |row| {
-            Ok((text(row, 0)?, text(row, 1)?, text(row, 2)?, text(row, 3)?, text(row, 4)?))
-        })?;
-        let mut all = Vec::new();
-        for row in rows {
-            let (id, vm, name, kind, overlays) = row?;
-            let (Ok(id), Ok(vm)) = (id.parse(), vm.parse()) else { continue };
-            all.push(Intent {
-                id,
-                vm,
-                name: SnapshotName::existing(name),
-                create: kind == "create",
-                overlays: overlays.split('\0').filter(|p| !p.is_empty()).map(str::to_owned).collect(),
-            });
-        }
-        Ok(all)
-    }
-
-    /// Snapshots of this VM whose deletion was begun and did not end: their data cannot be trusted, and they are to go.
-    pub fn half_deleted(&self, vm: VmId) -> Result<BTreeSet<Uuid>> {
-        let connection = self.lock();
-        let mut statement =
-            connection.prepare_cached("SELECT id FROM intent WHERE vm = ?1 AND kind = 'delete'")?;
-        let rows = statement.query_map(params![vm.to_string()], |row| row.get::<_, String>(0))?;
-        let mut all = BTreeSet::new();
-        for row in rows {
-            if let Ok(id) = row?.parse() {
-                all.insert(id);
             }
         }
         Ok(all)

@@ -2,7 +2,8 @@ use super::*;
 use crate::core::{
     job::JobResult,
     machine::{Entry, Owed, Place},
-    model::{Consistency, PolicyName},
+    merge::{DiskPart, Doomed, Recipe, Renamed},
+    model::{Consistency, PolicyName, SnapshotName},
     policy::Quiesce,
 };
 
@@ -11,8 +12,9 @@ fn intent() -> Intent {
         id: Uuid::from_u128(1),
         vm: VmId(Uuid::from_u128(2)),
         name: SnapshotName::existing("a\nb"),
-        create: true,
+        what: Begun::Create,
         overlays: vec!["/i/x y.qcow2".into(), "/i/z\n.qcow2".into()],
+        phase: String::new(),
     }
 }
 
@@ -125,4 +127,94 @@ fn a_database_of_the_first_version_is_brought_up_to_date() {
     let handled = Timestamp::from_second(1).unwrap();
     assert_eq!(store.places().unwrap(), [(policy("nightly"), Place::new(handled))].into());
     assert!(store.owed().unwrap().is_empty());
+}
+
+fn recipe(run: &[(&str, Option<u128>)]) -> Recipe {
+    let doomed = |&(name, id): &(&str, Option<u128>)| Doomed {
+        name: SnapshotName::existing(name),
+        id: id.map(Uuid::from_u128),
+    };
+    Recipe {
+        run: run.iter().map(doomed).collect(),
+        disks: vec![DiskPart {
+            target: "vda".into(),
+            base: "/i/base\"\n.qcow2".into(),
+            top: "/i/b.qcow2".into(),
+            gone: vec!["/i/a.qcow2".into(), "/i/b.qcow2".into()],
+        }],
+        renamed: vec![Renamed {
+            name: SnapshotName::existing("c"),
+            images: vec![("/i/b.qcow2".into(), "/i/base\"\n.qcow2".into())],
+        }],
+    }
+}
+
+#[test]
+fn a_merge_is_read_back_with_its_recipe_and_how_far_it_got() {
+    let store = Store::in_memory().unwrap();
+    let vm = VmId(Uuid::from_u128(9));
+    let mut begun = Intent::new(
+        Uuid::from_u128(1),
+        vm,
+        SnapshotName::existing("a"),
+        Begun::Merge(recipe(&[("a", Some(1)), ("b", Some(2))])),
+    );
+    store.begin(&begun, Timestamp::UNIX_EPOCH).unwrap();
+    store.reached(begun.id, "vda").unwrap();
+    "vda".clone_into(&mut begun.phase);
+    assert_eq!(store.intents().unwrap(), [begun.clone()]);
+    store.all_gone([1, 2].map(Uuid::from_u128)).unwrap();
+    assert_eq!(store.intents().unwrap(), []);
+    assert_eq!(store.half_deleted(vm).unwrap(), HalfDeleted::default());
+}
+
+#[test]
+fn all_of_an_interrupted_run_count_as_half_deleted_and_nothing_else_does() {
+    let store = Store::in_memory().unwrap();
+    let (vm, other) = (VmId(Uuid::from_u128(8)), VmId(Uuid::from_u128(9)));
+    let begin = |vm, id: u128, name: &str, what| {
+        let intent = Intent::new(Uuid::from_u128(id), vm, SnapshotName::existing(name), what);
+        store.begin(&intent, Timestamp::UNIX_EPOCH).unwrap();
+    };
+    begin(vm, 1, "a", Begun::Merge(recipe(&[("a", Some(1)), ("b", Some(2)), ("theirs", None)])));
+    begin(vm, 3, "c", Begun::Delete);
+    begin(vm, 4, "d", Begun::Create);
+    begin(other, 5, "e", Begun::Delete);
+    let half = store.half_deleted(vm).unwrap();
+    let has = |name: &str, id: Option<u128>| half.has(&SnapshotName::existing(name), id.map(Uuid::from_u128));
+    assert!(has("a", Some(1)) && has("b", Some(2)) && has("c", Some(3)) && has("theirs", None));
+    assert!(!has("d", Some(4)) && !has("e", Some(5)), "one is made, one is another VM's");
+    assert!(!has("a", Some(7)) && !has("theirs", Some(7)) && !has("a", None), "names are used again");
+}
+
+#[test]
+fn a_detail_that_nobody_can_read_is_no_intent_and_its_snapshot_is_not_trusted() {
+    let store = Store::in_memory().unwrap();
+    let intent = Intent::new(Uuid::from_u128(1), intent().vm, SnapshotName::existing("a"), Begun::Delete);
+    store.begin(&intent, Timestamp::UNIX_EPOCH).unwrap();
+    store.write("UPDATE intent SET kind = 'merge', detail = '{'", []).unwrap();
+    assert_eq!(store.intents().unwrap(), []);
+    assert!(store.half_deleted(intent.vm).unwrap().has(&intent.name, Some(intent.id)));
+}
+
+#[test]
+fn who_was_woken_and_how_metadata_was_is_known_until_it_is_settled() {
+    let store = Store::in_memory().unwrap();
+    let (vm, other) = (VmId(Uuid::from_u128(8)), VmId(Uuid::from_u128(9)));
+    let at = |second| Timestamp::from_second(second).unwrap();
+    for vm in [vm, other, vm] {
+        store.wakes(vm, at(1)).unwrap();
+    }
+    store.sleeps(other).unwrap();
+    assert_eq!(store.awake().unwrap(), [vm].into());
+
+    let (a, b) = (SnapshotName::existing("a\n"), SnapshotName::existing("b"));
+    store.keep_copy(vm, &b, "<b/>", at(2)).unwrap();
+    store.keep_copy(vm, &a, "<a/>", at(3)).unwrap();
+    store.keep_copy(vm, &b, "<changed/>", at(4)).unwrap();
+    assert_eq!(store.copies(vm).unwrap(), [b.clone(), a.clone()]);
+    assert_eq!(store.copy(vm, &b).unwrap().as_deref(), Some("<b/>"), "as it was before the first change");
+    assert_eq!(store.copy(other, &b).unwrap(), None);
+    store.drop_copy(vm, &b).unwrap();
+    assert_eq!(store.copies(vm).unwrap(), [a]);
 }

@@ -24,7 +24,7 @@ use crate::{
         policy::Memory,
     },
     hypervisor::{CreateSpec, Disk, ErrorKind, Overlay, SnapshotRecord, Vm},
-    store::Intent,
+    store::{Begun, Intent},
 };
 
 pub(super) fn run(work: &Work<'_>, create: &CreateJob) -> Result<SnapshotName, Stop> {
@@ -51,8 +51,8 @@ pub(super) fn run(work: &Work<'_>, create: &CreateJob) -> Result<SnapshotName, S
             Some(Overlay { target: d.target.clone(), path, backing: active.clone() })
         })
         .collect();
-    let paths: Vec<String> = overlays.iter().map(|o| o.path.clone()).collect();
-    let intent = Intent { id, vm: vm.id, name: name.clone(), create: true, overlays: paths.clone() };
+    let overlays_made = overlays.iter().map(|o| o.path.clone()).collect();
+    let intent = Intent { overlays: overlays_made, ..Intent::new(id, vm.id, name.clone(), Begun::Create) };
     let marker = Marker {
         vm: vm.id,
         id,

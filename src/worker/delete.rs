@@ -3,7 +3,7 @@
 use super::{Stop, Work};
 use crate::{
     core::{job::Failure, marker, model::SnapshotName},
-    store::Intent,
+    store::{Begun, Intent},
 };
 
 pub(super) fn run(work: &Work<'_>, name: &SnapshotName) -> Result<(), Stop> {
@@ -32,8 +32,8 @@ pub(super) fn run(work: &Work<'_>, name: &SnapshotName) -> Result<(), Stop> {
         ));
     }
     work.safe_point()?;
-    let begun_before = work.tools.store.half_deleted(vm.id)?.contains(&marker.id);
-    let intent = Intent { id: marker.id, vm: vm.id, name: name.clone(), create: false, overlays: Vec::new() };
+    let begun_before = work.tools.store.half_deleted(vm.id)?.has(name, Some(marker.id));
+    let intent = Intent::new(marker.id, vm.id, name.clone(), Begun::Delete);
     work.tools.store.begin(&intent, work.tools.clock.now())?;
     work.phase("merging", None, Some(name));
     match hypervisor.delete(vm.id, name) {

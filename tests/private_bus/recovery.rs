@@ -15,7 +15,7 @@ use virtsnap::{
         CreateSpec, Hypervisor as _, Overlay,
         sim::{Op, Sim, VmSpec},
     },
-    store::Intent,
+    store::{Begun, Intent},
 };
 
 use super::{
@@ -30,11 +30,8 @@ fn overlay(sim: &Sim, vm: VmId, path: &str) -> Overlay {
 
 fn intent(rig: &Rig, number: u128, vm: VmId, name: &str, paths: &[&str]) -> Intent {
     let intent = Intent {
-        id: Uuid::from_u128(number),
-        vm,
-        name: SnapshotName::existing(name),
-        create: true,
         overlays: paths.iter().map(|p| (*p).to_owned()).collect(),
+        ..Intent::new(Uuid::from_u128(number), vm, SnapshotName::existing(name), Begun::Create)
     };
     rig.store().begin(&intent, rig.clock.now()).unwrap();
     intent
@@ -149,9 +146,7 @@ async fn a_deletion_that_was_interrupted_is_finished_by_the_next_prune() {
     for record in rig.hypervisor.snapshots(id(1)).unwrap() {
         let uuid = virtsnap::core::marker::split(&record.description, id(1)).1.unwrap().id;
         let name = record.name;
-        rig.store()
-            .begin(&Intent { id: uuid, vm: id(1), name, create: false, overlays: vec![] }, rig.clock.now())
-            .unwrap();
+        rig.store().begin(&Intent::new(uuid, id(1), name, Begun::Delete), rig.clock.now()).unwrap();
     }
     // One of the two was in fact deleted, and only the result was not stored.
     rig.sim.delete(id(1), &SnapshotName::existing("s1")).unwrap();

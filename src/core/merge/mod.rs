@@ -21,6 +21,7 @@ mod hold;
 mod names;
 #[cfg(test)]
 mod props;
+mod recipe;
 mod step;
 #[cfg(test)]
 mod tables;
@@ -31,6 +32,7 @@ use std::collections::BTreeMap;
 use self::tree::{Tree, age};
 pub use self::{
     hold::{Blocker, Breakage, Held, Hold},
+    recipe::{DiskPart, Doomed, Recipe, Renamed},
     step::{Plan, Step},
 };
 use super::{

@@ -2,16 +2,18 @@
 //!
 //! Running it twice changes nothing: each entry is taken off the list only when it is certain what became of it.
 
+mod create;
+mod delete;
+mod merge;
+
 use std::collections::BTreeSet;
 
+use uuid::Uuid;
+
 use crate::{
-    core::{
-        inventory::Quality,
-        marker,
-        model::{Content, VmId},
-    },
-    hypervisor::{ErrorKind, Result},
-    store::Intent,
+    core::{marker, model::VmId},
+    hypervisor::{ErrorKind, Result, SnapshotRecord},
+    store::{Begun, Intent},
     worker::Tools,
 };
 
@@ -58,36 +60,18 @@ fn settle(tools: &Tools, intent: &Intent) -> Result<()> {
         Err(e) if e.kind == ErrorKind::NoSuchVm => Vec::new(),
         Err(e) => return Err(e),
     };
-    let found = records
-        .iter()
-        .find(|r| marker::split(&r.description, intent.vm).1.is_some_and(|m| m.id == intent.id));
-    let name = &intent.name;
-    let stored = match (intent.create, found) {
-        (true, Some(record)) => {
-            tracing::warn!(VIRTSNAP_SNAPSHOT = %name, "snapshot {name} was interrupted, and is complete");
-            let mut quality = Quality::unknown(record.content == Content::Full);
-            "the daemon was interrupted while it was taken, so nobody knows whether the freeze had held"
-                .clone_into(&mut quality.note);
-            tools.store.created(intent, &quality)
-        }
-        (true, None) => {
-            match tools.hypervisor.discard(intent.vm, &intent.overlays) {
-                // Its images went with the VM, or are its new owner's business.
-                Err(e) if e.kind == ErrorKind::NoSuchVm => {}
-                done => done?,
-            }
-            tracing::warn!(VIRTSNAP_SNAPSHOT = %name, "snapshot {name} was interrupted before it was taken; its overlays are removed");
-            tools.store.abandoned(intent.id)
-        }
-        (false, Some(_)) => {
-            // The intent stays: it says that the image may hold newer data, and the next prune finishes it.
-            tracing::warn!(VIRTSNAP_SNAPSHOT = %name, "the deletion of snapshot {name} was interrupted; the next prune finishes it");
-            Ok(())
-        }
-        (false, None) => tools.store.gone(intent.id),
+    let stored = match &intent.what {
+        Begun::Create => create::settle(tools, intent, &records)?,
+        Begun::Delete => delete::settle(tools, intent, &records),
+        Begun::Merge(recipe) => merge::settle(tools, intent, recipe, &records),
     };
     if let Err(e) = stored {
-        tracing::error!(error = %e, "cannot store what became of snapshot {name}");
+        tracing::error!(error = %e, "cannot store what became of snapshot {}", intent.name);
     }
     Ok(())
+}
+
+/// The snapshot with this identity: a name may be somebody else's by now.
+fn find(records: &[SnapshotRecord], vm: VmId, id: Uuid) -> Option<&SnapshotRecord> {
+    records.iter().find(|r| marker::split(&r.description, vm).1.is_some_and(|m| m.id == id))
 }

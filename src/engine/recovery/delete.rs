@@ -1,0 +1,18 @@
+//! A snapshot that the hypervisor was deleting.
+
+use super::find;
+use crate::{
+    hypervisor::SnapshotRecord,
+    store::{Intent, StoreError},
+    worker::Tools,
+};
+
+pub(super) fn settle(tools: &Tools, intent: &Intent, records: &[SnapshotRecord]) -> Result<(), StoreError> {
+    let name = &intent.name;
+    if find(records, intent.vm, intent.id).is_none() {
+        return tools.store.gone(intent.id);
+    }
+    // The intent stays: it says that the image may hold newer data, and the next prune finishes it.
+    tracing::warn!(VIRTSNAP_SNAPSHOT = %name, "the deletion of snapshot {name} was interrupted; the next prune finishes it");
+    Ok(())
+}

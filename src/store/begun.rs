@@ -1,0 +1,217 @@
+//! What was begun: an operation is written down before its first step, and taken off when its end is certain.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use rusqlite::{TransactionBehavior, params};
+use serde::{Serialize, de::DeserializeOwned};
+use uuid::Uuid;
+
+use super::{Result, Store};
+use crate::core::{
+    inventory::Quality,
+    merge::Recipe,
+    model::{SnapshotName, VmId},
+    policy::Quiesce,
+};
+
+/// What is being done, with all that its end must know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Begun {
+    /// A snapshot is taken.
+    Create,
+    /// One is deleted by the hypervisor's own means.
+    Delete,
+    /// A run of snapshots is merged away.
+    Merge(Recipe),
+}
+
+impl Begun {
+    /// Its word in the database, and its detail.
+    fn written(&self) -> Result<(&'static str, String)> {
+        Ok(match self {
+            Self::Create => ("create", String::new()),
+            Self::Delete => ("delete", String::new()),
+            Self::Merge(recipe) => ("merge", json(recipe)?),
+        })
+    }
+
+    fn read(kind: &str, detail: &str) -> Option<Self> {
+        match kind {
+            "create" => Some(Self::Create),
+            "delete" => Some(Self::Delete),
+            "merge" => parsed(detail).map(Self::Merge),
+            _ => None,
+        }
+    }
+}
+
+fn json(detail: &impl Serialize) -> Result<String> {
+    serde_json::to_string(detail).map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)).into())
+}
+
+fn parsed<T: DeserializeOwned>(detail: &str) -> Option<T> {
+    serde_json::from_str(detail)
+        .inspect_err(|e| tracing::error!(error = %e, "cannot read what was begun: {detail}"))
+        .ok()
+}
+
+/// Something that was about to be done and whose end is not written down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Intent {
+    /// The identity of the snapshot that it is about; of a merge, that of the oldest of its run.
+    pub id: Uuid,
+    /// Its VM.
+    pub vm: VmId,
+    /// The snapshot's name.
+    pub name: SnapshotName,
+    /// What it is.
+    pub what: Begun,
+    /// The overlays that it makes.
+    pub overlays: Vec<String>,
+    /// The last step that was completed; empty before the first.
+    pub phase: String,
+}
+
+impl Intent {
+    /// One of which nothing is done yet, and which makes no overlays.
+    pub fn new(id: Uuid, vm: VmId, name: SnapshotName, what: Begun) -> Self {
+        Self { id, vm, name, what, overlays: Vec::new(), phase: String::new() }
+    }
+}
+
+/// The snapshots of a VM whose deletion was begun and did not end.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HalfDeleted {
+    ids: BTreeSet<Uuid>,
+    /// Of those that have no identity of ours.
+    names: BTreeSet<SnapshotName>,
+}
+
+impl HalfDeleted {
+    /// Whether this one is among them. `id`: its own identity, if it has one; names are used again.
+    pub fn has(&self, name: &SnapshotName, id: Option<Uuid>) -> bool {
+        id.map_or_else(|| self.names.contains(name), |id| self.ids.contains(&id))
+    }
+}
+
+impl Store {
+    /// Before an operation's first step.
+    pub fn begin(&self, intent: &Intent, at: Timestamp) -> Result<()> {
+        let (kind, detail) = intent.what.written()?;
+        // A path may hold anything but a NUL byte.
+        let overlays = intent.overlays.join("\0");
+        self.write(
+            "INSERT OR REPLACE INTO intent (id, vm, name, kind, at_usec, overlays, detail, phase)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            params![
+                intent.id.to_string(),
+                intent.vm.to_string(),
+                intent.name.as_str(),
+                kind,
+                at.as_microsecond(),
+                overlays,
+                detail,
+                intent.phase,
+            ],
+        )
+    }
+
+    /// After a step of it: what follows needs not do that one again.
+    pub fn reached(&self, id: Uuid, phase: &str) -> Result<()> {
+        self.write("UPDATE intent SET phase = ?2 WHERE id = ?1", params![id.to_string(), phase])
+    }
+
+    /// After an operation's last step: the snapshot is there, and this is how well it was taken.
+    pub fn created(&self, intent: &Intent, quality: &Quality) -> Result<()> {
+        let mut connection = self.lock();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        transaction.execute(
+            "INSERT OR REPLACE INTO quality VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            params![
+                intent.id.to_string(),
+                intent.vm.to_string(),
+                intent.name.as_str(),
+                quality.reached.as_str(),
+                quality.requested.map_or("", Quiesce::as_str),
+                quality.note,
+                i64::try_from(quality.frozen.as_micros()).unwrap_or(i64::MAX),
+            ],
+        )?;
+        transaction.execute("DELETE FROM intent WHERE id = ?1", params![intent.id.to_string()])?;
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// After an operation's last step: nothing of the snapshot is left.
+    pub fn gone(&self, id: Uuid) -> Result<()> {
+        self.all_gone([id])
+    }
+
+    /// After an operation's last step: nothing of these snapshots is left.
+    pub fn all_gone(&self, ids: impl IntoIterator<Item = Uuid>) -> Result<()> {
+        let mut connection = self.lock();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        for id in ids {
+            transaction.execute("DELETE FROM quality WHERE id = ?1", params![id.to_string()])?;
+            transaction.execute("DELETE FROM intent WHERE id = ?1", params![id.to_string()])?;
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// The operation was given up; what was known of the snapshot before stays.
+    pub fn abandoned(&self, id: Uuid) -> Result<()> {
+        self.write("DELETE FROM intent WHERE id = ?1", params![id.to_string()])
+    }
+
+    /// What was begun and not ended, in the order in which it was begun.
+    pub fn intents(&self) -> Result<Vec<Intent>> {
+        let connection = self.lock();
+        let mut statement = connection
+            .prepare("SELECT id, vm, name, kind, overlays, detail, phase FROM intent ORDER BY at_usec, id")?;
+        let rows = statement.query_map([], |row| {
+            let mut texts = [const { String::new() }; 7];
+            for (i, text) in texts.iter_mut().enumerate() {
+                *text = row.get(i)?;
+            }
+            Ok(texts)
+        })?;
+        let mut all = Vec::new();
+        for row in rows {
+            let [id, vm, name, kind, overlays, detail, phase] = row?;
+            let (Ok(id), Ok(vm), Some(what)) = (id.parse(), vm.parse(), Begun::read(&kind, &detail)) else {
+                continue;
+            };
+            let overlays = overlays.split('\0').filter(|p| !p.is_empty()).map(str::to_owned).collect();
+            all.push(Intent { id, vm, name: SnapshotName::existing(name), what, overlays, phase });
+        }
+        Ok(all)
+    }
+
+    /// Snapshots of this VM whose deletion was begun and did not end: their data cannot be trusted, and they are to go.
+    pub fn half_deleted(&self, vm: VmId) -> Result<HalfDeleted> {
+        let connection = self.lock();
+        let mut statement = connection.prepare_cached(
+            "SELECT id, kind, detail FROM intent WHERE vm = ?1 AND kind IN ('delete', 'merge')",
+        )?;
+        let rows = statement.query_map(params![vm.to_string()], |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?))
+        })?;
+        let mut all = HalfDeleted::default();
+        for row in rows {
+            let (id, kind, detail) = row?;
+            all.ids.extend(id.parse::<Uuid>());
+            if let Some(Begun::Merge(recipe)) = Begun::read(&kind, &detail) {
+                // A commit that was cut short spoils all of them: each reads through the image that is written to.
+                for doomed in recipe.run {
+                    match doomed.id {
+                        Some(id) => drop(all.ids.insert(id)),
+                        None => drop(all.names.insert(doomed.name)),
+                    }
+                }
+            }
+        }
+        Ok(all)
+    }
+}

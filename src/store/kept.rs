@@ -1,0 +1,65 @@
+//! What is kept for the way back: which VMs were started only to work on their disks, and metadata as it was.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use rusqlite::{OptionalExtension, params};
+
+use super::{Result, Store};
+use crate::core::model::{SnapshotName, VmId};
+
+impl Store {
+    /// Before a stopped VM is started, paused, to work on its disks: it is to be off again, whatever comes.
+    pub fn wakes(&self, vm: VmId, at: Timestamp) -> Result<()> {
+        self.write(
+            "INSERT INTO awake VALUES (?1, ?2) ON CONFLICT (vm) DO NOTHING",
+            params![vm.to_string(), at.as_microsecond()],
+        )
+    }
+
+    /// It is off again, or somebody else has it now.
+    pub fn sleeps(&self, vm: VmId) -> Result<()> {
+        self.write("DELETE FROM awake WHERE vm = ?1", params![vm.to_string()])
+    }
+
+    /// The VMs that may be started, paused, for no other reason than our work.
+    pub fn awake(&self) -> Result<BTreeSet<VmId>> {
+        let connection = self.lock();
+        let mut statement = connection.prepare("SELECT vm FROM awake")?;
+        let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
+        let mut all = BTreeSet::new();
+        for row in rows {
+            all.extend(row?.parse::<VmId>());
+        }
+        Ok(all)
+    }
+
+    /// Before a snapshot's metadata is changed: this is how it was. A copy that is there already is older, and stays.
+    pub fn keep_copy(&self, vm: VmId, name: &SnapshotName, xml: &str, at: Timestamp) -> Result<()> {
+        self.write(
+            "INSERT INTO copy VALUES (?1, ?2, ?3, ?4) ON CONFLICT (vm, name) DO NOTHING",
+            params![vm.to_string(), name.as_str(), xml, at.as_microsecond()],
+        )
+    }
+
+    /// How a snapshot's metadata was, if that was kept.
+    pub fn copy(&self, vm: VmId, name: &SnapshotName) -> Result<Option<String>> {
+        let connection = self.lock();
+        let mut statement = connection.prepare_cached("SELECT xml FROM copy WHERE vm = ?1 AND name = ?2")?;
+        Ok(statement.query_row(params![vm.to_string(), name.as_str()], |row| row.get(0)).optional()?)
+    }
+
+    /// The snapshots of this VM whose metadata was kept, the oldest copy first.
+    pub fn copies(&self, vm: VmId) -> Result<Vec<SnapshotName>> {
+        let connection = self.lock();
+        let mut statement =
+            connection.prepare_cached("SELECT name FROM copy WHERE vm = ?1 ORDER BY at_usec, name")?;
+        let rows = statement.query_map(params![vm.to_string()], |row| row.get::<_, String>(0))?;
+        rows.map(|name| Ok(SnapshotName::existing(name?))).collect()
+    }
+
+    /// What it became is right: the copy is needed no longer.
+    pub fn drop_copy(&self, vm: VmId, name: &SnapshotName) -> Result<()> {
+        self.write("DELETE FROM copy WHERE vm = ?1 AND name = ?2", params![vm.to_string(), name.as_str()])
+    }
+}
