@@ -72,6 +72,24 @@ pub(super) fn capacity(domain: &Domain, target: &str) -> Result<u64, Error> {
     if done < 0 { Err(Error::last_error()) } else { Ok(info.capacity) }
 }
 
+/// Whether a block job runs on this disk. Waits for what else the VM does.
+pub(super) fn has_block_job(domain: &Domain, target: &str) -> Result<bool, Error> {
+    let target = CString::new(target)?;
+    let mut info = virt_sys::virDomainBlockJobInfo { type_: 0, bandwidth: 0, cur: 0, end: 0 };
+    // SAFETY: as above.
+    let done =
+        unsafe { virt_sys::virDomainGetBlockJobInfo(domain.as_ptr(), target.as_ptr(), &raw mut info, 0) };
+    if done < 0 { Err(Error::last_error()) } else { Ok(done > 0) }
+}
+
+/// Whether a running VM would answer questions at once: nothing else speaks to its QEMU. Never waits.
+pub(super) fn answers(domain: &Domain) -> Result<bool, Error> {
+    let mut info = virt_sys::virDomainControlInfo { state: 0, details: 0, stateTime: 0 };
+    // SAFETY: as above.
+    let done = unsafe { virt_sys::virDomainGetControlInfo(domain.as_ptr(), &raw mut info, 0) };
+    if done < 0 { Err(Error::last_error()) } else { Ok(info.state == virt_sys::VIR_DOMAIN_CONTROL_OK) }
+}
+
 unsafe extern "C" fn no_timer(_timer: c_int, _opaque: *mut c_void) {}
 
 type GenericCallback = unsafe extern "C" fn(virt_sys::virConnectPtr, virt_sys::virDomainPtr, *mut c_void);

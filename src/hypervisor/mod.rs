@@ -65,9 +65,24 @@ pub struct Disk {
     pub writable: bool,
     /// The images, from the one that is written to down to the base.
     pub chain: Vec<Layer>,
+    /// The image that the definition names, on which it starts the next time. `None` if the definition does not have
+    /// this disk, or there is none, as of a transient VM.
+    pub configured: Option<String>,
+}
+
+/// Where a VM's firmware keeps its variables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nvram {
+    /// libvirt's type of its source: `file`, `block`, `network` …
+    pub kind: String,
+    /// Its path.
+    pub path: String,
+    /// Its format, `raw` or `qcow2`.
+    pub format: String,
 }
 
 /// A VM as it is now.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, as libvirt tells it")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vm {
     /// Its UUID.
@@ -88,6 +103,20 @@ pub struct Vm {
     pub agent: Agent,
     /// Its disks, in the definition's order.
     pub disks: Vec<Disk>,
+    /// A block job (a commit, a copy, a pull) runs on one of its disks, whoever began it.
+    pub block_jobs: bool,
+    /// Something else has it now, or may have it, so that a change would wait or fail: a save, a backup, a snapshot
+    /// that is being made, a QEMU that does not answer.
+    pub busy: bool,
+    /// It starts when the host does.
+    pub autostart: bool,
+    /// Its firmware's variables, if it has such firmware and they have a file already.
+    pub nvram: Option<Nvram>,
+    /// It has an emulated TPM, whose state is a file of the host.
+    pub tpm: bool,
+    /// How long its definitions are as XML, the live and the inactive one together, in bytes: what each snapshot's
+    /// metadata holds.
+    pub xml_bytes: usize,
 }
 
 /// A disk's part in an external snapshot.

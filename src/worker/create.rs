@@ -314,36 +314,35 @@ fn check_space(work: &Work<'_>, vm: &Vm, disk: &Disk) -> Result<(), Stop> {
     Ok(())
 }
 
-/// libvirt said yes: is it so? A snapshot that nobody can find later is worse than an error now.
+/// libvirt said yes: is it so? A snapshot that nobody can find later is worse than an error now, and a definition that
+/// still names the old image would let the VM start on it, past all that was written since.
 fn verify(work: &Work<'_>, vm: &Vm, spec: &CreateSpec) -> Result<(), Stop> {
     let records = work.tools.hypervisor.snapshots(vm.id)?;
-    let found = records.iter().find(|r| r.name == spec.name);
-    let right = found.is_some_and(|r| {
-        r.current
-            && spec
-                .overlays
-                .iter()
-                .all(|o| r.disks.iter().any(|d| d.target == o.target && d.overlay == o.path))
-    });
     let after = work.tools.hypervisor.vm(vm.id)?;
-    let runs = spec.overlays.iter().all(|o| {
-        after.disks.iter().any(|d| d.target == o.target && d.chain.first().is_some_and(|l| l.path == o.path))
-    });
-    if right && runs {
+    let listed = records.iter().find(|r| r.name == spec.name && r.current);
+    let on = |overlay: &Overlay, is: fn(&Disk) -> Option<&str>| {
+        let disk = after.disks.iter().find(|d| d.target == overlay.target);
+        disk.and_then(is) == Some(overlay.path.as_str())
+    };
+    let metadata = |o: &Overlay| {
+        listed.is_some_and(|r| r.disks.iter().any(|d| d.target == o.target && d.overlay == o.path))
+    };
+    let all = |is: &dyn Fn(&Overlay) -> bool| spec.overlays.iter().all(is);
+    let wrong = if !all(&metadata) {
+        "its metadata is missing or different"
+    } else if !all(&|o| on(o, |d| d.chain.first().map(|l| l.path.as_str()))) {
+        "the VM does not run on its overlays"
+    } else if !all(&|o| on(o, |d| d.configured.as_deref())) {
+        "the VM's definition does not name its overlays, so that it would start without what was written since"
+    } else {
         return Ok(());
-    }
+    };
     refuse(
         "ChainMismatch",
         format!(
-            "libvirt reported snapshot {} of VM {} as taken, but {}; it is left as it is for a person to look at \
-             (`virsh snapshot-list --tree`, `virsh domblklist`)",
-            spec.name,
-            vm.name,
-            if right {
-                "the VM does not run on its overlays"
-            } else {
-                "its metadata is missing or different"
-            }
+            "libvirt reported snapshot {} of VM {} as taken, but {wrong}; it is left as it is for a person to look at \
+             (`virsh snapshot-list --tree`, `virsh domblklist`, `virsh domblklist --inactive`)",
+            spec.name, vm.name
         ),
     )
 }

@@ -4,6 +4,7 @@ pub(crate) mod agent;
 pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod host;
+pub(crate) mod images;
 pub(crate) mod real;
 pub(crate) mod sim;
 
@@ -69,7 +70,7 @@ pub(crate) struct RigVm {
 
 /// A host to be tested, and a hand on everything around it. Its methods panic if they cannot do it; each
 /// returns when it is done: a started VM with an agent is one whose agent answers.
-pub(crate) trait Rig {
+pub(crate) trait Rig: images::Images {
     /// All that it can do.
     fn capabilities(&self) -> BTreeSet<Capability>;
     /// The driver, not watched yet; each contract asks once.
@@ -226,6 +227,10 @@ macro_rules! contracts {
                 the_room_for_images_is_known [];
                 what_happens_is_told_beginning_with_the_connection [];
                 a_lost_connection_is_told_and_comes_back [Disconnect];
+            }
+            images {
+                the_definition_names_what_the_vm_runs_on [];
+                a_running_block_job_is_told [];
             }
         }
     };

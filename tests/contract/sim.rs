@@ -1,5 +1,7 @@
 //! The simulator as a driver. The marker is the disk's first block.
 
+mod images;
+
 use std::{collections::BTreeSet, sync::Arc};
 
 use virtsnap::{

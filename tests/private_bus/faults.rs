@@ -65,6 +65,23 @@ async fn overlays_that_were_made_before_preparing_failed_are_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_definition_that_was_edited_meanwhile_is_told_and_the_snapshot_stays() {
+    let rig = web(|_| {}).await;
+    let gate = rig.sim.gate(Op::Create);
+    let job = rig.client.ask_create(id(1), "s1", none()).await.unwrap();
+    held(&gate);
+    rig.sim.point_definition_at(id(1), "vda", "/images/web-vda.qcow2").unwrap();
+    gate.open();
+    let (name, text) = rig.client.wait(&job).await.unwrap_err();
+    assert_eq!(name, "ChainMismatch", "{text}");
+    for part in ["snapshot s1 of VM web", "definition", "--inactive"] {
+        assert!(text.contains(part), "no {part:?} in {text:?}");
+    }
+    rig.client.until_there(&snapshot_path(id(1), "s1"), true).await;
+    assert_eq!(rig.images().len(), 4, "the VM runs on its overlays");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_system_that_is_nearly_full_gets_no_snapshot() {
     let rig = web(|sim| sim.set_capacity(100 * EMPTY_IMAGE)).await;
     rig.sim.put_file("/images/other.raw", 89 * EMPTY_IMAGE);

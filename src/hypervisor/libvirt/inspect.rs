@@ -5,7 +5,7 @@ use virt::{domain::DomainState, enumutil::Enum, error::ErrorNumber};
 use super::{Connections, domain, storage, xml};
 use crate::{
     core::model::{VmId, VmState},
-    hypervisor::{Result, SnapshotRecord, Vm},
+    hypervisor::{Disk, Result, SnapshotRecord, Vm, ffi},
 };
 
 pub(super) fn vms(connections: &Connections) -> Result<Vec<VmId>> {
@@ -18,8 +18,21 @@ pub(super) fn vm(connections: &Connections, id: VmId) -> Result<Vm> {
     let active = domain.is_active()?;
     // Of a running VM the live XML, which is what its disks are now; so are its tags: one that was set for the next
     // start alone (`--config`) holds from then on.
-    let read = xml::domain(&domain.xml_desc(0)?)?;
+    let text = domain.xml_desc(0)?;
+    let read = xml::domain(&text)?;
+    let persistent = domain.is_persistent()?;
+    let differs = active && persistent;
+    let inactive = differs.then(|| domain.xml_desc(virt_sys::VIR_DOMAIN_XML_INACTIVE)).transpose()?;
+    let configured = inactive.as_deref().map(xml::domain).transpose()?;
+    let (block_jobs, busy) = if active { occupied(&domain, &read) } else { (false, false) };
     let mut disks: Vec<_> = read.disks.into_iter().map(|d| d.disk).collect();
+    for disk in disks.iter_mut().filter(|_| persistent) {
+        let top = |d: &Disk| d.chain.first().map(|layer| layer.path.clone());
+        disk.configured = match &configured {
+            Some(c) => c.disks.iter().map(|d| &d.disk).find(|d| d.target == disk.target).and_then(top),
+            None => top(disk),
+        };
+    }
     if !active {
         // A stopped VM's definition names the top image only: the rest is read from the volumes.
         for disk in disks.iter_mut().filter(|d| d.writable && d.kind == "file") {
@@ -38,13 +51,38 @@ pub(super) fn vm(connections: &Connections, id: VmId) -> Result<Vm> {
         id,
         name: read.name,
         state: state(&domain)?,
-        persistent: domain.is_persistent()?,
+        persistent,
         managed_save: domain.has_managed_save(0)?,
         confined_by: confined.then(|| "apparmor".to_owned()),
         tags: read.tags,
         agent: read.agent,
         disks,
+        block_jobs,
+        busy,
+        autostart: persistent && domain.autostart()?,
+        nvram: read.nvram,
+        tpm: read.tpm,
+        xml_bytes: text.len() + inactive.map_or(0, |text| text.len()),
     })
+}
+
+/// Whether a block job runs on one of a running VM's disks, and whether anything else has the VM.
+///
+/// All VMs are read by one thread: it must not wait for one whose QEMU hangs. What cannot be told counts as a yes.
+fn occupied(domain: &virt::domain::Domain, read: &xml::DomainXml) -> (bool, bool) {
+    let doubt = |e: virt::error::Error| {
+        // The test driver has no such things; and a VM that stopped meanwhile has none any more.
+        let harmless = [ErrorNumber::NoSupport, ErrorNumber::OperationInvalid, ErrorNumber::NoDomain];
+        !harmless.into_iter().any(|number| e.code() == Enum::Known(number))
+    };
+    let silent = ffi::answers(domain).map_or_else(doubt, |answers| !answers);
+    if silent || domain.job_info().map_or_else(doubt, |job| job.r#type != 0) {
+        return (read.mirrors, true);
+    }
+    // A copy, or a commit of the active layer, stands in the XML. Any other job needs a layer below.
+    let layered = read.disks.iter().map(|d| &d.disk).filter(|d| d.writable && d.chain.len() > 1);
+    let mut asked = layered.map(|d| ffi::has_block_job(domain, &d.target).unwrap_or_else(doubt));
+    (read.mirrors || asked.any(|runs| runs), false)
 }
 
 fn state(domain: &virt::domain::Domain) -> Result<VmState> {

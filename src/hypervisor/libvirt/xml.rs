@@ -3,14 +3,19 @@
 //! Reading goes through `roxmltree`, which refuses document types and so every kind of entity trick; writing
 //! escapes every value. A name never gets into XML by formatting alone.
 
+#[cfg(test)]
+mod tests;
+mod write;
+
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use roxmltree::{Document, Node};
 
+pub(super) use self::write::{directory_pool, overlay_volume, snapshot_request};
 use crate::{
     core::model::{Content, SnapshotName, Storage, VmId},
-    hypervisor::{Agent, CreateSpec, Disk, Error, ErrorKind, Layer, Overlay, Result, SnapshotDisk},
+    hypervisor::{Agent, Disk, Error, ErrorKind, Layer, Nvram, Result, SnapshotDisk},
 };
 
 /// The namespace of what we keep in a VM's `<metadata>`.
@@ -26,6 +31,11 @@ pub(super) struct DomainXml {
     pub(super) disks: Vec<DiskXml>,
     /// `<seclabel>`s: model and whether it confines (`type` is not `none`).
     pub(super) seclabels: Vec<(String, bool)>,
+    pub(super) nvram: Option<Nvram>,
+    /// It has an emulated TPM.
+    pub(super) tpm: bool,
+    /// One of its disks is being copied, or the layer it is written to committed.
+    pub(super) mirrors: bool,
 }
 
 /// A disk, and its address where it has one on PCI (to find the guest's file systems on it).
@@ -85,9 +95,27 @@ pub(super) fn domain(xml: &str) -> Result<DomainXml> {
         .filter(|n| n.has_tag_name("seclabel"))
         .filter_map(|n| Some((n.attribute("model")?.to_owned(), n.attribute("type") != Some("none"))))
         .collect();
-    let disks =
-        devices.into_iter().flat_map(|d| d.children()).filter(|n| n.has_tag_name("disk")).map(disk).collect();
-    Ok(DomainXml { id, name: child_text(root, "name").unwrap_or_default(), tags, agent, disks, seclabels })
+    let of_kind = |kind| devices.into_iter().flat_map(|d| d.children()).filter(move |n| n.has_tag_name(kind));
+    let emulated = |n| child(n, "backend").and_then(|b| b.attribute("type")) == Some("emulator");
+    Ok(DomainXml {
+        id,
+        name: child_text(root, "name").unwrap_or_default(),
+        tags,
+        agent,
+        disks: of_kind("disk").map(disk).collect(),
+        seclabels,
+        nvram: child(root, "os").and_then(|os| child(os, "nvram")).and_then(nvram),
+        tpm: of_kind("tpm").any(emulated),
+        mirrors: of_kind("disk").any(|d| child(d, "mirror").is_some()),
+    })
+}
+
+/// The path is the element's text, or since libvirt 8.5 a `<source>` as a disk has it.
+fn nvram(node: Node<'_, '_>) -> Option<Nvram> {
+    let text = || node.text().map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned);
+    let path = source(node).or_else(text)?;
+    let attribute = |name, otherwise: &str| node.attribute(name).unwrap_or(otherwise).to_owned();
+    Some(Nvram { kind: attribute("type", "file"), path, format: attribute("format", "raw") })
 }
 
 fn disk(node: Node<'_, '_>) -> DiskXml {
@@ -116,7 +144,7 @@ fn disk(node: Node<'_, '_>) -> DiskXml {
     let target = child(node, "target").and_then(|t| t.attribute("dev")).unwrap_or_default().to_owned();
     // A disk that its definition takes out of snapshots is no less written to; policies say which disks count.
     let writable = device == "disk" && child(node, "readonly").is_none() && !chain.is_empty();
-    DiskXml { disk: Disk { target, kind, writable, chain }, pci }
+    DiskXml { disk: Disk { target, kind, writable, chain, configured: None }, pci }
 }
 
 /// Reads a snapshot's XML.
@@ -198,57 +226,6 @@ pub(super) fn security_models(capabilities: &str) -> Vec<String> {
     doc.descendants().filter(|n| n.has_tag_name("secmodel")).filter_map(|n| child_text(n, "model")).collect()
 }
 
-/// The XML that asks for an external, disk-only snapshot onto prepared overlays.
-///
-/// Every disk of the VM stands in it: one that is left out by silence would get an overlay of libvirt's choice.
-pub(super) fn snapshot_request(spec: &CreateSpec, all_targets: &[String]) -> String {
-    let mut x = String::from("<domainsnapshot>");
-    element(&mut x, "name", spec.name.as_str());
-    element(&mut x, "description", &spec.description);
-    x.push_str("<disks>");
-    for target in all_targets {
-        if let Some(o) = spec.overlays.iter().find(|o| o.target == *target) {
-            x.push_str("<disk snapshot='external' type='file'");
-            attribute(&mut x, "name", target);
-            x.push_str("><driver type='qcow2'/><source");
-            attribute(&mut x, "file", &o.path);
-            x.push_str("/></disk>");
-        } else {
-            x.push_str("<disk snapshot='no'");
-            attribute(&mut x, "name", target);
-            x.push_str("/>");
-        }
-    }
-    x.push_str("</disks></domainsnapshot>");
-    x
-}
-
-/// The XML of a volume that is an empty overlay.
-pub(super) fn overlay_volume(name: &str, overlay: &Overlay, capacity: u64) -> String {
-    let mut x = String::from("<volume>");
-    element(&mut x, "name", name);
-    element(&mut x, "capacity", &capacity.to_string());
-    // 0600: the image of a stopped VM is nobody's business either (libvirt's CVE-2025-13193).
-    x.push_str(
-        "<target><format type='qcow2'/><permissions><mode>0600</mode></permissions></target><backingStore>",
-    );
-    element(&mut x, "path", &overlay.backing.path);
-    x.push_str("<format");
-    attribute(&mut x, "type", &overlay.backing.format);
-    x.push_str("/></backingStore></volume>");
-    x
-}
-
-/// The XML of a transient pool over a directory.
-pub(super) fn directory_pool(name: &str, directory: &str) -> String {
-    let mut x = String::from("<pool type='dir'>");
-    element(&mut x, "name", name);
-    x.push_str("<target>");
-    element(&mut x, "path", directory);
-    x.push_str("</target></pool>");
-    x
-}
-
 fn parse(xml: &str) -> Result<Document<'_>> {
     Document::parse(xml).map_err(|e| broken(&e.to_string()))
 }
@@ -269,123 +246,4 @@ fn child_text(node: Node<'_, '_>, name: &str) -> Option<String> {
 fn source(node: Node<'_, '_>) -> Option<String> {
     let s = child(node, "source")?;
     ["file", "dev", "name", "volume", "path"].iter().find_map(|a| s.attribute(*a)).map(str::to_owned)
-}
-
-fn element(out: &mut String, name: &str, text: &str) {
-    out.push('<');
-    out.push_str(name);
-    out.push('>');
-    escape(out, text);
-    out.push_str("</");
-    out.push_str(name);
-    out.push('>');
-}
-
-fn attribute(out: &mut String, name: &str, value: &str) {
-    out.push(' ');
-    out.push_str(name);
-    out.push_str("='");
-    escape(out, value);
-    out.push('\'');
-}
-
-fn escape(out: &mut String, text: &str) {
-    for c in text.chars() {
-        match c {
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '&' => out.push_str("&amp;"),
-            '\'' => out.push_str("&apos;"),
-            '"' => out.push_str("&quot;"),
-            // Else an attribute's value would be normalised to a space.
-            '\n' => out.push_str("&#10;"),
-            '\r' => out.push_str("&#13;"),
-            '\t' => out.push_str("&#9;"),
-            c => out.push(c),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const DOMAIN: &str = r"<domain type='qemu' id='1'><name>web &lt;1&gt;</name>
-        <uuid>0cc175b9-c0f1-b6a8-31c3-99e269772661</uuid>
-        <metadata><v:vm xmlns:v='urn:virtsnap:vm:1'><v:tag>prod</v:tag></v:vm></metadata>
-        <seclabel type='dynamic' model='apparmor' relabel='yes'/><seclabel type='none' model='dac'/>
-        <devices>
-          <disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='/i/a.s1.qcow2'/>
-            <backingStore type='file'><format type='raw'/><source file='/i/a.raw'/><backingStore/></backingStore>
-            <target dev='vda' bus='virtio'/>
-            <address type='pci' domain='0x0000' bus='0x00' slot='0x0a' function='0x0'/></disk>
-          <disk type='file' device='cdrom'><source file='/i/x.iso'/><target dev='sda'/><readonly/></disk>
-          <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0' state='connected'/></channel>
-        </devices></domain>";
-
-    #[test]
-    fn a_domain_is_read_with_its_chain_agent_tags_and_labels() {
-        let d = domain(DOMAIN).unwrap();
-        assert_eq!(d.name, "web <1>");
-        assert_eq!(d.agent, Agent::Connected);
-        assert!(d.tags.contains("prod"));
-        assert_eq!(d.seclabels, [("apparmor".into(), true), ("dac".into(), false)]);
-        let vda = &d.disks[0];
-        assert_eq!(vda.pci, Some([0, 0, 10, 0]));
-        assert!(vda.disk.writable && !d.disks[1].disk.writable);
-        let paths: Vec<_> = vda.disk.chain.iter().map(|l| (l.path.as_str(), l.format.as_str())).collect();
-        assert_eq!(paths, [("/i/a.s1.qcow2", "qcow2"), ("/i/a.raw", "raw")]);
-    }
-
-    #[test]
-    fn a_snapshot_is_read_with_overlay_and_state_image() {
-        let s = snapshot(
-            r"<domainsnapshot><name>a
-b</name><description>d</description><parent><name>p</name></parent><creationTime>1700000000</creationTime>
-            <memory snapshot='no'/><disks><disk name='vda' snapshot='external' type='file'><driver type='qcow2'/>
-            <snapshotDeleteInProgress/><source file='/i/a.new.qcow2'/></disk><disk name='vdb' snapshot='no'/></disks>
-            <domain><devices><disk type='file' device='disk'><source file='/i/a.qcow2'/><target dev='vda'/></disk></devices></domain>
-            </domainsnapshot>",
-        )
-        .unwrap();
-        assert_eq!(s.name.as_str(), "a\nb");
-        assert_eq!((s.content, s.storage), (Content::Disk, Storage::External));
-        assert_eq!(s.disks.len(), 1);
-        assert_eq!(
-            (s.disks[0].overlay.as_str(), s.disks[0].state_image.as_str()),
-            ("/i/a.new.qcow2", "/i/a.qcow2")
-        );
-        assert_eq!(s.created.as_second(), 1_700_000_000);
-        assert!(s.delete_in_progress);
-    }
-
-    #[test]
-    fn what_is_written_reads_back_whatever_it_holds() {
-        let name = "a<b>&'\"\n ü";
-        let spec = CreateSpec {
-            name: SnapshotName::existing(name),
-            description: "x < y\nline two".into(),
-            overlays: vec![Overlay {
-                target: "vda".into(),
-                path: "/i/it's & <that>.qcow2".into(),
-                backing: Layer { path: "/i/a".into(), format: "raw".into() },
-            }],
-        };
-        let xml = snapshot_request(&spec, &["vda".into(), "vdb".into()]);
-        let back = snapshot(&xml).unwrap();
-        assert_eq!(back.name.as_str(), name);
-        assert_eq!(back.description, spec.description);
-        assert_eq!(back.disks[0].overlay, spec.overlays[0].path);
-        assert!(xml.contains("<disk snapshot='no' name='vdb'/>"));
-        let v = volume(&overlay_volume("n", &spec.overlays[0], 4096)).unwrap();
-        assert_eq!((v.capacity, v.format.as_str()), (4096, "qcow2"));
-        assert_eq!(v.backing, Some(spec.overlays[0].backing.clone()));
-    }
-
-    #[test]
-    fn broken_xml_is_an_error_not_a_panic() {
-        assert!(domain("<domain>").is_err());
-        assert!(domain("<!DOCTYPE a [<!ENTITY b 'c'>]><domain/>").is_err());
-        assert!(snapshot("<domainsnapshot/>").is_err());
-    }
 }

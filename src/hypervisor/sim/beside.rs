@@ -163,6 +163,21 @@ impl Sim {
         })
     }
 
+    /// `virsh edit`: the definition names this image for the disk, which a running VM is on from its next start.
+    pub fn point_definition_at(&self, vm: VmId, target: &str, path: &str) -> Result<()> {
+        self.with(|s| {
+            let active = s.machine(vm)?.active();
+            let drive = s.machine(vm)?.drive(target)?;
+            if active {
+                drive.configured = Some(path.to_owned());
+            } else {
+                path.clone_into(&mut drive.active);
+            }
+            s.tell(Event::Changed(vm));
+            Ok(())
+        })
+    }
+
     /// Somebody else's block job runs on the VM, or no longer. Changed.
     pub fn block_job(&self, vm: VmId, runs: bool) -> Result<()> {
         self.with(|s| {

@@ -2,119 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use uuid::Uuid;
-
 use super::{
     Sim, State,
     agent::GuestAgent,
     fault::Op,
     image::{BLOCK, Blocks, Image, Store},
     snapshot::Saved,
+    spec::{DiskSpec, VmSpec},
 };
 use crate::{
     core::model::{SnapshotName, VmId, VmState},
-    hypervisor::{Agent, Disk, Error, ErrorKind, Event, GuestFileSystem, Result, Vm},
+    hypervisor::{Agent, Disk, Error, ErrorKind, Event, Nvram, Result, Vm},
 };
-
-/// A disk to be made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DiskSpec {
-    /// The target's name, such as `vda`.
-    pub target: String,
-    /// libvirt's type of its source.
-    pub kind: String,
-    /// False for read-only ones and CD-ROMs.
-    pub writable: bool,
-    /// Its image; made if it is not there.
-    pub path: String,
-    /// The image's format.
-    pub format: String,
-    /// The image under it: for linked clones.
-    pub backing: Option<String>,
-}
-
-impl DiskSpec {
-    /// A qcow2 disk in a file.
-    pub fn new(target: &str, path: &str) -> Self {
-        Self {
-            target: target.to_owned(),
-            kind: "file".to_owned(),
-            writable: true,
-            path: path.to_owned(),
-            format: "qcow2".to_owned(),
-            backing: None,
-        }
-    }
-}
-
-/// A VM to be made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VmSpec {
-    /// Its name.
-    pub name: String,
-    /// Its UUID.
-    pub id: VmId,
-    /// Its disks.
-    pub disks: Vec<DiskSpec>,
-    /// Its state.
-    pub state: VmState,
-    /// False for a transient one.
-    pub persistent: bool,
-    /// Its memory was saved.
-    pub managed_save: bool,
-    /// What confines it.
-    pub confined_by: Option<String>,
-    /// Tags in its metadata.
-    pub tags: BTreeSet<String>,
-    /// The guest agent, as it is when the VM runs.
-    pub agent: Agent,
-    /// What the guest has mounted.
-    pub file_systems: Vec<GuestFileSystem>,
-}
-
-impl VmSpec {
-    /// A running, persistent VM with an agent and the disk `vda`. The number is its UUID.
-    pub fn new(name: &str, number: u128) -> Self {
-        let spec = Self {
-            name: name.to_owned(),
-            id: VmId(Uuid::from_u128(number)),
-            disks: Vec::new(),
-            state: VmState::Running,
-            persistent: true,
-            managed_save: false,
-            confined_by: None,
-            tags: BTreeSet::new(),
-            agent: Agent::Connected,
-            file_systems: Vec::new(),
-        };
-        spec.with_disks(&["vda"])
-    }
-
-    /// With these disks instead, in `/images`, and a file system on each.
-    #[must_use]
-    pub fn with_disks(mut self, targets: &[&str]) -> Self {
-        let path = |t: &str| format!("/images/{}-{t}.qcow2", self.name);
-        self.disks = targets.iter().map(|t| DiskSpec::new(t, &path(t))).collect();
-        let mounted =
-            |t: &&str| GuestFileSystem { mountpoint: format!("/mnt/{t}"), disks: vec![(*t).to_owned()] };
-        self.file_systems = targets.iter().map(mounted).collect();
-        self
-    }
-
-    /// In this state.
-    #[must_use]
-    pub fn in_state(mut self, state: VmState) -> Self {
-        self.state = state;
-        self
-    }
-
-    /// With such an agent.
-    #[must_use]
-    pub fn with_agent(mut self, agent: Agent) -> Self {
-        self.agent = agent;
-        self
-    }
-}
 
 #[derive(Debug)]
 pub(super) struct Drive {
@@ -123,8 +22,11 @@ pub(super) struct Drive {
     pub(super) writable: bool,
     /// The layer that is written to.
     pub(super) active: String,
+    /// What the definition names instead, if somebody edited it while the VM runs.
+    pub(super) configured: Option<String>,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "as in what it describes")]
 #[derive(Debug)]
 pub(super) struct Machine {
     pub(super) name: String,
@@ -143,6 +45,10 @@ pub(super) struct Machine {
     pub(super) job: Option<Op>,
     /// Somebody else's block job runs.
     pub(super) block_job: bool,
+    autostart: bool,
+    nvram: Option<Nvram>,
+    tpm: bool,
+    xml_bytes: usize,
 }
 
 impl Machine {
@@ -177,6 +83,7 @@ impl State {
             kind: d.kind.clone(),
             writable: d.writable,
             chain: store.chain(&d.active),
+            configured: vm.persistent.then(|| d.configured.as_ref().unwrap_or(&d.active).clone()),
         };
         Ok(Vm {
             id,
@@ -188,6 +95,12 @@ impl State {
             tags: vm.tags.clone(),
             agent,
             disks: vm.drives.iter().map(disk).collect(),
+            block_jobs: vm.block_job,
+            busy: vm.job.is_some(),
+            autostart: vm.autostart,
+            nvram: vm.nvram.clone(),
+            tpm: vm.tpm,
+            xml_bytes: vm.xml_bytes,
         })
     }
 
@@ -221,8 +134,13 @@ impl Sim {
                 let image = || Image::new(&disk.format, disk.backing.clone());
                 s.store.files.entry(disk.path.clone()).or_insert_with(image);
             }
-            let drive =
-                |d: DiskSpec| Drive { target: d.target, kind: d.kind, writable: d.writable, active: d.path };
+            let drive = |d: DiskSpec| Drive {
+                target: d.target,
+                kind: d.kind,
+                writable: d.writable,
+                active: d.path,
+                configured: None,
+            };
             let machine = Machine {
                 name: spec.name,
                 state: spec.state,
@@ -237,6 +155,10 @@ impl Sim {
                 making: None,
                 job: None,
                 block_job: false,
+                autostart: spec.autostart,
+                nvram: spec.nvram,
+                tpm: spec.tpm,
+                xml_bytes: spec.xml_bytes,
             };
             s.vms.insert(spec.id, machine);
             s.tell(Event::Changed(spec.id));
@@ -265,6 +187,9 @@ impl Sim {
             let machine = s.machine(vm)?;
             machine.agent.reboot();
             machine.block_job = false;
+            for drive in &mut machine.drives {
+                drive.active = drive.configured.take().unwrap_or_else(|| drive.active.clone());
+            }
             if !machine.persistent {
                 s.vms.remove(&vm);
             }

@@ -25,6 +25,7 @@ mod fault;
 mod guest;
 mod image;
 mod snapshot;
+mod spec;
 #[cfg(test)]
 mod tests;
 
@@ -39,8 +40,8 @@ use jiff::Timestamp;
 
 pub use self::{
     fault::{Call, Fault, Gate, Mishap, Op},
-    guest::{DiskSpec, VmSpec},
     image::{BLOCK, Blocks, EMPTY_IMAGE},
+    spec::{DiskSpec, VmSpec},
 };
 use self::{
     fault::{Closed, gone},

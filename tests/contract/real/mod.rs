@@ -7,6 +7,8 @@
 
 mod bare;
 
+mod images;
+
 use std::{
     cell::{Cell, OnceCell},
     collections::{BTreeMap, BTreeSet},

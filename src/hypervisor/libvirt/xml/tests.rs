@@ -1,0 +1,106 @@
+//! What is read of XML as libvirt writes it, and that what is written reads back.
+
+use super::*;
+use crate::hypervisor::{CreateSpec, Overlay};
+
+const DOMAIN: &str = r"<domain type='qemu' id='1'><name>web &lt;1&gt;</name>
+    <uuid>0cc175b9-c0f1-b6a8-31c3-99e269772661</uuid>
+    <metadata><v:vm xmlns:v='urn:virtsnap:vm:1'><v:tag>prod</v:tag></v:vm></metadata>
+    <seclabel type='dynamic' model='apparmor' relabel='yes'/><seclabel type='none' model='dac'/>
+    <devices>
+      <disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='/i/a.s1.qcow2'/>
+        <backingStore type='file'><format type='raw'/><source file='/i/a.raw'/><backingStore/></backingStore>
+        <target dev='vda' bus='virtio'/>
+        <address type='pci' domain='0x0000' bus='0x00' slot='0x0a' function='0x0'/></disk>
+      <disk type='file' device='cdrom'><source file='/i/x.iso'/><target dev='sda'/><readonly/></disk>
+      <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0' state='connected'/></channel>
+    </devices></domain>";
+
+#[test]
+fn a_domain_is_read_with_its_chain_agent_tags_and_labels() {
+    let d = domain(DOMAIN).unwrap();
+    assert_eq!(d.name, "web <1>");
+    assert_eq!(d.agent, Agent::Connected);
+    assert!(d.tags.contains("prod"));
+    assert_eq!(d.seclabels, [("apparmor".into(), true), ("dac".into(), false)]);
+    let vda = &d.disks[0];
+    assert_eq!(vda.pci, Some([0, 0, 10, 0]));
+    assert!(vda.disk.writable && !d.disks[1].disk.writable);
+    let paths: Vec<_> = vda.disk.chain.iter().map(|l| (l.path.as_str(), l.format.as_str())).collect();
+    assert_eq!(paths, [("/i/a.s1.qcow2", "qcow2"), ("/i/a.raw", "raw")]);
+}
+
+#[test]
+fn a_snapshot_is_read_with_overlay_and_state_image() {
+    let s = snapshot(
+        r"<domainsnapshot><name>a
+b</name><description>d</description><parent><name>p</name></parent><creationTime>1700000000</creationTime>
+        <memory snapshot='no'/><disks><disk name='vda' snapshot='external' type='file'><driver type='qcow2'/>
+        <snapshotDeleteInProgress/><source file='/i/a.new.qcow2'/></disk><disk name='vdb' snapshot='no'/></disks>
+        <domain><devices><disk type='file' device='disk'><source file='/i/a.qcow2'/><target dev='vda'/></disk></devices></domain>
+        </domainsnapshot>",
+    )
+    .unwrap();
+    assert_eq!(s.name.as_str(), "a\nb");
+    assert_eq!((s.content, s.storage), (Content::Disk, Storage::External));
+    assert_eq!(s.disks.len(), 1);
+    assert_eq!(
+        (s.disks[0].overlay.as_str(), s.disks[0].state_image.as_str()),
+        ("/i/a.new.qcow2", "/i/a.qcow2")
+    );
+    assert_eq!(s.created.as_second(), 1_700_000_000);
+    assert!(s.delete_in_progress);
+}
+
+#[test]
+fn what_is_written_reads_back_whatever_it_holds() {
+    let name = "a<b>&'\"\n ü";
+    let spec = CreateSpec {
+        name: SnapshotName::existing(name),
+        description: "x < y\nline two".into(),
+        overlays: vec![Overlay {
+            target: "vda".into(),
+            path: "/i/it's & <that>.qcow2".into(),
+            backing: Layer { path: "/i/a".into(), format: "raw".into() },
+        }],
+    };
+    let xml = snapshot_request(&spec, &["vda".into(), "vdb".into()]);
+    let back = snapshot(&xml).unwrap();
+    assert_eq!(back.name.as_str(), name);
+    assert_eq!(back.description, spec.description);
+    assert_eq!(back.disks[0].overlay, spec.overlays[0].path);
+    assert!(xml.contains("<disk snapshot='no' name='vdb'/>"));
+    let v = volume(&overlay_volume("n", &spec.overlays[0], 4096)).unwrap();
+    assert_eq!((v.capacity, v.format.as_str()), (4096, "qcow2"));
+    assert_eq!(v.backing, Some(spec.overlays[0].backing.clone()));
+}
+
+#[test]
+fn broken_xml_is_an_error_not_a_panic() {
+    assert!(domain("<domain>").is_err());
+    assert!(domain("<!DOCTYPE a [<!ENTITY b 'c'>]><domain/>").is_err());
+    assert!(snapshot("<domainsnapshot/>").is_err());
+}
+
+#[test]
+fn firmware_tpm_and_copies_are_seen() {
+    let read = |inside: &str| {
+        domain(&format!("<domain><uuid>0cc175b9-c0f1-b6a8-31c3-99e269772661</uuid>{inside}</domain>"))
+            .unwrap()
+    };
+    let nvram = |os: &str| read(&format!("<os>{os}</os>")).nvram.map(|n| (n.kind, n.path, n.format));
+    let of = |kind: &str, path: &str, format: &str| Some((kind.into(), path.into(), format.into()));
+    assert_eq!(nvram("<nvram template='/t'>/v/a.fd</nvram>"), of("file", "/v/a.fd", "raw"));
+    assert_eq!(
+        nvram("<nvram type='file' format='qcow2'><source file='/v/a.qcow2'/></nvram>"),
+        of("file", "/v/a.qcow2", "qcow2")
+    );
+    assert_eq!(nvram("<nvram type='block'><source dev='/dev/x'/></nvram>"), of("block", "/dev/x", "raw"));
+    assert_eq!(nvram("<nvram template='/t'/>"), None, "libvirt makes the file at the first start");
+    assert_eq!(nvram("<type>hvm</type>"), None);
+
+    let tpm = |kind| read(&format!("<devices><tpm><backend type='{kind}'/></tpm></devices>")).tpm;
+    assert!(tpm("emulator") && !tpm("passthrough"));
+    let disk = |inside| read(&format!("<devices><disk type='file'>{inside}</disk></devices>")).mirrors;
+    assert!(disk("<mirror type='file' job='active-commit'/>") && !disk("<source file='/a'/>"));
+}
