@@ -21,6 +21,7 @@
 #![allow(unused_imports, reason = "as above, of what is exported again")]
 #![allow(unreachable_pub, reason = "a test binary has no outside; `pub` says what tests may use")]
 
+mod bare;
 mod bus;
 mod command;
 mod container;
@@ -28,6 +29,7 @@ mod daemon;
 mod guest;
 mod side_channel;
 
+pub use bare::{Bare, byte_in};
 pub use bus::Bus;
 pub use command::{Output, quote};
 pub use container::{ImageState, Suite, Testbed};

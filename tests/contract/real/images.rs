@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use virtsnap::core::model::VmId;
 
-use super::{DISKS, RealRig};
-use crate::{contract::images::Images, harness::quote};
+use super::RealRig;
+use crate::contract::images::Images;
 
 impl Images for RealRig {
     fn edit_definition(&mut self, vm: VmId, target: &str, image: &str) {
@@ -13,16 +13,8 @@ impl Images for RealRig {
     }
 
     fn fill(&mut self, vm: VmId, target: &str) {
-        let disk = DISKS.iter().position(|d| *d == target).unwrap();
-        for command in ["\"write -P 7 0 4M\"", "flush"] {
-            let device = format!("/machine/peripheral/virtio-disk{disk}/virtio-backend");
-            let said = self.tb().ok(&format!(
-                "virsh -q qemu-monitor-command {} --hmp {}",
-                vm.0,
-                quote(&format!("qemu-io -d {device} {command}"))
-            ));
-            assert_eq!(said.trim(), "", "{command}");
-        }
+        let bare = self.vms[&vm].as_ref().unwrap();
+        bare.qemu_io(target, "\"write -P 7 0 4M\"");
     }
 
     /// A byte a second: it is not over before it is ended.

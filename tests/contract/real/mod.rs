@@ -1,11 +1,9 @@
 //! The real driver, on a real libvirt in a container, with everything around it done by `virsh` beside it.
 //!
-//! A VM without an agent has no guest at all: see `bare`. One with an agent is a guest that boots once for each rig
+//! A VM without an agent has no guest at all: see [`Bare`]. One with an agent is a guest that boots once for each rig
 //! and is saved; each further one is restored from that, with its disks as they were. Its marker is a file on each of
 //! its disks, read from a raw copy of the image where the guest cannot be asked: so nothing of what is tested has a
 //! part in reading it.
-
-mod bare;
 
 mod images;
 
@@ -28,15 +26,16 @@ use virtsnap::{
 };
 
 use super::{Capability, Rig, RigVm};
-use crate::harness::{Guest, GuestSpec, Suite, Testbed, quote};
+use crate::harness::{Bare, Guest, GuestSpec, Suite, Testbed, byte_in, quote};
 
+/// The cluster of a bare VM's disk that the marker is in.
+const MARKER: u64 = 0;
 const IMAGES: &str = "/var/lib/libvirt/images";
 /// Where the guest waits to be restored: its memory, its disks, its definition.
 const GOLD: &str = "/var/lib/contract";
 /// QEMU's block/file-posix.c: `RAW_LOCK_SHARED_BASE` and the number of `BLK_PERM_WRITE`.
 const NOT_TO_BE_WRITTEN: i64 = 200 + 1;
-const DISKS: [&str; 8] = ["vda", "vdb", "vdc", "vdd", "vde", "vdf", "vdg", "vdh"];
-/// So many of them the guest has.
+/// So many disks the guest has.
 const GUEST_DISKS: usize = 2;
 
 pub(crate) struct RealRig {
@@ -45,8 +44,8 @@ pub(crate) struct RealRig {
     testbed: OnceCell<Testbed>,
     guest: Option<Guest>,
     made: Cell<u32>,
-    /// What is there of the contract at hand, and whether it has a guest.
-    vms: BTreeMap<VmId, bool>,
+    /// What is there of the contract at hand; without a guest, as which of the bare ones.
+    vms: BTreeMap<VmId, Option<Bare>>,
     /// An image that nobody may write to as long as this is open.
     held: Option<File>,
     /// There is no libvirtd.
@@ -73,14 +72,14 @@ impl RealRig {
     }
 
     fn guest(&self, vm: VmId) -> &Guest {
-        assert_eq!(self.vms.get(&vm), Some(&true), "there is a guest in it");
+        assert!(matches!(self.vms.get(&vm), Some(None)), "there is a guest in it");
         self.guest.as_ref().unwrap()
     }
 
     /// The guest as it was right after its first boot.
     fn new_guest(&mut self, spec: RigVm) -> VmId {
         assert_eq!(spec.disks, GUEST_DISKS, "that is what the guest has");
-        assert!(!self.vms.values().any(|guest| *guest), "there is one guest only");
+        assert!(!self.vms.values().any(Option::is_none), "there is one guest only");
         if self.guest.is_none() {
             let guest = self.tb().guest(GuestSpec { disks: 2, writers: false, ..GuestSpec::named("guest") });
             guest.wait_agent();
@@ -176,13 +175,22 @@ impl Rig for RealRig {
     }
 
     fn new_vm(&mut self, spec: RigVm) -> VmId {
-        let vm = if spec.agent { self.new_guest(spec) } else { self.new_bare(spec) };
-        self.vms.insert(vm, spec.agent);
+        if spec.agent {
+            let vm = self.new_guest(spec);
+            self.vms.insert(vm, None);
+            return vm;
+        }
+        let bare = Bare::define(self.tb(), &format!("bare{}", self.number()), spec.disks);
+        if spec.running {
+            self.tb().ok(&format!("virsh -q start {}", bare.uuid()));
+        }
+        let vm = VmId(Uuid::parse_str(bare.uuid()).unwrap());
+        self.vms.insert(vm, Some(bare));
         vm
     }
 
     fn start_vm(&mut self, vm: VmId) {
-        if self.vms[&vm] {
+        if self.vms[&vm].is_none() {
             self.guest(vm).start();
             self.guest(vm).wait_agent();
         } else {
@@ -192,7 +200,7 @@ impl Rig for RealRig {
 
     fn stop_vm(&mut self, vm: VmId) {
         // A marker is on the disk once it is written: pulling the plug keeps it.
-        if self.vms[&vm] {
+        if self.vms[&vm].is_none() {
             self.guest(vm).destroy();
         } else {
             self.tb().ok(&format!("virsh -q destroy {}", vm.0));
@@ -217,19 +225,20 @@ impl Rig for RealRig {
     }
 
     fn write_marker(&mut self, vm: VmId, target: &str, value: u64) {
-        if self.vms[&vm] {
-            self.guest(vm).exec(&format!("set -e; echo {value} >/mnt/{target}/marker; sync"));
-        } else {
-            self.write_bare(vm, target, value);
+        match &self.vms[&vm] {
+            Some(bare) => bare.write(target, MARKER, u8::try_from(value).unwrap()),
+            None => {
+                self.guest(vm).exec(&format!("set -e; echo {value} >/mnt/{target}/marker; sync"));
+            }
         }
     }
 
     fn marker_now(&self, vm: VmId, target: &str) -> u64 {
-        if !self.vms[&vm] {
-            return self.bare_marker_in(&self.active(vm, target));
+        if let Some(bare) = &self.vms[&vm] {
+            return byte_in(self.tb(), &bare.active(target), MARKER).into();
         }
         let guest = self.guest(vm);
-        if self.state(vm) == "running" {
+        if guest.state() == "running" {
             // From the disk, not from the guest's memory.
             let text = guest.exec(&format!("echo 3 >/proc/sys/vm/drop_caches; cat /mnt/{target}/marker"));
             return text.parse().unwrap_or_else(|e| panic!("{target}: {e}: {text:?}"));
@@ -239,7 +248,10 @@ impl Rig for RealRig {
 
     fn marker_in_snapshot(&self, vm: VmId, snapshot: &SnapshotName, target: &str) -> u64 {
         let image = &self.state_images(vm, snapshot)[target];
-        if self.vms[&vm] { self.marker_in(image) } else { self.bare_marker_in(image) }
+        match self.vms[&vm] {
+            Some(_) => byte_in(self.tb(), image, MARKER).into(),
+            None => self.marker_in(image),
+        }
     }
 
     fn foreign_snapshot(&mut self, vm: VmId, name: &str) {
@@ -351,7 +363,7 @@ impl Rig for RealRig {
         }
         self.held = None;
         for (vm, guest) in std::mem::take(&mut self.vms) {
-            if let Some(guest) = self.guest.as_ref().filter(|g| guest && g.state() != "shut off") {
+            if let Some(guest) = self.guest.as_ref().filter(|g| guest.is_none() && g.state() != "shut off") {
                 guest.destroy();
             }
             self.tb().ok(&format!(

@@ -1,0 +1,109 @@
+//! VMs with nothing in them: there in a moment, and their disks hold what QEMU itself is told to write.
+
+use std::fmt::Write as _;
+
+use super::{Testbed, quote};
+
+/// Where its images are.
+const IMAGES: &str = "/var/lib/libvirt/images";
+
+/// A VM without a guest: 16 MiB, disks of 8 MiB. Dropping it leaves it.
+#[derive(Debug, Clone)]
+pub struct Bare {
+    testbed: Testbed,
+    name: String,
+    uuid: String,
+    disks: Vec<String>,
+}
+
+impl Bare {
+    /// Defines one with so many disks, `vda`, `vdb` and so on; it is shut off.
+    pub fn define(testbed: &Testbed, name: &str, disks: usize) -> Self {
+        let targets: Vec<String> = ('a'..='z').take(disks).map(|c| format!("vd{c}")).collect();
+        let (mut devices, mut script) = (String::new(), "set -e\n".to_owned());
+        for target in &targets {
+            let image = format!("{IMAGES}/{name}-{target}.qcow2");
+            let _ = writeln!(script, "qemu-img create -q -f qcow2 {image} 8M");
+            let _ = write!(
+                devices,
+                "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{image}'/>
+                 <target dev='{target}' bus='virtio'/></disk>"
+            );
+        }
+        let definition = format!(
+            "<domain type='qemu'><name>{name}</name><memory unit='MiB'>16</memory>
+             <os><type arch='x86_64' machine='pc'>hvm</type></os>
+             <devices>{devices}<controller type='usb' model='none'/><memballoon model='none'/></devices></domain>"
+        );
+        let file = format!("/var/tmp/{name}.xml");
+        testbed.push_file(&file, definition, 0o600);
+        let uuid = testbed.ok(&format!("{script}virsh -q define {file} >&2; virsh -q domuuid {name}"));
+        Self { testbed: testbed.clone(), name: name.to_owned(), uuid: uuid.trim().to_owned(), disks: targets }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its UUID.
+    pub fn uuid(&self) -> &str {
+        &self.uuid
+    }
+
+    /// Its disks' targets.
+    pub fn disks(&self) -> &[String] {
+        &self.disks
+    }
+
+    /// `virsh domstate`.
+    pub fn state(&self) -> String {
+        self.testbed.ok(&format!("virsh -q domstate {}", self.uuid)).trim().to_owned()
+    }
+
+    /// The image that the disk is written to.
+    pub fn active(&self, target: &str) -> String {
+        let listed = self.testbed.ok(&format!("virsh -q domblklist {}", self.uuid));
+        let path = listed.lines().find_map(|line| line.trim().strip_prefix(target)).map(str::trim);
+        path.unwrap_or_else(|| panic!("no {target}: {listed}")).to_owned()
+    }
+
+    /// Writes a cluster full of this byte to the disk, past all caches: through the running QEMU, so to whatever
+    /// layer it runs on, or into the image while the VM is off.
+    pub fn write(&self, target: &str, cluster: u64, value: u8) {
+        let write = format!("write -P {value} {} 64k", cluster * 65_536);
+        if self.state() == "shut off" {
+            let image = quote(&self.active(target));
+            let said = self.testbed.ok(&format!("qemu-io -f qcow2 -c {} {image}", quote(&write)));
+            assert!(said.contains("wrote 65536/65536 bytes"), "{said}");
+            return;
+        }
+        self.qemu_io(target, &format!("\"{write}\""));
+        let read = byte_in(&self.testbed, &self.active(target), cluster);
+        assert_eq!(read, value, "what was just written to {target} of {}", self.name);
+    }
+
+    /// Has the running QEMU do this to the disk, and flush.
+    pub fn qemu_io(&self, target: &str, command: &str) {
+        let disk = self.disks.iter().position(|d| *d == target).expect("it has this disk");
+        for command in [command, "flush"] {
+            // By the device's name, which is the same whatever layer it runs on.
+            let device = format!("/machine/peripheral/virtio-disk{disk}/virtio-backend");
+            let said = self.testbed.ok(&format!(
+                "virsh -q qemu-monitor-command {} --hmp {}",
+                self.uuid,
+                quote(&format!("qemu-io -d {device} {command}"))
+            ));
+            assert_eq!(said.trim(), "", "{command}");
+        }
+    }
+}
+
+/// The first byte of this cluster of the disk that the image is the top of. Others may have it open: what they wrote
+/// they have flushed.
+pub fn byte_in(testbed: &Testbed, image: &str, cluster: u64) -> u8 {
+    let read = format!("read -v {} 1", cluster * 65_536);
+    let said = testbed.ok(&format!("qemu-io -r -U -f qcow2 -c {} {}", quote(&read), quote(image)));
+    let byte = said.split_whitespace().nth(1).and_then(|byte| u8::from_str_radix(byte, 16).ok());
+    byte.unwrap_or_else(|| panic!("{image}: {said}"))
+}

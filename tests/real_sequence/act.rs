@@ -1,0 +1,206 @@
+//! What is done: by the daemon's clients, by people beside it, and by bad luck.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::{
+    dice::Dice,
+    harness::{Bare, Daemon, Testbed, wait_for},
+    oracle::{self, DEADLINE, Listed},
+};
+
+/// The clusters that are written to, of the 128 that a disk has.
+const CLUSTERS: u64 = 12;
+/// More are not kept at a time: each one makes every check longer.
+const AT_MOST: usize = 8;
+
+/// Who dies in the middle of it.
+#[derive(Debug, Clone, Copy)]
+enum Victim {
+    Daemon,
+    Libvirtd,
+}
+
+/// The VM, what is done to it, and what it must hold.
+pub(crate) struct World<'a> {
+    pub(crate) tb: &'a Testbed,
+    pub(crate) daemon: &'a Daemon<'a>,
+    pub(crate) vm: Bare,
+    dice: Dice,
+    made: u32,
+    /// Of each snapshot that may be there: its disks, and the full copy of each.
+    pub(crate) copies: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+impl<'a> World<'a> {
+    pub(crate) fn new(tb: &'a Testbed, daemon: &'a Daemon<'a>, vm: Bare, seed: u64) -> Self {
+        for target in vm.disks() {
+            tb.ok(&format!("truncate -s 8M {}", oracle::now(target)));
+        }
+        Self { tb, daemon, vm, dice: Dice::new(seed), made: 0, copies: BTreeMap::new() }
+    }
+
+    /// Does one thing and waits until all is at rest.
+    pub(crate) fn step(&mut self, number: u64) {
+        let all = oracle::listed(self);
+        let weights = [
+            ("write", 6),
+            ("create", if all.len() < AT_MOST { 6 } else { 0 }),
+            ("delete", if all.is_empty() { 0 } else { 4 }),
+            ("start or stop", 2),
+            ("restart libvirtd", 1),
+            ("a create that is cut short", if all.len() < AT_MOST { 2 } else { 0 }),
+            ("a delete that is cut short", if all.is_empty() { 0 } else { 2 }),
+        ];
+        let mut at = self.dice.below(weights.iter().map(|(_, weight)| weight).sum());
+        let what = weights.iter().find(|(_, weight)| {
+            let here = at < *weight;
+            at = at.saturating_sub(*weight);
+            here
+        });
+        let what = what.unwrap().0;
+        match what {
+            "write" => self.write(),
+            "create" => self.create(number, None),
+            "delete" => self.delete(number, &all, None),
+            "start or stop" => self.start_or_stop(number),
+            "restart libvirtd" => {
+                println!("{number}: restart libvirtd");
+                self.tb.stop_libvirtd();
+                self.tb.start_libvirtd();
+                self.daemon.wait_running();
+            }
+            "a create that is cut short" => {
+                let victim = self.victim();
+                self.create(number, Some(victim));
+            }
+            "a delete that is cut short" => {
+                let victim = self.victim();
+                self.delete(number, &all, Some(victim));
+            }
+            other => unreachable!("{other}"),
+        }
+        self.daemon.wait_idle();
+    }
+
+    /// All goes, the newest or the oldest first, and what is left is the disks as they are.
+    pub(crate) fn end(&mut self) {
+        loop {
+            let all = oracle::listed(self);
+            let Some(one) = self.dice.pick(&all) else { break };
+            println!("at the end: delete {}", one.name);
+            self.daemon.delete("seq", &one.name).unwrap_or_else(|(name, text)| {
+                panic!("{name}: {text}\n{}", self.daemon.journal());
+            });
+            self.copies.remove(&one.name);
+            self.check();
+        }
+        for target in self.vm.disks().to_vec() {
+            let chain = oracle::chain(self.tb, &self.vm.active(&target));
+            assert_eq!(chain.len(), 1, "{target} is one image again");
+        }
+        if self.vm.state() == "shut off" {
+            self.tb.ok("virsh -q start seq");
+        }
+        self.check();
+    }
+
+    fn victim(&mut self) -> Victim {
+        if self.dice.below(2) == 0 { Victim::Daemon } else { Victim::Libvirtd }
+    }
+
+    fn write(&mut self) {
+        let disks = self.vm.disks().to_vec();
+        let target = self.dice.pick(&disks).unwrap().clone();
+        for _ in 0..=self.dice.below(3) {
+            let (cluster, value) =
+                (self.dice.below(CLUSTERS), u8::try_from(1 + self.dice.below(255)).unwrap());
+            self.vm.write(&target, cluster, value);
+            oracle::write_now(self.tb, &target, cluster, value);
+        }
+    }
+
+    fn create(&mut self, number: u64, victim: Option<Victim>) {
+        self.made += 1;
+        let name = format!("s{}", self.made);
+        let mut disks = self.vm.disks().to_vec();
+        // Now and then one disk takes no part.
+        if self.dice.below(4) == 0 {
+            let left_out = usize::try_from(self.dice.below(disks.len() as u64)).unwrap();
+            disks.remove(left_out);
+        }
+        println!("{number}: create {name} of {disks:?}, {victim:?} dies");
+        let copies = disks.iter().map(|target| {
+            let copy = oracle::copy_of(&name, target);
+            self.tb.ok(&format!("cp --sparse=always {} {copy}", oracle::now(target)));
+            (target.clone(), copy)
+        });
+        let copies = copies.collect();
+        let mut options = HashMap::<&str, zbus::Variant<'_>>::new();
+        options.insert("disks", zbus::Variant::from(disks));
+        let job = self.daemon.bus.call(
+            &self.daemon.vm("seq"),
+            "org.virtsnap1.VM",
+            "CreateSnapshot",
+            &(name.as_str(), options),
+        );
+        let (job,): (zbus::OwnedObjectPath,) = job.unwrap();
+        self.copies.insert(name.clone(), copies);
+        match victim {
+            None => {
+                let made = self.daemon.wait(job.as_str());
+                made.unwrap_or_else(|e| panic!("{e:?}\n{}", self.daemon.journal()));
+            }
+            Some(victim) => {
+                self.kill(victim);
+                // It was taken, or it was not; both is right.
+                if !oracle::listed(self).iter().any(|s| s.name == name) {
+                    println!("  {name} was not taken");
+                    self.copies.remove(&name);
+                }
+            }
+        }
+    }
+
+    fn delete(&mut self, number: u64, all: &[Listed], victim: Option<Victim>) {
+        let one = self.dice.pick(all).unwrap();
+        println!("{number}: delete {} ({}), {victim:?} dies", one.name, one.state);
+        let Some(victim) = victim else {
+            let gone = self.daemon.delete("seq", &one.name);
+            gone.unwrap_or_else(|e| panic!("{e:?}\n{}", self.daemon.journal()));
+            self.copies.remove(&one.name);
+            return;
+        };
+        let none = HashMap::<&str, zbus::Variant<'_>>::new();
+        let job = self.daemon.bus.call(&one.path, "org.virtsnap1.Snapshot", "Delete", &(none,));
+        let _: (zbus::OwnedObjectPath,) = job.unwrap();
+        self.kill(victim);
+        match oracle::listed(self).iter().find(|s| s.name == one.name) {
+            None => drop(self.copies.remove(&one.name)),
+            Some(left) => println!("  it is {}", left.state),
+        }
+    }
+
+    fn start_or_stop(&mut self, number: u64) {
+        let command = if self.vm.state() == "shut off" { "start" } else { "destroy" };
+        println!("{number}: {command}");
+        self.tb.ok(&format!("virsh -q {command} seq"));
+    }
+
+    /// At once, wherever it is, and back again; returns when all is settled.
+    fn kill(&self, victim: Victim) {
+        match victim {
+            Victim::Daemon => {
+                self.tb.ok("systemctl kill --kill-who=main -s KILL virtsnapd");
+                // systemd gives up on one that dies so often; here it is not the daemon's fault.
+                let start = "systemctl reset-failed virtsnapd; systemctl start virtsnapd";
+                wait_for(DEADLINE, "the daemon is back", || self.tb.sh(start).success().then_some(()));
+            }
+            Victim::Libvirtd => {
+                self.tb.kill_libvirtd();
+                self.tb.start_libvirtd();
+            }
+        }
+        self.daemon.wait_running();
+        self.daemon.wait_idle();
+    }
+}
