@@ -16,6 +16,7 @@
 mod error;
 mod ffi;
 pub mod libvirt;
+mod metadata;
 pub mod sim;
 
 use std::{collections::BTreeSet, time::Duration};
@@ -23,6 +24,7 @@ use std::{collections::BTreeSet, time::Duration};
 use jiff::Timestamp;
 
 pub use self::error::{Error, ErrorKind, Result};
+pub use self::metadata::{Metadata, Redefine, RevertDisks, SnapshotXml};
 use crate::core::model::{Content, SnapshotName, Storage, VmId, VmState};
 
 /// What the hypervisor is.
@@ -32,6 +34,26 @@ pub struct Info {
     pub uri: String,
     /// The hypervisor's version, such as `QEMU 10.0.2, libvirt 11.3.0`.
     pub version: String,
+    /// What it can do.
+    pub features: Features,
+}
+
+/// What one libvirt can do and another cannot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Features {
+    /// It knows reverts to external snapshots itself, as its capabilities say.
+    pub external_revert: bool,
+    /// Its metadata has a place for the overlays of a revert to a snapshot with children.
+    pub revert_disks: bool,
+    /// So many images one disk may have under it, the base included, and the VM still starts.
+    pub layer_limit: u32,
+}
+
+impl Default for Features {
+    /// The least that any libvirt from 9.0 on can do.
+    fn default() -> Self {
+        Self { external_revert: false, revert_disks: false, layer_limit: 25 }
+    }
 }
 
 /// Whether the QEMU guest agent can be spoken to.
@@ -130,6 +152,19 @@ pub struct SnapshotDisk {
     pub state_image: String,
 }
 
+/// What the VM was when a snapshot was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// It ran, and its memory was kept.
+    Running,
+    /// Its CPUs were stopped, and its memory was kept.
+    Paused,
+    /// It was off.
+    Off,
+    /// Its disks alone were kept, whatever it was.
+    DiskOnly,
+}
+
 /// A snapshot as libvirt's metadata has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotRecord {
@@ -151,6 +186,15 @@ pub struct SnapshotRecord {
     pub disks: Vec<SnapshotDisk>,
     /// libvirt began to delete it (or its child) and did not end: its data may be newer than it says.
     pub delete_in_progress: bool,
+    /// Where the VM was reverted to it and it has children: what a disk was put on then, by target.
+    pub revert_disks: Vec<(String, String)>,
+    /// The file with the VM's memory.
+    pub memory_file: Option<String>,
+    /// What the VM was.
+    pub taken: Taken,
+    /// The images that the VM's disks wrote to when it was taken, by target: of all its disks, also of those that
+    /// take no part. Of those that do it is the state image.
+    pub sources: Vec<(String, String)>,
     /// The allocation of its overlays, in bytes; what goes when it is deleted. 0 if unknown.
     pub size: u64,
 }
@@ -218,7 +262,7 @@ pub enum Event {
 }
 
 /// A libvirt/QEMU host.
-pub trait Hypervisor: Send + Sync + std::fmt::Debug + 'static {
+pub trait Hypervisor: Metadata + Send + Sync + std::fmt::Debug + 'static {
     /// Starts to connect, and to reconnect, with back-off, for ever. Returns at once; events go to the function
     /// from whatever thread has them, so it must not block.
     fn watch(&self, events: Box<dyn Fn(Event) + Send + Sync>);

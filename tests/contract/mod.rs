@@ -5,11 +5,12 @@ pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod host;
 pub(crate) mod images;
+pub(crate) mod metadata;
 pub(crate) mod real;
 pub(crate) mod sim;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
@@ -45,10 +46,12 @@ pub(crate) enum Capability {
     MergeTrouble,
     /// The connection's loss and return.
     Disconnect,
+    /// Metadata that says what a revert to a snapshot with children put the VM on.
+    RevertDisks,
 }
 
 impl Capability {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Agent,
         Self::AgentTrouble,
         Self::Foreign,
@@ -56,6 +59,7 @@ impl Capability {
         Self::Branches,
         Self::MergeTrouble,
         Self::Disconnect,
+        Self::RevertDisks,
     ];
 }
 
@@ -98,6 +102,11 @@ pub(crate) trait Rig: images::Images {
     fn marker_now(&self, vm: VmId, target: &str) -> u64;
     /// The value in the snapshot's state image, read through its chain.
     fn marker_in_snapshot(&self, vm: VmId, snapshot: &SnapshotName, target: &str) -> u64;
+
+    /// The disks' images, by target, in each definition that a snapshot keeps.
+    fn definitions(&self, vm: VmId, snapshot: &SnapshotName) -> Vec<BTreeMap<String, String>>;
+    /// In how many places a snapshot's metadata names the images under an image.
+    fn written_chains(&self, vm: VmId, snapshot: &SnapshotName) -> usize;
 
     /// Another program takes an external snapshot of all disks.
     fn foreign_snapshot(&mut self, vm: VmId, name: &str);
@@ -207,6 +216,17 @@ macro_rules! contracts {
                 where_branches_meet_nothing_is_merged [Branches];
                 a_stopped_vm_is_snapshotted_and_merged_and_stays_stopped [Agent];
                 a_deletion_that_failed_midway_is_marked_and_done_again [MergeTrouble];
+            }
+            metadata {
+                redefining_keeps_name_time_parent_current_and_description [];
+                an_image_is_replaced_in_both_definitions [];
+                no_backing_chain_is_left_in_metadata [];
+                revert_disks_are_kept_set_and_dropped [RevertDisks];
+                forgetting_reparents_and_keeps_files [];
+                forgetting_a_child_of_a_reverted_one_keeps_the_invariant [Branches];
+                what_was_put_back_is_as_it_was [Disconnect];
+                without_a_current_one_nothing_is_changed [];
+                strange_names_and_descriptions_survive_a_change_and_a_restart [Disconnect];
             }
             agent {
                 what_is_frozen_is_counted_reported_and_thawed [Agent];

@@ -2,7 +2,10 @@
 
 mod images;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use virtsnap::{
     core::model::{SnapshotName, VmId, VmState},
@@ -83,6 +86,16 @@ impl Rig for SimRig {
 
     fn marker_in_snapshot(&self, vm: VmId, snapshot: &SnapshotName, target: &str) -> u64 {
         self.sim.content_of_snapshot(vm, snapshot, target).unwrap().get(&MARKER).copied().unwrap_or(0)
+    }
+
+    fn definitions(&self, vm: VmId, snapshot: &SnapshotName) -> Vec<BTreeMap<String, String>> {
+        let records = self.sim.snapshots(vm).unwrap();
+        let record = records.into_iter().find(|r| r.name == *snapshot).unwrap();
+        vec![record.sources.into_iter().collect()]
+    }
+
+    fn written_chains(&self, _vm: VmId, _snapshot: &SnapshotName) -> usize {
+        0
     }
 
     fn foreign_snapshot(&mut self, vm: VmId, name: &str) {

@@ -12,8 +12,8 @@ use std::{
 use virtsnap::{
     core::model::{SnapshotName, VmId},
     hypervisor::{
-        CreateSpec, Event, FreezeStatus, GuestFileSystem, Hypervisor, Overlay, Result, SnapshotRecord, Space,
-        Vm,
+        CreateSpec, Event, FreezeStatus, GuestFileSystem, Hypervisor, Metadata, Overlay, Redefine, Result,
+        SnapshotRecord, SnapshotXml, Space, Vm,
         sim::{Op, Sim},
     },
 };
@@ -107,5 +107,23 @@ impl Hypervisor for Hooked {
 
     fn thaw(&self, vm: VmId, timeout: Duration) -> Result<u32> {
         self.at(Op::Thaw).thaw(vm, timeout)
+    }
+}
+
+impl Metadata for Hooked {
+    fn redefine(&self, vm: VmId, change: &Redefine) -> Result<()> {
+        self.at(Op::Redefine).redefine(vm, change)
+    }
+
+    fn forget(&self, vm: VmId, name: &SnapshotName) -> Result<()> {
+        self.at(Op::Forget).forget(vm, name)
+    }
+
+    fn copy(&self, vm: VmId, name: &SnapshotName) -> Result<SnapshotXml> {
+        self.at(Op::Copy).copy(vm, name)
+    }
+
+    fn put_back(&self, vm: VmId, copy: &SnapshotXml, current: bool) -> Result<()> {
+        self.at(Op::PutBack).put_back(vm, copy, current)
     }
 }

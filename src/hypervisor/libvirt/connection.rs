@@ -12,7 +12,7 @@ use std::{
 use uuid::Uuid;
 use virt::connect::Connect;
 
-use super::xml;
+use super::{features, xml};
 use crate::{
     core::model::VmId,
     hypervisor::{
@@ -169,8 +169,10 @@ fn open(
     })?;
     let work = Connect::open(Some(uri))?;
     let guard = Connect::open(Some(uri))?;
-    let apparmor = control.capabilities().map(|c| xml::security_models(&c))?.iter().any(|m| m == "apparmor");
-    let info = Info { uri: control.uri()?, version: version(&control) };
+    let capabilities = control.capabilities()?;
+    let apparmor = xml::security_models(&capabilities).iter().any(|m| m == "apparmor");
+    let features = features::of(control.lib_version()?, &capabilities);
+    let info = Info { uri: control.uri()?, version: version(&control), features };
     Ok((Connections { control, work, guard, apparmor }, info, gate))
 }
 

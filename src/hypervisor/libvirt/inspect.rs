@@ -123,6 +123,10 @@ pub(super) fn snapshots(connections: &Connections, id: VmId) -> Result<Vec<Snaps
             storage: s.storage,
             disks: s.disks,
             delete_in_progress: s.delete_in_progress,
+            revert_disks: s.revert_disks,
+            memory_file: s.memory_file,
+            taken: s.taken,
+            sources: s.sources,
             size,
         });
     }

@@ -7,6 +7,7 @@
 //!   vm, snapshots ─▶ inspect.rs   what there is          (control)
 //!   prepare, discard ─▶ storage.rs   volumes and pools   (work)
 //!   create, delete ─▶ change.rs   with its guards        (work)
+//!   redefine, forget ─▶ redefine.rs   metadata alone     (work)
 //!   freeze, thaw … ─▶ agent.rs    the guest agent        (guard)
 //! ```
 //!
@@ -20,8 +21,12 @@
 mod agent;
 mod change;
 mod connection;
+mod edit;
 mod errors;
+mod features;
 mod inspect;
+mod nodes;
+mod redefine;
 mod storage;
 #[cfg(test)]
 mod tests;
@@ -36,8 +41,8 @@ use virt::domain::Domain;
 
 use self::connection::{Connections, Signal, Slot};
 use super::{
-    CreateSpec, Error, ErrorKind, Event, FreezeStatus, GuestFileSystem, Hypervisor, Overlay, Result,
-    SnapshotRecord, Space, Vm,
+    CreateSpec, Error, ErrorKind, Event, FreezeStatus, GuestFileSystem, Hypervisor, Metadata, Overlay,
+    Redefine, Result, SnapshotRecord, SnapshotXml, Space, Vm,
 };
 use crate::core::model::{SnapshotName, VmId};
 
@@ -124,6 +129,24 @@ impl Hypervisor for Libvirt {
 
     fn thaw(&self, vm: VmId, timeout: Duration) -> Result<u32> {
         agent::thaw(&self.now()?.guard, vm, timeout)
+    }
+}
+
+impl Metadata for Libvirt {
+    fn redefine(&self, vm: VmId, change: &Redefine) -> Result<()> {
+        redefine::redefine(&*self.now()?, vm, change)
+    }
+
+    fn forget(&self, vm: VmId, name: &SnapshotName) -> Result<()> {
+        redefine::forget(&*self.now()?, vm, name)
+    }
+
+    fn copy(&self, vm: VmId, name: &SnapshotName) -> Result<SnapshotXml> {
+        redefine::copy(&*self.now()?, vm, name)
+    }
+
+    fn put_back(&self, vm: VmId, copy: &SnapshotXml, current: bool) -> Result<()> {
+        redefine::put_back(&*self.now()?, vm, copy, current)
     }
 }
 

@@ -10,12 +10,13 @@ mod write;
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use roxmltree::{Document, Node};
+use roxmltree::Node;
 
 pub(super) use self::write::{directory_pool, overlay_volume, snapshot_request};
+use super::nodes::{broken, child, child_text, overlays, parse, source};
 use crate::{
     core::model::{Content, SnapshotName, Storage, VmId},
-    hypervisor::{Agent, Disk, Error, ErrorKind, Layer, Nvram, Result, SnapshotDisk},
+    hypervisor::{Agent, Disk, Layer, Nvram, Result, SnapshotDisk, Taken},
 };
 
 /// The namespace of what we keep in a VM's `<metadata>`.
@@ -56,6 +57,10 @@ pub(super) struct SnapshotXml {
     pub(super) storage: Storage,
     pub(super) disks: Vec<SnapshotDisk>,
     pub(super) delete_in_progress: bool,
+    pub(super) revert_disks: Vec<(String, String)>,
+    pub(super) memory_file: Option<String>,
+    pub(super) taken: Taken,
+    pub(super) sources: Vec<(String, String)>,
 }
 
 /// What a storage volume's XML says.
@@ -154,30 +159,22 @@ pub(super) fn snapshot(xml: &str) -> Result<SnapshotXml> {
     let name = child_text(root, "name").ok_or_else(|| broken("a snapshot without a name"))?;
     let seconds: i64 = child_text(root, "creationTime").and_then(|t| t.trim().parse().ok()).unwrap_or(0);
     let memory = child(root, "memory").and_then(|m| m.attribute("snapshot")).unwrap_or("no");
-    let external = |d: &Node<'_, '_>| d.attribute("snapshot") == Some("external");
-    let rows: Vec<_> = child(root, "disks")
-        .into_iter()
-        .flat_map(|d| d.children())
-        .filter(|n| n.has_tag_name("disk"))
-        .collect();
+    let rows = || child(root, "disks").into_iter().flat_map(|d| d.children());
     // The domain inside is as it was before the snapshot: its disks are the state images.
-    let before: Vec<_> = child(root, "domain")
+    let sources: Vec<(String, String)> = child(root, "domain")
         .and_then(|d| child(d, "devices"))
         .into_iter()
         .flat_map(|d| d.children())
         .filter(|n| n.has_tag_name("disk"))
+        .filter_map(|d| Some((child(d, "target")?.attribute("dev")?.to_owned(), source(d)?)))
         .collect();
-    let disks: Vec<SnapshotDisk> = rows
-        .iter()
-        .filter(|d| external(d))
-        .filter_map(|d| {
-            let target = d.attribute("name")?.to_owned();
-            let state_image = before
-                .iter()
-                .find(|b| child(**b, "target").and_then(|t| t.attribute("dev")) == Some(&target))
-                .and_then(|b| source(*b))
-                .unwrap_or_default();
-            Some(SnapshotDisk { overlay: source(*d)?, target, state_image })
+    let disks: Vec<SnapshotDisk> = child(root, "disks")
+        .into_iter()
+        .flat_map(overlays)
+        .map(|(target, overlay)| {
+            let before = sources.iter().find(|(t, _)| *t == target);
+            let state_image = before.map(|(_, path)| path.clone()).unwrap_or_default();
+            SnapshotDisk { target, overlay, state_image }
         })
         .collect();
     let storage =
@@ -190,7 +187,16 @@ pub(super) fn snapshot(xml: &str) -> Result<SnapshotXml> {
         content: if memory == "no" { Content::Disk } else { Content::Full },
         storage,
         disks,
-        delete_in_progress: rows.iter().any(|d| child(*d, "snapshotDeleteInProgress").is_some()),
+        delete_in_progress: rows().any(|d| child(d, "snapshotDeleteInProgress").is_some()),
+        revert_disks: child(root, "revertDisks").map(overlays).unwrap_or_default(),
+        memory_file: child(root, "memory").and_then(|m| m.attribute("file")).map(str::to_owned),
+        taken: match child_text(root, "state").as_deref() {
+            Some("running") => Taken::Running,
+            Some("paused") => Taken::Paused,
+            Some("disk-snapshot") => Taken::DiskOnly,
+            _ => Taken::Off,
+        },
+        sources,
     })
 }
 
@@ -224,26 +230,4 @@ pub(super) fn pool_directory(xml: &str) -> Option<String> {
 pub(super) fn security_models(capabilities: &str) -> Vec<String> {
     let Ok(doc) = parse(capabilities) else { return Vec::new() };
     doc.descendants().filter(|n| n.has_tag_name("secmodel")).filter_map(|n| child_text(n, "model")).collect()
-}
-
-fn parse(xml: &str) -> Result<Document<'_>> {
-    Document::parse(xml).map_err(|e| broken(&e.to_string()))
-}
-
-fn broken(what: &str) -> Error {
-    Error::new(ErrorKind::Failed, format!("libvirt's XML cannot be read: {what}"))
-}
-
-fn child<'a, 'i>(node: Node<'a, 'i>, name: &str) -> Option<Node<'a, 'i>> {
-    node.children().find(|n| n.has_tag_name(name))
-}
-
-fn child_text(node: Node<'_, '_>, name: &str) -> Option<String> {
-    child(node, name).map(|n| n.text().unwrap_or_default().to_owned())
-}
-
-/// The path of a `<source>`, whatever its kind.
-fn source(node: Node<'_, '_>) -> Option<String> {
-    let s = child(node, "source")?;
-    ["file", "dev", "name", "volume", "path"].iter().find_map(|a| s.attribute(*a)).map(str::to_owned)
 }

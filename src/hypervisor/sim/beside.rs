@@ -38,7 +38,7 @@ impl State {
         let saved = self.new_snapshot(vm, "", kind.0, kind.1, on)?;
         let machine = self.machine(vm)?;
         machine.snapshots.insert(name.clone(), saved);
-        machine.current = Some(name.clone());
+        machine.set_current(name);
         Ok(())
     }
 
@@ -70,9 +70,13 @@ impl State {
         let disks = self.make_overlays(&on, &ending)?;
         self.switch(vm, &disks)?;
         let machine = self.machine(vm)?;
-        machine.current = Some(name.clone());
-        if let Some(saved) = machine.snapshots.get_mut(name).filter(|_| leaf) {
-            saved.disks = disks;
+        machine.set_current(name);
+        if let Some(saved) = machine.snapshots.get_mut(name) {
+            if leaf {
+                saved.disks = disks;
+            } else {
+                saved.revert_disks = disks.into_iter().map(|d| (d.target, d.overlay)).collect();
+            }
         }
         // What the VM ran on until now is in no snapshot, and no longer under anything.
         for path in left {

@@ -38,6 +38,14 @@ pub enum Op {
     Freeze,
     /// `thaw`
     Thaw,
+    /// `redefine`
+    Redefine,
+    /// `forget`
+    Forget,
+    /// `copy`
+    Copy,
+    /// `put_back`
+    PutBack,
 }
 
 impl Op {
@@ -45,7 +53,15 @@ impl Op {
     pub const fn changes(self) -> bool {
         matches!(
             self,
-            Self::Prepare | Self::Discard | Self::Create | Self::Delete | Self::Freeze | Self::Thaw
+            Self::Prepare
+                | Self::Discard
+                | Self::Create
+                | Self::Delete
+                | Self::Freeze
+                | Self::Thaw
+                | Self::Redefine
+                | Self::Forget
+                | Self::PutBack
         )
     }
 
@@ -74,6 +90,7 @@ pub enum Mishap {
     /// * `create` has switched the disks and writes no metadata (libvirtd killed in between);
     /// * `delete` has copied the data of all disks but the last, and half of that one; the disks run on what they
     ///   ran on, and the next older snapshot is marked;
+    /// * `redefine` has lost the snapshot's metadata (a full disk, and no way to put it back);
     /// * all others do nothing.
     Half(Error),
     /// The work is done, and this error is the answer all the same: the true one got lost on the way.
@@ -293,7 +310,9 @@ impl State {
             } else if found.is_none() && fault.times != Some(0) {
                 fault.times = fault.times.map(|t| t - 1);
                 found = Some(match fault.mishap.clone() {
-                    Mishap::Half(e) if !matches!(op, Op::Prepare | Op::Create | Op::Delete) => {
+                    Mishap::Half(e)
+                        if !matches!(op, Op::Prepare | Op::Create | Op::Delete | Op::Redefine) =>
+                    {
                         Mishap::Refuse(e)
                     }
                     mishap => mishap,

@@ -24,6 +24,7 @@ mod beside;
 mod fault;
 mod guest;
 mod image;
+mod metadata;
 mod snapshot;
 mod spec;
 #[cfg(test)]
@@ -47,10 +48,11 @@ use self::{
     fault::{Closed, gone},
     guest::Machine,
     image::Store,
+    snapshot::Saved,
 };
 use super::{
-    CreateSpec, Error, ErrorKind, Event, FreezeStatus, GuestFileSystem, Hypervisor, Info, Overlay, Result,
-    SnapshotRecord, Space, Vm,
+    CreateSpec, Error, ErrorKind, Event, Features, FreezeStatus, GuestFileSystem, Hypervisor, Info, Overlay,
+    Result, SnapshotRecord, Space, Vm,
 };
 use crate::core::model::{SnapshotName, VmId};
 
@@ -72,6 +74,8 @@ struct State {
     layer_limit: usize,
     vms: BTreeMap<VmId, Machine>,
     store: Store,
+    /// Metadata that was handed out to be put back.
+    copies: Vec<(SnapshotName, Saved)>,
     faults: Vec<Fault>,
     gates: Vec<Closed>,
     calls: Vec<Call>,
@@ -108,6 +112,7 @@ impl Sim {
             layer_limit: 25,
             vms: BTreeMap::new(),
             store: Store { files: BTreeMap::new(), capacity: 1 << 40 },
+            copies: Vec::new(),
             faults: Vec::new(),
             gates: Vec::new(),
             calls: Vec::new(),
@@ -282,7 +287,11 @@ impl State {
 }
 
 fn info() -> Info {
-    Info { uri: "sim:///system".to_owned(), version: "QEMU 10.0.2, libvirt 11.3.0".to_owned() }
+    Info {
+        uri: "sim:///system".to_owned(),
+        version: "QEMU 10.0.2, libvirt 11.3.0".to_owned(),
+        features: Features { external_revert: true, revert_disks: true, layer_limit: 25 },
+    }
 }
 
 impl Hypervisor for Sim {

@@ -16,19 +16,22 @@ use jiff::Timestamp;
 use super::{State, guest::Machine, image::Blocks};
 use crate::{
     core::model::{Content, SnapshotName, Storage, VmId, VmState},
-    hypervisor::{CreateSpec, Error, ErrorKind, Event, Overlay, Result, SnapshotDisk, SnapshotRecord},
+    hypervisor::{CreateSpec, Error, ErrorKind, Event, Overlay, Result, SnapshotDisk, Taken},
 };
 
 /// A snapshot's metadata; of an internal one the data too.
 #[derive(Debug, Clone)]
 pub(super) struct Saved {
-    description: String,
-    created: Timestamp,
-    parent: Option<SnapshotName>,
-    content: Content,
+    pub(super) description: String,
+    pub(super) created: Timestamp,
+    pub(super) parent: Option<SnapshotName>,
+    pub(super) content: Content,
     pub(super) storage: Storage,
     pub(super) disks: Vec<SnapshotDisk>,
-    deleting: bool,
+    pub(super) revert_disks: Vec<(String, String)>,
+    pub(super) sources: Vec<(String, String)>,
+    pub(super) taken: Taken,
+    pub(super) deleting: bool,
     pub(super) inside: BTreeMap<String, Blocks>,
 }
 
@@ -75,16 +78,6 @@ impl Machine {
             if let Some(saved) = self.snapshots.get_mut(&older) {
                 saved.deleting = mark;
             }
-        }
-    }
-
-    pub(super) fn forget(&mut self, name: &SnapshotName) {
-        let Some(gone) = self.snapshots.remove(name) else { return };
-        for other in self.snapshots.values_mut().filter(|s| s.parent.as_ref() == Some(name)) {
-            other.parent.clone_from(&gone.parent);
-        }
-        if self.current.as_ref() == Some(name) {
-            self.current = gone.parent;
         }
     }
 
@@ -141,25 +134,6 @@ impl Machine {
 }
 
 impl State {
-    pub(super) fn records(&mut self, vm: VmId) -> Result<Vec<SnapshotRecord>> {
-        self.machine(vm)?;
-        let (machine, store) = (&self.vms[&vm], &self.store);
-        let making = machine.making.iter().map(|(n, s)| (n, s));
-        let record = |(name, s): (&SnapshotName, &Saved)| SnapshotRecord {
-            name: name.clone(),
-            description: s.description.clone(),
-            created: s.created,
-            parent: s.parent.clone(),
-            current: machine.current.as_ref() == Some(name),
-            content: s.content,
-            storage: s.storage,
-            disks: s.disks.clone(),
-            delete_in_progress: s.deleting,
-            size: s.disks.iter().map(|d| store.allocation(&d.overlay)).sum(),
-        };
-        Ok(machine.snapshots.iter().chain(making).map(record).collect())
-    }
-
     pub(super) fn prepare(&mut self, vm: VmId, overlays: &[Overlay], half: bool) -> Result<()> {
         for overlay in overlays {
             self.check_overlay(vm, overlay)?;
@@ -222,7 +196,7 @@ impl State {
         if !half {
             let machine = self.machine(vm)?;
             machine.snapshots.insert(spec.name.clone(), saved);
-            machine.current = Some(spec.name.clone());
+            machine.set_current(&spec.name);
         }
         Ok(())
     }
@@ -274,10 +248,26 @@ impl State {
     ) -> Result<Saved> {
         // libvirt knows whole seconds only.
         let created = Timestamp::from_second(self.now.as_second()).unwrap_or(self.now);
-        let parent = self.machine(vm)?.current.clone();
-        let description = description.to_owned();
-        let (deleting, inside) = (false, BTreeMap::new());
-        Ok(Saved { description, created, parent, content, storage, disks, deleting, inside })
+        let machine = self.machine(vm)?;
+        let taken = match (storage, machine.state) {
+            (_, VmState::ShutOff) => Taken::Off,
+            (Storage::External, _) => Taken::DiskOnly,
+            (Storage::Internal, VmState::Paused) => Taken::Paused,
+            (Storage::Internal, _) => Taken::Running,
+        };
+        Ok(Saved {
+            description: description.to_owned(),
+            created,
+            parent: machine.current.clone(),
+            content,
+            storage,
+            disks,
+            revert_disks: Vec::new(),
+            sources: machine.drives.iter().map(|d| (d.target.clone(), d.active.clone())).collect(),
+            taken,
+            deleting: false,
+            inside: BTreeMap::new(),
+        })
     }
 
     pub(super) fn begin_delete(&mut self, vm: VmId, name: &SnapshotName) -> Result<()> {
@@ -310,10 +300,8 @@ impl State {
         let machine = self.machine(vm)?;
         machine.mark_older(name, false);
         for other in machine.snapshots.values_mut() {
-            for disk in &mut other.disks {
-                if let Some(merged) = saved.disks.iter().find(|d| d.overlay == disk.state_image) {
-                    disk.state_image.clone_from(&merged.state_image);
-                }
+            for merged in &saved.disks {
+                other.replace_image(&merged.overlay, &merged.state_image);
             }
         }
         machine.forget(name);

@@ -6,6 +6,7 @@
 //! part in reading it.
 
 mod images;
+mod metadata;
 
 use std::{
     cell::{Cell, OnceCell},
@@ -125,22 +126,6 @@ impl RealRig {
         self.tb().ok(&format!("virsh -q {command} {file}"));
     }
 
-    fn snapshot_xml(&self, vm: VmId, snapshot: &SnapshotName) -> String {
-        self.tb().ok(&format!("virsh snapshot-dumpxml --security-info {} {}", vm.0, quote(snapshot.as_str())))
-    }
-
-    /// What the metadata names as the disks' images when the snapshot was taken.
-    fn state_images(&self, vm: VmId, snapshot: &SnapshotName) -> BTreeMap<String, String> {
-        let text = self.snapshot_xml(vm, snapshot);
-        let doc = roxmltree::Document::parse(&text).unwrap();
-        let domain = doc.root_element().children().find(|n| n.has_tag_name("domain")).unwrap();
-        let disk = |n: roxmltree::Node<'_, '_>| {
-            let attribute = |tag, name| n.children().find(|c| c.has_tag_name(tag))?.attribute(name);
-            Some((attribute("target", "dev")?.to_owned(), attribute("source", "file")?.to_owned()))
-        };
-        domain.descendants().filter(|n| n.has_tag_name("disk")).filter_map(disk).collect()
-    }
-
     /// The marker in an image that nothing writes to, read through its chain from a copy.
     fn marker_in(&self, image: &str) -> u64 {
         // The copy's journal is replayed first, as the guest would.
@@ -167,7 +152,8 @@ fn edited(text: &str, mut edits: Vec<(std::ops::Range<usize>, String)>) -> Strin
 
 impl Rig for RealRig {
     fn capabilities(&self) -> BTreeSet<Capability> {
-        Capability::ALL.into()
+        let lacks = |c: &Capability| *c == Capability::RevertDisks && self.suite == Suite::Bookworm;
+        Capability::ALL.into_iter().filter(|c| !lacks(c)).collect()
     }
 
     fn hv(&self) -> Arc<dyn Hypervisor> {
@@ -252,6 +238,14 @@ impl Rig for RealRig {
             Some(_) => byte_in(self.tb(), image, MARKER).into(),
             None => self.marker_in(image),
         }
+    }
+
+    fn definitions(&self, vm: VmId, snapshot: &SnapshotName) -> Vec<BTreeMap<String, String>> {
+        self.definitions_of(vm, snapshot)
+    }
+
+    fn written_chains(&self, vm: VmId, snapshot: &SnapshotName) -> usize {
+        self.snapshot_xml(vm, snapshot).matches("<backingStore").count()
     }
 
     fn foreign_snapshot(&mut self, vm: VmId, name: &str) {

@@ -1,5 +1,6 @@
 //! Writing: every value is escaped, whatever it holds.
 
+use super::super::nodes::{attribute, element};
 use crate::hypervisor::{CreateSpec, Overlay};
 
 /// The XML that asks for an external, disk-only snapshot onto prepared overlays.
@@ -51,39 +52,4 @@ pub(in super::super) fn directory_pool(name: &str, directory: &str) -> String {
     element(&mut x, "path", directory);
     x.push_str("</target></pool>");
     x
-}
-
-fn element(out: &mut String, name: &str, text: &str) {
-    out.push('<');
-    out.push_str(name);
-    out.push('>');
-    escape(out, text);
-    out.push_str("</");
-    out.push_str(name);
-    out.push('>');
-}
-
-fn attribute(out: &mut String, name: &str, value: &str) {
-    out.push(' ');
-    out.push_str(name);
-    out.push_str("='");
-    escape(out, value);
-    out.push('\'');
-}
-
-fn escape(out: &mut String, text: &str) {
-    for c in text.chars() {
-        match c {
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '&' => out.push_str("&amp;"),
-            '\'' => out.push_str("&apos;"),
-            '"' => out.push_str("&quot;"),
-            // Else an attribute's value would be normalised to a space.
-            '\n' => out.push_str("&#10;"),
-            '\r' => out.push_str("&#13;"),
-            '\t' => out.push_str("&#9;"),
-            c => out.push(c),
-        }
-    }
 }

@@ -1,0 +1,30 @@
+//! What the libvirt at hand can do, so that nobody compares version numbers elsewhere.
+
+use crate::hypervisor::Features;
+
+/// From libvirt's own version (as `virConnectGetLibVersion` gives it) and its capabilities.
+pub(super) fn of(version: u32, capabilities: &str) -> Features {
+    let external_revert = capabilities.contains("<externalSnapshot/>");
+    Features {
+        external_revert,
+        // Both came with libvirt 9.9; what later versions repaired of the revert is no matter to the metadata.
+        revert_disks: version >= 9_009_000,
+        // A chain is told to QEMU as JSON, and these cannot parse what is nested deeper. All know 200 at most.
+        layer_limit: if (10_008_000..12_000_000).contains(&version) { 25 } else { 200 },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_version_is_known_for_what_it_can_do() {
+        let with = "<guest><features><externalSnapshot/></features></guest>";
+        let bookworm = Features { external_revert: false, revert_disks: false, layer_limit: 200 };
+        assert_eq!(of(9_000_000, "<guest/>"), bookworm);
+        let trixie = Features { external_revert: true, revert_disks: true, layer_limit: 25 };
+        assert_eq!(of(11_003_000, with), trixie);
+        assert_eq!(of(12_000_000, with).layer_limit, 200);
+    }
+}

@@ -1,0 +1,113 @@
+//! Metadata changed without an image touched: read with its secrets, edited as text, given back.
+
+use virt::{domain::Domain, domain_snapshot::DomainSnapshot, enumutil::Enum, error::ErrorNumber};
+
+use super::{Connections, domain, edit, inspect, xml};
+use crate::{
+    core::model::{SnapshotName, VmId},
+    hypervisor::{Error, Redefine, Result, SnapshotXml},
+};
+
+pub(super) fn redefine(connections: &Connections, id: VmId, change: &Redefine) -> Result<()> {
+    let domain = domain(&connections.work, id)?;
+    let before = text(&lookup(&domain, &change.name)?)?;
+    let after = edit::snapshot(&before, change)?;
+    write(&domain, &change.name, Some(&before), &after, change.current)
+}
+
+pub(super) fn copy(connections: &Connections, id: VmId, name: &SnapshotName) -> Result<SnapshotXml> {
+    let domain = domain(&connections.control, id)?;
+    Ok(SnapshotXml::new(text(&lookup(&domain, name)?)?))
+}
+
+pub(super) fn put_back(connections: &Connections, id: VmId, copy: &SnapshotXml, current: bool) -> Result<()> {
+    let domain = domain(&connections.work, id)?;
+    let name = xml::snapshot(copy.as_str())?.name;
+    let before = found(lookup(&domain, &name))?.as_ref().map(text).transpose()?;
+    write(&domain, &name, before.as_deref(), copy.as_str(), current)
+}
+
+pub(super) fn forget(connections: &Connections, id: VmId, name: &SnapshotName) -> Result<()> {
+    let domain = domain(&connections.work, id)?;
+    let Some(snapshot) = found(lookup(&domain, name))? else { return Ok(()) };
+    let parent = match xml::snapshot(&text(&snapshot)?)?.parent {
+        Some(parent) => found(lookup(&domain, &parent))?.map(|handle| (parent, handle)),
+        None => None,
+    };
+    let before = parent.as_ref().map(|(_, handle)| text(handle)).transpose()?;
+    snapshot.delete(virt_sys::VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY)?;
+    let (Some((parent, _)), Some(before)) = (parent, before) else { return Ok(()) };
+
+    let records = inspect::snapshots(connections, id)?;
+    if records.iter().any(|r| r.parent.as_ref() == Some(&parent)) {
+        // libvirt 11 takes the overlays of a revert for the parent's own now, though other children lie on its own.
+        let right = edit::snapshot(&before, &Redefine::new(parent.clone()))?;
+        let now = lookup(&domain, &parent)?;
+        return write(&domain, &parent, Some(&text(&now)?), &right, false);
+    }
+    // With its last child gone it is a leaf. libvirt 9 never knew what it was reverted onto.
+    let Some(record) = records.iter().find(|r| r.name == parent && r.current) else { return Ok(()) };
+    let vm = inspect::vm(connections, id)?;
+    let overlays = record.disks.iter().filter_map(|d| {
+        let chain = &vm.disks.iter().find(|v| v.target == d.target)?.chain;
+        let [top, below, ..] = chain.as_slice() else { return None };
+        (below.path == d.state_image).then(|| (d.target.clone(), top.path.clone()))
+    });
+    redefine(connections, id, &Redefine { overlays: overlays.collect(), ..Redefine::new(parent) })
+}
+
+fn lookup(domain: &Domain, name: &SnapshotName) -> Result<DomainSnapshot> {
+    Ok(Domain::lookup_snapshot_by_name(domain, name.as_str(), 0)?)
+}
+
+/// Absence is no error.
+fn found(result: Result<DomainSnapshot>) -> Result<Option<DomainSnapshot>> {
+    match result {
+        Ok(snapshot) => Ok(Some(snapshot)),
+        Err(e) if e.kind == crate::hypervisor::ErrorKind::NoSuchSnapshot => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// With the secrets: libvirt stores what it is given, and one without them would lose them.
+fn text(snapshot: &DomainSnapshot) -> Result<String> {
+    Ok(snapshot.xml_desc(virt_sys::VIR_DOMAIN_SNAPSHOT_XML_SECURE)?)
+}
+
+fn is_current(domain: &Domain, name: &SnapshotName) -> Result<bool> {
+    match domain.current_snapshot(0) {
+        Ok(current) => Ok(current.name()? == name.as_str()),
+        Err(e) if e.code() == Enum::Known(ErrorNumber::NoDomainSnapshot) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Gives libvirt what is not so already. To make the current one current again would cost it its `<revertDisks>`.
+fn write(
+    domain: &Domain,
+    name: &SnapshotName,
+    before: Option<&str>,
+    after: &str,
+    current: bool,
+) -> Result<()> {
+    let was_current = is_current(domain, name)?;
+    let make = current && !was_current;
+    if before == Some(after) && !make {
+        return Ok(());
+    }
+    let plain = virt_sys::VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE;
+    let with_current = plain | virt_sys::VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT;
+    let Err(e) = domain.create_snapshot_xml(after, if make { with_current } else { plain }) else {
+        return Ok(());
+    };
+    let mut error = Error::from(e).context(format_args!("the metadata of snapshot {name}"));
+    // Both 9.0 and 11.3 drop the snapshot from their list when its file cannot be written.
+    if let Some(before) = before
+        && found(lookup(domain, name))?.is_none()
+    {
+        let flags = if was_current { with_current } else { plain };
+        let undone = domain.create_snapshot_xml(before, flags).map(drop).map_err(Error::from);
+        error = error.and_rollback(&undone, "putting back what libvirt forgot of it");
+    }
+    Err(error)
+}

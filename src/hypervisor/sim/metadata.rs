@@ -1,0 +1,200 @@
+//! Metadata alone: what libvirt writes down of snapshots, and lets others write.
+
+use super::{
+    Asked, Sim, State,
+    fault::Op,
+    guest::Machine,
+    snapshot::{Saved, mismatch},
+};
+use crate::{
+    core::model::{SnapshotName, VmId},
+    hypervisor::{
+        Error, ErrorKind, Metadata, Redefine, Result, RevertDisks, SnapshotDisk, SnapshotRecord, SnapshotXml,
+    },
+};
+
+impl Saved {
+    /// What `<disks>` and `<domain>` together say, once these are its overlays.
+    pub(super) fn set_overlays(&mut self, overlays: &[(String, String)]) {
+        for (target, overlay) in overlays {
+            if let Some(disk) = self.disks.iter_mut().find(|d| d.target == *target) {
+                disk.overlay.clone_from(overlay);
+            }
+        }
+    }
+
+    /// Another image in the place of one that it names.
+    pub(super) fn replace_image(&mut self, from: &str, to: &str) {
+        let in_disks = self.disks.iter_mut().map(|d| &mut d.state_image);
+        for image in in_disks.chain(self.sources.iter_mut().map(|(_, path)| path)).filter(|i| *i == from) {
+            to.clone_into(image);
+        }
+    }
+}
+
+impl Machine {
+    /// The one that was current loses the overlays of its revert: the VM writes to something else from now on.
+    pub(super) fn set_current(&mut self, name: &SnapshotName) {
+        let old = self.current.replace(name.clone()).filter(|old| old != name);
+        if let Some(saved) = old.and_then(|old| self.snapshots.get_mut(&old)) {
+            saved.revert_disks.clear();
+        }
+    }
+
+    /// As libvirt forgets: a parent that was reverted to takes those overlays for its own, whatever else lies on its
+    /// own ones.
+    pub(super) fn forget(&mut self, name: &SnapshotName) {
+        let Some(gone) = self.snapshots.remove(name) else { return };
+        for other in self.snapshots.values_mut().filter(|s| s.parent.as_ref() == Some(name)) {
+            other.parent.clone_from(&gone.parent);
+        }
+        if let Some(parent) = gone.parent.as_ref().and_then(|p| self.snapshots.get_mut(p)) {
+            let reverted = std::mem::take(&mut parent.revert_disks);
+            parent.set_overlays(&reverted);
+        }
+        if self.current.as_ref() == Some(name) {
+            self.current = gone.parent;
+        }
+    }
+}
+
+impl State {
+    pub(super) fn records(&mut self, vm: VmId) -> Result<Vec<SnapshotRecord>> {
+        self.machine(vm)?;
+        let (machine, store) = (&self.vms[&vm], &self.store);
+        let making = machine.making.iter().map(|(n, s)| (n, s));
+        let record = |(name, s): (&SnapshotName, &Saved)| SnapshotRecord {
+            name: name.clone(),
+            description: s.description.clone(),
+            created: s.created,
+            parent: s.parent.clone(),
+            current: machine.current.as_ref() == Some(name),
+            content: s.content,
+            storage: s.storage,
+            disks: s.disks.clone(),
+            delete_in_progress: s.deleting,
+            revert_disks: s.revert_disks.clone(),
+            memory_file: None,
+            taken: s.taken,
+            sources: s.sources.clone(),
+            size: s.disks.iter().map(|d| store.allocation(&d.overlay)).sum(),
+        };
+        Ok(machine.snapshots.iter().chain(making).map(record).collect())
+    }
+
+    fn redefine(&mut self, vm: VmId, change: &Redefine, half: bool) -> Result<()> {
+        let machine = self.machine(vm)?;
+        let mut saved = machine.saved(&change.name)?.clone();
+        for (target, _) in &change.overlays {
+            if !saved.disks.iter().any(|d| d.target == *target) {
+                let name = &change.name;
+                return Err(mismatch(&format!("snapshot {name} has no overlay of disk {target}")));
+            }
+        }
+        if half {
+            machine.forget(&change.name);
+            return Ok(());
+        }
+        // All at once, as an editor of the text would: what one puts there is not what another looks for.
+        let renamed =
+            |path: &str| change.images.iter().find(|(from, _)| from == path).map(|(_, to)| &to.path);
+        let in_disks = saved.disks.iter_mut().map(|d| &mut d.state_image);
+        for image in in_disks.chain(saved.sources.iter_mut().map(|(_, path)| path)) {
+            if let Some(to) = renamed(image) {
+                to.clone_into(image);
+            }
+        }
+        saved.set_overlays(&change.overlays);
+        match &change.revert {
+            RevertDisks::Keep => {}
+            RevertDisks::Drop => saved.revert_disks.clear(),
+            RevertDisks::Set(disks) => saved.revert_disks.clone_from(disks),
+        }
+        if let Some(description) = &change.description {
+            saved.description.clone_from(description);
+        }
+        if change.current {
+            machine.set_current(&change.name);
+        }
+        machine.snapshots.insert(change.name.clone(), saved);
+        Ok(())
+    }
+
+    fn forget(&mut self, vm: VmId, name: &SnapshotName) -> Result<()> {
+        let machine = self.machine(vm)?;
+        let Some(parent) = machine.snapshots.get(name).and_then(|s| s.parent.clone()) else {
+            machine.forget(name);
+            return Ok(());
+        };
+        let before = machine.saved(&parent)?.clone();
+        machine.forget(name);
+        if machine.children(&parent) > 0 {
+            if let Some(saved) = machine.snapshots.get_mut(&parent) {
+                (saved.disks, saved.revert_disks) = (before.disks, before.revert_disks);
+            }
+            return Ok(());
+        }
+        if machine.current.as_ref() == Some(&parent) {
+            self.name_what_it_runs_on(vm, &parent)?;
+        }
+        Ok(())
+    }
+
+    /// A leaf's own overlays are what the VM writes to.
+    fn name_what_it_runs_on(&mut self, vm: VmId, leaf: &SnapshotName) -> Result<()> {
+        let disks: Vec<SnapshotDisk> = self.machine(vm)?.saved(leaf)?.disks.clone();
+        let mut overlays = Vec::new();
+        for disk in disks {
+            let active = self.machine(vm)?.drive(&disk.target)?.active.clone();
+            if self.store.chain(&active).get(1).is_some_and(|below| below.path == disk.state_image) {
+                overlays.push((disk.target, active));
+            }
+        }
+        if let Some(saved) = self.machine(vm)?.snapshots.get_mut(leaf) {
+            saved.set_overlays(&overlays);
+        }
+        Ok(())
+    }
+
+    fn copy(&mut self, vm: VmId, name: &SnapshotName) -> Result<SnapshotXml> {
+        let saved = self.machine(vm)?.saved(name)?.clone();
+        self.copies.push((name.clone(), saved));
+        Ok(SnapshotXml::new(format!("copy {}", self.copies.len() - 1)))
+    }
+
+    fn put_back(&mut self, vm: VmId, copy: &SnapshotXml, current: bool) -> Result<()> {
+        let number = copy.as_str().strip_prefix("copy ").and_then(|n| n.parse::<usize>().ok());
+        let Some((name, saved)) = number.and_then(|n| self.copies.get(n).cloned()) else {
+            return Err(Error::new(ErrorKind::Failed, "XML error: this is no snapshot's"));
+        };
+        let machine = self.machine(vm)?;
+        if let Some(parent) = saved.parent.as_ref().filter(|p| !machine.snapshots.contains_key(p)) {
+            let text = format!("invalid argument: parent {parent} for snapshot {name} not found");
+            return Err(Error::new(ErrorKind::Failed, text));
+        }
+        if current {
+            machine.set_current(&name);
+        }
+        machine.snapshots.insert(name, saved);
+        Ok(())
+    }
+}
+
+impl Metadata for Sim {
+    fn redefine(&self, vm: VmId, change: &Redefine) -> Result<()> {
+        let asked = Asked::vm(Op::Redefine, vm, change.name.as_str());
+        self.call_in_two(asked, |_| Ok(()), |s, half| s.redefine(vm, change, half))
+    }
+
+    fn forget(&self, vm: VmId, name: &SnapshotName) -> Result<()> {
+        self.call(Asked::vm(Op::Forget, vm, name.as_str()), |s| s.forget(vm, name))
+    }
+
+    fn copy(&self, vm: VmId, name: &SnapshotName) -> Result<SnapshotXml> {
+        self.call(Asked::vm(Op::Copy, vm, name.as_str()), |s| s.copy(vm, name))
+    }
+
+    fn put_back(&self, vm: VmId, copy: &SnapshotXml, current: bool) -> Result<()> {
+        self.call(Asked::vm(Op::PutBack, vm, copy.as_str()), |s| s.put_back(vm, copy, current))
+    }
+}
