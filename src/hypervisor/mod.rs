@@ -16,6 +16,7 @@
 mod error;
 mod ffi;
 pub mod libvirt;
+mod merge;
 mod metadata;
 pub mod sim;
 
@@ -23,8 +24,11 @@ use std::{collections::BTreeSet, time::Duration};
 
 use jiff::Timestamp;
 
-pub use self::error::{Error, ErrorKind, Result};
-pub use self::metadata::{Metadata, Redefine, RevertDisks, SnapshotXml};
+pub use self::{
+    error::{Error, ErrorKind, Result},
+    merge::{BlockJob, Commit, Committed, Copied, JobKind, Merge, Steer},
+    metadata::{Metadata, Redefine, RevertDisks, SnapshotXml},
+};
 use crate::core::model::{Content, SnapshotName, Storage, VmId, VmState};
 
 /// What the hypervisor is.
@@ -262,7 +266,7 @@ pub enum Event {
 }
 
 /// A libvirt/QEMU host.
-pub trait Hypervisor: Metadata + Send + Sync + std::fmt::Debug + 'static {
+pub trait Hypervisor: Merge + Metadata + Send + Sync + std::fmt::Debug + 'static {
     /// Starts to connect, and to reconnect, with back-off, for ever. Returns at once; events go to the function
     /// from whatever thread has them, so it must not block.
     fn watch(&self, events: Box<dyn Fn(Event) + Send + Sync>);

@@ -80,6 +80,12 @@ impl Rig for SimRig {
         self.sim.write_behind(vm, target, MARKER, value).unwrap();
     }
 
+    fn write_clusters(&mut self, vm: VmId, target: &str, clusters: &[u64], value: u64) {
+        for cluster in clusters {
+            self.sim.write_behind(vm, target, *cluster, value).unwrap();
+        }
+    }
+
     fn marker_now(&self, vm: VmId, target: &str) -> u64 {
         self.sim.read(vm, target).unwrap().get(&MARKER).copied().unwrap_or(0)
     }
@@ -135,7 +141,10 @@ impl Rig for SimRig {
     fn merge_fails(&mut self, vm: VmId, _name: &SnapshotName, fails: bool) {
         self.sim.heal();
         if fails {
-            let error = Error::new(ErrorKind::Failed, "'block-commit': Failed to get \"write\" lock");
+            let text = "'block-commit': Failed to get \"write\" lock";
+            let refuse = Mishap::Refuse(Error::new(ErrorKind::Busy, text));
+            self.sim.inject(Fault::new(Op::Commit, refuse).on(vm).always());
+            let error = Error::new(ErrorKind::Failed, text);
             self.sim.inject(Fault::new(Op::Delete, Mishap::Half(error)).on(vm).always());
         }
     }

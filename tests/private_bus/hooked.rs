@@ -12,8 +12,8 @@ use std::{
 use virtsnap::{
     core::model::{SnapshotName, VmId},
     hypervisor::{
-        CreateSpec, Event, FreezeStatus, GuestFileSystem, Hypervisor, Metadata, Overlay, Redefine, Result,
-        SnapshotRecord, SnapshotXml, Space, Vm,
+        BlockJob, Commit, Committed, Copied, CreateSpec, Event, FreezeStatus, GuestFileSystem, Hypervisor,
+        Merge, Metadata, Overlay, Redefine, Result, SnapshotRecord, SnapshotXml, Space, Steer, Vm,
         sim::{Op, Sim},
     },
 };
@@ -53,6 +53,20 @@ impl Hooked {
     fn at(&self, op: Op) -> &Sim {
         (self.before)(op);
         &self.sim
+    }
+}
+
+impl Merge for Hooked {
+    fn commit(&self, vm: VmId, commit: &Commit, steer: &mut dyn FnMut(Copied) -> Steer) -> Result<Committed> {
+        self.at(Op::Commit).commit(vm, commit, steer)
+    }
+
+    fn block_jobs(&self, vm: VmId) -> Result<Vec<BlockJob>> {
+        self.at(Op::BlockJobs).block_jobs(vm)
+    }
+
+    fn end_block_job(&self, vm: VmId, target: &str) -> Result<()> {
+        self.at(Op::EndBlockJob).end_block_job(vm, target)
     }
 }
 

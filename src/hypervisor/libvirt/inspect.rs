@@ -81,7 +81,8 @@ fn occupied(domain: &virt::domain::Domain, read: &xml::DomainXml) -> (bool, bool
     }
     // A copy, or a commit of the active layer, stands in the XML. Any other job needs a layer below.
     let layered = read.disks.iter().map(|d| &d.disk).filter(|d| d.writable && d.chain.len() > 1);
-    let mut asked = layered.map(|d| ffi::has_block_job(domain, &d.target).unwrap_or_else(doubt));
+    let mut asked =
+        layered.map(|d| ffi::block::job(domain, &d.target).map_or_else(doubt, |job| job.is_some()));
     (read.mirrors || asked.any(|runs| runs), false)
 }
 

@@ -8,6 +8,7 @@
 //!   prepare, discard ─▶ storage.rs   volumes and pools   (work)
 //!   create, delete ─▶ change.rs   with its guards        (work)
 //!   redefine, forget ─▶ redefine.rs   metadata alone     (work)
+//!   commit, block_jobs ─▶ blockjob.rs   merges           (work, control)
 //!   freeze, thaw … ─▶ agent.rs    the guest agent        (guard)
 //! ```
 //!
@@ -19,6 +20,7 @@
 //! one chain, and where metadata and chain disagree.
 
 mod agent;
+mod blockjob;
 mod change;
 mod connection;
 mod edit;
@@ -41,8 +43,8 @@ use virt::domain::Domain;
 
 use self::connection::{Connections, Signal, Slot};
 use super::{
-    CreateSpec, Error, ErrorKind, Event, FreezeStatus, GuestFileSystem, Hypervisor, Metadata, Overlay,
-    Redefine, Result, SnapshotRecord, SnapshotXml, Space, Vm,
+    BlockJob, Commit, Committed, Copied, CreateSpec, Error, ErrorKind, Event, FreezeStatus, GuestFileSystem,
+    Hypervisor, Merge, Metadata, Overlay, Redefine, Result, SnapshotRecord, SnapshotXml, Space, Steer, Vm,
 };
 use crate::core::model::{SnapshotName, VmId};
 
@@ -73,6 +75,20 @@ impl Libvirt {
         self.slot.get().ok_or_else(|| {
             Error::new(ErrorKind::Disconnected, format!("not connected to libvirt at {}", self.uri))
         })
+    }
+}
+
+impl Merge for Libvirt {
+    fn commit(&self, vm: VmId, commit: &Commit, steer: &mut dyn FnMut(Copied) -> Steer) -> Result<Committed> {
+        blockjob::commit(&*self.now()?, vm, commit, steer)
+    }
+
+    fn block_jobs(&self, vm: VmId) -> Result<Vec<BlockJob>> {
+        blockjob::jobs(&*self.now()?, vm)
+    }
+
+    fn end_block_job(&self, vm: VmId, target: &str) -> Result<()> {
+        blockjob::end(&*self.now()?, vm, target)
     }
 }
 

@@ -44,6 +44,8 @@ pub(super) struct DomainXml {
 pub(super) struct DiskXml {
     pub(super) disk: Disk,
     pub(super) pci: Option<[u32; 4]>,
+    /// A block job has both sides equal, and waits to be ended.
+    pub(super) ready: bool,
 }
 
 /// What a snapshot's XML says.
@@ -149,7 +151,8 @@ fn disk(node: Node<'_, '_>) -> DiskXml {
     let target = child(node, "target").and_then(|t| t.attribute("dev")).unwrap_or_default().to_owned();
     // A disk that its definition takes out of snapshots is no less written to; policies say which disks count.
     let writable = device == "disk" && child(node, "readonly").is_none() && !chain.is_empty();
-    DiskXml { disk: Disk { target, kind, writable, chain, configured: None }, pci }
+    let ready = child(node, "mirror").is_some_and(|m| m.attribute("ready") == Some("yes"));
+    DiskXml { disk: Disk { target, kind, writable, chain, configured: None }, pci, ready }
 }
 
 /// Reads a snapshot's XML.

@@ -46,6 +46,12 @@ pub enum Op {
     Copy,
     /// `put_back`
     PutBack,
+    /// `commit`
+    Commit,
+    /// `block_jobs`
+    BlockJobs,
+    /// `end_block_job`
+    EndBlockJob,
 }
 
 impl Op {
@@ -62,6 +68,8 @@ impl Op {
                 | Self::Redefine
                 | Self::Forget
                 | Self::PutBack
+                | Self::Commit
+                | Self::EndBlockJob
         )
     }
 
@@ -91,6 +99,7 @@ pub enum Mishap {
     /// * `delete` has copied the data of all disks but the last, and half of that one; the disks run on what they
     ///   ran on, and the next older snapshot is marked;
     /// * `redefine` has lost the snapshot's metadata (a full disk, and no way to put it back);
+    /// * `commit` has copied half of what it is to copy, and the disk runs on what it ran on;
     /// * all others do nothing.
     Half(Error),
     /// The work is done, and this error is the answer all the same: the true one got lost on the way.
@@ -238,7 +247,8 @@ impl Sim {
     /// A held `create` or `delete` has its VM's job, a held agent's command has the agent: meanwhile others
     /// of that kind are `Busy` at once, where libvirt makes them wait for 30 s first. A held `create` is
     /// listed already, as libvirt lists a snapshot whose creation goes on; a held `delete` has its parent
-    /// marked. When the connection goes, a held call ends as `Disconnected` with nothing done.
+    /// marked. A held `commit` shows its block job. When the connection goes, a held call ends as `Disconnected` with
+    /// nothing done; but of a `commit` libvirt and QEMU carry out what they can.
     pub fn gate(&self, op: Op) -> Gate<'_> {
         self.close(op, None)
     }
@@ -311,7 +321,10 @@ impl State {
                 fault.times = fault.times.map(|t| t - 1);
                 found = Some(match fault.mishap.clone() {
                     Mishap::Half(e)
-                        if !matches!(op, Op::Prepare | Op::Create | Op::Delete | Op::Redefine) =>
+                        if !matches!(
+                            op,
+                            Op::Prepare | Op::Create | Op::Delete | Op::Redefine | Op::Commit
+                        ) =>
                     {
                         Mishap::Refuse(e)
                     }

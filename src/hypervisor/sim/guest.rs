@@ -7,6 +7,7 @@ use super::{
     agent::GuestAgent,
     fault::Op,
     image::{BLOCK, Blocks, Image, Store},
+    merge::Merging,
     snapshot::Saved,
     spec::{DiskSpec, VmSpec},
 };
@@ -49,6 +50,8 @@ pub(super) struct Machine {
     nvram: Option<Nvram>,
     tpm: bool,
     xml_bytes: usize,
+    /// The merges that go on, by target.
+    pub(super) merging: BTreeMap<String, Merging>,
 }
 
 impl Machine {
@@ -95,7 +98,7 @@ impl State {
             tags: vm.tags.clone(),
             agent,
             disks: vm.drives.iter().map(disk).collect(),
-            block_jobs: vm.block_job,
+            block_jobs: vm.block_job || !vm.merging.is_empty(),
             busy: vm.job.is_some(),
             autostart: vm.autostart,
             nvram: vm.nvram.clone(),
@@ -159,6 +162,7 @@ impl Sim {
                 nvram: spec.nvram,
                 tpm: spec.tpm,
                 xml_bytes: spec.xml_bytes,
+                merging: BTreeMap::new(),
             };
             s.vms.insert(spec.id, machine);
             s.tell(Event::Changed(spec.id));
@@ -190,6 +194,7 @@ impl Sim {
             for drive in &mut machine.drives {
                 drive.active = drive.configured.take().unwrap_or_else(|| drive.active.clone());
             }
+            machine.merging.clear();
             if !machine.persistent {
                 s.vms.remove(&vm);
             }

@@ -24,6 +24,7 @@ mod beside;
 mod fault;
 mod guest;
 mod image;
+mod merge;
 mod metadata;
 mod snapshot;
 mod spec;
@@ -76,6 +77,8 @@ struct State {
     store: Store,
     /// Metadata that was handed out to be put back.
     copies: Vec<(SnapshotName, Saved)>,
+    /// How many blocks merges have written to each image.
+    copied: BTreeMap<String, u64>,
     faults: Vec<Fault>,
     gates: Vec<Closed>,
     calls: Vec<Call>,
@@ -113,6 +116,7 @@ impl Sim {
             vms: BTreeMap::new(),
             store: Store { files: BTreeMap::new(), capacity: 1 << 40 },
             copies: Vec::new(),
+            copied: BTreeMap::new(),
             faults: Vec::new(),
             gates: Vec::new(),
             calls: Vec::new(),
@@ -198,19 +202,33 @@ impl Sim {
         begin: impl FnOnce(&mut State) -> Result<()>,
         act: impl FnOnce(&mut State, bool) -> Result<T>,
     ) -> Result<T> {
+        let mut entered = self.enter(asked, begin);
+        let half = entered.half();
+        let done = entered.let_in.and_then(|()| act(&mut entered.state, half));
+        self.leave(entered.state, (entered.number, entered.mishap), done)
+    }
+
+    fn enter(&self, asked: Asked, begin: impl FnOnce(&mut State) -> Result<()>) -> Entered<'_> {
         let Asked { op, vm, about, timeout } = asked;
         let mut state = self.lock();
         let number = state.began(op, vm, about, timeout);
         let mishap = if state.connected { state.mishap(op, vm) } else { None };
-        let mut answer = match &mishap {
+        let mut let_in = match &mishap {
             Some(Mishap::Refuse(e)) => Err(e.clone()),
             _ => state.admit(op, vm).and_then(|()| begin(&mut state)),
         };
-        if answer.is_ok() {
-            (state, answer) = self.hold(state, op, vm);
+        if let_in.is_ok() {
+            (state, let_in) = self.hold(state, op, vm);
         }
-        let half = matches!(mishap, Some(Mishap::Half(_)));
-        let done = answer.and_then(|()| act(&mut state, half));
+        Entered { state, number, mishap, let_in }
+    }
+
+    fn leave<'a, T>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        (number, mishap): (usize, Option<Mishap>),
+        done: Result<T>,
+    ) -> Result<T> {
         // Only a fault takes the connection with it: a call that was held over a reconnection has lost its
         // own.
         if let Some(Mishap::Refuse(e) | Mishap::Half(e) | Mishap::Lose(e)) = &mishap
@@ -225,6 +243,20 @@ impl Sim {
         state.ended(number, answer.as_ref().map(|_| ()).map_err(|e| e.kind));
         self.hand_out(state);
         answer
+    }
+}
+
+/// A call that was let in, or not.
+struct Entered<'a> {
+    state: MutexGuard<'a, State>,
+    number: usize,
+    mishap: Option<Mishap>,
+    let_in: Result<()>,
+}
+
+impl Entered<'_> {
+    fn half(&self) -> bool {
+        matches!(self.mishap, Some(Mishap::Half(_)))
     }
 }
 

@@ -127,7 +127,9 @@ impl Machine {
                 refuse(ErrorKind::Unsupported, "qemu doesn't support taking snapshots of PMSUSPENDED guests")
             }
             VmState::Other => refuse(ErrorKind::Busy, "the domain is changing its state"),
-            _ if self.block_job => refuse(ErrorKind::Busy, "disk 'vda' already in active block job"),
+            _ if self.block_job || !self.merging.is_empty() => {
+                refuse(ErrorKind::Busy, "disk 'vda' already in active block job")
+            }
             _ => Ok(()),
         }
     }

@@ -219,6 +219,13 @@ impl Rig for RealRig {
         }
     }
 
+    fn write_clusters(&mut self, vm: VmId, target: &str, clusters: &[u64], value: u64) {
+        let bare = self.vms[&vm].as_ref().expect("there is no guest in it");
+        for cluster in clusters {
+            bare.write(target, *cluster, u8::try_from(value).unwrap());
+        }
+    }
+
     fn marker_now(&self, vm: VmId, target: &str) -> u64 {
         if let Some(bare) = &self.vms[&vm] {
             return byte_in(self.tb(), &bare.active(target), MARKER).into();

@@ -2,6 +2,7 @@
 //!
 //! * the event loop, on a thread of its own, for ever: without it keepalives go unanswered and no event comes;
 //! * a disk's capacity, of which the crate reads what a failed call left uninitialised;
+//! * block jobs ([`block`]);
 //! * domain events and the close callback, each as a plain Rust closure, and taken off again.
 //!
 //! Why each block is sound: every pointer handed to libvirt is either a live handle that the caller borrows for
@@ -9,6 +10,8 @@
 //! Callbacks run on the event thread; a panic in one must not unwind into C, so each is caught.
 
 #![allow(unsafe_code)]
+
+pub(super) mod block;
 
 use std::{
     ffi::{CString, c_int, c_void},
@@ -70,16 +73,6 @@ pub(super) fn capacity(domain: &Domain, target: &str) -> Result<u64, Error> {
     // SAFETY: the domain is alive for the call, and libvirt writes into `info`, if anything.
     let done = unsafe { virt_sys::virDomainGetBlockInfo(domain.as_ptr(), target.as_ptr(), &raw mut info, 0) };
     if done < 0 { Err(Error::last_error()) } else { Ok(info.capacity) }
-}
-
-/// Whether a block job runs on this disk. Waits for what else the VM does.
-pub(super) fn has_block_job(domain: &Domain, target: &str) -> Result<bool, Error> {
-    let target = CString::new(target)?;
-    let mut info = virt_sys::virDomainBlockJobInfo { type_: 0, bandwidth: 0, cur: 0, end: 0 };
-    // SAFETY: as above.
-    let done =
-        unsafe { virt_sys::virDomainGetBlockJobInfo(domain.as_ptr(), target.as_ptr(), &raw mut info, 0) };
-    if done < 0 { Err(Error::last_error()) } else { Ok(done > 0) }
 }
 
 /// Whether a running VM would answer questions at once: nothing else speaks to its QEMU. Never waits.

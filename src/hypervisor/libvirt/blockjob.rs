@@ -1,0 +1,229 @@
+//! Block commits, one disk at a time, watched until libvirt's own XML says that they are done.
+//!
+//! They are explicit jobs: they outlive this process and libvirtd. An inner one ends by itself; one of the active
+//! layer becomes ready and waits for the pivot.
+
+use std::time::Duration;
+
+use virt::domain::Domain;
+
+use super::{
+    super::ffi::block::{self, Job},
+    Connections, domain, storage,
+    xml::{self, DiskXml},
+};
+use crate::{
+    clock,
+    core::model::VmId,
+    hypervisor::{BlockJob, Commit, Committed, Copied, Error, ErrorKind, JobKind, Result, Steer},
+};
+
+/// The first pause between two looks at a job, and the longest one.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(250));
+/// So many looks more, at the longest pause, when the job is gone and the XML does not show it yet.
+const SETTLE: u32 = 20;
+
+pub(super) fn commit(
+    connections: &Connections,
+    id: VmId,
+    commit: &Commit,
+    steer: &mut dyn FnMut(Copied) -> Steer,
+) -> Result<Committed> {
+    let running = Running { domain: domain(&connections.work, id)?, commit };
+    let place = running.place()?;
+    if place == Place::Done {
+        return Ok(Committed::Before);
+    }
+    if !running.domain.is_active()? {
+        return Err(Error::new(ErrorKind::Unsupported, "the VM is off, and images are merged by its QEMU"));
+    }
+    if block::job(&running.domain, &commit.target)?.is_some() {
+        let text = format!("disk {} has another block job. Nothing was touched", commit.target);
+        return Err(Error::new(ErrorKind::Busy, text));
+    }
+    let Steer::On { limit } = steer(Copied::default()) else { return Err(cancelled(commit)) };
+    let speed = limit.map_or(0, u64::from);
+    let (base, top) = (commit.base.as_str(), commit.top.as_str());
+    block::commit(&running.domain, &commit.target, (base, top), speed, place == Place::Active)
+        .map_err(|e| running.refused(e))?;
+    let committed = running.watch(speed, steer)?;
+    // Else a pool would go on telling the chain of a stopped VM as it was.
+    storage::refresh_pools(&connections.work, [commit.base.clone(), commit.top.clone()].into_iter());
+    Ok(committed)
+}
+
+/// Where a merge's images are in the disk's chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// `top` is written to.
+    Active,
+    /// Under what is written to.
+    Inner,
+    /// `top` is no longer there.
+    Done,
+}
+
+struct Running<'a> {
+    domain: Domain,
+    commit: &'a Commit,
+}
+
+impl Running<'_> {
+    fn disk(&self) -> Result<DiskXml> {
+        let read = xml::domain(&self.domain.xml_desc(0)?)?;
+        let disk = read.disks.into_iter().find(|d| d.disk.target == self.commit.target);
+        disk.ok_or_else(|| {
+            let text = format!("the VM has no disk {}. Nothing was touched", self.commit.target);
+            Error::new(ErrorKind::ChainMismatch, text)
+        })
+    }
+
+    fn place(&self) -> Result<Place> {
+        let disk = self.disk()?.disk;
+        let at = |path: &str| disk.chain.iter().position(|l| l.path == path);
+        match (at(&self.commit.top), at(&self.commit.base)) {
+            (Some(0), Some(base)) if base > 0 => Ok(Place::Active),
+            (Some(top), Some(base)) if base > top => Ok(Place::Inner),
+            (None, Some(_)) => Ok(Place::Done),
+            _ => {
+                let chain: Vec<_> = disk.chain.iter().map(|l| l.path.as_str()).collect();
+                Err(Error::new(
+                    ErrorKind::ChainMismatch,
+                    format!(
+                        "disk {} runs on {}, where {} does not lie above {}. Nothing was touched",
+                        self.commit.target,
+                        chain.join(" → "),
+                        self.commit.top,
+                        self.commit.base
+                    ),
+                ))
+            }
+        }
+    }
+
+    /// Until it is done, or stopped, or ended by itself.
+    fn watch(&self, mut speed: u64, steer: &mut dyn FnMut(Copied) -> Steer) -> Result<Committed> {
+        let mut pause = PAUSE.0;
+        let target = &self.commit.target;
+        while let Some(job) = block::job(&self.domain, target).map_err(begun)? {
+            match steer(Copied { done: job.done, total: job.total }) {
+                Steer::Stop => {
+                    self.end(false)?;
+                    return self.outcome().map_err(|_| cancelled(self.commit));
+                }
+                Steer::On { limit } => {
+                    let wanted = limit.map_or(0, u64::from);
+                    if wanted != speed {
+                        block::set_speed(&self.domain, target, wanted)
+                            .map_err(|e| self.error("goes on at the old speed", e))?;
+                        speed = wanted;
+                    }
+                }
+            }
+            if job.total > 0 && job.done == job.total && self.disk().map_err(started)?.ready {
+                self.end(true)?;
+                break;
+            }
+            clock::pause(pause);
+            pause = (pause * 3 / 2).min(PAUSE.1);
+        }
+        self.outcome()
+    }
+
+    /// Ends the job, and waits for its end.
+    fn end(&self, pivot: bool) -> Result<()> {
+        match block::end(&self.domain, &self.commit.target, pivot) {
+            Ok(()) => Ok(()),
+            // It may have ended by itself just now; and what a failed pivot left is in the XML.
+            Err(_) if block::job(&self.domain, &self.commit.target).map_err(begun)?.is_none() => Ok(()),
+            Err(e) => Err(self.error("cannot be ended", e)),
+        }
+    }
+
+    /// There is no job any more: what did it do? The XML follows a moment later.
+    fn outcome(&self) -> Result<Committed> {
+        for _ in 0..SETTLE {
+            if self.place().map_err(started)? == Place::Done {
+                return Ok(Committed::Now);
+            }
+            if block::job(&self.domain, &self.commit.target).map_err(begun)?.is_none() {
+                clock::pause(PAUSE.1);
+            }
+        }
+        Err(Error::new(
+            ErrorKind::Failed,
+            format!(
+                "the merge of disk {} into {} ended early, and libvirt keeps the reason to itself (its journal and the \
+                 VM's log in /var/log/libvirt/qemu may have it; a full file system is the likeliest)",
+                self.commit.target, self.commit.base
+            ),
+        ))
+    }
+
+    /// The job did not come to be. Where that is certain nothing was copied, which its kind says.
+    fn refused(&self, e: virt::error::Error) -> Error {
+        let kept = block::job(&self.domain, &self.commit.target) == Ok(None)
+            && self.place().is_ok_and(|place| place != Place::Done);
+        let mut error = self.error("cannot begin", e);
+        if kept {
+            // Locked by another process it may go soon; what else QEMU or libvirt say has to be dealt with.
+            let locked = error.message.contains(" lock");
+            error.kind = if locked { ErrorKind::Busy } else { ErrorKind::Unsupported };
+        }
+        error
+    }
+
+    fn error(&self, what: &str, e: virt::error::Error) -> Error {
+        begun(e).context(format_args!("the merge of disk {} {what}", self.commit.target))
+    }
+}
+
+/// An error after the job was asked for: whatever libvirt says, something may have been copied.
+fn begun(e: virt::error::Error) -> Error {
+    started(e.into())
+}
+
+fn started(mut e: Error) -> Error {
+    if e.kind.untouched() {
+        e.kind = ErrorKind::Failed;
+    }
+    e
+}
+
+fn cancelled(commit: &Commit) -> Error {
+    Error::new(ErrorKind::Cancelled, format!("the merge of disk {} was stopped", commit.target))
+}
+
+pub(super) fn jobs(connections: &Connections, id: VmId) -> Result<Vec<BlockJob>> {
+    let domain = domain(&connections.control, id)?;
+    if !domain.is_active()? {
+        return Ok(Vec::new());
+    }
+    let mut all = Vec::new();
+    for disk in xml::domain(&domain.xml_desc(0)?)?.disks {
+        if let Some(Job { kind, done, total }) = block::job(&domain, &disk.disk.target)? {
+            all.push(BlockJob {
+                target: disk.disk.target,
+                kind: match kind {
+                    virt_sys::VIR_DOMAIN_BLOCK_JOB_TYPE_COMMIT => JobKind::Commit,
+                    virt_sys::VIR_DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT => JobKind::ActiveCommit,
+                    _ => JobKind::Other,
+                },
+                copied: Copied { done, total },
+                ready: disk.ready,
+            });
+        }
+    }
+    Ok(all)
+}
+
+pub(super) fn end(connections: &Connections, id: VmId, target: &str) -> Result<()> {
+    let Some(job) = jobs(connections, id)?.into_iter().find(|j| j.target == target) else { return Ok(()) };
+    let domain = domain(&connections.work, id)?;
+    let pivot = job.kind == JobKind::ActiveCommit && job.ready;
+    match block::end(&domain, target, pivot) {
+        Ok(()) => Ok(()),
+        Err(_) if block::job(&domain, target)?.is_none() => Ok(()),
+        Err(e) => Err(begun(e).context(format_args!("the block job on disk {target} cannot be ended"))),
+    }
+}

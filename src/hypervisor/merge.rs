@@ -1,0 +1,90 @@
+//! Merging images of one disk under a running VM, steered from here: with progress, a limit, and an end on request.
+
+use std::num::NonZeroU64;
+
+use super::Result;
+use crate::core::model::VmId;
+
+/// One disk's merge: all images above `base`, up to `top`, go into `base`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commit {
+    /// The disk's target.
+    pub target: String,
+    /// The path of the image that is written to.
+    pub base: String,
+    /// The path of the uppermost image whose data goes into it.
+    pub top: String,
+}
+
+/// How far a merge is, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Copied {
+    /// So much is done.
+    pub done: u64,
+    /// Of so much, which may grow while the guest writes; 0: it has not begun.
+    pub total: u64,
+}
+
+/// What becomes of a merge that is going on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Steer {
+    /// It goes on.
+    On {
+        /// With so many bytes per second at most; `None`: as fast as it can.
+        limit: Option<NonZeroU64>,
+    },
+    /// It stops.
+    Stop,
+}
+
+/// What came of a merge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Committed {
+    /// It was done now.
+    Now,
+    /// It was not needed: the disk has `base`, and no longer `top`.
+    Before,
+}
+
+/// What a block job does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobKind {
+    /// It merges images under the one that is written to, and ends by itself.
+    Commit,
+    /// It merges the one that is written to, and waits for somebody to end it.
+    ActiveCommit,
+    /// Something else: a copy, a backup.
+    Other,
+}
+
+/// A block job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockJob {
+    /// Its disk's target.
+    pub target: String,
+    /// What it does.
+    pub kind: JobKind,
+    /// How far it is.
+    pub copied: Copied,
+    /// Both sides are the same, and it only waits to be ended.
+    pub ready: bool,
+}
+
+/// The part of [`Hypervisor`](super::Hypervisor) that merges images.
+pub trait Merge {
+    /// Merges, and returns when the disk has left all of the images; they stay where they are, for who else names
+    /// them. `steer` is asked before anything is touched, and from then on again and again; it may block only shortly.
+    ///
+    /// One that is done already is passed over, so that a rerun is harmless. Ended early (`Steer::Stop` gives
+    /// [`ErrorKind::Cancelled`](super::ErrorKind::Cancelled)) it leaves the disk right, and everything in (base, top],
+    /// too; but what is in `base` is no longer what it was before, nor is what anybody else reads through it.
+    /// An error whose kind is [`untouched`](super::ErrorKind::untouched) left that right as well.
+    fn commit(&self, vm: VmId, commit: &Commit, steer: &mut dyn FnMut(Copied) -> Steer) -> Result<Committed>;
+
+    /// All block jobs on the VM's disks, whoever began them; none of a stopped VM.
+    fn block_jobs(&self, vm: VmId) -> Result<Vec<BlockJob>>;
+
+    /// Ends the job on this disk that an earlier life left: one that is ready is completed, any other broken off. No
+    /// job is no error.
+    fn end_block_job(&self, vm: VmId, target: &str) -> Result<()>;
+}
