@@ -19,6 +19,7 @@ pub mod libvirt;
 mod merge;
 mod metadata;
 pub mod sim;
+mod told;
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -28,6 +29,7 @@ pub use self::{
     error::{Error, ErrorKind, Result},
     merge::{BlockJob, Commit, Committed, Copied, JobKind, Merge, Steer},
     metadata::{Metadata, Redefine, RevertDisks, SnapshotXml},
+    told::{line_to_current, told},
 };
 use crate::core::model::{Content, SnapshotName, Storage, VmId, VmState};
 

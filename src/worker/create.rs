@@ -17,13 +17,14 @@ use uuid::Uuid;
 use super::{Stop, Work, prune};
 use crate::{
     core::{
+        chain,
         job::{CreateJob, Failure},
         marker::{self, Marker},
         model::{PolicyName, SnapshotName, Storage, VmState},
         naming::{self, Parts},
         policy::Memory,
     },
-    hypervisor::{CreateSpec, Disk, ErrorKind, Overlay, SnapshotRecord, Vm},
+    hypervisor::{CreateSpec, Disk, ErrorKind, Overlay, SnapshotRecord, Vm, told},
     store::{Begun, Intent},
 };
 
@@ -223,18 +224,16 @@ fn preflight<'a>(
                 ),
             );
         }
-        // An overlay that libvirt's current snapshot does not name means that somebody changed the chain by hand.
-        let expected =
-            records.iter().filter(|r| r.current).flat_map(|r| &r.disks).find(|d| d.target == disk.target);
-        if let Some(expected) = expected
-            && disk.chain.first().is_some_and(|top| top.path != expected.overlay)
+        // Something else on top than what belongs to the current snapshot means that somebody changed the chain by hand.
+        let chain: Vec<&str> = disk.chain.iter().map(|layer| layer.path.as_str()).collect();
+        if records.iter().any(|r| r.current)
+            && let Err(mismatch) = chain::check_top(&disk.target, &chain, &told(records, &disk.target)?)
         {
             return refuse(
                 "ChainMismatch",
                 format!(
-                    "disk {} of VM {name} runs on {}, but its current snapshot says {}: the chain was changed by \
-                     other means, and a snapshot on top could not be trusted. Nothing was touched",
-                    disk.target, disk.chain[0].path, expected.overlay
+                    "VM {name}: {mismatch}: the chain was changed by other means, and a snapshot on top could not be \
+                     trusted. Nothing was touched"
                 ),
             );
         }

@@ -8,6 +8,7 @@ pub(crate) mod images;
 pub(crate) mod merge;
 pub(crate) mod metadata;
 pub(crate) mod real;
+pub(crate) mod revert;
 pub(crate) mod sim;
 
 use std::{
@@ -246,6 +247,9 @@ macro_rules! contracts {
                 a_stopped_vm_merges_nothing [];
                 a_block_job_of_others_is_seen_and_nothing_is_merged_meanwhile [Foreign];
                 a_base_that_cannot_be_written_is_left_as_it_was [MergeTrouble];
+            }
+            revert {
+                after_a_revert_to_one_with_children_snapshots_are_taken_and_merged [Branches];
             }
             agent {
                 what_is_frozen_is_counted_reported_and_thawed [Agent];

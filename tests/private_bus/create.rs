@@ -2,7 +2,13 @@
 
 use std::time::Duration;
 
-use virtsnap::hypervisor::sim::{BLOCK, DiskSpec, EMPTY_IMAGE, Op, VmSpec};
+use virtsnap::{
+    core::model::SnapshotName,
+    hypervisor::{
+        Metadata as _, Redefine, RevertDisks,
+        sim::{BLOCK, DiskSpec, EMPTY_IMAGE, Op, VmSpec},
+    },
+};
 
 use super::{
     client::{MANAGER, none, options},
@@ -217,4 +223,29 @@ async fn a_waiting_job_can_be_cancelled_and_undoes_nothing_of_the_one_at_work() 
     rig.client.wait(&running).await.unwrap();
     assert_eq!(cancel(&running).await.unwrap_err().0, "NotCancelable");
     assert_eq!(rig.client.text(&vm_path(id(1)), "VM.LastError").await, "", "a cancelled job is no error");
+}
+
+/// libvirt 11 names in its metadata what such a VM runs on; libvirt 9 does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_that_was_reverted_to_one_with_children_is_snapshotted_and_one_that_was_tampered_with_is_not() {
+    for named in [true, false] {
+        let rig = web().await;
+        for name in ["s1", "s2"] {
+            rig.client.create(id(1), name, none()).await.unwrap();
+        }
+        rig.sim.stop(id(1)).unwrap();
+        let s1 = SnapshotName::existing("s1");
+        rig.sim.revert(id(1), &s1).unwrap();
+        if !named {
+            let forgotten = Redefine { revert: RevertDisks::Drop, ..Redefine::new(s1) };
+            rig.sim.redefine(id(1), &forgotten).unwrap();
+        }
+        rig.client.create(id(1), "s3", none()).await.unwrap();
+        rig.client.create(id(1), "s4", none()).await.unwrap();
+
+        rig.sim.merge_chain_behind(id(1), "vda").unwrap();
+        let (kind, text) = rig.client.create(id(1), "s5", none()).await.unwrap_err();
+        assert_eq!(kind, "ChainMismatch", "{text}");
+        assert!(text.contains("vda") && text.contains("s4") && text.contains("VM web"), "{text}");
+    }
 }

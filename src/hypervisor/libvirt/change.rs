@@ -1,13 +1,18 @@
 //! Changing: taking and deleting snapshots, with the checks that keep libvirt from losing data.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use virt::{connect::Connect, domain::Domain, enumutil::Enum, error::ErrorNumber};
 
-use super::{Connections, domain, inspect, storage, xml};
+use super::{Connections, domain, inspect, redefine, storage, xml};
 use crate::{
-    core::model::{SnapshotName, Storage, VmId, VmState},
-    hypervisor::{CreateSpec, Error, ErrorKind, Layer, Overlay, Result, SnapshotRecord, Vm},
+    core::{
+        chain,
+        model::{SnapshotName, Storage, VmId, VmState},
+    },
+    hypervisor::{
+        CreateSpec, Error, ErrorKind, Layer, Overlay, Result, SnapshotRecord, Vm, line_to_current, told,
+    },
 };
 
 pub(super) fn create(connections: &Connections, id: VmId, spec: &CreateSpec) -> Result<()> {
@@ -75,6 +80,13 @@ pub(super) fn delete(connections: &Connections, id: VmId, name: &SnapshotName) -
     drop(awake);
     deleted?;
     storage::refresh_pools(&connections.work, record.disks.iter().map(|d| d.overlay.clone()));
+    // Creating it took the overlays of a revert off its parent, and deleting it does not give them back.
+    if let Err(e) = redefine::name_what_it_runs_on(connections, id) {
+        tracing::error!(
+            VIRTSNAP_VM = %vm.name, error = %e,
+            "snapshot {name} is deleted, but the one before it does not name what the VM runs on"
+        );
+    }
     Ok(())
 }
 
@@ -190,31 +202,6 @@ fn check_place(record: &SnapshotRecord, records: &[SnapshotRecord]) -> Result<()
     Ok(())
 }
 
-/// From the current snapshot back to the first.
-fn line_to_current(records: &[SnapshotRecord]) -> Result<Vec<&SnapshotRecord>> {
-    let by_name: BTreeMap<_, _> = records.iter().map(|r| (&r.name, r)).collect();
-    let mut at = records.iter().find(|r| r.current);
-    if at.is_none() {
-        return Err(mismatch("no snapshot is the current one, and libvirt crashes on that"));
-    }
-    let mut line = Vec::new();
-    while let Some(record) = at {
-        if line.len() > records.len() {
-            return Err(mismatch("the snapshots' parents form a ring"));
-        }
-        line.push(record);
-        at = match &record.parent {
-            None => None,
-            Some(p) => Some(
-                *by_name
-                    .get(p)
-                    .ok_or_else(|| mismatch(&format!("{}'s parent {p} is not there", record.name)))?,
-            ),
-        };
-    }
-    Ok(line)
-}
-
 /// What the VM's disks are made of must be what the metadata says, from the top down to the first snapshot.
 fn check_chain(vm: &Vm, record: &SnapshotRecord, records: &[SnapshotRecord]) -> Result<()> {
     let line = line_to_current(records)?;
@@ -223,35 +210,26 @@ fn check_chain(vm: &Vm, record: &SnapshotRecord, records: &[SnapshotRecord]) -> 
     if let Some(r) = records.iter().find(|r| r.delete_in_progress && !own.contains(&&r.name)) {
         return Err(mismatch(&format!("an earlier deletion at {} did not end", r.name)));
     }
-    let mut expected: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for record in &line {
-        for disk in &record.disks {
-            let images = expected.entry(&disk.target).or_default();
-            // The overlay of one is the state image of the next newer: seen from the top, they must join.
-            match images.last() {
-                Some(last) if *last != disk.overlay => {
-                    return Err(mismatch(&format!(
-                        "on disk {} the snapshot after {} has the state image {last}, but {}'s overlay is {}",
-                        disk.target, record.name, record.name, disk.overlay
-                    )));
-                }
-                Some(_) => {}
-                None => images.push(&disk.overlay),
-            }
-            images.push(&disk.state_image);
-        }
-    }
-    for (target, images) in expected {
+    let targets: BTreeSet<&str> = line.iter().flat_map(|r| &r.disks).map(|d| d.target.as_str()).collect();
+    for target in targets {
         let Some(disk) = vm.disks.iter().find(|d| d.target == target) else {
             return Err(mismatch(&format!("the VM has no disk {target} any more")));
         };
         let real: Vec<&str> = disk.chain.iter().map(|l| l.path.as_str()).collect();
-        if !real.starts_with(&images) {
-            return Err(mismatch(&format!(
-                "disk {target} runs on {}, but its snapshots say {}",
-                real.join(" → "),
-                images.join(" → ")
-            )));
+        let links =
+            chain::links(target, &real, &told(records, target)?).map_err(|m| mismatch(&m.to_string()))?;
+        // libvirt 9 merges what the snapshot names, whatever is in the VM's chain.
+        if let Some(link) =
+            links.iter().find(|l| *l.part.snapshot == record.name && l.above != l.part.overlay)
+        {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "disk {target} of it was put on {} by a revert, and it still names {}, which a branch that the \
+                     VM left lies on: delete that branch first",
+                    link.above, link.part.overlay
+                ),
+            ));
         }
     }
     Ok(())

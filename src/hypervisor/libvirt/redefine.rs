@@ -5,7 +5,7 @@ use virt::{domain::Domain, domain_snapshot::DomainSnapshot, enumutil::Enum, erro
 use super::{Connections, domain, edit, inspect, xml};
 use crate::{
     core::model::{SnapshotName, VmId},
-    hypervisor::{Error, Redefine, Result, SnapshotXml},
+    hypervisor::{Error, Redefine, Result, RevertDisks, SnapshotXml},
 };
 
 pub(super) fn redefine(connections: &Connections, id: VmId, change: &Redefine) -> Result<()> {
@@ -43,17 +43,37 @@ pub(super) fn forget(connections: &Connections, id: VmId, name: &SnapshotName) -
         // libvirt 11 takes the overlays of a revert for the parent's own now, though other children lie on its own.
         let right = edit::snapshot(&before, &Redefine::new(parent.clone()))?;
         let now = lookup(&domain, &parent)?;
-        return write(&domain, &parent, Some(&text(&now)?), &right, false);
+        write(&domain, &parent, Some(&text(&now)?), &right, false)?;
     }
-    // With its last child gone it is a leaf. libvirt 9 never knew what it was reverted onto.
-    let Some(record) = records.iter().find(|r| r.name == parent && r.current) else { return Ok(()) };
+    name_what_it_runs_on(connections, id)
+}
+
+/// The current snapshot names what the VM writes to: a leaf as its own overlays, one with children as those of a
+/// revert. Where libvirt forgets that, it later unlinks what others need.
+pub(super) fn name_what_it_runs_on(connections: &Connections, id: VmId) -> Result<()> {
+    let records = inspect::snapshots(connections, id)?;
+    let Some(current) = records.iter().find(|r| r.current) else { return Ok(()) };
     let vm = inspect::vm(connections, id)?;
-    let overlays = record.disks.iter().filter_map(|d| {
-        let chain = &vm.disks.iter().find(|v| v.target == d.target)?.chain;
-        let [top, below, ..] = chain.as_slice() else { return None };
-        (below.path == d.state_image).then(|| (d.target.clone(), top.path.clone()))
-    });
-    redefine(connections, id, &Redefine { overlays: overlays.collect(), ..Redefine::new(parent) })
+    let mut tops = Vec::new();
+    for disk in &current.disks {
+        let chain = vm.disks.iter().find(|v| v.target == disk.target).map(|v| v.chain.as_slice());
+        match chain {
+            Some([top, below, ..]) if below.path == disk.state_image => {
+                tops.push((disk.target.clone(), top.path.clone()));
+            }
+            // Not for us to say what it means.
+            _ => return Ok(()),
+        }
+    }
+    let own = current.disks.iter().all(|d| tops.contains(&(d.target.clone(), d.overlay.clone())));
+    let has_children = records.iter().any(|r| r.parent.as_ref() == Some(&current.name));
+    let change = match (own, has_children) {
+        (true, _) => return Ok(()),
+        (false, true) if current.revert_disks == tops => return Ok(()),
+        (false, true) => Redefine { revert: RevertDisks::Set(tops), ..Redefine::new(current.name.clone()) },
+        (false, false) => Redefine { overlays: tops, ..Redefine::new(current.name.clone()) },
+    };
+    redefine(connections, id, &change)
 }
 
 fn lookup(domain: &Domain, name: &SnapshotName) -> Result<DomainSnapshot> {

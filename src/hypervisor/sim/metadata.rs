@@ -4,13 +4,12 @@ use super::{
     Asked, Sim, State,
     fault::Op,
     guest::Machine,
+    image::Store,
     snapshot::{Saved, mismatch},
 };
 use crate::{
     core::model::{SnapshotName, VmId},
-    hypervisor::{
-        Error, ErrorKind, Metadata, Redefine, Result, RevertDisks, SnapshotDisk, SnapshotRecord, SnapshotXml,
-    },
+    hypervisor::{Error, ErrorKind, Metadata, Redefine, Result, RevertDisks, SnapshotRecord, SnapshotXml},
 };
 
 impl Saved {
@@ -41,6 +40,27 @@ impl Machine {
         }
     }
 
+    pub(super) fn records(&self, store: &Store) -> Vec<SnapshotRecord> {
+        let making = self.making.iter().map(|(n, s)| (n, s));
+        let record = |(name, s): (&SnapshotName, &Saved)| SnapshotRecord {
+            name: name.clone(),
+            description: s.description.clone(),
+            created: s.created,
+            parent: s.parent.clone(),
+            current: self.current.as_ref() == Some(name),
+            content: s.content,
+            storage: s.storage,
+            disks: s.disks.clone(),
+            delete_in_progress: s.deleting,
+            revert_disks: s.revert_disks.clone(),
+            memory_file: None,
+            taken: s.taken,
+            sources: s.sources.clone(),
+            size: s.disks.iter().map(|d| store.allocation(&d.overlay)).sum(),
+        };
+        self.snapshots.iter().chain(making).map(record).collect()
+    }
+
     /// As libvirt forgets: a parent that was reverted to takes those overlays for its own, whatever else lies on its
     /// own ones.
     pub(super) fn forget(&mut self, name: &SnapshotName) {
@@ -61,25 +81,7 @@ impl Machine {
 impl State {
     pub(super) fn records(&mut self, vm: VmId) -> Result<Vec<SnapshotRecord>> {
         self.machine(vm)?;
-        let (machine, store) = (&self.vms[&vm], &self.store);
-        let making = machine.making.iter().map(|(n, s)| (n, s));
-        let record = |(name, s): (&SnapshotName, &Saved)| SnapshotRecord {
-            name: name.clone(),
-            description: s.description.clone(),
-            created: s.created,
-            parent: s.parent.clone(),
-            current: machine.current.as_ref() == Some(name),
-            content: s.content,
-            storage: s.storage,
-            disks: s.disks.clone(),
-            delete_in_progress: s.deleting,
-            revert_disks: s.revert_disks.clone(),
-            memory_file: None,
-            taken: s.taken,
-            sources: s.sources.clone(),
-            size: s.disks.iter().map(|d| store.allocation(&d.overlay)).sum(),
-        };
-        Ok(machine.snapshots.iter().chain(making).map(record).collect())
+        Ok(self.vms[&vm].records(&self.store))
     }
 
     fn redefine(&mut self, vm: VmId, change: &Redefine, half: bool) -> Result<()> {
@@ -128,30 +130,37 @@ impl State {
         };
         let before = machine.saved(&parent)?.clone();
         machine.forget(name);
-        if machine.children(&parent) > 0 {
-            if let Some(saved) = machine.snapshots.get_mut(&parent) {
-                (saved.disks, saved.revert_disks) = (before.disks, before.revert_disks);
-            }
-            return Ok(());
+        if machine.children(&parent) > 0
+            && let Some(saved) = machine.snapshots.get_mut(&parent)
+        {
+            (saved.disks, saved.revert_disks) = (before.disks, before.revert_disks);
         }
-        if machine.current.as_ref() == Some(&parent) {
-            self.name_what_it_runs_on(vm, &parent)?;
-        }
-        Ok(())
+        self.name_what_it_runs_on(vm)
     }
 
-    /// A leaf's own overlays are what the VM writes to.
-    fn name_what_it_runs_on(&mut self, vm: VmId, leaf: &SnapshotName) -> Result<()> {
-        let disks: Vec<SnapshotDisk> = self.machine(vm)?.saved(leaf)?.disks.clone();
-        let mut overlays = Vec::new();
-        for disk in disks {
+    /// The current snapshot names what the VM writes to: a leaf as its own overlays, one with children as those of a
+    /// revert.
+    pub(super) fn name_what_it_runs_on(&mut self, vm: VmId) -> Result<()> {
+        let machine = self.machine(vm)?;
+        let Some(current) = machine.current.clone() else { return Ok(()) };
+        let disks = machine.saved(&current)?.disks.clone();
+        let mut tops = Vec::new();
+        for disk in &disks {
             let active = self.machine(vm)?.drive(&disk.target)?.active.clone();
-            if self.store.chain(&active).get(1).is_some_and(|below| below.path == disk.state_image) {
-                overlays.push((disk.target, active));
+            if self.store.chain(&active).get(1).is_none_or(|below| below.path != disk.state_image) {
+                return Ok(());
             }
+            tops.push((disk.target.clone(), active));
         }
-        if let Some(saved) = self.machine(vm)?.snapshots.get_mut(leaf) {
-            saved.set_overlays(&overlays);
+        let own = disks.iter().all(|d| tops.contains(&(d.target.clone(), d.overlay.clone())));
+        let machine = self.machine(vm)?;
+        let leaf = machine.children(&current) == 0;
+        if let Some(saved) = machine.snapshots.get_mut(&current).filter(|_| !own) {
+            if leaf {
+                saved.set_overlays(&tops);
+            } else {
+                saved.revert_disks = tops;
+            }
         }
         Ok(())
     }

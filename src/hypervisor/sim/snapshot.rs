@@ -15,8 +15,11 @@ use jiff::Timestamp;
 
 use super::{State, guest::Machine, image::Blocks};
 use crate::{
-    core::model::{Content, SnapshotName, Storage, VmId, VmState},
-    hypervisor::{CreateSpec, Error, ErrorKind, Event, Overlay, Result, SnapshotDisk, Taken},
+    core::{
+        chain,
+        model::{Content, SnapshotName, Storage, VmId, VmState},
+    },
+    hypervisor::{CreateSpec, Error, ErrorKind, Event, Overlay, Result, SnapshotDisk, Taken, told},
 };
 
 /// A snapshot's metadata; of an internal one the data too.
@@ -307,7 +310,7 @@ impl State {
             }
         }
         machine.forget(name);
-        Ok(())
+        self.name_what_it_runs_on(vm)
     }
 
     /// Takes an image out of a disk's chain whose data the one under it holds by now.
@@ -351,20 +354,16 @@ impl State {
     /// The images of each disk must be what the metadata says, from the top down to the first snapshot.
     /// A mark is of no harm to the deletion that put it there: the same one once more is the way on.
     fn check_chain(&self, machine: &Machine, name: &SnapshotName) -> Result<()> {
-        let (line, own) = (machine.line()?, machine.marked_by(name));
+        let own = machine.marked_by(name);
         if let Some((name, _)) = machine.snapshots.iter().find(|(n, s)| s.deleting && !own.contains(n)) {
             return Err(mismatch(&format!("an earlier deletion at {name} did not end")));
         }
+        let records = machine.records(&self.store);
         for drive in &machine.drives {
-            let chain: Vec<String> = self.store.chain(&drive.active).into_iter().map(|l| l.path).collect();
-            let disks = line.iter().filter_map(|(_, s)| s.disks.iter().find(|d| d.target == drive.target));
-            for (i, disk) in disks.enumerate() {
-                if chain.get(i) != Some(&disk.overlay) || chain.get(i + 1) != Some(&disk.state_image) {
-                    let text =
-                        format!("disk {} runs on {}, not {}", drive.target, chain.join(" → "), disk.overlay);
-                    return Err(mismatch(&text));
-                }
-            }
+            let layers = self.store.chain(&drive.active);
+            let chain: Vec<&str> = layers.iter().map(|l| l.path.as_str()).collect();
+            chain::links(&drive.target, &chain, &told(&records, &drive.target)?)
+                .map_err(|m| mismatch(&m.to_string()))?;
         }
         Ok(())
     }
