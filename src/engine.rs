@@ -162,8 +162,8 @@ impl Engine {
             let _ = events.send(Input::Hypervisor(event));
         }));
         let mut ticks = 0_u64;
-        // No wake-up of its own for what libvirt has no event for (a snapshot that others take or delete): it rides on
-        // the watchdog's.
+        // No wake-up of its own for what libvirt has no event for (a snapshot that others take or delete): a glance at
+        // each of the watchdog's, and all anew from time to time.
         let tick = systemd::watchdog_interval().unwrap_or(TICK);
         let per_listing = (LISTING.as_secs() / tick.as_secs().max(1)).max(1);
         let mut watchdog = tokio::time::interval(tick);
@@ -174,8 +174,11 @@ impl Engine {
                 biased;
                 _ = watchdog.tick() => {
                     systemd::ping();
-                    if ticks.is_multiple_of(per_listing) && self.machine.view().manager.hypervisor_connected {
-                        self.reader.list();
+                    if self.machine.view().manager.hypervisor_connected {
+                        if ticks.is_multiple_of(per_listing) {
+                            self.reader.list();
+                        }
+                        self.reader.glance();
                     }
                     ticks += 1;
                 }

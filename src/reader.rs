@@ -8,7 +8,7 @@ use crate::{
     core::{
         inventory::{Quality, SnapshotRecord, VmRecord},
         marker,
-        model::{Content, Origin, Snapshot, SnapshotName, SnapshotState, VmId},
+        model::{Content, Origin, Snapshot, SnapshotName, SnapshotState, Storage, VmId},
     },
     hypervisor::{self, Agent, Hypervisor, Vm},
     store::{HalfDeleted, Store, StoreError},
@@ -50,13 +50,25 @@ fn join(vm: Vm, snapshots: Vec<hypervisor::SnapshotRecord>, known: &Known) -> Vm
         chain_depth: u32::try_from(depth).unwrap_or(u32::MAX),
         images,
         snapshots: {
-            let spoiled = spoiled(&snapshots);
-            let of = |s: hypervisor::SnapshotRecord| {
+            let (spoiled, live) = (spoiled(&snapshots), live(&snapshots));
+            let of = |mut s: hypervisor::SnapshotRecord| {
+                // One that the VM left takes its own images with it; what was put on them is no longer there.
+                if !live.contains(&s.name) && s.storage == Storage::External {
+                    s.size = s.held;
+                }
                 (s.name.clone(), snapshot(vm.id, spoiled.contains(&s.name), s, known))
             };
             snapshots.into_iter().map(of).collect()
         },
     }
+}
+
+/// Those that what the VM runs on lies on: the current one and all before it.
+fn live(records: &[hypervisor::SnapshotRecord]) -> BTreeSet<SnapshotName> {
+    let by_name: BTreeMap<_, _> = records.iter().map(|r| (&r.name, r)).collect();
+    let current = records.iter().find(|r| r.current);
+    let older = |r: &&hypervisor::SnapshotRecord| r.parent.as_ref().and_then(|p| by_name.get(p).copied());
+    std::iter::successors(current, older).take(records.len()).map(|r| r.name.clone()).collect()
 }
 
 /// Those whose deletion libvirt began and did not end: their images may hold newer data.
@@ -108,6 +120,7 @@ fn snapshot(vm: VmId, spoiled: bool, s: hypervisor::SnapshotRecord, known: &Know
         description,
         quality,
         images: s.disks.into_iter().map(|disk| disk.state_image).collect(),
+        held: s.held,
         half_deleted,
     }
 }

@@ -7,7 +7,7 @@ mod harness;
 
 use std::time::Duration;
 
-use harness::{Daemon, Gap, Guest, GuestSpec, Testbed, wait_for};
+use harness::{Bare, Daemon, Gap, Guest, GuestSpec, Testbed, wait_for};
 
 const SNAPSHOT: &str = "org.virtsnap1.Snapshot";
 const VM: &str = "org.virtsnap1.VM";
@@ -270,6 +270,27 @@ harness::on_both! {
         under(1);
         guest.virsh("metadata {} --uri urn:virtsnap:vm:1 --remove --live --config");
         under(0);
+    }
+
+    /// libvirt has no event for any of this: the daemon looks, every half minute.
+    fn what_virsh_does_to_snapshots_is_seen_in_bounded_time(tb) {
+        let vm = Bare::define(tb, "vm1", 1);
+        let daemon = Daemon::running(tb, "");
+        let seen = |names: &[&str]| {
+            // It lists all anew every five minutes: that would be late.
+            wait_for(Duration::from_secs(60), "what virsh did is seen", || {
+                let now: Vec<String> = daemon.snapshots(vm.name()).into_iter().map(|(name, _)| name).collect();
+                (now == names).then_some(())
+            });
+        };
+        seen(&[]);
+        tb.ok("virsh -q snapshot-create-as vm1 k1 --disk-only && virsh -q snapshot-create-as vm1 k2 --disk-only
+            virsh -q snapshot-delete vm1 k1 --metadata");
+        seen(&["k2"]);
+        let tree = daemon.ok("list vm1 --tree");
+        assert!(tree.contains("k2") && tree.contains("3 images under the deepest disk"), "{tree}");
+        let held = daemon.json("list vm1")["snapshots"][0]["held_bytes"].as_u64();
+        assert!(held.is_some_and(|bytes| bytes >= 65_536), "{held:?}");
     }
 
     /// The client, as a person at a terminal or a script uses it.

@@ -69,6 +69,9 @@ pub enum Verb {
 pub struct List {
     /// Show the snapshots of this VM (name or UUID), newest last
     pub vm: Option<String>,
+    /// Show what was taken on top of what
+    #[arg(long, requires = "vm")]
+    pub tree: bool,
 }
 
 /// `virtsnap create`

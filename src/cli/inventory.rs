@@ -163,6 +163,7 @@ pub(super) mod tests {
                 name: name.into(),
                 uuid: uuid.into(),
                 policies: policies.to_vec(),
+                chain_depth: 3,
                 ..Vm::default()
             }),
             ..Interfaces::default()

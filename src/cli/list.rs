@@ -29,7 +29,7 @@ pub(super) async fn list(args: &List, bus: &Connection, console: &mut Console<'_
     let all = Inventory::fetch(bus).await?;
     match &args.vm {
         None => list_vms(&all, console)?,
-        Some(vm) => list_snapshots(all.vm(vm)?, &all, console)?,
+        Some(vm) => list_snapshots(all.vm(vm)?, args.tree, &all, console)?,
     }
     Ok(Exit::Done)
 }
@@ -68,7 +68,12 @@ fn vm_row(vm: &Object<Vm>, all: &Inventory, watch: &Watch) -> Vec<String> {
     ]
 }
 
-fn list_snapshots(vm: &Object<Vm>, all: &Inventory, console: &mut Console<'_>) -> Result<(), Failure> {
+fn list_snapshots(
+    vm: &Object<Vm>,
+    tree: bool,
+    all: &Inventory,
+    console: &mut Console<'_>,
+) -> Result<(), Failure> {
     let snapshots = all.snapshots(vm);
     if console.json {
         let shown = Snapshots {
@@ -90,29 +95,41 @@ fn list_snapshots(vm: &Object<Vm>, all: &Inventory, console: &mut Console<'_>) -
         Column::Left("CREATED"),
         Column::Left("CONSISTENCY"),
         Column::Right("FROZEN"),
-        Column::Right("SIZE"),
+        Column::Right("HOLDS"),
+        Column::Right("FREES"),
         Column::Left("FOR"),
     ];
-    let rows = snapshots.iter().map(|s| snapshot_row(s, all, &console.watch)).collect();
+    let row = |indent: &str, s: &Object<Snapshot>| snapshot_row(indent, s, all, &console.watch);
+    let rows = if tree {
+        super::tree::tree(snapshots).iter().map(|b| row(&b.indent, b.snapshot)).collect()
+    } else {
+        snapshots.iter().map(|s| row("", s)).collect()
+    };
     console.print(&table(&columns, rows))?;
-    let bytes = snapshots.iter().map(|s| s.size).sum();
-    console.line(&format!("{}, {} (* = current)", count(snapshots.len(), "snapshot"), size(bytes)))?;
+    let summary = format!(
+        "{}, {}, {} under the deepest disk (* = current)",
+        count(snapshots.len(), "snapshot"),
+        size(vm.snapshot_bytes),
+        count(vm.chain_depth as usize, "image"),
+    );
+    console.line(&summary)?;
     for line in snapshots.iter().filter_map(|s| shortfall(s)) {
         console.line(&line)?;
     }
     Ok(())
 }
 
-fn snapshot_row(snapshot: &Object<Snapshot>, all: &Inventory, watch: &Watch) -> Vec<String> {
+fn snapshot_row(indent: &str, snapshot: &Object<Snapshot>, all: &Inventory, watch: &Watch) -> Vec<String> {
     let policies = all.policy_names(&snapshot.policies);
     // What is not a usable restore point says so where its consistency would stand.
     let consistency = if snapshot.state == "ready" { &snapshot.consistency } else { &snapshot.state };
     vec![
         if snapshot.current { "*".to_owned() } else { String::new() },
-        cell(&snapshot.name),
+        format!("{indent}{}", cell(&snapshot.name)),
         watch.both(snapshot.created),
         cell(consistency),
         duration(snapshot.frozen),
+        known_size(snapshot.held),
         known_size(snapshot.size),
         if policies.is_empty() { cell(&snapshot.origin) } else { names(&policies) },
     ]
@@ -136,6 +153,10 @@ mod tests {
     use crate::cli::inventory::tests::sample;
 
     fn shown(vm: Option<&str>, json: bool) -> String {
+        shown_as(vm, json, false)
+    }
+
+    fn shown_as(vm: Option<&str>, json: bool, tree: bool) -> String {
         let mut out = Vec::new();
         let all = sample();
         let mut console = Console {
@@ -148,7 +169,7 @@ mod tests {
         };
         match vm {
             None => list_vms(&all, &mut console).unwrap(),
-            Some(vm) => list_snapshots(all.vm(vm).unwrap(), &all, &mut console).unwrap(),
+            Some(vm) => list_snapshots(all.vm(vm).unwrap(), tree, &all, &mut console).unwrap(),
         }
         String::from_utf8(out).unwrap()
     }
@@ -168,7 +189,8 @@ mod tests {
         let lines: Vec<_> = text.lines().collect();
         assert!(lines[1].trim_start().starts_with("first"), "{text}");
         assert!(lines[2].starts_with("*  second"), "{text}");
-        assert_eq!(lines[3], "2 snapshots, 0 B (* = current)");
+        assert_eq!(lines[3], "2 snapshots, 0 B, 3 images under the deepest disk (* = current)");
+        assert_eq!(shown_as(Some("db"), false, true), text, "neither lies on the other");
     }
 
     #[test]

@@ -31,6 +31,7 @@ pub mod render;
 mod run;
 pub mod simulate;
 mod status;
+mod tree;
 pub mod view;
 
 use zbus::{Connection, connection::Builder};

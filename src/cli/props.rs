@@ -111,8 +111,10 @@ properties! {
         consistency_note: String = "ConsistencyNote",
         /// How long the guest was frozen, in µs.
         frozen: u64 = "FrozenUSec",
-        /// What it occupies.
+        /// About what deleting it frees.
         size: u64 = "SizeBytes",
+        /// What the images with its data occupy.
+        held: u64 = "HeldBytes",
         /// Whether virtsnap made it.
         managed: bool = "Managed",
         /// The policies that it counts for.

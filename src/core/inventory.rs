@@ -80,6 +80,8 @@ pub struct SnapshotRecord {
     pub quality: Quality,
     /// The images that hold its data, by path: one for each disk that it has.
     pub images: Vec<String>,
+    /// What these images take by themselves, in bytes: without what they lie on, which older snapshots hold. 0 if unknown.
+    pub held: u64,
     /// Its deletion was begun and did not end: its image may hold newer data, and the next prune finishes it.
     pub half_deleted: bool,
 }

@@ -201,7 +201,14 @@ impl Scene {
 /// A snapshot of which no more is known than what policies look at.
 pub fn record(snapshot: Snapshot) -> SnapshotRecord {
     let quality = Quality::unknown(snapshot.content == Content::Full);
-    SnapshotRecord { snapshot, description: String::new(), quality, images: Vec::new(), half_deleted: false }
+    SnapshotRecord {
+        snapshot,
+        description: String::new(),
+        quality,
+        images: Vec::new(),
+        held: 0,
+        half_deleted: false,
+    }
 }
 
 fn current(snapshots: &BTreeMap<SnapshotName, SnapshotRecord>) -> Option<SnapshotName> {

@@ -141,6 +141,11 @@ impl Snapshot {
     }
 
     #[zbus(property)]
+    fn held_bytes(&self) -> fdo::Result<u64> {
+        self.with(|r| r.held)
+    }
+
+    #[zbus(property)]
     fn managed(&self) -> fdo::Result<bool> {
         self.with(|r| r.snapshot.managed)
     }

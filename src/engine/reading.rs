@@ -1,7 +1,7 @@
 //! The thread that lists and reads VMs, so that a slow libvirt delays news, never the engine.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, PoisonError, mpsc},
@@ -20,6 +20,7 @@ type Waiting = Vec<mpsc::Sender<()>>;
 #[derive(Debug, Default)]
 struct Wanted {
     list: bool,
+    glance: bool,
     vms: BTreeMap<VmId, Waiting>,
 }
 
@@ -36,8 +37,15 @@ impl Reader {
         let shared = Arc::new((Mutex::new(Wanted::default()), Condvar::new()));
         let thread = Arc::clone(&shared);
         std::thread::Builder::new().name("inventory".into()).spawn(move || {
+            let mut seen = BTreeMap::new();
             loop {
-                let (list, vm) = next(&thread);
+                let Next { list, glance, vm } = next(&thread);
+                // Before a listing, which reads each VM after it: what changes from here on is found by the next glance.
+                if glance || list {
+                    for vm in changed(hypervisor.as_ref(), &mut seen) {
+                        want(&thread, vm);
+                    }
+                }
                 if list {
                     match hypervisor.vms() {
                         Ok(vms) => answer(Event::Listed(vms)),
@@ -65,10 +73,13 @@ impl Reader {
         self.want(|w| w.list = true);
     }
 
+    /// Reads the VMs whose snapshots are others than at the last glance.
+    pub(super) fn glance(&self) {
+        self.want(|w| w.glance = true);
+    }
+
     pub(super) fn read(&self, vm: VmId) {
-        self.want(|w| {
-            w.vms.entry(vm).or_default();
-        });
+        want(&self.0, vm);
     }
 
     /// Blocks until the VM was read, from its beginning, after now, and the answer is on its way: what this caller says
@@ -87,12 +98,45 @@ impl Reader {
     }
 }
 
-fn next(shared: &(Mutex<Wanted>, Condvar)) -> (bool, Option<(VmId, Waiting)>) {
+/// What is to be done next.
+struct Next {
+    list: bool,
+    glance: bool,
+    vm: Option<(VmId, Waiting)>,
+}
+
+fn want((wanted, news): &(Mutex<Wanted>, Condvar), vm: VmId) {
+    wanted.lock().unwrap_or_else(PoisonError::into_inner).vms.entry(vm).or_default();
+    news.notify_one();
+}
+
+/// The VMs whose snapshots are others than they were.
+fn changed(hypervisor: &dyn Hypervisor, seen: &mut BTreeMap<VmId, u64>) -> BTreeSet<VmId> {
+    match hypervisor.glance() {
+        Ok(now) => {
+            let before = std::mem::replace(seen, now);
+            let new = seen.iter().filter(|(vm, number)| before.get(vm) != Some(number)).map(|(vm, _)| *vm);
+            let gone = before.keys().filter(|vm| !seen.contains_key(vm)).copied();
+            new.chain(gone).collect()
+        }
+        Err(e) => {
+            tracing::debug!(error = %e, "the VMs cannot be glanced at");
+            BTreeSet::new()
+        }
+    }
+}
+
+fn next(shared: &(Mutex<Wanted>, Condvar)) -> Next {
     let (wanted, news) = shared;
     let mut wanted = wanted.lock().unwrap_or_else(PoisonError::into_inner);
     loop {
-        if wanted.list || !wanted.vms.is_empty() {
-            return (std::mem::take(&mut wanted.list), wanted.vms.pop_first());
+        if wanted.list || wanted.glance || !wanted.vms.is_empty() {
+            let wanted = &mut *wanted;
+            return Next {
+                list: std::mem::take(&mut wanted.list),
+                glance: std::mem::take(&mut wanted.glance),
+                vm: wanted.vms.pop_first(),
+            };
         }
         wanted = news.wait(wanted).unwrap_or_else(PoisonError::into_inner);
     }
@@ -106,5 +150,40 @@ fn read(hypervisor: &dyn Hypervisor, store: &Store, vm: VmId) -> Event {
             tracing::warn!(VIRTSNAP_VM_UUID = %vm, error = %e, "the VM cannot be read");
             Event::VmUnreadable(vm, e.to_string())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        core::model::SnapshotName,
+        hypervisor::sim::{Sim, VmSpec},
+    };
+
+    #[test]
+    fn a_glance_finds_what_others_did_to_snapshots_and_nothing_else() {
+        let sim = Sim::new();
+        let ids: Vec<VmId> = (1..=3).map(|n| sim.add_vm(VmSpec::new(&format!("vm{n}"), n))).collect();
+        let mut seen = BTreeMap::new();
+        sim.make_foreign_snapshot(ids[0], "a").unwrap();
+        assert_eq!(changed(&sim, &mut seen), [ids[0]].into());
+        assert!(changed(&sim, &mut seen).is_empty());
+
+        sim.make_foreign_snapshot(ids[0], "b").unwrap();
+        sim.make_internal_snapshot(ids[1], "c").unwrap();
+        assert_eq!(changed(&sim, &mut seen), [ids[0], ids[1]].into());
+        assert!(changed(&sim, &mut seen).is_empty());
+
+        sim.forget_current(ids[0]).unwrap();
+        assert_eq!(changed(&sim, &mut seen), [ids[0]].into());
+        sim.forget_snapshot(ids[1], &SnapshotName::existing("c")).unwrap();
+        assert_eq!(changed(&sim, &mut seen), [ids[1]].into(), "it has none any more");
+
+        sim.make_foreign_snapshot(ids[2], "d").unwrap();
+        sim.disconnect("gone");
+        assert!(changed(&sim, &mut seen).is_empty());
+        sim.connect();
+        assert_eq!(changed(&sim, &mut seen), [ids[2]].into(), "what was missed is found later");
     }
 }

@@ -87,3 +87,18 @@ pub(crate) fn a_lost_connection_is_told_and_comes_back(rig: &mut dyn Rig) {
     rig.start_vm(vm);
     wait_for(&events, "the start", |e| *e == Event::Changed(vm));
 }
+
+pub(crate) fn a_glance_changes_with_what_others_do_to_snapshots(rig: &mut dyn Rig) {
+    let (hv, _events) = connected(rig);
+    let (one, other) = (rig.new_vm(STOPPED), rig.new_vm(STOPPED));
+    assert!(!hv.glance().unwrap().contains_key(&one), "it has none");
+    let mut seen = Vec::new();
+    for label in ["k1", "k2"] {
+        rig.foreign_snapshot(one, label);
+        let now = hv.glance().unwrap();
+        assert_eq!(now, hv.glance().unwrap(), "nothing was done in between");
+        assert!(!now.contains_key(&other));
+        seen.push(now[&one]);
+    }
+    assert_ne!(seen[0], seen[1]);
+}

@@ -268,6 +268,7 @@ macro_rules! contracts {
                 a_vm_that_is_not_there_is_not_found [];
                 vms_are_described_as_they_are [];
                 the_room_for_images_is_known [];
+                a_glance_changes_with_what_others_do_to_snapshots [Foreign];
                 what_happens_is_told_beginning_with_the_connection [];
                 a_lost_connection_is_told_and_comes_back [Disconnect];
             }

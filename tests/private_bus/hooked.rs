@@ -1,6 +1,7 @@
 //! A hypervisor that does something else before each call: that has a bug, or is slow.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{
         Arc,
@@ -81,6 +82,10 @@ impl Hypervisor for Hooked {
 
     fn vm(&self, vm: VmId) -> Result<Vm> {
         self.at(Op::Vm).vm(vm)
+    }
+
+    fn glance(&self) -> Result<BTreeMap<VmId, u64>> {
+        self.at(Op::Glance).glance()
     }
 
     fn snapshots(&self, vm: VmId) -> Result<Vec<SnapshotRecord>> {

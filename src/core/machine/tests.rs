@@ -65,6 +65,7 @@ fn record(n: u128, snapshots: &[(&str, bool)]) -> VmRecord {
                 description: String::new(),
                 quality: Quality::unknown(false),
                 images: Vec::new(),
+                held: 0,
                 half_deleted: false,
             },
         )

@@ -99,6 +99,7 @@ fn by_a_wrong_clock_not_even_a_deletion_that_was_begun_is_finished() {
         description: String::new(),
         quality: Quality::unknown(false),
         images: Vec::new(),
+        held: 0,
         half_deleted: true,
     };
     let vm = VmRecord {

@@ -1,5 +1,10 @@
 //! Looking: VMs, their disks with the whole backing chain, and their snapshots.
 
+use std::{
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+};
+
 use virt::{domain::DomainState, enumutil::Enum, error::ErrorNumber};
 
 use super::{Connections, domain, storage, xml};
@@ -97,14 +102,53 @@ fn state(domain: &virt::domain::Domain) -> Result<VmState> {
     })
 }
 
+pub(super) fn glance(connections: &Connections) -> Result<BTreeMap<VmId, u64>> {
+    let with_some = virt_sys::VIR_CONNECT_LIST_DOMAINS_HAS_SNAPSHOT;
+    let mut seen = BTreeMap::new();
+    for domain in connections.control.list_all_domains(with_some)? {
+        let Ok(uuid) = domain.uuid() else { continue };
+        let names = || -> Result<Vec<String>> {
+            let mut names = Vec::new();
+            for snapshot in domain.list_all_snapshots(0)? {
+                names.push(snapshot.name()?);
+            }
+            names.sort_unstable();
+            // Last, with an end of its own: the others are a set, this is one of them.
+            names.push(current(&domain)?.unwrap_or_default());
+            Ok(names)
+        };
+        // One that went meanwhile has an event of its own.
+        if let Ok(names) = names() {
+            let mut hasher = DefaultHasher::new();
+            names.hash(&mut hasher);
+            seen.insert(VmId(uuid), hasher.finish());
+        }
+    }
+    Ok(seen)
+}
+
+fn current(domain: &virt::domain::Domain) -> Result<Option<String>> {
+    match domain.current_snapshot(0) {
+        Ok(s) => Ok(Some(s.name()?)),
+        Err(e) if e.code() == Enum::Known(ErrorNumber::NoDomainSnapshot) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
 pub(super) fn snapshots(connections: &Connections, id: VmId) -> Result<Vec<SnapshotRecord>> {
     let domain = domain(&connections.control, id)?;
-    let current = match domain.current_snapshot(0) {
-        Ok(s) => Some(s.name()?),
-        Err(e) if e.code() == Enum::Known(ErrorNumber::NoDomainSnapshot) => None,
-        Err(e) => return Err(e.into()),
-    };
+    let current = current(&domain)?;
     let mut records = Vec::new();
+    // The overlay of one is the state image of the next: each is asked for once.
+    let mut allocations = BTreeMap::new();
+    let mut allocation = |path: &str| -> u64 {
+        if let Some(known) = allocations.get(path) {
+            return *known;
+        }
+        let bytes = storage::allocation(&connections.control, path);
+        allocations.insert(path.to_owned(), bytes);
+        bytes
+    };
     for handle in domain.list_all_snapshots(0)? {
         let text = match handle.xml_desc(0) {
             Ok(text) => text,
@@ -113,7 +157,8 @@ pub(super) fn snapshots(connections: &Connections, id: VmId) -> Result<Vec<Snaps
             Err(e) => return Err(e.into()),
         };
         let s = xml::snapshot(&text)?;
-        let size = s.disks.iter().map(|d| storage::allocation(&connections.control, &d.overlay)).sum();
+        let size = s.disks.iter().map(|d| allocation(&d.overlay)).sum();
+        let held = s.disks.iter().map(|d| allocation(&d.state_image)).sum();
         records.push(SnapshotRecord {
             current: current.as_deref() == Some(s.name.as_str()),
             name: s.name,
@@ -129,6 +174,7 @@ pub(super) fn snapshots(connections: &Connections, id: VmId) -> Result<Vec<Snaps
             taken: s.taken,
             sources: s.sources,
             size,
+            held,
         });
     }
     Ok(records)

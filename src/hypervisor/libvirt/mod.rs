@@ -35,6 +35,7 @@ mod tests;
 mod xml;
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError, mpsc},
     time::Duration,
 };
@@ -104,6 +105,10 @@ impl Hypervisor for Libvirt {
 
     fn vm(&self, vm: VmId) -> Result<Vm> {
         inspect::vm(&*self.now()?, vm)
+    }
+
+    fn glance(&self) -> Result<BTreeMap<VmId, u64>> {
+        inspect::glance(&*self.now()?)
     }
 
     fn snapshots(&self, vm: VmId) -> Result<Vec<SnapshotRecord>> {

@@ -18,6 +18,8 @@ pub enum Op {
     Vms,
     /// `vm`
     Vm,
+    /// `glance`
+    Glance,
     /// `snapshots`
     Snapshots,
     /// `space`

@@ -1,5 +1,7 @@
 //! Metadata alone: what libvirt writes down of snapshots, and lets others write.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 use super::{
     Asked, Sim, State,
     fault::Op,
@@ -32,6 +34,13 @@ impl Saved {
 }
 
 impl Machine {
+    /// What [`Hypervisor::glance`](crate::hypervisor::Hypervisor::glance) tells of it.
+    pub(super) fn glance(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.snapshots.keys().collect::<Vec<_>>(), &self.current).hash(&mut hasher);
+        hasher.finish()
+    }
+
     /// The one that was current loses the overlays of its revert: the VM writes to something else from now on.
     pub(super) fn set_current(&mut self, name: &SnapshotName) {
         let old = self.current.replace(name.clone()).filter(|old| old != name);
@@ -57,6 +66,7 @@ impl Machine {
             taken: s.taken,
             sources: s.sources.clone(),
             size: s.disks.iter().map(|d| store.allocation(&d.overlay)).sum(),
+            held: s.disks.iter().map(|d| store.allocation(&d.state_image)).sum(),
         };
         self.snapshots.iter().chain(making).map(record).collect()
     }

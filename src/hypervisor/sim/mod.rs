@@ -346,6 +346,13 @@ impl Hypervisor for Sim {
         self.call(Asked::vm(Op::Vm, vm, ""), |s| s.describe(vm))
     }
 
+    fn glance(&self) -> Result<BTreeMap<VmId, u64>> {
+        self.call(Asked::host(Op::Glance, ""), |s| {
+            let with_some = s.vms.iter().filter(|(_, m)| !m.snapshots.is_empty());
+            Ok(with_some.map(|(id, machine)| (*id, machine.glance())).collect())
+        })
+    }
+
     fn snapshots(&self, vm: VmId) -> Result<Vec<SnapshotRecord>> {
         self.call(Asked::vm(Op::Snapshots, vm, ""), |s| s.records(vm))
     }

@@ -37,7 +37,17 @@ fn vm(words: &str) -> VmRecord {
             size: 1,
         };
         let (description, quality) = (String::new(), Quality::unknown(false));
-        (name, SnapshotRecord { snapshot, description, quality, images: Vec::new(), half_deleted: false })
+        (
+            name,
+            SnapshotRecord {
+                snapshot,
+                description,
+                quality,
+                images: Vec::new(),
+                held: 0,
+                half_deleted: false,
+            },
+        )
     };
     VmRecord {
         id: VmId(Uuid::from_u128(1)),
