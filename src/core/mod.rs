@@ -2,6 +2,7 @@
 //! as values. `tests/fences.rs` holds this folder to it.
 
 pub mod chain;
+pub mod family;
 mod glob;
 pub mod inventory;
 pub mod job;
@@ -14,6 +15,7 @@ pub mod policy;
 pub mod prune;
 pub mod queue;
 pub mod retention;
+pub mod room;
 pub mod schedule;
 pub mod select;
 pub mod settings;

@@ -15,6 +15,7 @@
 
 mod error;
 mod ffi;
+mod images;
 pub mod libvirt;
 mod merge;
 mod metadata;
@@ -30,6 +31,7 @@ use jiff::Timestamp;
 
 pub use self::{
     error::{Error, ErrorKind, Result},
+    images::{Image, Images, Save, User},
     merge::{BlockJob, Commit, Committed, Copied, JobKind, Merge, Steer},
     metadata::{Metadata, Redefine, RevertDisks, SnapshotXml},
     told::{line_to_current, told},
@@ -273,7 +275,7 @@ pub enum Event {
 }
 
 /// A libvirt/QEMU host.
-pub trait Hypervisor: Merge + Metadata + Send + Sync + std::fmt::Debug + 'static {
+pub trait Hypervisor: Images + Merge + Metadata + Send + Sync + std::fmt::Debug + 'static {
     /// Starts to connect, and to reconnect, with back-off, for ever. Returns at once; events go to the function
     /// from whatever thread has them, so it must not block.
     fn watch(&self, events: Box<dyn Fn(Event) + Send + Sync>);

@@ -1,8 +1,11 @@
 //! What a VM runs on and what it would start on, who else stands on an image, and what keeps a VM occupied.
 
-use virtsnap::{core::model::VmId, hypervisor::Hypervisor};
+use virtsnap::{
+    core::model::VmId,
+    hypervisor::{ErrorKind, Hypervisor, Layer, Save, User},
+};
 
-use super::{Rig, RigVm, connected, overlays, spec, take};
+use super::{Rig, RigVm, chain, connected, name, overlays, records, refused, spec, take};
 
 const STOPPED: RigVm = RigVm { disks: 1, running: false, agent: false };
 const RUNNING: RigVm = RigVm { disks: 1, running: true, agent: false };
@@ -18,6 +21,16 @@ pub(crate) trait Images {
     fn begin_block_job(&mut self, vm: VmId, target: &str);
     /// Ends it.
     fn end_block_job(&mut self, vm: VmId, target: &str);
+    /// Another program makes an image on this qcow2 one; its path.
+    fn image_on(&mut self, image: &str) -> String;
+    /// Another program defines a VM, not running, whose only disk `vda` is this image.
+    fn vm_on(&mut self, image: &str) -> VmId;
+    /// Another program removes a file.
+    fn remove_file(&mut self, path: &str);
+    /// Another program writes a small file.
+    fn put_bytes(&mut self, path: &str, bytes: &[u8]);
+    /// What is in it.
+    fn bytes_of(&self, path: &str) -> Vec<u8>;
 }
 
 fn configured(hv: &dyn Hypervisor, vm: VmId) -> Vec<Option<String>> {
@@ -64,4 +77,132 @@ pub(crate) fn a_running_block_job_is_told(rig: &mut dyn Rig) {
     assert_eq!(occupied(), (true, false));
     rig.end_block_job(vm, "vda");
     assert_eq!(occupied(), (false, false));
+}
+
+pub(crate) fn a_merge_into_what_another_vm_s_chain_has_is_refused(rig: &mut dyn Rig) {
+    let (hv, _events) = connected(rig);
+    let vm = rig.new_vm(RUNNING);
+    let base = chain(&*hv, vm, "vda").remove(0);
+    let given = take(rig, &*hv, vm, "s1");
+    take(rig, &*hv, vm, "s2");
+    assert_eq!(hv.users(&[base.clone(), given[0].path.clone()], vm), Ok(Vec::new()));
+    let clone = rig.image_on(&base);
+    let other = rig.vm_on(&clone);
+    let user = User::Vm(hv.vm(other).unwrap().name);
+    for running in [false, true] {
+        if running {
+            rig.start_vm(other);
+        }
+        assert_eq!(hv.users(std::slice::from_ref(&base), vm), Ok(vec![(base.clone(), user.clone())]));
+        assert_eq!(hv.users(&[given[0].path.clone()], vm), Ok(Vec::new()), "it stands beside that");
+        let before = (records(&*hv, vm), chain(&*hv, vm, "vda"));
+        refused(hv.delete(vm, &name("s1")), ErrorKind::Busy);
+        assert_eq!((records(&*hv, vm), chain(&*hv, vm, "vda")), before);
+    }
+    hv.delete(vm, &name("s2")).unwrap();
+}
+
+/// Reverted to that snapshot, the other VM would read what the merge wrote.
+pub(crate) fn a_merge_into_what_another_vm_s_snapshot_has_is_refused(rig: &mut dyn Rig) {
+    let (hv, _events) = connected(rig);
+    let vm = rig.new_vm(STOPPED);
+    let base = chain(&*hv, vm, "vda").remove(0);
+    take(rig, &*hv, vm, "s1");
+    let clone = rig.image_on(&base);
+    let other = rig.vm_on(&clone);
+    let overlay = take(rig, &*hv, other, "theirs").remove(0).path;
+    let elsewhere = rig.new_vm(STOPPED);
+    let elsewhere = rig.image_on(&chain(&*hv, elsewhere, "vda")[0]);
+    rig.edit_definition(other, "vda", &elsewhere);
+    let (vm_name, snapshot) = (hv.vm(other).unwrap().name, name("theirs"));
+    let users = hv.users(std::slice::from_ref(&base), vm).unwrap();
+    let users: Vec<_> = users.into_iter().map(|(_, user)| user).collect();
+    assert_eq!(users, [User::Snapshot { vm: vm_name, name: snapshot }]);
+    refused(hv.delete(vm, &name("s1")), ErrorKind::Busy);
+    refused(hv.discard(vm, std::slice::from_ref(&clone)), ErrorKind::Busy);
+    refused(hv.discard(vm, std::slice::from_ref(&overlay)), ErrorKind::Busy);
+    assert!(rig.file_exists(&clone) && rig.file_exists(&overlay));
+}
+
+pub(crate) fn a_merge_into_what_an_image_of_nobody_lies_on_is_refused(rig: &mut dyn Rig) {
+    let (hv, _events) = connected(rig);
+    let vm = rig.new_vm(STOPPED);
+    let base = chain(&*hv, vm, "vda").remove(0);
+    let given = take(rig, &*hv, vm, "s1");
+    let below = rig.image_on(&base);
+    let above = rig.image_on(&below);
+    let mut users = hv.users(std::slice::from_ref(&base), vm).unwrap();
+    users.sort();
+    let mut expected = [below.clone(), above.clone()];
+    expected.sort();
+    assert_eq!(users, expected.map(|path| (base.clone(), User::Volume(path))));
+    refused(hv.delete(vm, &name("s1")), ErrorKind::Busy);
+    refused(hv.discard(vm, std::slice::from_ref(&below)), ErrorKind::Busy);
+    hv.discard(vm, &[above.clone(), below.clone()]).unwrap();
+    assert!(!rig.file_exists(&above) && !rig.file_exists(&below));
+    assert_eq!(hv.users(&[base, given[0].path.clone()], vm), Ok(Vec::new()));
+    hv.delete(vm, &name("s1")).unwrap();
+}
+
+/// It may stand on anything, so nobody can say that it does not stand on this.
+pub(crate) fn a_vm_whose_image_cannot_be_found_lets_nothing_be_merged(rig: &mut dyn Rig) {
+    let (hv, _events) = connected(rig);
+    let vm = rig.new_vm(STOPPED);
+    let base = chain(&*hv, vm, "vda").remove(0);
+    take(rig, &*hv, vm, "s1");
+    let clone = rig.image_on(&base);
+    let other = rig.vm_on(&clone);
+    rig.remove_file(&clone);
+    let error = hv.users(std::slice::from_ref(&base), vm).unwrap_err();
+    let other_name = hv.vm(other).unwrap().name;
+    assert!(error.message.contains(&other_name) && error.message.contains(&clone), "{error}");
+    let before = records(&*hv, vm);
+    refused(hv.delete(vm, &name("s1")), ErrorKind::Unsupported);
+    assert_eq!(records(&*hv, vm), before);
+    rig.undefine_vm(other);
+    hv.delete(vm, &name("s1")).unwrap();
+}
+
+pub(crate) fn a_chain_that_cannot_be_followed_is_an_error(rig: &mut dyn Rig) {
+    let (hv, _events) = connected(rig);
+    let vm = rig.new_vm(STOPPED);
+    let base = chain(&*hv, vm, "vda").remove(0);
+    let middle = rig.image_on(&base);
+    let layer = |path: &str, format: &str| Layer { path: path.to_owned(), format: format.to_owned() };
+    let top = layer(&rig.image_on(&middle), "qcow2");
+    let images = hv.chain(&top).unwrap();
+    let paths: Vec<_> = images.iter().map(|i| i.path.as_str()).collect();
+    assert_eq!(paths, [&top.path, &middle, &base]);
+    assert!(images.iter().all(|i| i.capacity == 8 << 20 && i.allocation > 0 && i.format == "qcow2"));
+    assert_eq!(images[0].backing, Some(layer(&middle, "qcow2")));
+    assert_eq!(images[2].backing, None);
+    let beside = hv.images_beside(&base).unwrap();
+    assert!(images.iter().all(|i| beside.contains(i)), "{beside:?}");
+    // What a raw image holds is the guest's, also if it looks like a header.
+    let raw = hv.chain(&layer(&top.path, "raw")).unwrap();
+    assert_eq!((raw.len(), raw[0].backing.as_ref()), (1, None));
+    rig.remove_file(&middle);
+    refused(hv.chain(&top), ErrorKind::ChainMismatch);
+}
+
+pub(crate) fn small_files_are_read_and_written_whole(rig: &mut dyn Rig) {
+    let (hv, _events) = connected(rig);
+    let vm = rig.new_vm(STOPPED);
+    let path = rig.overlay_path(vm, "vda");
+    let first: Vec<u8> = (0..150_000_u32).map(|i| (i % 251) as u8).collect();
+    hv.save(&path, &first, Save::New(Some(&chain(&*hv, vm, "vda")[0]))).unwrap();
+    assert_eq!(rig.bytes_of(&path), first);
+    assert_eq!(hv.load(&path, 150_000), Ok(first.clone()));
+    refused(hv.load(&path, 149_999), ErrorKind::Unsupported);
+    refused(hv.save(&path, &first, Save::New(None)), ErrorKind::Exists);
+    for other in [vec![7; 150_000], vec![8; 10], vec![9; 70_000]] {
+        hv.save(&path, &other, Save::Over).unwrap();
+        assert_eq!(rig.bytes_of(&path), other);
+    }
+    rig.put_bytes(&path, b"somebody's");
+    assert_eq!(hv.load(&path, 1 << 20), Ok(b"somebody's".to_vec()));
+    hv.discard(vm, std::slice::from_ref(&path)).unwrap();
+    assert!(hv.load(&path, 1 << 20).is_err());
+    assert!(hv.save(&path, &first, Save::Over).is_err());
+    assert!(!rig.file_exists(&path));
 }

@@ -275,6 +275,12 @@ macro_rules! contracts {
             images {
                 the_definition_names_what_the_vm_runs_on [];
                 a_running_block_job_is_told [];
+                a_merge_into_what_another_vm_s_chain_has_is_refused [];
+                a_merge_into_what_another_vm_s_snapshot_has_is_refused [];
+                a_merge_into_what_an_image_of_nobody_lies_on_is_refused [];
+                a_vm_whose_image_cannot_be_found_lets_nothing_be_merged [];
+                a_chain_that_cannot_be_followed_is_an_error [];
+                small_files_are_read_and_written_whole [];
             }
         }
     };

@@ -16,28 +16,52 @@ pub struct Bare {
     disks: Vec<String>,
 }
 
+/// A disk of such a VM.
+#[derive(Debug, Clone)]
+pub struct BareDisk {
+    /// Its image, which is there.
+    pub image: String,
+    /// `qcow2` or `raw`.
+    pub format: String,
+}
+
 impl Bare {
     /// Defines one with so many disks, `vda`, `vdb` and so on; it is shut off.
     pub fn define(testbed: &Testbed, name: &str, disks: usize) -> Self {
-        let targets: Vec<String> = ('a'..='z').take(disks).map(|c| format!("vd{c}")).collect();
-        let (mut devices, mut script) = (String::new(), "set -e\n".to_owned());
-        for target in &targets {
-            let image = format!("{IMAGES}/{name}-{target}.qcow2");
+        let mut script = "set -e\n".to_owned();
+        let mut made = Vec::new();
+        for letter in ('a'..='z').take(disks) {
+            let image = format!("{IMAGES}/{name}-vd{letter}.qcow2");
             let _ = writeln!(script, "qemu-img create -q -f qcow2 {image} 8M");
+            made.push(BareDisk { image, format: "qcow2".to_owned() });
+        }
+        testbed.ok(&script);
+        Self::define_on(testbed, name, &made, "", "")
+    }
+
+    /// Defines one on images that are there, with more elements in `<os>` and in `<devices>`. Its name may be anything.
+    pub fn define_on(testbed: &Testbed, name: &str, disks: &[BareDisk], os: &str, more: &str) -> Self {
+        let targets: Vec<String> = ('a'..='z').take(disks.len()).map(|c| format!("vd{c}")).collect();
+        let mut devices = more.to_owned();
+        for (target, disk) in targets.iter().zip(disks) {
             let _ = write!(
                 devices,
-                "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{image}'/>
-                 <target dev='{target}' bus='virtio'/></disk>"
+                "<disk type='file' device='disk'><driver name='qemu' type='{}'/><source file='{}'/>
+                 <target dev='{target}' bus='virtio'/></disk>",
+                disk.format,
+                escaped(&disk.image)
             );
         }
         let definition = format!(
-            "<domain type='qemu'><name>{name}</name><memory unit='MiB'>16</memory>
-             <os><type arch='x86_64' machine='pc'>hvm</type></os>
-             <devices>{devices}<controller type='usb' model='none'/><memballoon model='none'/></devices></domain>"
+            "<domain type='qemu'><name>{}</name><memory unit='MiB'>16</memory>
+             <os><type arch='x86_64' machine='pc'>hvm</type>{os}</os>
+             <devices>{devices}<controller type='usb' model='none'/><memballoon model='none'/></devices></domain>",
+            escaped(name)
         );
-        let file = format!("/var/tmp/{name}.xml");
-        testbed.push_file(&file, definition, 0o600);
-        let uuid = testbed.ok(&format!("{script}virsh -q define {file} >&2; virsh -q domuuid {name}"));
+        let file = "/var/tmp/bare.xml";
+        testbed.push_file(file, definition, 0o600);
+        let uuid =
+            testbed.ok(&format!("set -e; virsh -q define {file} >&2; virsh -q domuuid {}", quote(name)));
         Self { testbed: testbed.clone(), name: name.to_owned(), uuid: uuid.trim().to_owned(), disks: targets }
     }
 
@@ -106,4 +130,17 @@ pub fn byte_in(testbed: &Testbed, image: &str, cluster: u64) -> u8 {
     let said = testbed.ok(&format!("qemu-io -r -U -f qcow2 -c {} {}", quote(&read), quote(image)));
     let byte = said.split_whitespace().nth(1).and_then(|byte| u8::from_str_radix(byte, 16).ok());
     byte.unwrap_or_else(|| panic!("{image}: {said}"))
+}
+
+fn escaped(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '\'' => out.push_str("&apos;"),
+            c => out.push(c),
+        }
+    }
+    out
 }

@@ -29,7 +29,7 @@ mod daemon;
 mod guest;
 mod side_channel;
 
-pub use bare::{Bare, byte_in};
+pub use bare::{Bare, BareDisk, byte_in};
 pub use bus::Bus;
 pub use command::{Output, quote};
 pub use container::{ImageState, Suite, Testbed};

@@ -1,5 +1,7 @@
 //! A hypervisor that does something else before each call: that has a bug, or is slow.
 
+mod images;
+
 use std::{
     collections::BTreeMap,
     fmt,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use virt::{connect::Connect, domain::Domain, enumutil::Enum, error::ErrorNumber};
 
-use super::{Connections, domain, inspect, redefine, storage, xml};
+use super::{Connections, domain, images, inspect, redefine, storage, xml};
 use crate::{
     core::{
         chain,
@@ -268,17 +268,15 @@ fn check_branches(connection: &Connect, record: &SnapshotRecord, records: &[Snap
 }
 
 fn check_users(connection: &Connect, id: VmId, record: &SnapshotRecord) -> Result<()> {
-    for disk in &record.disks {
-        for image in [&disk.state_image, &disk.overlay] {
-            if let Some(user) = storage::user_of(connection, image, Some(id.0))? {
-                return Err(Error::new(
-                    ErrorKind::Busy,
-                    format!("{image} is also under VM {user}: a merge would destroy that VM's disk"),
-                ));
-            }
-        }
+    let images: Vec<String> =
+        record.disks.iter().flat_map(|d| [&d.state_image, &d.overlay]).cloned().collect();
+    match images::users(connection, &images, id)?.first() {
+        None => Ok(()),
+        Some((image, user)) => Err(Error::new(
+            ErrorKind::Busy,
+            format!("{image} is also under {user}: a merge would destroy what that has"),
+        )),
     }
-    Ok(())
 }
 
 fn mismatch(what: &str) -> Error {

@@ -6,6 +6,8 @@
 //!                 ▼
 //!   vm, snapshots ─▶ inspect.rs   what there is          (control)
 //!   prepare, discard ─▶ storage.rs   volumes and pools   (work)
+//!   chain, users … ─▶ images.rs   all images of the host (work)
+//!   load, save ─▶ files.rs        small files            (work)
 //!   create, delete ─▶ change.rs   with its guards        (work)
 //!   redefine, forget ─▶ redefine.rs   metadata alone     (work)
 //!   commit, block_jobs ─▶ blockjob.rs   merges           (work, control)
@@ -26,6 +28,8 @@ mod connection;
 mod edit;
 mod errors;
 mod features;
+mod files;
+mod images;
 mod inspect;
 mod nodes;
 mod redefine;

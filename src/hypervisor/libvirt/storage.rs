@@ -14,7 +14,7 @@ use virt::{
     storage_vol::StorageVol,
 };
 
-use super::{super::ffi, Connections, xml};
+use super::{super::ffi, Connections, images, xml};
 use crate::{
     core::model::VmId,
     hypervisor::{Error, ErrorKind, Layer, Overlay, Result, Space},
@@ -29,7 +29,7 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 const TRIES: u32 = 40;
 const PAUSE: Duration = Duration::from_millis(50);
 
-fn exclusively<T>(mut work: impl FnMut() -> Result<T>) -> Result<T> {
+pub(super) fn exclusively<T>(mut work: impl FnMut() -> Result<T>) -> Result<T> {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let mut tries = 1;
     loop {
@@ -43,7 +43,7 @@ fn exclusively<T>(mut work: impl FnMut() -> Result<T>) -> Result<T> {
     }
 }
 
-fn refreshed(connection: &Connect, directory: &str) -> Result<StoragePool> {
+pub(super) fn refreshed(connection: &Connect, directory: &str) -> Result<StoragePool> {
     exclusively(|| {
         let pool = pool_over(connection, directory)?;
         pool.refresh(0).map_err(|e| unreadable(directory, e.into()))?;
@@ -101,7 +101,12 @@ fn prepare_one(connection: &Connect, domain: &Domain, overlay: &Overlay) -> Resu
     let (directory, name) = split(&overlay.path)?;
     // The refresh makes a file known that somebody else left there, so that it is refused and not overwritten.
     let pool = refreshed(connection, directory)?;
-    let description = xml::overlay_volume(name, overlay, capacity);
+    // Where root may not do everything (a session's libvirt, NFS), QEMU gets at what is its own already.
+    let like = match known(connection, &overlay.backing.path)? {
+        Some(below) => xml::volume(&below.xml_desc(0)?)?.access,
+        None => None,
+    };
+    let description = xml::overlay_volume(name, overlay, capacity, like.as_ref());
     let volume = exclusively(|| Ok(StorageVol::create_xml(&pool, &description, 0)?))?;
     let read = xml::volume(&volume.xml_desc(0)?)?;
     if read.capacity == capacity && read.format == "qcow2" && read.backing.as_ref() == Some(&overlay.backing)
@@ -123,82 +128,25 @@ pub(super) fn discard(connections: &Connections, vm: VmId, paths: &[String]) -> 
             "a job runs on the VM, which may need the overlays; they stay",
         ));
     }
+    if let Some((path, user)) = images::in_use(&connections.work, paths, vm)?.first() {
+        return Err(Error::new(ErrorKind::Busy, format!("{path} is in use by {user}; it stays")));
+    }
     for path in paths {
-        if let Some(user) = user_of(&connections.work, path, None)? {
-            return Err(Error::new(ErrorKind::Busy, format!("{path} is in use by VM {user}; it stays")));
-        }
         refreshed(&connections.work, directory(path)?)?;
-        match connections.work.lookup_storage_vol_by_path(path) {
-            Ok(volume) => exclusively(|| Ok(volume.delete(0)?))
-                .map_err(|e| e.context(format_args!("removing {path}")))?,
-            Err(e) if e.code() == Enum::Known(ErrorNumber::NoStorageVolume) => {}
-            Err(e) => return Err(e.into()),
+        if let Some(volume) = listed(&connections.work, path)? {
+            exclusively(|| Ok(volume.delete(0)?)).map_err(|e| e.context(format_args!("removing {path}")))?;
         }
     }
     Ok(())
 }
 
-/// The name of a VM other than `except` whose disks have this image anywhere in their chain.
-///
-/// libvirt looks at the VM at hand only, so that a merge or an unlink of an image under a linked clone would go
-/// through and destroy the clone.
-pub(super) fn user_of(
-    connection: &Connect,
-    path: &str,
-    except: Option<uuid::Uuid>,
-) -> Result<Option<String>> {
-    for domain in connection.list_all_domains(0)? {
-        let uses = match uses(connection, &domain, path, except) {
-            // It went while we looked.
-            Err(e) if e.kind == ErrorKind::NoSuchVm => None,
-            // A VM that cannot be read may use it: nobody may take that for a no.
-            other => other.map_err(|e| {
-                let name = domain.name().unwrap_or_default();
-                e.context(format_args!("whether VM {name} uses {path} cannot be told"))
-            })?,
-        };
-        if uses.is_some() {
-            return Ok(uses);
-        }
-    }
-    Ok(None)
-}
-
-/// The domain's name, if its disks have the image under them: now, or when it starts the next time.
-fn uses(
-    connection: &Connect,
-    domain: &Domain,
-    path: &str,
-    except: Option<uuid::Uuid>,
-) -> Result<Option<String>> {
-    let active = domain.is_active()?;
-    let mut texts = vec![(active, domain.xml_desc(0)?)];
-    if active && domain.is_persistent()? {
-        texts.push((false, domain.xml_desc(virt_sys::VIR_DOMAIN_XML_INACTIVE)?));
-    }
-    for (live, text) in texts {
-        let read = xml::domain(&text)?;
-        if Some(read.id.0) == except {
-            return Ok(None);
-        }
-        for disk in read.disks {
-            let mut layers = disk.disk.chain;
-            if !live && disk.disk.kind == "file" && layers.len() == 1 {
-                layers = chain(connection, layers.remove(0));
-            }
-            if layers.iter().any(|l| l.path == path) {
-                return Ok(Some(read.name));
-            }
-        }
-    }
-    Ok(None)
-}
-
-/// The images from this one down, as the volumes' headers name them. Where a volume is not known, it ends.
+/// The images from this one down, as the volumes' headers name them, as far as they are known: to be shown, not to
+/// be relied on.
 pub(super) fn chain(connection: &Connect, top: Layer) -> Vec<Layer> {
     let mut layers = vec![top];
     while layers.len() < MAX_CHAIN {
-        let Some(last) = layers.last() else { break };
+        // What looks like a header in a raw image is the guest's.
+        let Some(last) = layers.last().filter(|l| l.format != "raw") else { break };
         let Some(next) = volume_at(connection, &last.path)
             .and_then(|v| v.xml_desc(0).ok())
             .and_then(|text| xml::volume(&text).ok())
@@ -231,13 +179,27 @@ pub(super) fn refresh_pools(connection: &Connect, paths: impl Iterator<Item = St
     }
 }
 
-/// The volume of this file. One that its pool does not know yet is looked for once more after a refresh.
 fn volume_at(connection: &Connect, path: &str) -> Option<StorageVol> {
-    if let Ok(v) = connection.lookup_storage_vol_by_path(path) {
-        return Some(v);
+    known(connection, path).ok().flatten()
+}
+
+/// The volume of this file, if there is one. One that its pool does not know yet is looked for once more after a
+/// refresh.
+pub(super) fn known(connection: &Connect, path: &str) -> Result<Option<StorageVol>> {
+    if let Some(volume) = listed(connection, path)? {
+        return Ok(Some(volume));
     }
-    refreshed(connection, directory(path).ok()?).ok()?;
-    connection.lookup_storage_vol_by_path(path).ok()
+    refreshed(connection, directory(path)?)?;
+    listed(connection, path)
+}
+
+/// The volume of this file, if its pool knows it.
+pub(super) fn listed(connection: &Connect, path: &str) -> Result<Option<StorageVol>> {
+    match connection.lookup_storage_vol_by_path(path) {
+        Ok(volume) => Ok(Some(volume)),
+        Err(e) if e.code() == Enum::Known(ErrorNumber::NoStorageVolume) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
 }
 
 fn pool_over(connection: &Connect, directory: &str) -> Result<StoragePool> {
@@ -278,7 +240,7 @@ fn existing_pool(connection: &Connect, directory: &str) -> Result<Option<Storage
     Ok(None)
 }
 
-fn split(path: &str) -> Result<(&str, &str)> {
+pub(super) fn split(path: &str) -> Result<(&str, &str)> {
     match path.rsplit_once('/') {
         Some((directory, name)) if path.starts_with('/') && !name.is_empty() && !directory.is_empty() => {
             Ok((directory, name))
@@ -287,7 +249,7 @@ fn split(path: &str) -> Result<(&str, &str)> {
     }
 }
 
-fn directory(path: &str) -> Result<&str> {
+pub(super) fn directory(path: &str) -> Result<&str> {
     split(path).map(|(directory, _)| directory)
 }
 

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use roxmltree::Node;
 
-pub(super) use self::write::{directory_pool, overlay_volume, snapshot_request};
+pub(super) use self::write::{directory_pool, file_volume, overlay_volume, snapshot_request};
 use super::nodes::{broken, child, child_text, overlays, parse, source};
 use crate::{
     core::model::{Content, SnapshotName, Storage, VmId},
@@ -46,6 +46,8 @@ pub(super) struct DiskXml {
     pub(super) pci: Option<[u32; 4]>,
     /// A block job has both sides equal, and waits to be ended.
     pub(super) ready: bool,
+    /// The pool that it is a volume of, where the definition names it so; the chain's first path is the volume's name.
+    pub(super) pool: Option<String>,
 }
 
 /// What a snapshot's XML says.
@@ -68,9 +70,23 @@ pub(super) struct SnapshotXml {
 /// What a storage volume's XML says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct VolumeXml {
+    pub(super) path: String,
     pub(super) format: String,
+    /// Both in bytes.
     pub(super) capacity: u64,
+    pub(super) allocation: u64,
     pub(super) backing: Option<Layer>,
+    /// Owner, group and mode, the latter in octal.
+    pub(super) access: Option<Access>,
+}
+
+/// Who may read and write a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Access {
+    pub(super) owner: String,
+    pub(super) group: String,
+    /// In octal.
+    pub(super) mode: String,
 }
 
 /// Reads a domain's XML.
@@ -152,7 +168,8 @@ fn disk(node: Node<'_, '_>) -> DiskXml {
     // A disk that its definition takes out of snapshots is no less written to; policies say which disks count.
     let writable = device == "disk" && child(node, "readonly").is_none() && !chain.is_empty();
     let ready = child(node, "mirror").is_some_and(|m| m.attribute("ready") == Some("yes"));
-    DiskXml { disk: Disk { target, kind, writable, chain, configured: None }, pci, ready }
+    let pool = child(node, "source").and_then(|s| s.attribute("pool")).map(str::to_owned);
+    DiskXml { disk: Disk { target, kind, writable, chain, configured: None }, pci, ready, pool }
 }
 
 /// Reads a snapshot's XML.
@@ -211,11 +228,32 @@ pub(super) fn volume(xml: &str) -> Result<VolumeXml> {
         |n| child(n, "format").and_then(|f: Node<'_, '_>| f.attribute("type")).unwrap_or("raw").to_owned();
     let backing = child(root, "backingStore")
         .and_then(|b| Some(Layer { path: child_text(b, "path")?, format: format(b) }));
+    let target = child(root, "target");
+    let bytes = |name| child_text(root, name).and_then(|t| t.trim().parse().ok()).unwrap_or(0);
+    let access = target.and_then(|t| child(t, "permissions")).and_then(|p| {
+        let text = |name| child_text(p, name).map(|t| t.trim().to_owned());
+        Some(Access { owner: text("owner")?, group: text("group")?, mode: text("mode")? })
+    });
     Ok(VolumeXml {
-        format: child(root, "target").map(format).unwrap_or_default(),
-        capacity: child_text(root, "capacity").and_then(|t| t.trim().parse().ok()).unwrap_or(0),
+        path: target.and_then(|t| child_text(t, "path")).unwrap_or_default(),
+        format: target.map(format).unwrap_or_default(),
+        capacity: bytes("capacity"),
+        allocation: bytes("allocation"),
         backing,
+        access,
     })
+}
+
+/// All images that a snapshot's XML names: what the disks were on, and what was put on top of them.
+pub(super) fn snapshot_images(xml: &str) -> Result<(Vec<DiskXml>, Vec<String>)> {
+    let doc = parse(xml)?;
+    let of = |names: [&'static str; 2]| {
+        doc.root_element().children().filter(move |n| names.iter().any(|name| n.has_tag_name(*name)))
+    };
+    let devices = of(["domain", "inactiveDomain"]).filter_map(|d| child(d, "devices"));
+    let before = devices.flat_map(|d| d.children()).filter(|n| n.has_tag_name("disk")).map(disk);
+    let above = of(["disks", "revertDisks"]).flat_map(|d| d.children()).filter(|n| n.has_tag_name("disk"));
+    Ok((before.collect(), above.filter_map(source).collect()))
 }
 
 /// A pool's directory, and whether its kind is one of files in a directory.

@@ -54,6 +54,16 @@ pub enum Op {
     BlockJobs,
     /// `end_block_job`
     EndBlockJob,
+    /// `images_beside`
+    ImagesBeside,
+    /// `chain`
+    Chain,
+    /// `users`
+    Users,
+    /// `load`
+    Load,
+    /// `save`
+    Save,
 }
 
 impl Op {
@@ -72,6 +82,7 @@ impl Op {
                 | Self::PutBack
                 | Self::Commit
                 | Self::EndBlockJob
+                | Self::Save
         )
     }
 

@@ -22,6 +22,8 @@ pub(super) struct Image {
     pub(super) format: String,
     pub(super) backing: Option<String>,
     pub(super) blocks: Blocks,
+    /// Of a small file, all of it.
+    pub(super) bytes: Vec<u8>,
     /// What it takes beside its blocks.
     overhead: u64,
 }
@@ -29,16 +31,26 @@ pub(super) struct Image {
 impl Image {
     pub(super) fn new(format: &str, backing: Option<String>) -> Self {
         let overhead = if format == "qcow2" { EMPTY_IMAGE } else { 0 };
-        Self { format: format.to_owned(), backing, blocks: Blocks::new(), overhead }
+        Self { format: format.to_owned(), backing, blocks: Blocks::new(), bytes: Vec::new(), overhead }
     }
 
     /// A file that is no image of ours: only its size matters.
     pub(super) fn alien(bytes: u64) -> Self {
-        Self { format: "raw".to_owned(), backing: None, blocks: Blocks::new(), overhead: bytes }
+        Self {
+            format: "raw".to_owned(),
+            backing: None,
+            blocks: Blocks::new(),
+            bytes: Vec::new(),
+            overhead: bytes,
+        }
+    }
+
+    pub(super) fn small(bytes: &[u8]) -> Self {
+        Self { bytes: bytes.to_vec(), ..Self::alien(0) }
     }
 
     pub(super) fn allocation(&self) -> u64 {
-        self.overhead + BLOCK * self.blocks.len() as u64
+        self.overhead + self.bytes.len() as u64 + BLOCK * self.blocks.len() as u64
     }
 }
 

@@ -24,6 +24,7 @@ mod beside;
 mod fault;
 mod guest;
 mod image;
+mod images;
 mod merge;
 mod metadata;
 mod snapshot;

@@ -173,11 +173,8 @@ impl State {
 
     pub(super) fn discard(&mut self, vm: VmId, paths: &[String]) -> Result<()> {
         self.machine(vm)?;
-        for path in paths {
-            if let Some(user) = self.vms.values().find(|m| m.uses(&self.store, path)) {
-                let text = format!("{path} is in use by VM {}", user.name);
-                return Err(Error::new(ErrorKind::Busy, text));
-            }
+        if let Some((path, user)) = self.in_use(paths, vm)?.first() {
+            return Err(Error::new(ErrorKind::Busy, format!("{path} is in use by {user}; it stays")));
         }
         for path in paths {
             self.store.files.remove(path);
@@ -339,13 +336,11 @@ impl State {
                 "another branch lies on the image that would be merged into",
             ));
         }
-        for image in saved.disks.iter().flat_map(|d| [&d.state_image, &d.overlay]) {
-            if let Some((_, user)) = self.vms.iter().find(|(id, m)| **id != vm && m.uses(&self.store, image))
-            {
-                let text =
-                    format!("{image} is also under VM {}: a merge would destroy that VM's disk", user.name);
-                return Err(Error::new(ErrorKind::Busy, text));
-            }
+        let images: Vec<String> =
+            saved.disks.iter().flat_map(|d| [&d.state_image, &d.overlay]).cloned().collect();
+        if let Some((image, user)) = self.users(&images, vm)?.first() {
+            let text = format!("{image} is also under {user}: a merge would destroy what that has");
+            return Err(Error::new(ErrorKind::Busy, text));
         }
         // With too long a chain block jobs fail as starting does.
         machine.drives.iter().try_for_each(|d| self.store.check_openable(&d.active, self.layer_limit))

@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use uuid::Uuid;
 use virtsnap::core::model::VmId;
 
-use super::RealRig;
-use crate::contract::images::Images;
+use super::{IMAGES, RealRig};
+use crate::{
+    contract::images::Images,
+    harness::{Bare, BareDisk, quote},
+};
 
 impl Images for RealRig {
     fn edit_definition(&mut self, vm: VmId, target: &str, image: &str) {
@@ -24,5 +28,31 @@ impl Images for RealRig {
 
     fn end_block_job(&mut self, vm: VmId, target: &str) {
         self.tb().ok(&format!("virsh -q blockjob {} {target} --abort", vm.0));
+    }
+
+    fn image_on(&mut self, image: &str) -> String {
+        let path = format!("{IMAGES}/clone-{}.qcow2", self.number());
+        self.tb().ok(&format!("qemu-img create -q -f qcow2 -b {} -F qcow2 {path}", quote(image)));
+        path
+    }
+
+    fn vm_on(&mut self, image: &str) -> VmId {
+        let disk = BareDisk { image: image.to_owned(), format: "qcow2".to_owned() };
+        let bare = Bare::define_on(self.tb(), &format!("clone{}", self.number()), &[disk], "", "");
+        let vm = VmId(Uuid::parse_str(bare.uuid()).unwrap());
+        self.vms.insert(vm, Some(bare));
+        vm
+    }
+
+    fn remove_file(&mut self, path: &str) {
+        self.tb().ok(&format!("rm {}", quote(path)));
+    }
+
+    fn put_bytes(&mut self, path: &str, bytes: &[u8]) {
+        self.tb().push_file(path, bytes, 0o600);
+    }
+
+    fn bytes_of(&self, path: &str) -> Vec<u8> {
+        std::fs::read(self.tb().path(path)).unwrap()
     }
 }

@@ -372,5 +372,7 @@ impl Rig for RealRig {
                 vm.0
             ));
         }
+        // Else the next one's guest, whose disks have the same paths, would have others' images on them.
+        self.tb().ok(&format!("rm -f {IMAGES}/*"));
     }
 }

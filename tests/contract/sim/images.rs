@@ -1,6 +1,9 @@
 //! The hand on images and definitions.
 
-use virtsnap::core::model::VmId;
+use virtsnap::{
+    core::model::{VmId, VmState},
+    hypervisor::{Agent, sim::VmSpec},
+};
 
 use super::SimRig;
 use crate::contract::images::Images;
@@ -20,5 +23,30 @@ impl Images for SimRig {
 
     fn end_block_job(&mut self, vm: VmId, _target: &str) {
         self.sim.block_job(vm, false).unwrap();
+    }
+
+    fn image_on(&mut self, image: &str) -> String {
+        let path = format!("/images/clone-{}.qcow2", self.number());
+        self.sim.make_image(&path, image).unwrap();
+        path
+    }
+
+    fn vm_on(&mut self, image: &str) -> VmId {
+        let number = self.number();
+        let mut spec = VmSpec::new(&format!("vm{number}"), number.into()).in_state(VmState::ShutOff);
+        image.clone_into(&mut spec.disks[0].path);
+        self.sim.add_vm(spec.with_agent(Agent::Absent))
+    }
+
+    fn remove_file(&mut self, path: &str) {
+        assert!(self.sim.remove_file(path), "{path} is not there");
+    }
+
+    fn put_bytes(&mut self, path: &str, bytes: &[u8]) {
+        self.sim.put_bytes(path, bytes);
+    }
+
+    fn bytes_of(&self, path: &str) -> Vec<u8> {
+        self.sim.bytes_of(path).unwrap()
     }
 }

@@ -70,7 +70,7 @@ fn what_is_written_reads_back_whatever_it_holds() {
     assert_eq!(back.description, spec.description);
     assert_eq!(back.disks[0].overlay, spec.overlays[0].path);
     assert!(xml.contains("<disk snapshot='no' name='vdb'/>"));
-    let v = volume(&overlay_volume("n", &spec.overlays[0], 4096)).unwrap();
+    let v = volume(&overlay_volume("n", &spec.overlays[0], 4096, None)).unwrap();
     assert_eq!((v.capacity, v.format.as_str()), (4096, "qcow2"));
     assert_eq!(v.backing, Some(spec.overlays[0].backing.clone()));
 }
@@ -103,4 +103,50 @@ fn firmware_tpm_and_copies_are_seen() {
     assert!(tpm("emulator") && !tpm("passthrough"));
     let disk = |inside| read(&format!("<devices><disk type='file'>{inside}</disk></devices>")).mirrors;
     assert!(disk("<mirror type='file' job='active-commit'/>") && !disk("<source file='/a'/>"));
+}
+
+#[test]
+fn a_volume_is_read_with_its_owner_and_one_like_it_gets_the_same() {
+    let v = volume(
+        "<volume type='file'><capacity unit='bytes'>8388608</capacity><allocation unit='bytes'>200704</allocation>
+         <target><path>/i/a</path><format type='qcow2'/><permissions><mode>0640</mode><owner>64055</owner>
+         <group>994</group></permissions></target><backingStore><path>/i/b</path><format type='raw'/>
+         <permissions><mode>0600</mode><owner>0</owner><group>0</group></permissions></backingStore></volume>",
+    )
+    .unwrap();
+    assert_eq!((v.path.as_str(), v.capacity, v.allocation), ("/i/a", 8_388_608, 200_704));
+    assert_eq!(v.backing, Some(Layer { path: "/i/b".into(), format: "raw".into() }));
+    let access = v.access.unwrap();
+    assert_eq!(
+        (access.owner.as_str(), access.group.as_str(), access.mode.as_str()),
+        ("64055", "994", "0640")
+    );
+    let like = volume(&file_volume("n", 7, Some(&access))).unwrap();
+    assert_eq!((like.capacity, like.access.as_ref()), (7, Some(&access)));
+    let backing = Layer { path: "/i/b".into(), format: "raw".into() };
+    let overlay = Overlay { target: "vda".into(), path: "/i/o".into(), backing };
+    let made = volume(&overlay_volume("o", &overlay, 7, Some(&access))).unwrap().access.unwrap();
+    assert_eq!(
+        (made.owner, made.mode.as_str()),
+        (access.owner, "0600"),
+        "others' right to read is not passed on"
+    );
+}
+
+#[test]
+fn all_images_of_a_snapshot_are_found() {
+    let disk = |path| format!("<disk type='file'><driver type='qcow2'/><source file='{path}'/></disk>");
+    let (before, above) = snapshot_images(&format!(
+        "<domainsnapshot><disks>{}<disk snapshot='no' name='vdb'/></disks><revertDisks>{}</revertDisks>
+         <domain><devices>{}{}</devices></domain><inactiveDomain><devices>{}</devices></inactiveDomain>
+         </domainsnapshot>",
+        disk("/o"),
+        disk("/r"),
+        disk("/a"),
+        disk("/b"),
+        disk("/c")
+    ))
+    .unwrap();
+    let before: Vec<_> = before.iter().map(|d| d.disk.chain[0].path.as_str()).collect();
+    assert_eq!((before, above), (vec!["/a", "/b", "/c"], vec!["/o".to_owned(), "/r".to_owned()]));
 }

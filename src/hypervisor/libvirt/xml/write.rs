@@ -1,6 +1,9 @@
 //! Writing: every value is escaped, whatever it holds.
 
-use super::super::nodes::{attribute, element};
+use super::{
+    super::nodes::{attribute, element},
+    Access,
+};
 use crate::hypervisor::{CreateSpec, Overlay};
 
 /// The XML that asks for an external, disk-only snapshot onto prepared overlays.
@@ -28,19 +31,41 @@ pub(in super::super) fn snapshot_request(spec: &CreateSpec, all_targets: &[Strin
     x
 }
 
-/// The XML of a volume that is an empty overlay.
-pub(in super::super) fn overlay_volume(name: &str, overlay: &Overlay, capacity: u64) -> String {
-    let mut x = String::from("<volume>");
-    element(&mut x, "name", name);
-    element(&mut x, "capacity", &capacity.to_string());
+/// The XML of a volume that is an empty overlay, as the disk's own image belongs to whom. Without that it is root's.
+pub(in super::super) fn overlay_volume(
+    name: &str,
+    overlay: &Overlay,
+    capacity: u64,
+    like: Option<&Access>,
+) -> String {
     // 0600: the image of a stopped VM is nobody's business either (libvirt's CVE-2025-13193).
-    x.push_str(
-        "<target><format type='qcow2'/><permissions><mode>0600</mode></permissions></target><backingStore>",
-    );
+    let mut x = volume(name, capacity, "qcow2", like, "0600");
+    x.push_str("<backingStore>");
     element(&mut x, "path", &overlay.backing.path);
     x.push_str("<format");
     attribute(&mut x, "type", &overlay.backing.format);
     x.push_str("/></backingStore></volume>");
+    x
+}
+
+/// The XML of a volume that is a small file.
+pub(in super::super) fn file_volume(name: &str, length: u64, like: Option<&Access>) -> String {
+    volume(name, length, "raw", like, like.map_or("0600", |l| &l.mode)) + "</volume>"
+}
+
+fn volume(name: &str, capacity: u64, format: &str, like: Option<&Access>, mode: &str) -> String {
+    let mut x = String::from("<volume>");
+    element(&mut x, "name", name);
+    element(&mut x, "capacity", &capacity.to_string());
+    x.push_str("<target><format");
+    attribute(&mut x, "type", format);
+    x.push_str("/><permissions>");
+    element(&mut x, "mode", mode);
+    if let Some(like) = like {
+        element(&mut x, "owner", &like.owner);
+        element(&mut x, "group", &like.group);
+    }
+    x.push_str("</permissions></target>");
     x
 }
 
