@@ -7,6 +7,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 DESTDIR  ?=
 prefix   ?= /usr
 bindir   ?= $(prefix)/bin
+sbindir  ?= $(prefix)/sbin
 libdir   ?= $(prefix)/lib
 datadir  ?= $(prefix)/share
 # Where the built binaries are.
@@ -81,16 +82,19 @@ install: build install-files
 # Separate, so that a package build and the tests install exactly what a user does.
 install-files:
 	install -D -m 755 -t $(DESTDIR)$(bindir) $(BINARIES)/virtsnapd $(BINARIES)/virtsnap
-	install -D -m 644 -t $(DESTDIR)$(libdir)/systemd/system systemd/virtsnapd.service
+	install -D -m 755 -t $(DESTDIR)$(sbindir) $(BINARIES)/virtsnap-apparmor
+	install -D -m 644 -t $(DESTDIR)$(libdir)/systemd/system systemd/*.service
 	install -D -m 644 -t $(DESTDIR)$(libdir)/systemd/system-preset systemd/90-virtsnapd.preset
 	install -D -m 644 systemd/virtsnap.sysusers.conf $(DESTDIR)$(libdir)/sysusers.d/virtsnap.conf
 	install -D -m 644 -t $(DESTDIR)$(datadir)/dbus-1/system.d dbus/org.virtsnap1.conf
 	install -D -m 644 -t $(DESTDIR)$(datadir)/dbus-1/system-services dbus/org.virtsnap1.service
 	install -D -m 644 -t $(DESTDIR)$(datadir)/dbus-1/interfaces dbus/org.virtsnap1.*.xml
+	install -D -m 644 -t $(DESTDIR)$(datadir)/polkit-1/rules.d polkit/60-virtsnap.rules
 	install -d -m 755 $(DESTDIR)/etc/virtsnap/policies.d
 	test -e $(DESTDIR)/etc/virtsnap/virtsnapd.toml || install -m 644 config/virtsnapd.toml $(DESTDIR)/etc/virtsnap/
 	install -D -m 644 -t $(DESTDIR)$(datadir)/doc/virtsnap/examples config/examples/*.toml
 	install -D -m 644 -t $(DESTDIR)$(datadir)/man/man5 man/virtsnap-policy.5
+	install -D -m 644 -t $(DESTDIR)$(datadir)/man/man8 man/virtsnap-apparmor.8
 
 clean:
 	cargo clean

@@ -1,7 +1,7 @@
 #!/bin/bash
 # deb.sh [BINARIES [OUT]]: a Debian package of what `make install-files` installs.
 #
-# BINARIES: the directory with the built virtsnapd and virtsnap (target/release); OUT: where the package goes (target).
+# BINARIES: the directory with the built virtsnapd, virtsnap and virtsnap-apparmor (target/release); OUT: where the package goes (target).
 # A package runs on the Debian that it was built on and on newer ones.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
@@ -32,7 +32,7 @@ Section: admin
 Priority: optional
 Installed-Size: $(du -sk --exclude=DEBIAN "$root" | cut -f1)
 Depends: libc6, libgcc-s1, libvirt0 (>= 9.0), default-dbus-system-bus | dbus-system-bus | dbus, systemd (>= 252)
-Recommends: libvirt-daemon-system, qemu-utils
+Recommends: libvirt-daemon-system, polkitd | policykit-1, qemu-utils
 Description: snapshots of libvirt/QEMU virtual machines by policy
  A service that takes snapshots of virtual machines on a schedule, with the guest's
  file systems frozen through its agent, keeps and prunes them by rules that explain

@@ -53,6 +53,9 @@ use super::{
 };
 use crate::core::model::{SnapshotName, VmId};
 
+/// So long a command waits for libvirt.
+const FIRST_CONNECTION: Duration = Duration::from_secs(20);
+
 /// The connection to one libvirt host, kept up for as long as this lives.
 #[derive(Debug)]
 pub struct Libvirt {
@@ -74,6 +77,23 @@ impl Libvirt {
     /// Not connected yet: [`Hypervisor::watch`] does that.
     pub fn new(uri: impl Into<String>) -> Self {
         Self { uri: uri.into(), slot: Arc::default(), keepers: Mutex::default() }
+    }
+
+    /// Starts to connect and waits until it stands, but not for long: for a command, which has nothing else to do.
+    pub fn connect(&self) -> Result<()> {
+        let (send, events) = mpsc::channel();
+        self.watch(Box::new(move |event| {
+            let _ = send.send(event);
+        }));
+        let mut why = format!("no answer from {} within {} s", self.uri, FIRST_CONNECTION.as_secs());
+        loop {
+            match events.recv_timeout(FIRST_CONNECTION) {
+                Ok(Event::Connected(_)) => return Ok(()),
+                Ok(Event::Disconnected(reason)) => why = reason,
+                Ok(_) => {}
+                Err(_) => return Err(Error::new(ErrorKind::Disconnected, why)),
+            }
+        }
     }
 
     fn now(&self) -> Result<Arc<Connections>> {
