@@ -13,13 +13,14 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
+    access::{Access, Systemd},
     clock::{self, Clock, SystemClock},
     config::{ConfigRoots, Settings},
     core::machine::{Machine, Start},
     dbus,
     engine::{Control, Engine, Parts},
     freeze::Freezer,
-    hypervisor::{Event, Hypervisor, libvirt::Libvirt},
+    hypervisor::{Hypervisor, libvirt::Libvirt},
     store::Store,
     systemd,
 };
@@ -36,6 +37,16 @@ pub enum Bus {
     System,
     /// The one at this address.
     Address(String),
+}
+
+impl Bus {
+    /// Connects to it.
+    pub async fn connect(&self) -> zbus::Result<zbus::Connection> {
+        match self {
+            Self::System => zbus::Connection::system().await,
+            Self::Address(address) => zbus::connection::Builder::address(address.as_str()).build().await,
+        }
+    }
 }
 
 /// What the daemon is told at its start.
@@ -56,7 +67,8 @@ pub struct Options {
 /// Runs the daemon with the real hypervisor, until a signal ends it.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let hypervisor = Arc::new(Libvirt::new(options.settings.daemon.uri.clone()));
-    let (ready, control) = prepare(options, hypervisor, Arc::new(SystemClock::default()))?;
+    let access = Systemd::new(options.bus.clone(), Path::new("/sys/module/apparmor").exists());
+    let (ready, control) = prepare(options, hypervisor, Arc::new(access), Arc::new(SystemClock::default()))?;
     watch_zone(control.clone());
     let signals = tokio::spawn(signals(control));
     let result = ready.run().await;
@@ -72,10 +84,11 @@ pub struct Ready {
     bus: Bus,
 }
 
-/// Puts the daemon together with a hypervisor and a clock of the caller's choice.
+/// Puts the daemon together with a hypervisor, an access and a clock of the caller's choice.
 pub fn prepare(
     options: Options,
     hypervisor: Arc<dyn Hypervisor>,
+    access: Arc<dyn Access>,
     clock: Arc<dyn Clock>,
 ) -> anyhow::Result<(Ready, Control)> {
     std::fs::create_dir_all(&options.state)
@@ -91,7 +104,8 @@ pub fn prepare(
         own_uid: nix::unistd::getuid().as_raw(),
         frozen: store.frozen()?,
     });
-    let parts = Parts { hypervisor, store: Arc::new(store), clock, machine, roots: options.roots, boot_file };
+    let parts =
+        Parts { hypervisor, store: Arc::new(store), access, clock, machine, roots: options.roots, boot_file };
     let (engine, handle, control) = Engine::new(parts).context("cannot make the engine")?;
     Ok((Ready { engine, handle, bus: options.bus }, control))
 }
@@ -165,15 +179,7 @@ pub fn thaw(settings: &Settings, state: &Path) -> anyhow::Result<bool> {
         return Ok(true);
     }
     let hypervisor = Arc::new(Libvirt::new(settings.daemon.uri.clone()));
-    let (send, connected) = std::sync::mpsc::channel();
-    hypervisor.watch(Box::new(move |event| {
-        if let Event::Connected(_) = event {
-            let _ = send.send(());
-        }
-    }));
-    connected
-        .recv_timeout(std::time::Duration::from_secs(20))
-        .context("libvirt does not answer, so guests may still be frozen")?;
+    hypervisor.connect().context("libvirt does not answer, so guests may still be frozen")?;
     let freezer = Freezer::new(hypervisor, store, Arc::new(SystemClock::default()), Box::new(|_, _| {}));
     Ok(freezer.thaw_left_over(&frozen).is_empty())
 }

@@ -31,6 +31,7 @@ use self::{
     telling::{log, status_line},
 };
 use crate::{
+    access::Access,
     clock::{Clock, WakeUp},
     config::{self, ConfigRoots},
     core::{
@@ -72,6 +73,8 @@ pub struct Parts {
     pub hypervisor: Arc<dyn Hypervisor>,
     /// The store.
     pub store: Arc<Store>,
+    /// The way to the right to merge a confined VM's images.
+    pub access: Arc<dyn Access>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// The machine, which knows its settings.
@@ -133,7 +136,13 @@ impl Engine {
         let woken = send.clone();
         let engine = Self {
             machine: parts.machine,
-            tools: Tools { hypervisor: parts.hypervisor, store: parts.store, clock: parts.clock, freezer },
+            tools: Tools {
+                hypervisor: parts.hypervisor,
+                store: parts.store,
+                access: parts.access,
+                clock: parts.clock,
+                freezer,
+            },
             roots: parts.roots,
             boot_file: parts.boot_file,
             reader,
@@ -261,6 +270,9 @@ impl Engine {
     }
 
     fn handle(&mut self, event: Event) {
+        if matches!(event, Event::Connected { .. } | Event::VmGone(_)) {
+            self.tidy();
+        }
         let now = self.tools.clock.now();
         let effects = self.machine.handle(event, now);
         let mut replies = Vec::new();

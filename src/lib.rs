@@ -33,12 +33,14 @@
 //! | [`clock`] | the time, and waiting for it | ask what time it is |
 //! | [`dbus`] | one file per object; authorisation; the publisher | name `zbus` |
 //! | [`cli`] | the client, which speaks D-Bus and knows no libvirt | name `zbus` |
+//! | [`access`] | asks systemd to run it | name `zbus` |
 //! | [`apparmor`] | `virtsnap-apparmor`, the one part with privileges: what a VM's profile lets it write | write profiles (`host.rs` alone) |
 //! | [`daemon`] | wiring and order | name everything |
 //! | [`systemd`], [`logging`] | notifications and the journal | |
 //!
 //! `tests/fences.rs` holds the crate to this table.
 
+pub mod access;
 pub mod apparmor;
 pub mod cli;
 pub mod clock;

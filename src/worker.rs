@@ -17,6 +17,7 @@ use std::{
 use jiff::Timestamp;
 
 use crate::{
+    access::Access,
     clock::Clock,
     core::{
         job::{Failure, Job, JobId, Operation, Outcome},
@@ -36,6 +37,8 @@ pub struct Tools {
     pub hypervisor: Arc<dyn Hypervisor>,
     /// The store.
     pub store: Arc<Store>,
+    /// The way to the right to merge a confined VM's images.
+    pub access: Arc<dyn Access>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Freezes and thaws.

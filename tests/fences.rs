@@ -39,9 +39,9 @@ const FENCES: &[Fence] = &[
         allowed: &["src/clock.rs"],
     },
     Fence {
-        why: "D-Bus is for the daemon's objects and the client",
+        why: "D-Bus is for the daemon's objects, what it asks of systemd, and the client",
         words: &["zbus::", "use zbus"],
-        allowed: &["src/dbus/", "src/cli/", "src/daemon.rs", "src/bin/virtsnap.rs"],
+        allowed: &["src/access.rs", "src/dbus/", "src/cli/", "src/daemon.rs", "src/bin/virtsnap.rs"],
     },
     Fence { why: "one place knows SQLite", words: &["rusqlite"], allowed: &["src/store.rs", "src/store/"] },
     Fence {

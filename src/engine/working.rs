@@ -12,6 +12,19 @@ use crate::{
 };
 
 impl Engine {
+    /// VMs may be gone. Nobody waits for it, and the next one makes good what one did not.
+    pub(super) fn tidy(&self) {
+        let access = Arc::clone(&self.tools.access);
+        let spawned = std::thread::Builder::new().name("tidy".into()).spawn(move || {
+            if let Err(e) = access.tidy() {
+                tracing::debug!(error = %e, "what VMs that are gone were let write is not taken back");
+            }
+        });
+        if let Err(e) = spawned {
+            tracing::debug!(error = %e, "no thread for tidying");
+        }
+    }
+
     pub(super) fn start(&mut self, job: Job) {
         let cancel = Arc::new(AtomicBool::new(false));
         self.cancels.insert(job.id, Arc::clone(&cancel));

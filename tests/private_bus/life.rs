@@ -80,8 +80,8 @@ async fn a_second_daemon_on_the_same_bus_fails_and_touches_nothing() {
     other.freeze(id(1), None, std::time::Duration::from_secs(1)).unwrap();
     other.clear_calls();
     let clock = Arc::clone(&rig.clock) as Arc<dyn virtsnap::clock::Clock>;
-    let (ready, _control) =
-        daemon::prepare(rig.options(), Arc::clone(&other) as Arc<dyn Hypervisor>, clock).unwrap();
+    let (hypervisor, access) = (Arc::clone(&other) as Arc<dyn Hypervisor>, Arc::clone(&rig.access) as _);
+    let (ready, _control) = daemon::prepare(rig.options(), hypervisor, access, clock).unwrap();
     let error = soon("the second daemon's end", ready.run()).await.unwrap_err();
     assert!(error.to_string().contains("does another virtsnapd run"), "{error:#}");
     assert_eq!(other.calls(), [], "it has no right to thaw, to clean up, or to fire");

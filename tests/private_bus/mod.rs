@@ -1,5 +1,6 @@
 //! What they have in common is in `rig` (bus, host, daemon), `client`, and `hooked` (a hypervisor that can be bent).
 
+mod access;
 mod callers;
 mod client;
 mod command_line;

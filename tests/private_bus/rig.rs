@@ -13,13 +13,14 @@ use jiff::{SignedDuration, Timestamp};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use virtsnap::{
+    access::Access,
     clock::Clock,
     config::{self, ConfigRoots},
     core::model::VmId,
     daemon::{self, Bus, Options},
     engine::Control,
     hypervisor::{
-        Hypervisor,
+        Error, Hypervisor,
         sim::{Gate, Sim},
     },
     store::Store,
@@ -67,6 +68,31 @@ impl Clock for TestClock {
     fn pause(&self, _: Duration) {
         let ahead = self.ahead.lock().unwrap();
         drop(self.never.wait_timeout(ahead, Duration::from_millis(5)).unwrap());
+    }
+}
+
+/// What a confined VM gets: what the test says, and how often it was asked for.
+#[derive(Debug, Default)]
+pub struct TestAccess {
+    /// The answer, if it is a no.
+    pub refuses: Mutex<Option<Error>>,
+    /// What was asked for, in order.
+    pub granted: Mutex<Vec<VmId>>,
+}
+
+impl Access for TestAccess {
+    fn possible(&self, _: VmId) -> Result<(), Error> {
+        self.refuses.lock().unwrap().clone().map_or(Ok(()), Err)
+    }
+
+    fn grant(&self, vm: VmId) -> Result<(), Error> {
+        self.possible(vm)?;
+        self.granted.lock().unwrap().push(vm);
+        Ok(())
+    }
+
+    fn tidy(&self) -> Result<(), Error> {
+        Ok(())
     }
 }
 
@@ -154,6 +180,8 @@ pub struct Rig {
     pub client: Client,
     /// What the daemon sees of the host.
     pub hypervisor: Arc<dyn Hypervisor>,
+    /// What it gets for confined VMs.
+    pub access: Arc<TestAccess>,
     daemon: Option<Running>,
     _bus: BusDaemon,
     directory: TempDir,
@@ -183,6 +211,7 @@ impl Rig {
         let rig = Self {
             hypervisor: Arc::clone(&sim) as Arc<dyn Hypervisor>,
             sim,
+            access: Arc::default(),
             clock: Arc::new(TestClock::new()),
             client: Client::connect(&format!("unix:path={}", directory.path().join("bus").display())).await,
             daemon: None,
@@ -233,7 +262,9 @@ impl Rig {
     pub async fn boot(&mut self) {
         assert!(self.daemon.is_none(), "one is enough");
         let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
-        let (ready, control) = daemon::prepare(self.options(), Arc::clone(&self.hypervisor), clock).unwrap();
+        let (hypervisor, access) =
+            (Arc::clone(&self.hypervisor), Arc::clone(&self.access) as Arc<dyn Access>);
+        let (ready, control) = daemon::prepare(self.options(), hypervisor, access, clock).unwrap();
         let task = tokio::spawn(ready.run());
         self.client.until_name_is(true).await;
         self.daemon = Some(Running { control, task });
