@@ -75,7 +75,7 @@ fn live(records: &[hypervisor::SnapshotRecord]) -> BTreeSet<SnapshotName> {
 ///
 /// libvirt does not mark these but, for each disk, the next older snapshot that has it. Where branches start at a marked
 /// one nobody can tell which of them was meant, so none of them is trusted.
-fn spoiled(records: &[hypervisor::SnapshotRecord]) -> BTreeSet<SnapshotName> {
+pub(crate) fn spoiled(records: &[hypervisor::SnapshotRecord]) -> BTreeSet<SnapshotName> {
     let by_name: BTreeMap<_, _> = records.iter().map(|r| (&r.name, r)).collect();
     let older = |r: &hypervisor::SnapshotRecord| r.parent.as_ref().and_then(|p| by_name.get(p).copied());
     let is_spoiled = |record: &hypervisor::SnapshotRecord| {

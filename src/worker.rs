@@ -4,6 +4,7 @@
 mod create;
 mod delete;
 mod prune;
+mod revert;
 
 use std::{
     collections::BTreeMap,
@@ -16,6 +17,7 @@ use std::{
 
 use jiff::Timestamp;
 
+pub(crate) use self::revert::settle as settle_revert;
 use crate::{
     access::Access,
     clock::Clock,
@@ -129,6 +131,7 @@ pub fn run(
     let done = catch_unwind(AssertUnwindSafe(|| match &job.operation {
         Operation::Create(create) => create::run(&work, create).map(Some),
         Operation::Delete(name) => delete::run(&work, name).map(|()| None),
+        Operation::Revert(revert) => revert::run(&work, revert),
         Operation::Prune { all } => prune::run(&work, *all).map(|()| None),
     }));
     match done {

@@ -28,6 +28,7 @@ pub mod proxy;
 mod prune;
 mod reload;
 pub mod render;
+mod revert;
 mod run;
 pub mod simulate;
 mod status;
@@ -72,6 +73,7 @@ async fn dispatch(cli: &Cli, address: Option<&str>, console: &mut Console<'_>) -
         Verb::List(args) => list::list(args, &bus, console).await,
         Verb::Create(args) => create::create(args, &bus, console).await,
         Verb::Delete(args) => delete::delete(args, &bus, console).await,
+        Verb::Revert(args) => revert::revert(args, &bus, console).await,
         Verb::Run(args) => run::run(args, &bus, console).await,
         Verb::Plan(args) => prune::plan(args, &bus, console).await,
         Verb::Prune(args) => prune::prune(args, &bus, console).await,

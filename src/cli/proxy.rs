@@ -71,6 +71,10 @@ pub trait Snapshot {
     /// Deletes it; answers with the job.
     #[zbus(allow_interactive_auth)]
     fn delete(&self, options: Options<'_>) -> zbus::Result<OwnedObjectPath>;
+
+    /// Reverts the VM to it; answers with the job.
+    #[zbus(allow_interactive_auth)]
+    fn revert(&self, options: Options<'_>) -> zbus::Result<OwnedObjectPath>;
 }
 
 /// `org.virtsnap1.Policy`

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::{
     model::{Origin, PolicyName, SnapshotName, VmId, words},
     policy::How,
+    revert::{DefinitionOf, Then},
 };
 
 /// A job's number, unique in a daemon's life.
@@ -36,6 +37,20 @@ pub struct CreateJob {
     pub disks: Option<Vec<String>>,
 }
 
+/// A VM to be put back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RevertJob {
+    /// To this snapshot.
+    pub name: SnapshotName,
+    /// What it is to be after it.
+    pub then: Then,
+    /// Which definition it gets.
+    pub definition: DefinitionOf,
+    /// The snapshot that is taken before, so that the revert can be reverted; `None`: what was written since the last
+    /// one is given up.
+    pub safety: Option<CreateJob>,
+}
+
 /// What a job does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
@@ -43,6 +58,8 @@ pub enum Operation {
     Create(CreateJob),
     /// Delete one snapshot.
     Delete(SnapshotName),
+    /// Put the VM back to a snapshot.
+    Revert(Box<RevertJob>),
     /// Delete what the VM's policies let go.
     Prune {
         /// A person said that all of it goes: also beyond `max-delete`, and the clock is right.
@@ -56,6 +73,7 @@ impl Operation {
         match self {
             Self::Create(_) => "create",
             Self::Delete(_) => "delete",
+            Self::Revert(_) => "revert",
             Self::Prune { .. } => "prune",
         }
     }

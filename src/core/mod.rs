@@ -15,6 +15,7 @@ pub mod policy;
 pub mod prune;
 pub mod queue;
 pub mod retention;
+pub mod revert;
 pub mod room;
 pub mod schedule;
 pub mod select;

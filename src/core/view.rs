@@ -74,6 +74,8 @@ pub struct VmView {
     pub last_error: String,
     /// The snapshots that a job deletes now.
     pub deleting: BTreeSet<SnapshotName>,
+    /// The snapshot that a job reverts to now.
+    pub reverting: Option<SnapshotName>,
 }
 
 /// A policy.
@@ -106,7 +108,7 @@ pub struct PolicyView {
 pub struct JobView {
     /// Its number.
     pub id: JobId,
-    /// `create`, `delete` or `prune`.
+    /// `create`, `delete`, `revert` or `prune`.
     pub operation: &'static str,
     /// The VM it works on.
     pub vm: VmId,

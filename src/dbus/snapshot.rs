@@ -8,8 +8,9 @@ use super::{Options, Shared, auth, error::BusError, path, publish::usec};
 use crate::core::{
     inventory::SnapshotRecord,
     machine::Change,
-    model::{Consistency, SnapshotName, SnapshotState, VmId},
+    model::{Consistency, SnapshotName, SnapshotState, UnknownWord, VmId},
     policy::Quiesce,
+    revert::{DefinitionOf, Then},
     view::VmView,
 };
 
@@ -49,6 +50,22 @@ impl Snapshot {
         Options::new(options, &[])?;
         let permit = auth::authorise(connection, &header, "delete snapshots").await?;
         self.shared.start(Change::Delete { vm: self.vm, name: self.name.clone() }, permit).await
+    }
+
+    #[zbus(out_args("job"))]
+    async fn revert(
+        &self,
+        options: HashMap<String, OwnedVariant>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<OwnedObjectPath, BusError> {
+        let mut options = Options::new(options, &["state", "safety", "definition"])?;
+        let then = word(&mut options, "state")?.unwrap_or(Then::AsBefore);
+        let definition = word(&mut options, "definition")?.unwrap_or(DefinitionOf::Snapshot);
+        let safety = options.take::<bool>("safety", "a boolean")?.unwrap_or(true);
+        let permit = auth::authorise(connection, &header, "revert to snapshots").await?;
+        let change = Change::Revert { vm: self.vm, name: self.name.clone(), then, definition, safety };
+        self.shared.start(change, permit).await
     }
 
     #[zbus(property(emits_changed_signal = "const"))]
@@ -105,8 +122,12 @@ impl Snapshot {
 
     #[zbus(property)]
     fn state(&self) -> fdo::Result<&'static str> {
-        if self.vm_view()?.deleting.contains(&self.name) {
+        let vm = self.vm_view()?;
+        if vm.deleting.contains(&self.name) {
             return Ok(SnapshotState::Deleting.as_str());
+        }
+        if vm.reverting.as_ref() == Some(&self.name) {
+            return Ok(SnapshotState::Reverting.as_str());
         }
         self.with(|r| r.snapshot.state.as_str())
     }
@@ -159,4 +180,13 @@ impl Snapshot {
     fn origin(&self) -> fdo::Result<&'static str> {
         self.with(|r| r.snapshot.origin.as_str())
     }
+}
+
+/// An option that is one of an enumeration's words.
+fn word<T: std::str::FromStr<Err = UnknownWord>>(
+    options: &mut Options,
+    key: &str,
+) -> Result<Option<T>, BusError> {
+    let given = options.take::<String>(key, "a string")?;
+    given.map(|w| w.parse().map_err(|e| BusError::invalid(format!("option {key:?}: {e}")))).transpose()
 }

@@ -19,7 +19,9 @@ mod images;
 pub mod libvirt;
 mod merge;
 mod metadata;
+mod power;
 pub mod sim;
+mod switch;
 mod told;
 
 use std::{
@@ -34,6 +36,8 @@ pub use self::{
     images::{Image, Images, Save, User},
     merge::{BlockJob, Commit, Committed, Copied, JobKind, Merge, Steer},
     metadata::{Metadata, Redefine, RevertDisks, SnapshotXml},
+    power::Power,
+    switch::{Definition, Switch},
     told::{line_to_current, told},
 };
 use crate::core::model::{Content, SnapshotName, Storage, VmId, VmState};
@@ -161,6 +165,8 @@ pub struct SnapshotDisk {
     pub overlay: String,
     /// The *state image*: what holds the disk as it was.
     pub state_image: String,
+    /// The state image's format, `qcow2` or `raw`.
+    pub format: String,
 }
 
 /// What the VM was when a snapshot was taken.
@@ -275,7 +281,9 @@ pub enum Event {
 }
 
 /// A libvirt/QEMU host.
-pub trait Hypervisor: Images + Merge + Metadata + Send + Sync + std::fmt::Debug + 'static {
+pub trait Hypervisor:
+    Images + Merge + Metadata + Power + Switch + Send + Sync + std::fmt::Debug + 'static
+{
     /// Starts to connect, and to reconnect, with back-off, for ever. Returns at once; events go to the function
     /// from whatever thread has them, so it must not block.
     fn watch(&self, events: Box<dyn Fn(Event) + Send + Sync>);

@@ -13,6 +13,7 @@ use crate::core::{
     merge::Recipe,
     model::{SnapshotName, VmId},
     policy::Quiesce,
+    revert::RevertPlan,
 };
 
 /// What is being done, with all that its end must know.
@@ -24,6 +25,8 @@ pub enum Begun {
     Delete,
     /// A run of snapshots is merged away.
     Merge(Recipe),
+    /// A VM is put back to a snapshot.
+    Revert(Box<RevertPlan>),
 }
 
 impl Begun {
@@ -33,6 +36,7 @@ impl Begun {
             Self::Create => ("create", String::new()),
             Self::Delete => ("delete", String::new()),
             Self::Merge(recipe) => ("merge", json(recipe)?),
+            Self::Revert(plan) => ("revert", json(plan)?),
         })
     }
 
@@ -41,6 +45,7 @@ impl Begun {
             "create" => Some(Self::Create),
             "delete" => Some(Self::Delete),
             "merge" => parsed(detail).map(Self::Merge),
+            "revert" => parsed(detail).map(|plan| Self::Revert(Box::new(plan))),
             _ => None,
         }
     }
@@ -59,7 +64,8 @@ fn parsed<T: DeserializeOwned>(detail: &str) -> Option<T> {
 /// Something that was about to be done and whose end is not written down.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Intent {
-    /// The identity of the snapshot that it is about; of a merge, that of the oldest of its run.
+    /// The identity of the snapshot that it is about; of a merge, that of the oldest of its run; of a revert
+    /// its own.
     pub id: Uuid,
     /// Its VM.
     pub vm: VmId,

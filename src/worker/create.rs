@@ -20,7 +20,7 @@ use crate::{
         chain,
         job::{CreateJob, Failure},
         marker::{self, Marker},
-        model::{PolicyName, SnapshotName, Storage, VmState},
+        model::{Origin, PolicyName, SnapshotName, Storage, VmState},
         naming::{self, Parts},
         policy::Memory,
     },
@@ -29,6 +29,11 @@ use crate::{
 };
 
 pub(super) fn run(work: &Work<'_>, create: &CreateJob) -> Result<SnapshotName, Stop> {
+    take(work, create, work.job.asker.origin)
+}
+
+/// Takes one for that reason.
+pub(super) fn take(work: &Work<'_>, create: &CreateJob, origin: Origin) -> Result<SnapshotName, Stop> {
     let hypervisor = &work.tools.hypervisor;
     work.phase("looking", None, create.name.as_ref());
     let mut vm = hypervisor.vm(work.job.vm)?;
@@ -54,13 +59,7 @@ pub(super) fn run(work: &Work<'_>, create: &CreateJob) -> Result<SnapshotName, S
         .collect();
     let overlays_made = overlays.iter().map(|o| o.path.clone()).collect();
     let intent = Intent { overlays: overlays_made, ..Intent::new(id, vm.id, name.clone(), Begun::Create) };
-    let marker = Marker {
-        vm: vm.id,
-        id,
-        created: now,
-        origin: work.job.asker.origin,
-        policies: create.policies.clone(),
-    };
+    let marker = Marker { vm: vm.id, id, created: now, origin, policies: create.policies.clone() };
     let spec = CreateSpec {
         name: name.clone(),
         description: marker::compose(&create.description, &marker),
@@ -227,7 +226,11 @@ fn preflight<'a>(
         // Something else on top than what belongs to the current snapshot means that somebody changed the chain by hand.
         let chain: Vec<&str> = disk.chain.iter().map(|layer| layer.path.as_str()).collect();
         if records.iter().any(|r| r.current)
-            && let Err(mismatch) = chain::check_top(&disk.target, &chain, &told(records, &disk.target)?)
+            && let Err(mismatch) = chain::check_top(
+                &disk.target,
+                &chain,
+                &told(records, &disk.target).map_err(|e| e.context(format_args!("VM {name}")))?,
+            )
         {
             return refuse(
                 "ChainMismatch",
@@ -237,7 +240,9 @@ fn preflight<'a>(
                 ),
             );
         }
-        check_space(work, vm, disk)?;
+        if let Some(top) = disk.chain.first() {
+            check_space(work, vm, &disk.target, &top.path)?;
+        }
     }
     Ok(disks)
 }
@@ -290,9 +295,9 @@ fn choose<'a>(create: &CreateJob, vm: &'a Vm) -> Result<Vec<&'a Disk>, Stop> {
     Ok(disks)
 }
 
-fn check_space(work: &Work<'_>, vm: &Vm, disk: &Disk) -> Result<(), Stop> {
-    let Some(top) = disk.chain.first() else { return Ok(()) };
-    let space = work.tools.hypervisor.space(&top.path).map_err(|e| {
+/// Whether beside this image of a disk there is as much room as is to stay free.
+pub(super) fn check_space(work: &Work<'_>, vm: &Vm, target: &str, image: &str) -> Result<(), Stop> {
+    let space = work.tools.hypervisor.space(image).map_err(|e| {
         e.context(format_args!("no snapshot of VM {} was taken, as the room for it is unknown", vm.name))
     })?;
     let least = work.settings.daemon.min_free.bytes_of(space.capacity);
@@ -303,7 +308,7 @@ fn check_space(work: &Work<'_>, vm: &Vm, disk: &Disk) -> Result<(), Stop> {
             format!(
                 "the file system of disk {} of VM {} has {} MiB free, and min-free wants {} MiB: no snapshot was taken. \
                  Free some space, or prune",
-                disk.target,
+                target,
                 vm.name,
                 mib(space.available),
                 mib(least)

@@ -11,7 +11,7 @@ use virtsnap::{
     core::model::{SnapshotName, VmId, VmState},
     hypervisor::{
         Agent, Error, ErrorKind, Hypervisor,
-        sim::{Fault, Mishap, Op, Sim, VmSpec},
+        sim::{DiskSpec, Fault, Mishap, Op, Sim, VmSpec},
     },
 };
 
@@ -102,6 +102,23 @@ impl Rig for SimRig {
 
     fn written_chains(&self, _vm: VmId, _snapshot: &SnapshotName) -> usize {
         0
+    }
+
+    fn set_memory(&mut self, vm: VmId, mib: u64) {
+        self.sim.set_memory(vm, mib).unwrap();
+    }
+
+    fn memory(&self, vm: VmId) -> u64 {
+        self.sim.memory(vm).unwrap()
+    }
+
+    fn attach(&mut self, vm: VmId, target: &str, cdrom: bool) {
+        let path = format!("/images/attached-{}", self.number());
+        self.sim.attach(vm, DiskSpec { writable: !cdrom, ..DiskSpec::new(target, &path) }).unwrap();
+    }
+
+    fn managed_save(&mut self, vm: VmId) {
+        self.sim.managed_save(vm).unwrap();
     }
 
     fn foreign_snapshot(&mut self, vm: VmId, name: &str) {

@@ -11,7 +11,7 @@ use super::{
 };
 
 /// The exit status, the answer and the complaints of a `virtsnap` command.
-async fn virtsnap(arguments: &[&str]) -> (Option<i32>, String, String) {
+pub async fn virtsnap(arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_virtsnap"));
     command.args(arguments).env("TZ", "UTC").env_remove("VIRTSNAP_BUS_ADDRESS");
     let output =

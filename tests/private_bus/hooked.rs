@@ -15,8 +15,9 @@ use std::{
 use virtsnap::{
     core::model::{SnapshotName, VmId},
     hypervisor::{
-        BlockJob, Commit, Committed, Copied, CreateSpec, Event, FreezeStatus, GuestFileSystem, Hypervisor,
-        Merge, Metadata, Overlay, Redefine, Result, SnapshotRecord, SnapshotXml, Space, Steer, Vm,
+        BlockJob, Commit, Committed, Copied, CreateSpec, Definition, Event, FreezeStatus, GuestFileSystem,
+        Hypervisor, Layer, Merge, Metadata, Overlay, Power, Redefine, Result, SnapshotRecord, SnapshotXml,
+        Space, Steer, Switch, Vm,
         sim::{Op, Sim},
     },
 };
@@ -146,5 +147,33 @@ impl Metadata for Hooked {
 
     fn put_back(&self, vm: VmId, copy: &SnapshotXml, current: bool) -> Result<()> {
         self.at(Op::PutBack).put_back(vm, copy, current)
+    }
+}
+
+impl Switch for Hooked {
+    fn definition(&self, vm: VmId) -> Result<Definition> {
+        self.at(Op::Definition).definition(vm)
+    }
+
+    fn definition_at(&self, vm: VmId, snapshot: &SnapshotName) -> Result<Definition> {
+        self.at(Op::Definition).definition_at(vm, snapshot)
+    }
+
+    fn prepare_on(&self, vm: VmId, overlays: &[Overlay]) -> Result<()> {
+        self.at(Op::PrepareOn).prepare_on(vm, overlays)
+    }
+
+    fn define(&self, vm: VmId, definition: &Definition, sources: &[(String, Layer)]) -> Result<()> {
+        self.at(Op::Define).define(vm, definition, sources)
+    }
+}
+
+impl Power for Hooked {
+    fn stop(&self, vm: VmId) -> Result<()> {
+        Power::stop(self.at(Op::Stop), vm)
+    }
+
+    fn start(&self, vm: VmId, paused: bool) -> Result<()> {
+        Power::start(self.at(Op::Start), vm, paused)
     }
 }

@@ -18,4 +18,5 @@ mod reading;
 mod recovery;
 mod reload;
 mod restart;
+mod revert;
 mod rig;

@@ -54,12 +54,22 @@ impl Jobs {
             .collect()
     }
 
+    pub(super) fn reverting(&self, vm: VmId) -> Option<SnapshotName> {
+        let running = self.running.iter().filter(|(_, v)| **v == vm);
+        let mut entries = running.filter_map(|(id, _)| self.table.get(id));
+        entries.find_map(|e| match &e.job.operation {
+            Operation::Revert(revert) => Some(revert.name.clone()),
+            _ => None,
+        })
+    }
+
     pub(super) fn add(&mut self, vm: VmId, operation: Operation, asker: Asker, now: Timestamp) -> JobId {
         self.last_id += 1;
         let id = self.last_id;
         let snapshot = match &operation {
             Operation::Create(c) => c.name.clone(),
             Operation::Delete(name) => Some(name.clone()),
+            Operation::Revert(revert) => Some(revert.name.clone()),
             Operation::Prune { .. } => None,
         };
         let job = Job { id, vm, operation, asker, asked: now };

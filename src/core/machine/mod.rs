@@ -349,6 +349,7 @@ impl Machine {
             last_success,
             last_error: self.errors.get(&id).cloned().unwrap_or_default(),
             deleting: self.jobs.deleting(id),
+            reverting: self.jobs.reverting(id),
         })
     }
 }

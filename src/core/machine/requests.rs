@@ -7,11 +7,12 @@ use jiff::Timestamp;
 use super::{Effect, Machine};
 use crate::core::{
     inventory::{self, VmRecord},
-    job::{Asker, CreateJob, Failure, JobId, JobState, Operation},
-    model::{Origin, PolicyName, SnapshotName, VmId},
+    job::{Asker, CreateJob, Failure, JobId, JobState, Operation, RevertJob},
+    model::{Origin, PolicyName, SnapshotName, SnapshotState, VmId},
     policy::{How, Quiesce},
     prune::{Circumstances, Sentence, decide},
     retention::Need,
+    revert::{DefinitionOf, Then},
     select::VmFacts,
     settings::Explanation,
 };
@@ -64,6 +65,19 @@ pub enum Change {
         vm: VmId,
         /// This one.
         name: SnapshotName,
+    },
+    /// A VM put back to a snapshot.
+    Revert {
+        /// This VM.
+        vm: VmId,
+        /// To this one.
+        name: SnapshotName,
+        /// What it is to be after it.
+        then: Then,
+        /// Which definition it gets.
+        definition: DefinitionOf,
+        /// Whether a snapshot is taken before.
+        safety: bool,
     },
     /// A prune of a VM.
     Prune {
@@ -184,6 +198,25 @@ impl Machine {
                 }
                 Ok(self.queue(vm, Operation::Delete(name), uid, now))
             }
+            Change::Revert { vm, name, then, definition, safety } => {
+                let record = self.known(vm)?;
+                let found = record.snapshots.get(&name).ok_or_else(|| {
+                    Refusal::new("NoSuchSnapshot", format!("VM {} has no snapshot {name}", record.name))
+                })?;
+                if found.snapshot.state == SnapshotState::Failed {
+                    return Err(Refusal::new(
+                        "Unsupported",
+                        format!(
+                            "the data of snapshot {name} of VM {} cannot be trusted: its deletion was begun and did not \
+                             end. Nothing was touched; a prune ends it, and another snapshot is the way back",
+                            record.name
+                        ),
+                    ));
+                }
+                let safety = safety.then(|| before_revert(&name));
+                let revert = RevertJob { name, then, definition, safety };
+                Ok(self.queue(vm, Operation::Revert(Box::new(revert)), uid, now))
+            }
             Change::Prune { vm, all } => {
                 self.known(vm)?;
                 Ok(self.queue(vm, Operation::Prune { all }, uid, now))
@@ -260,6 +293,22 @@ impl Machine {
 
 fn no_such_vm(vm: VmId) -> Refusal {
     Refusal::new("NoSuchVM", format!("there is no VM {vm}"))
+}
+
+/// The snapshot that makes a revert to this one revertible. Which disks it has is seen when it is taken.
+fn before_revert(name: &SnapshotName) -> CreateJob {
+    let title = name.as_str();
+    CreateJob {
+        name: None,
+        description: format!("before the revert to {title}"),
+        policies: BTreeSet::new(),
+        // A name may hold what a template takes for a placeholder.
+        how: How {
+            name: format!("before-revert-{}-{{timestamp}}", title.replace(['{', '}'], "_")),
+            ..manual()
+        },
+        disks: None,
+    }
 }
 
 /// How a snapshot by hand is taken unless said otherwise.

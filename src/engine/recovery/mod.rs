@@ -14,7 +14,7 @@ use crate::{
     core::{marker, model::VmId},
     hypervisor::{ErrorKind, Result, SnapshotRecord},
     store::{Begun, Intent},
-    worker::Tools,
+    worker::{self, Tools},
 };
 
 /// Settles everything but what is about a VM in `busy`, whose job does that itself.
@@ -64,6 +64,7 @@ fn settle(tools: &Tools, intent: &Intent) -> Result<()> {
         Begun::Create => create::settle(tools, intent, &records)?,
         Begun::Delete => delete::settle(tools, intent, &records),
         Begun::Merge(recipe) => merge::settle(tools, intent, recipe, &records),
+        Begun::Revert(plan) => return worker::settle_revert(tools, intent, plan),
     };
     if let Err(e) = stored {
         tracing::error!(error = %e, "cannot store what became of snapshot {}", intent.name);

@@ -12,30 +12,35 @@ use crate::hypervisor::{Error, ErrorKind, Layer, Redefine, Result, RevertDisks};
 
 /// What is to be put in the place of parts of a text.
 #[derive(Debug, Default)]
-struct Edits(Vec<(Range<usize>, String)>);
+pub(super) struct Edits(Vec<(Range<usize>, String)>);
 
 impl Edits {
-    fn replace(&mut self, range: Range<usize>, new: impl Into<String>) {
+    pub(super) fn replace(&mut self, range: Range<usize>, new: impl Into<String>) {
         self.0.push((range, new.into()));
     }
 
-    fn insert(&mut self, at: usize, new: impl Into<String>) {
+    pub(super) fn insert(&mut self, at: usize, new: impl Into<String>) {
         self.replace(at..at, new);
     }
 
-    fn remove(&mut self, range: Range<usize>) {
+    pub(super) fn remove(&mut self, range: Range<usize>) {
         self.replace(range, "");
     }
 
-    fn apply(mut self, text: &str) -> String {
+    pub(super) fn apply(self, text: &str) -> String {
+        self.apply_within(text, 0..text.len())
+    }
+
+    /// That part of the text, with what was to be done in it.
+    pub(super) fn apply_within(mut self, text: &str, part: Range<usize>) -> String {
         // From the end on, so that the places before stay what they are. Two at one place keep their order.
         self.0.reverse();
         self.0.sort_by_key(|(range, _)| std::cmp::Reverse(range.start));
-        let mut text = text.to_owned();
+        let mut out = text[part.clone()].to_owned();
         for (range, new) in self.0 {
-            text.replace_range(range, &new);
+            out.replace_range(range.start - part.start..range.end - part.start, &new);
         }
-        text
+        out
     }
 }
 
@@ -66,20 +71,24 @@ fn definitions<'a, 'i>(root: Node<'a, 'i>) -> impl Iterator<Item = Node<'a, 'i>>
     root.children().filter(|n| n.has_tag_name("domain") || n.has_tag_name("inactiveDomain"))
 }
 
-fn disks<'a, 'i>(domain: Node<'a, 'i>) -> impl Iterator<Item = Node<'a, 'i>> {
+pub(super) fn disks<'a, 'i>(domain: Node<'a, 'i>) -> impl Iterator<Item = Node<'a, 'i>> {
     let devices = child(domain, "devices");
     devices.into_iter().flat_map(|d| d.children()).filter(|n| n.has_tag_name("disk"))
 }
 
+pub(super) fn target<'a>(disk: Node<'a, '_>) -> Option<&'a str> {
+    child(disk, "target")?.attribute("dev")
+}
+
 /// Takes the chain out that libvirt wrote down: what is under an image, its header says, and that changes.
-fn forget_chain(disk: Node<'_, '_>, edits: &mut Edits) {
+pub(super) fn forget_chain(disk: Node<'_, '_>, edits: &mut Edits) {
     for store in disk.children().filter(|n| n.has_tag_name("backingStore")) {
         edits.remove(with_its_line(store));
     }
 }
 
 /// A node's place with the white space before it.
-fn with_its_line(node: Node<'_, '_>) -> Range<usize> {
+pub(super) fn with_its_line(node: Node<'_, '_>) -> Range<usize> {
     let blank = node.prev_sibling().filter(Node::is_text);
     let text = blank.and_then(|b| b.text()).unwrap_or_default();
     let space = text.len() - text.trim_end().len();
@@ -90,7 +99,7 @@ fn with_its_line(node: Node<'_, '_>) -> Range<usize> {
 }
 
 /// Another image in a disk's place.
-fn put_on(disk: Node<'_, '_>, image: &Layer, edits: &mut Edits) {
+pub(super) fn put_on(disk: Node<'_, '_>, image: &Layer, edits: &mut Edits) {
     let Some((path, attribute)) = source_in(disk) else { return };
     if path != image.path {
         set_value(disk, "source", attribute, &image.path, edits);

@@ -10,6 +10,7 @@
 //!   load, save ─▶ files.rs        small files            (work)
 //!   create, delete ─▶ change.rs   with its guards        (work)
 //!   redefine, forget ─▶ redefine.rs   metadata alone     (work)
+//!   define, stop … ─▶ switch.rs   other images, power    (work)
 //!   commit, block_jobs ─▶ blockjob.rs   merges           (work, control)
 //!   freeze, thaw … ─▶ agent.rs    the guest agent        (guard)
 //! ```
@@ -25,6 +26,7 @@ mod agent;
 mod blockjob;
 mod change;
 mod connection;
+mod definition;
 mod edit;
 mod errors;
 mod features;
@@ -34,6 +36,7 @@ mod inspect;
 mod nodes;
 mod redefine;
 mod storage;
+mod switch;
 #[cfg(test)]
 mod tests;
 mod xml;
@@ -48,8 +51,9 @@ use virt::domain::Domain;
 
 use self::connection::{Connections, Signal, Slot};
 use super::{
-    BlockJob, Commit, Committed, Copied, CreateSpec, Error, ErrorKind, Event, FreezeStatus, GuestFileSystem,
-    Hypervisor, Merge, Metadata, Overlay, Redefine, Result, SnapshotRecord, SnapshotXml, Space, Steer, Vm,
+    BlockJob, Commit, Committed, Copied, CreateSpec, Definition, Error, ErrorKind, Event, FreezeStatus,
+    GuestFileSystem, Hypervisor, Layer, Merge, Metadata, Overlay, Power, Redefine, Result, SnapshotRecord,
+    SnapshotXml, Space, Steer, Switch, Vm,
 };
 use crate::core::model::{SnapshotName, VmId};
 
@@ -192,6 +196,34 @@ impl Metadata for Libvirt {
 
     fn put_back(&self, vm: VmId, copy: &SnapshotXml, current: bool) -> Result<()> {
         redefine::put_back(&*self.now()?, vm, copy, current)
+    }
+}
+
+impl Switch for Libvirt {
+    fn definition(&self, vm: VmId) -> Result<Definition> {
+        switch::definition(&*self.now()?, vm)
+    }
+
+    fn definition_at(&self, vm: VmId, snapshot: &SnapshotName) -> Result<Definition> {
+        switch::definition_at(&*self.now()?, vm, snapshot)
+    }
+
+    fn prepare_on(&self, vm: VmId, overlays: &[Overlay]) -> Result<()> {
+        switch::prepare_on(&*self.now()?, vm, overlays)
+    }
+
+    fn define(&self, vm: VmId, definition: &Definition, sources: &[(String, Layer)]) -> Result<()> {
+        switch::define(&*self.now()?, vm, definition, sources)
+    }
+}
+
+impl Power for Libvirt {
+    fn stop(&self, vm: VmId) -> Result<()> {
+        switch::stop(&*self.now()?, vm)
+    }
+
+    fn start(&self, vm: VmId, paused: bool) -> Result<()> {
+        switch::start(&*self.now()?, vm, paused)
     }
 }
 

@@ -78,9 +78,33 @@ pub(super) fn space(connection: &Connect, path: &str) -> Result<Space> {
 /// Makes all overlays or none, and checks what was made: libvirt's reuse of them looks at neither size nor header.
 pub(super) fn prepare(connection: &Connect, domain: &Domain, overlays: &[Overlay]) -> Result<()> {
     super::change::check_backing(&xml::domain(&domain.xml_desc(0)?)?, overlays)?;
+    make_all(connection, overlays, |overlay| Ok(ffi::capacity(domain, &overlay.target)?))
+}
+
+/// The same on any images, each with its image's size.
+pub(super) fn prepare_on(connection: &Connect, overlays: &[Overlay]) -> Result<()> {
+    make_all(connection, overlays, |overlay| {
+        let path = &overlay.backing.path;
+        let Some(volume) = volume_at(connection, path) else {
+            return Err(Error::new(ErrorKind::ChainMismatch, format!("libvirt finds no image at {path}")));
+        };
+        let read = xml::volume(&volume.xml_desc(0)?)?;
+        if read.format != overlay.backing.format {
+            let what = format!("{path} is {}, not {}", read.format, overlay.backing.format);
+            return Err(Error::new(ErrorKind::ChainMismatch, what));
+        }
+        Ok(read.capacity)
+    })
+}
+
+fn make_all(
+    connection: &Connect,
+    overlays: &[Overlay],
+    capacity: impl Fn(&Overlay) -> Result<u64>,
+) -> Result<()> {
     let mut made: Vec<StorageVol> = Vec::new();
     for overlay in overlays {
-        match prepare_one(connection, domain, overlay) {
+        match capacity(overlay).and_then(|bytes| make(connection, overlay, bytes)) {
             Ok(volume) => made.push(volume),
             Err(e) => {
                 let mut error =
@@ -96,8 +120,7 @@ pub(super) fn prepare(connection: &Connect, domain: &Domain, overlays: &[Overlay
     Ok(())
 }
 
-fn prepare_one(connection: &Connect, domain: &Domain, overlay: &Overlay) -> Result<StorageVol> {
-    let capacity = ffi::capacity(domain, &overlay.target)?;
+fn make(connection: &Connect, overlay: &Overlay, capacity: u64) -> Result<StorageVol> {
     let (directory, name) = split(&overlay.path)?;
     // The refresh makes a file known that somebody else left there, so that it is refused and not overwritten.
     let pool = refreshed(connection, directory)?;

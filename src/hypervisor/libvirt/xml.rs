@@ -181,20 +181,26 @@ pub(super) fn snapshot(xml: &str) -> Result<SnapshotXml> {
     let memory = child(root, "memory").and_then(|m| m.attribute("snapshot")).unwrap_or("no");
     let rows = || child(root, "disks").into_iter().flat_map(|d| d.children());
     // The domain inside is as it was before the snapshot: its disks are the state images.
-    let sources: Vec<(String, String)> = child(root, "domain")
+    let before: Vec<_> = child(root, "domain")
         .and_then(|d| child(d, "devices"))
         .into_iter()
         .flat_map(|d| d.children())
         .filter(|n| n.has_tag_name("disk"))
-        .filter_map(|d| Some((child(d, "target")?.attribute("dev")?.to_owned(), source(d)?)))
+        .filter_map(|d| Some((child(d, "target")?.attribute("dev")?.to_owned(), d)))
         .collect();
+    let of_each = |what: fn(Node<'_, '_>) -> Option<String>| -> Vec<(String, String)> {
+        before.iter().filter_map(|(target, disk)| Some((target.clone(), what(*disk)?))).collect()
+    };
+    let sources = of_each(source);
+    let formats = of_each(|disk| child(disk, "driver")?.attribute("type").map(str::to_owned));
     let disks: Vec<SnapshotDisk> = child(root, "disks")
         .into_iter()
         .flat_map(overlays)
         .map(|(target, overlay)| {
-            let before = sources.iter().find(|(t, _)| *t == target);
-            let state_image = before.map(|(_, path)| path.clone()).unwrap_or_default();
-            SnapshotDisk { target, overlay, state_image }
+            let image = sources.iter().find(|(t, _)| *t == target);
+            let state_image = image.map(|(_, path)| path.clone()).unwrap_or_default();
+            let format = formats.iter().find(|(t, _)| *t == target).map(|(_, format)| format.clone());
+            SnapshotDisk { target, overlay, state_image, format: format.unwrap_or_default() }
         })
         .collect();
     let storage =

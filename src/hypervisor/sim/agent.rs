@@ -13,7 +13,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::{Sim, State, fault::Op};
+use super::{Sim, State, op::Op};
 use crate::{
     core::model::{VmId, VmState},
     hypervisor::{Agent, Error, ErrorKind, Event, FreezeStatus, GuestFileSystem, Result},

@@ -16,7 +16,8 @@ impl State {
             let (stem, _) = image.rsplit_once('.').unwrap_or((image, ""));
             let overlay = format!("{stem}.{ending}");
             self.store.make(&overlay, image)?;
-            disks.push(SnapshotDisk { target: target.clone(), overlay, state_image: image.clone() });
+            let format = self.store.format(image);
+            disks.push(SnapshotDisk { target: target.clone(), overlay, state_image: image.clone(), format });
         }
         Ok(disks)
     }

@@ -5,97 +5,11 @@ use std::{
     time::Duration,
 };
 
-use super::{Sim, State};
+use super::{Sim, State, op::Op};
 use crate::{
     core::model::VmId,
     hypervisor::{Error, ErrorKind},
 };
-
-/// The calls of [`Hypervisor`](crate::hypervisor::Hypervisor), `watch` apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Op {
-    /// `vms`
-    Vms,
-    /// `vm`
-    Vm,
-    /// `glance`
-    Glance,
-    /// `snapshots`
-    Snapshots,
-    /// `space`
-    Space,
-    /// `prepare`
-    Prepare,
-    /// `discard`
-    Discard,
-    /// `create`
-    Create,
-    /// `delete`
-    Delete,
-    /// `file_systems`
-    FileSystems,
-    /// `freeze_status`
-    FreezeStatus,
-    /// `freeze`
-    Freeze,
-    /// `thaw`
-    Thaw,
-    /// `redefine`
-    Redefine,
-    /// `forget`
-    Forget,
-    /// `copy`
-    Copy,
-    /// `put_back`
-    PutBack,
-    /// `commit`
-    Commit,
-    /// `block_jobs`
-    BlockJobs,
-    /// `end_block_job`
-    EndBlockJob,
-    /// `images_beside`
-    ImagesBeside,
-    /// `chain`
-    Chain,
-    /// `users`
-    Users,
-    /// `load`
-    Load,
-    /// `save`
-    Save,
-}
-
-impl Op {
-    /// True for those that change the host or the guest.
-    pub const fn changes(self) -> bool {
-        matches!(
-            self,
-            Self::Prepare
-                | Self::Discard
-                | Self::Create
-                | Self::Delete
-                | Self::Freeze
-                | Self::Thaw
-                | Self::Redefine
-                | Self::Forget
-                | Self::PutBack
-                | Self::Commit
-                | Self::EndBlockJob
-                | Self::Save
-        )
-    }
-
-    /// True for those that speak to the guest agent, of which a VM can do one at a time.
-    pub const fn asks_agent(self) -> bool {
-        matches!(self, Self::FileSystems | Self::FreezeStatus | Self::Freeze | Self::Thaw)
-    }
-
-    /// True for libvirt's asynchronous jobs, of which a VM can do one at a time.
-    pub const fn is_job(self) -> bool {
-        matches!(self, Self::Create | Self::Delete)
-    }
-}
 
 /// How a call goes wrong.
 ///
@@ -107,7 +21,7 @@ pub enum Mishap {
     Refuse(Error),
     /// The work stops in the middle, and this error is the answer:
     ///
-    /// * `prepare` has made the first overlay and does not remove it;
+    /// * `prepare` and `prepare_on` have made the first overlay and do not remove it;
     /// * `create` has switched the disks and writes no metadata (libvirtd killed in between);
     /// * `delete` has copied the data of all disks but the last, and half of that one; the disks run on what they
     ///   ran on, and the next older snapshot is marked;
@@ -336,7 +250,7 @@ impl State {
                     Mishap::Half(e)
                         if !matches!(
                             op,
-                            Op::Prepare | Op::Create | Op::Delete | Op::Redefine | Op::Commit
+                            Op::Prepare | Op::PrepareOn | Op::Create | Op::Delete | Op::Redefine | Op::Commit
                         ) =>
                     {
                         Mishap::Refuse(e)

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     Sim, State,
     agent::GuestAgent,
-    fault::Op,
     image::{BLOCK, Blocks, Image, Store},
     merge::Merging,
+    op::Op,
     snapshot::Saved,
     spec::{DiskSpec, VmSpec},
 };
@@ -50,8 +50,17 @@ pub(super) struct Machine {
     nvram: Option<Nvram>,
     tpm: bool,
     xml_bytes: usize,
+    /// What its definition gives it, in MiB.
+    pub(super) memory: u64,
     /// The merges that go on, by target.
     pub(super) merging: BTreeMap<String, Merging>,
+}
+
+impl Drive {
+    pub(super) fn new(disk: DiskSpec) -> Self {
+        let DiskSpec { target, kind, writable, path, .. } = disk;
+        Self { target, kind, writable, active: path, configured: None }
+    }
 }
 
 impl Machine {
@@ -111,7 +120,7 @@ impl State {
         Ok(self.machine(vm)?.drive(target)?.active.clone())
     }
 
-    fn set_state(&mut self, vm: VmId, from: &[VmState], to: VmState) -> Result<()> {
+    pub(super) fn set_state(&mut self, vm: VmId, from: &[VmState], to: VmState) -> Result<()> {
         let machine = self.machine(vm)?;
         if !from.contains(&machine.state) {
             let text = format!("Requested operation is not valid: the domain is {}", machine.state);
@@ -137,13 +146,6 @@ impl Sim {
                 let image = || Image::new(&disk.format, disk.backing.clone());
                 s.store.files.entry(disk.path.clone()).or_insert_with(image);
             }
-            let drive = |d: DiskSpec| Drive {
-                target: d.target,
-                kind: d.kind,
-                writable: d.writable,
-                active: d.path,
-                configured: None,
-            };
             let machine = Machine {
                 name: spec.name,
                 state: spec.state,
@@ -152,7 +154,7 @@ impl Sim {
                 confined_by: spec.confined_by,
                 tags: spec.tags,
                 agent: GuestAgent::new(spec.agent, spec.file_systems),
-                drives: spec.disks.into_iter().map(drive).collect(),
+                drives: spec.disks.into_iter().map(Drive::new).collect(),
                 snapshots: BTreeMap::new(),
                 current: None,
                 making: None,
@@ -162,6 +164,7 @@ impl Sim {
                 nvram: spec.nvram,
                 tpm: spec.tpm,
                 xml_bytes: spec.xml_bytes,
+                memory: 128,
                 merging: BTreeMap::new(),
             };
             s.vms.insert(spec.id, machine);
@@ -172,34 +175,13 @@ impl Sim {
 
     /// Starts it; a managed save is used up. Two `Changed`, the second when the agent connects.
     pub fn start(&self, vm: VmId) -> Result<()> {
-        self.with(|s| {
-            s.check_bootable(vm)?;
-            s.set_state(vm, &[VmState::ShutOff], VmState::Running)?;
-            s.machine(vm)?.managed_save = false;
-            s.tell(Event::Changed(vm));
-            Ok(())
-        })
+        self.with(|s| s.power_on(vm, VmState::Running))
     }
 
     /// Stops it as pulling the plug does. A transient one is gone then, and its snapshots' metadata with it,
     /// which libvirt tells as a `Changed` too.
     pub fn stop(&self, vm: VmId) -> Result<()> {
-        self.with(|s| {
-            let on =
-                [VmState::Running, VmState::Paused, VmState::PmSuspended, VmState::Crashed, VmState::Other];
-            s.set_state(vm, &on, VmState::ShutOff)?;
-            let machine = s.machine(vm)?;
-            machine.agent.reboot();
-            machine.block_job = false;
-            for drive in &mut machine.drives {
-                drive.active = drive.configured.take().unwrap_or_else(|| drive.active.clone());
-            }
-            machine.merging.clear();
-            if !machine.persistent {
-                s.vms.remove(&vm);
-            }
-            Ok(())
-        })
+        self.with(|s| s.power_off(vm))
     }
 
     /// Stops its CPUs.

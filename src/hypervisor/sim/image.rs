@@ -70,6 +70,10 @@ impl Store {
         self.capacity.saturating_sub(self.used())
     }
 
+    pub(super) fn format(&self, path: &str) -> String {
+        self.files.get(path).map_or("raw", |i| i.format.as_str()).to_owned()
+    }
+
     pub(super) fn allocation(&self, path: &str) -> u64 {
         self.files.get(path).map_or(0, Image::allocation)
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Asked, Sim, State, fault::Op, guest::Machine, image::Image as Stored, snapshot::mismatch};
+use super::{Asked, Sim, State, guest::Machine, image::Image as Stored, op::Op, snapshot::mismatch};
 use crate::{
     core::{
         family::{Family, File, Holder, Named, User},

@@ -7,8 +7,8 @@ use std::{
 
 use super::{
     Asked, Entered, Sim, State,
-    fault::Op,
     image::{BLOCK, Blocks},
+    op::Op,
     snapshot::mismatch,
 };
 use crate::{

@@ -4,14 +4,16 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use super::{
     Asked, Sim, State,
-    fault::Op,
     guest::Machine,
     image::Store,
+    op::Op,
     snapshot::{Saved, mismatch},
 };
 use crate::{
     core::model::{SnapshotName, VmId},
-    hypervisor::{Error, ErrorKind, Metadata, Redefine, Result, RevertDisks, SnapshotRecord, SnapshotXml},
+    hypervisor::{
+        Error, ErrorKind, Metadata, Redefine, Result, RevertDisks, SnapshotDisk, SnapshotRecord, SnapshotXml,
+    },
 };
 
 impl Saved {
@@ -24,11 +26,14 @@ impl Saved {
         }
     }
 
-    /// Another image in the place of one that it names.
-    pub(super) fn replace_image(&mut self, from: &str, to: &str) {
-        let in_disks = self.disks.iter_mut().map(|d| &mut d.state_image);
-        for image in in_disks.chain(self.sources.iter_mut().map(|(_, path)| path)).filter(|i| *i == from) {
-            to.clone_into(image);
+    /// The image under one that goes, in the place of that one.
+    pub(super) fn replace_image(&mut self, merged: &SnapshotDisk) {
+        for disk in self.disks.iter_mut().filter(|d| d.state_image == merged.overlay) {
+            disk.state_image.clone_from(&merged.state_image);
+            disk.format.clone_from(&merged.format);
+        }
+        for (_, image) in self.sources.iter_mut().filter(|(_, image)| *image == merged.overlay) {
+            image.clone_from(&merged.state_image);
         }
     }
 }
@@ -108,12 +113,16 @@ impl State {
             return Ok(());
         }
         // All at once, as an editor of the text would: what one puts there is not what another looks for.
-        let renamed =
-            |path: &str| change.images.iter().find(|(from, _)| from == path).map(|(_, to)| &to.path);
-        let in_disks = saved.disks.iter_mut().map(|d| &mut d.state_image);
-        for image in in_disks.chain(saved.sources.iter_mut().map(|(_, path)| path)) {
+        let renamed = |path: &str| change.images.iter().find(|(from, _)| from == path).map(|(_, to)| to);
+        for disk in &mut saved.disks {
+            if let Some(to) = renamed(&disk.state_image) {
+                disk.state_image.clone_from(&to.path);
+                disk.format.clone_from(&to.format);
+            }
+        }
+        for (_, image) in &mut saved.sources {
             if let Some(to) = renamed(image) {
-                to.clone_into(image);
+                image.clone_from(&to.path);
             }
         }
         saved.set_overlays(&change.overlays);

@@ -27,8 +27,10 @@ mod image;
 mod images;
 mod merge;
 mod metadata;
+mod op;
 mod snapshot;
 mod spec;
+mod switch;
 #[cfg(test)]
 mod tests;
 
@@ -42,14 +44,16 @@ use std::{
 use jiff::Timestamp;
 
 pub use self::{
-    fault::{Call, Fault, Gate, Mishap, Op},
+    fault::{Call, Fault, Gate, Mishap},
     image::{BLOCK, Blocks, EMPTY_IMAGE},
+    op::Op,
     spec::{DiskSpec, VmSpec},
 };
 use self::{
     fault::{Closed, gone},
     guest::Machine,
     image::Store,
+    op::Asked,
     snapshot::Saved,
 };
 use super::{
@@ -258,28 +262,6 @@ struct Entered<'a> {
 impl Entered<'_> {
     fn half(&self) -> bool {
         matches!(self.mishap, Some(Mishap::Half(_)))
-    }
-}
-
-/// What is asked, for the log, the faults and the gates.
-struct Asked {
-    op: Op,
-    vm: Option<VmId>,
-    about: String,
-    timeout: Option<Duration>,
-}
-
-impl Asked {
-    fn host(op: Op, about: impl Into<String>) -> Self {
-        Self { op, vm: None, about: about.into(), timeout: None }
-    }
-
-    fn vm(op: Op, vm: VmId, about: impl Into<String>) -> Self {
-        Self { op, vm: Some(vm), about: about.into(), timeout: None }
-    }
-
-    fn agent(op: Op, vm: VmId, about: impl Into<String>, timeout: Duration) -> Self {
-        Self { op, vm: Some(vm), about: about.into(), timeout: Some(timeout) }
     }
 }
 

@@ -34,6 +34,8 @@ pub(super) struct Saved {
     pub(super) revert_disks: Vec<(String, String)>,
     pub(super) sources: Vec<(String, String)>,
     pub(super) taken: Taken,
+    /// What the definition had, in MiB.
+    pub(super) memory: u64,
     pub(super) deleting: bool,
     pub(super) inside: BTreeMap<String, Blocks>,
 }
@@ -235,6 +237,7 @@ impl State {
             target: o.target.clone(),
             overlay: o.path.clone(),
             state_image: o.backing.path.clone(),
+            format: o.backing.format.clone(),
         };
         let disks = spec.overlays.iter().map(disk).collect();
         self.new_snapshot(vm, &spec.description, Storage::External, Content::Disk, disks)
@@ -267,6 +270,7 @@ impl State {
             revert_disks: Vec::new(),
             sources: machine.drives.iter().map(|d| (d.target.clone(), d.active.clone())).collect(),
             taken,
+            memory: machine.memory,
             deleting: false,
             inside: BTreeMap::new(),
         })
@@ -303,7 +307,7 @@ impl State {
         machine.mark_older(name, false);
         for other in machine.snapshots.values_mut() {
             for merged in &saved.disks {
-                other.replace_image(&merged.overlay, &merged.state_image);
+                other.replace_image(merged);
             }
         }
         machine.forget(name);

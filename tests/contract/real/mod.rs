@@ -5,6 +5,7 @@
 //! its disks, read from a raw copy of the image where the guest cannot be asked: so nothing of what is tested has a
 //! part in reading it.
 
+mod definition;
 mod images;
 mod metadata;
 
@@ -255,6 +256,22 @@ impl Rig for RealRig {
         self.snapshot_xml(vm, snapshot).matches("<backingStore").count()
     }
 
+    fn set_memory(&mut self, vm: VmId, mib: u64) {
+        self.set_memory_of(vm, mib);
+    }
+
+    fn memory(&self, vm: VmId) -> u64 {
+        self.memory_of(vm)
+    }
+
+    fn attach(&mut self, vm: VmId, target: &str, cdrom: bool) {
+        self.attach_to(vm, target, cdrom);
+    }
+
+    fn managed_save(&mut self, vm: VmId) {
+        self.tb().ok(&format!("virsh -q managedsave {} >&2", vm.0));
+    }
+
     fn foreign_snapshot(&mut self, vm: VmId, name: &str) {
         self.tb().ok(&format!("virsh -q snapshot-create-as {} {} --disk-only --atomic", vm.0, quote(name)));
     }
@@ -368,7 +385,7 @@ impl Rig for RealRig {
                 guest.destroy();
             }
             self.tb().ok(&format!(
-                "virsh -q destroy {0} >/dev/null 2>&1; virsh -q undefine {0} --snapshots-metadata",
+                "virsh -q destroy {0} >/dev/null 2>&1; virsh -q undefine {0} --snapshots-metadata --managed-save",
                 vm.0
             ));
         }

@@ -1,0 +1,133 @@
+//! `virtsnap revert`: puts a VM back to a snapshot, after a word on what that costs.
+
+use zbus::Connection;
+
+use super::{
+    args::{After, Revert},
+    console::Console,
+    exit::{Exit, Failure},
+    follow::{self, Ended, OneJob},
+    inventory::Inventory,
+    props::{self, Snapshot},
+    proxy::{Options, SnapshotProxy},
+    render::{Watch, quoted, safe},
+    view,
+};
+
+/// Reverts a VM.
+pub(super) async fn revert(
+    args: &Revert,
+    bus: &Connection,
+    console: &mut Console<'_>,
+) -> Result<Exit, Failure> {
+    let all = Inventory::fetch(bus).await?;
+    let vm = all.vm(&args.vm)?;
+    let snapshot = all.snapshot(vm, &args.snapshot)?;
+    let question = question(args, (&vm.name, &vm.state), snapshot, &console.watch);
+    console.confirm(&question, args.consent.yes)?;
+
+    let job = SnapshotProxy::new(bus, &snapshot.path).await?.revert(options(args)).await?;
+    if args.wait.no_wait {
+        return follow::started(&job, bus, console).await;
+    }
+    let Some(ended) = follow::wait_for(std::slice::from_ref(&job), bus, console).await? else {
+        return Ok(Exit::Interrupted);
+    };
+    if console.json {
+        let job = follow::read(&job, bus).await?;
+        let shown = view::Job::new(&job, &console.watch);
+        console.answer(&OneJob { job: Some(shown) })?;
+    }
+    let exit = ended.first().map_or(Exit::Done, Ended::exit);
+    let name = quoted(&snapshot.name);
+    for ended in ended {
+        if let (Ended::Done(safety), false) = (&ended, console.json) {
+            let way_back = match safety {
+                Some(path) => {
+                    let safety: Snapshot = props::read(bus, path).await?;
+                    format!("; the way back is snapshot {}", quoted(&safety.name))
+                }
+                None => String::new(),
+            };
+            console.line(&format!("{}: reverted to snapshot {name}{way_back}", safe(&vm.name)))?;
+        }
+        ended.report(&format!("{} was not reverted to snapshot {name}", quoted(&vm.name)), console);
+    }
+    Ok(exit)
+}
+
+fn options(args: &Revert) -> Options<'_> {
+    let mut options = Options::new();
+    let After { start, paused, off } = args.then;
+    for (wanted, word) in [(start, "running"), (paused, "paused"), (off, "shut-off")] {
+        if wanted {
+            options.insert("state", word.into());
+        }
+    }
+    if args.keep_definition {
+        options.insert("definition", "keep".into());
+    }
+    if args.no_safety {
+        options.insert("safety", false.into());
+    }
+    options
+}
+
+fn question(args: &Revert, (vm, state): (&str, &str), snapshot: &Snapshot, watch: &Watch) -> String {
+    let taken = watch.both(snapshot.created);
+    let name = quoted(&snapshot.name);
+    let stops = if state == "shut-off" { "" } else { " It is stopped for that, as if the plug was pulled." };
+    let costs = if args.no_safety {
+        "Everything written to its disks since the last snapshot is LOST, as none is taken first.".to_owned()
+    } else {
+        let like: String = snapshot.name.replace(['{', '}'], "_");
+        format!(
+            "What its disks hold now is kept in a new snapshot, \"before-revert-{}-(time)\", and can be reverted to.",
+            safe(&like)
+        )
+    };
+    format!("Revert {} to snapshot {name}, taken {taken}?{stops} {costs}", quoted(vm))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+    use jiff::{Timestamp, tz::TimeZone};
+    use zbus::Variant;
+
+    use super::*;
+    use crate::cli::args::{Cli, Verb};
+
+    fn parsed(args: &[&str]) -> Revert {
+        match Cli::try_parse_from([&["virtsnap", "revert", "db", "s"], args].concat()).unwrap().verb {
+            Verb::Revert(revert) => revert,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn only_what_was_given_is_sent() {
+        assert!(options(&parsed(&["--yes"])).is_empty());
+        for (flag, word) in [("--start", "running"), ("--paused", "paused"), ("--off", "shut-off")] {
+            assert_eq!(options(&parsed(&[flag]))["state"], Variant::from(word));
+        }
+        let args = parsed(&["--keep-definition", "--no-safety"]);
+        assert_eq!(options(&args)["definition"], Variant::from("keep"));
+        assert_eq!(options(&args)["safety"], Variant::from(false));
+        assert!(Cli::try_parse_from(["virtsnap", "revert", "db", "s", "--start", "--off"]).is_err());
+    }
+
+    #[test]
+    fn the_question_says_what_is_lost_and_what_is_the_way_back() {
+        let watch = Watch { zone: TimeZone::UTC, now: Timestamp::from_second(7_200).unwrap() };
+        let snapshot = Snapshot { name: "good".into(), created: 3_600_000_000, ..Snapshot::default() };
+        assert_eq!(
+            question(&parsed(&[]), ("db", "running"), &snapshot, &watch),
+            "Revert \"db\" to snapshot \"good\", taken 1970-01-01 01:00:00 (1 h ago)? It is stopped for that, as if \
+             the plug was pulled. What its disks hold now is kept in a new snapshot, \"before-revert-good-(time)\", \
+             and can be reverted to."
+        );
+        let lost = question(&parsed(&["--no-safety"]), ("db", "shut-off"), &snapshot, &watch);
+        assert!(lost.contains("is LOST") && !lost.contains("plug"), "{lost}");
+    }
+}

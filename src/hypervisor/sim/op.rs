@@ -1,0 +1,127 @@
+//! The calls, and what is asked with one.
+
+use std::time::Duration;
+
+use crate::core::model::VmId;
+
+/// The calls of [`Hypervisor`](crate::hypervisor::Hypervisor), `watch` apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Op {
+    /// `vms`
+    Vms,
+    /// `vm`
+    Vm,
+    /// `glance`
+    Glance,
+    /// `snapshots`
+    Snapshots,
+    /// `space`
+    Space,
+    /// `prepare`
+    Prepare,
+    /// `discard`
+    Discard,
+    /// `create`
+    Create,
+    /// `delete`
+    Delete,
+    /// `file_systems`
+    FileSystems,
+    /// `freeze_status`
+    FreezeStatus,
+    /// `freeze`
+    Freeze,
+    /// `thaw`
+    Thaw,
+    /// `redefine`
+    Redefine,
+    /// `forget`
+    Forget,
+    /// `copy`
+    Copy,
+    /// `put_back`
+    PutBack,
+    /// `commit`
+    Commit,
+    /// `block_jobs`
+    BlockJobs,
+    /// `end_block_job`
+    EndBlockJob,
+    /// `images_beside`
+    ImagesBeside,
+    /// `chain`
+    Chain,
+    /// `users`
+    Users,
+    /// `load`
+    Load,
+    /// `save`
+    Save,
+    /// `definition` and `definition_at`
+    Definition,
+    /// `prepare_on`
+    PrepareOn,
+    /// `define`
+    Define,
+    /// `stop`
+    Stop,
+    /// `start`
+    Start,
+}
+
+impl Op {
+    /// True for those that change the host or the guest.
+    pub const fn changes(self) -> bool {
+        matches!(
+            self,
+            Self::Prepare
+                | Self::Discard
+                | Self::Create
+                | Self::Delete
+                | Self::Freeze
+                | Self::Thaw
+                | Self::Redefine
+                | Self::Forget
+                | Self::PutBack
+                | Self::Commit
+                | Self::EndBlockJob
+                | Self::Save
+                | Self::PrepareOn
+                | Self::Define
+                | Self::Stop
+                | Self::Start
+        )
+    }
+
+    /// True for those that speak to the guest agent, of which a VM can do one at a time.
+    pub const fn asks_agent(self) -> bool {
+        matches!(self, Self::FileSystems | Self::FreezeStatus | Self::Freeze | Self::Thaw)
+    }
+
+    /// True for libvirt's asynchronous jobs, of which a VM can do one at a time.
+    pub const fn is_job(self) -> bool {
+        matches!(self, Self::Create | Self::Delete)
+    }
+}
+
+/// What is asked, for the log, the faults and the gates.
+pub(super) struct Asked {
+    pub(super) op: Op,
+    pub(super) vm: Option<VmId>,
+    pub(super) about: String,
+    pub(super) timeout: Option<Duration>,
+}
+
+impl Asked {
+    pub(super) fn host(op: Op, about: impl Into<String>) -> Self {
+        Self { op, vm: None, about: about.into(), timeout: None }
+    }
+
+    pub(super) fn vm(op: Op, vm: VmId, about: impl Into<String>) -> Self {
+        Self { op, vm: Some(vm), about: about.into(), timeout: None }
+    }
+
+    pub(super) fn agent(op: Op, vm: VmId, about: impl Into<String>, timeout: Duration) -> Self {
+        Self { op, vm: Some(vm), about: about.into(), timeout: Some(timeout) }
+    }
+}

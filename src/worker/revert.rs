@@ -1,0 +1,295 @@
+//! Putting a VM back to a snapshot: look, refuse or take a safety snapshot, then the steps that can be taken back.
+//!
+//! | step | if it fails, or the daemon dies after it |
+//! |---|---|
+//! | preflight | nothing was touched |
+//! | safety snapshot | it is a snapshot like any other, and stays |
+//! | intent stored | the overlays that were made are removed, and the VM runs on |
+//! | overlays prepared | the same |
+//! | stopped | the same, and it is started again if it ran |
+//! | defined | the old definition and metadata are put back, by who fails; who finds it so later ends it |
+//! | metadata, started, verified | the same |
+//! | the left overlays removed | they are there, and nobody's |
+//!
+//! libvirt's own revert is not used: libvirt 9 has none, that of libvirt 11 rolls back disks that take no part, puts an
+//! overlay on a CD-ROM, removes what was on top, and crashes on a tree without a current snapshot.
+
+mod steps;
+
+use uuid::Uuid;
+
+pub(crate) use self::steps::settle;
+use super::{Stop, Work, create};
+use crate::{
+    core::{
+        chain,
+        job::{CreateJob, Failure, RevertJob},
+        model::{Content, Origin, SnapshotName, Storage, VmState},
+        naming,
+        revert::{DefinitionOf, Image, RevertPlan, Switched, Then},
+    },
+    hypervisor::{Disk, Layer, SnapshotRecord, Vm, line_to_current, told},
+    reader,
+    store::{Begun, Intent},
+};
+
+pub(super) fn run(work: &Work<'_>, revert: &RevertJob) -> Result<Option<SnapshotName>, Stop> {
+    let hypervisor = &work.tools.hypervisor;
+    let name = &revert.name;
+    work.phase("checking", None, Some(name));
+    let vm = hypervisor.vm(work.job.vm)?;
+    let was = vm.state;
+    preflight(work, revert, &vm, &hypervisor.snapshots(vm.id)?)?;
+    work.safe_point()?;
+
+    let safety = match &revert.safety {
+        Some(safety) => {
+            work.phase("taking the safety snapshot", None, Some(name));
+            let file = |d: &&Disk| d.writable && d.kind == "file";
+            let disks = vm.disks.iter().filter(file).map(|d| d.target.clone()).collect();
+            let create = CreateJob { disks: Some(disks), ..safety.clone() };
+            Some(create::take(work, &create, Origin::Safety).map_err(|stop| because(stop, &vm.name, name))?)
+        }
+        None => None,
+    };
+
+    // What the safety snapshot changed, and whatever else did meanwhile.
+    let vm = hypervisor.vm(vm.id)?;
+    let records = hypervisor.snapshots(vm.id)?;
+    preflight(work, revert, &vm, &records)?;
+    let id = Uuid::new_v4();
+    let plan = plan(work, revert, &vm, &records, (was, safety.clone(), id))?;
+    let intent = Intent {
+        overlays: plan.disks.iter().map(|d| d.overlay.clone()).collect(),
+        ..Intent::new(id, vm.id, name.clone(), Begun::Revert(Box::new(plan.clone())))
+    };
+    work.safe_point()?;
+    work.tools.store.begin(&intent, work.tools.clock.now())?;
+    let phase = |text: &str| work.phase(text, None, Some(name));
+    match steps::all(work.tools, &intent, &plan, &phase) {
+        Ok(()) => {
+            tracing::info!(
+                VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %name,
+                VIRTSNAP_JOB = work.job.id, "VM {} reverted to snapshot {name}; it is {} now{}", vm.name, plan.then,
+                safety.as_ref().map(|s| format!(", and snapshot {s} is the way back")).unwrap_or_default()
+            );
+            Ok(safety)
+        }
+        Err(e) => {
+            let kept =
+                safety.map(|s| format!("; snapshot {s} was taken before and stays")).unwrap_or_default();
+            let kind = e.error.kind.as_str();
+            let e = e.error.context(format_args!("VM {} was not reverted to snapshot {name}", vm.name));
+            Err(Stop::Failed(Failure::new(kind, format!("{e}{kept}"))))
+        }
+    }
+}
+
+fn because(stop: Stop, vm: &str, name: &SnapshotName) -> Stop {
+    match stop {
+        Stop::Failed(f) => Stop::Failed(Failure::new(
+            f.name,
+            format!(
+                "VM {vm} was not reverted to snapshot {name}, as no safety snapshot could be taken: {}",
+                f.message
+            ),
+        )),
+        Stop::Cancelled => Stop::Cancelled,
+    }
+}
+
+/// All that can be known before anything is touched.
+fn preflight(work: &Work<'_>, revert: &RevertJob, vm: &Vm, records: &[SnapshotRecord]) -> Result<(), Stop> {
+    let (name, its) = (&revert.name, &vm.name);
+    let Some(record) = records.iter().find(|r| r.name == *name) else {
+        return refuse("NoSuchSnapshot", format!("VM {its} has no snapshot {name} (any more)"));
+    };
+    check_vm(vm)?;
+    if let Some(other) = records.iter().find(|r| r.storage == Storage::Internal) {
+        let what = if other.name == *name { "it is" } else { "VM has the" };
+        return refuse(
+            "Unsupported",
+            format!(
+                "VM {its} cannot be reverted to {name}: {what} internal snapshot {}, and reverts beside such ones come \
+                 in a later version; `virsh snapshot-revert` does it. Nothing was touched",
+                other.name
+            ),
+        );
+    }
+    if record.content == Content::Full && revert.then == Then::AsBefore {
+        return refuse(
+            "Unsupported",
+            format!(
+                "snapshot {name} of VM {its} holds its memory, and resuming from that comes in a later version. Its \
+                 disks alone can be reverted to: say whether the VM is to be started then"
+            ),
+        );
+    }
+    line_to_current(records).map_err(|e| e.context(format_args!("VM {its} was not reverted to {name}")))?;
+    check_spoiled(work, vm, records, name)?;
+    check_disks(vm, record, records)?;
+    for part in &record.disks {
+        create::check_space(work, vm, &part.target, &part.state_image)?;
+        // Each image down to the base: one that is missing is found now, not when the VM is off.
+        let top = Layer { path: part.state_image.clone(), format: part.format.clone() };
+        let layers = work.tools.hypervisor.chain(&top).map_err(|e| {
+            e.context(format_args!("VM {its} was not reverted to {name}, as disk {} cannot be", part.target))
+        })?;
+        let limit = work.settings.daemon.max_chain as usize;
+        if layers.len() >= limit {
+            return refuse(
+                "Unsupported",
+                format!(
+                    "disk {} of VM {its} would have {} layers at snapshot {name}, and max-chain is {limit}: prune some \
+                     snapshots before it first",
+                    part.target,
+                    layers.len() + 1
+                ),
+            );
+        }
+    }
+    Ok(())
+}
+
+fn check_vm(vm: &Vm) -> Result<(), Stop> {
+    let its = &vm.name;
+    let unsupported = |why: String| refuse("Unsupported", format!("VM {its} {why}. Nothing was touched"));
+    if !vm.persistent {
+        return unsupported("is transient: once stopped for a revert it would be gone".into());
+    }
+    if vm.managed_save {
+        return unsupported(
+            "has a managed save, which belongs to its disks as they are; start it, or `virsh managedsave-remove` first"
+                .into(),
+        );
+    }
+    if !matches!(vm.state, VmState::Running | VmState::Paused | VmState::ShutOff) {
+        return unsupported(format!(
+            "is {}, and is reverted only when it runs, is paused or is off",
+            vm.state
+        ));
+    }
+    if vm.nvram.is_some() {
+        return unsupported(
+            "has UEFI firmware, whose variables were not kept with the snapshot: with newer ones it might not boot".into(),
+        );
+    }
+    if vm.block_jobs || vm.busy {
+        return refuse(
+            "Busy",
+            format!("a block job, a backup or something else has VM {its} now; try again later"),
+        );
+    }
+    Ok(())
+}
+
+/// What a deletion that did not end has spoiled, or would be kept from being ended.
+fn check_spoiled(
+    work: &Work<'_>,
+    vm: &Vm,
+    records: &[SnapshotRecord],
+    name: &SnapshotName,
+) -> Result<(), Stop> {
+    let half = work.tools.store.half_deleted(vm.id)?;
+    let id = |r: &SnapshotRecord| crate::core::marker::split(&r.description, vm.id).1.map(|m| m.id);
+    let spoiled = reader::spoiled(records);
+    let begun = records
+        .iter()
+        .find(|r| r.delete_in_progress || spoiled.contains(&r.name) || half.has(&r.name, id(r)));
+    match begun {
+        Some(r) => refuse(
+            "Unsupported",
+            format!(
+                "VM {} cannot be reverted to {name}: a deletion at snapshot {} was begun and did not end, and images may \
+                 hold newer data than their snapshots say. Nothing was touched; `virsh` or a prune ends it first",
+                vm.name, r.name
+            ),
+        ),
+        None => Ok(()),
+    }
+}
+
+/// The disks must be what the metadata says: else nobody knows what would be left behind.
+fn check_disks(vm: &Vm, record: &SnapshotRecord, records: &[SnapshotRecord]) -> Result<(), Stop> {
+    let mismatch =
+        |why: String| refuse("ChainMismatch", format!("VM {}: {why}. Nothing was touched", vm.name));
+    for part in &record.disks {
+        match vm.disks.iter().find(|d| d.target == part.target) {
+            None => return mismatch(format!("it has no disk {} any more", part.target)),
+            Some(disk) if !disk.writable || disk.kind != "file" => {
+                return mismatch(format!("disk {} is no writable file now", part.target));
+            }
+            Some(_) if part.state_image.is_empty() || part.format.is_empty() => {
+                return mismatch(format!("nothing says where disk {} was", part.target));
+            }
+            Some(_) => {}
+        }
+    }
+    for disk in vm.disks.iter().filter(|d| d.writable && d.kind == "file") {
+        let images: Vec<&str> = disk.chain.iter().map(|layer| layer.path.as_str()).collect();
+        if let Err(e) = chain::check_top(&disk.target, &images, &told(records, &disk.target)?) {
+            return mismatch(e.to_string());
+        }
+        if disk.configured.as_deref() != images.first().copied() {
+            return mismatch(format!(
+                "disk {} runs on {}, and its definition says {}",
+                disk.target,
+                images.first().unwrap_or(&"nothing"),
+                disk.configured.as_deref().unwrap_or("nothing")
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn plan(
+    work: &Work<'_>,
+    revert: &RevertJob,
+    vm: &Vm,
+    records: &[SnapshotRecord],
+    (was, safety, id): (VmState, Option<SnapshotName>, Uuid),
+) -> Result<RevertPlan, Stop> {
+    let (hypervisor, name) = (&work.tools.hypervisor, &revert.name);
+    let Some(record) = records.iter().find(|r| r.name == *name) else {
+        return refuse("NoSuchSnapshot", format!("VM {} has no snapshot {name} (any more)", vm.name));
+    };
+    let mut disks = Vec::new();
+    for part in &record.disks {
+        let disk = vm.disks.iter().find(|d| d.target == part.target);
+        let (Some(top), Some(base)) = (disk.and_then(|d| d.chain.first()), disk.and_then(|d| d.chain.last()))
+        else {
+            return refuse("ChainMismatch", format!("VM {} has no disk {} any more", vm.name, part.target));
+        };
+        disks.push(Switched {
+            target: part.target.clone(),
+            was: Image { path: top.path.clone(), format: top.format.clone() },
+            overlay: naming::overlay_path(&part.state_image, &base.path, name, id),
+            state_image: Image { path: part.state_image.clone(), format: part.format.clone() },
+        });
+    }
+    let definition = hypervisor.definition(vm.id)?.as_str().to_owned();
+    let wanted = match revert.definition {
+        DefinitionOf::Keep => definition.clone(),
+        DefinitionOf::Snapshot => hypervisor.definition_at(vm.id, name)?.as_str().to_owned(),
+    };
+    let current = match records.iter().find(|r| r.current && r.name != *name) {
+        Some(r) => Some((r.name.clone(), hypervisor.copy(vm.id, &r.name)?.as_str().to_owned())),
+        None => None,
+    };
+    Ok(RevertPlan {
+        snapshot: name.clone(),
+        safety,
+        disks,
+        definition,
+        wanted,
+        metadata: hypervisor.copy(vm.id, name)?.as_str().to_owned(),
+        current,
+        leaf: !records.iter().any(|r| r.parent.as_ref() == Some(name)),
+        was,
+        then: revert.then.of(was),
+    })
+}
+
+fn refuse<T>(name: &'static str, message: String) -> Result<T, Stop> {
+    Err(Stop::Failed(Failure::new(name, message)))
+}
