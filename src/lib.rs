@@ -28,6 +28,7 @@
 //! | [`hypervisor`] | the trait; `libvirt` (the real one), `ffi` (the only `unsafe`), `sim` (with faults) | name `virt` |
 //! | [`engine`] | the one task that owns all state; recovery; the inventory's thread | wait for inputs |
 //! | [`worker`] | one job's blocking steps | block |
+//! | [`merging`] | a run of snapshots merged away, each step harmless when it is done again | block |
 //! | [`freeze`] | the freeze protocol, and the thaw that never gives up | block |
 //! | [`store`] | SQLite: intents, results, the runs that are owed | write to the disk |
 //! | [`clock`] | the time, and waiting for it | ask what time it is |
@@ -52,6 +53,7 @@ pub mod engine;
 pub mod freeze;
 pub mod hypervisor;
 pub mod logging;
+pub mod merging;
 pub mod reader;
 pub mod store;
 pub mod systemd;

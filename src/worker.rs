@@ -3,6 +3,7 @@
 
 mod create;
 mod delete;
+mod merge;
 mod prune;
 mod revert;
 

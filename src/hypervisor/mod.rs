@@ -23,6 +23,7 @@ mod power;
 pub mod sim;
 mod switch;
 mod told;
+mod wake;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -39,6 +40,7 @@ pub use self::{
     power::Power,
     switch::{Definition, Switch},
     told::{line_to_current, told},
+    wake::Wake,
 };
 use crate::core::model::{Content, SnapshotName, Storage, VmId, VmState};
 
@@ -282,7 +284,7 @@ pub enum Event {
 
 /// A libvirt/QEMU host.
 pub trait Hypervisor:
-    Images + Merge + Metadata + Power + Switch + Send + Sync + std::fmt::Debug + 'static
+    Images + Merge + Metadata + Power + Switch + Wake + Send + Sync + std::fmt::Debug + 'static
 {
     /// Starts to connect, and to reconnect, with back-off, for ever. Returns at once; events go to the function
     /// from whatever thread has them, so it must not block.

@@ -2,7 +2,7 @@ use super::*;
 use crate::core::{
     job::JobResult,
     machine::{Entry, Owed, Place},
-    merge::{DiskPart, Doomed, Recipe, Renamed},
+    merge::{DiskPart, Doomed, Recipe},
     model::{Consistency, PolicyName, SnapshotName},
     policy::Quiesce,
 };
@@ -139,13 +139,12 @@ fn recipe(run: &[(&str, Option<u128>)]) -> Recipe {
         disks: vec![DiskPart {
             target: "vda".into(),
             base: "/i/base\"\n.qcow2".into(),
+            base_format: "raw".into(),
             top: "/i/b.qcow2".into(),
             gone: vec!["/i/a.qcow2".into(), "/i/b.qcow2".into()],
         }],
-        renamed: vec![Renamed {
-            name: SnapshotName::existing("c"),
-            images: vec![("/i/b.qcow2".into(), "/i/base\"\n.qcow2".into())],
-        }],
+        told: vec![SnapshotName::existing("c")],
+        files: vec!["/i/a.memory".into()],
     }
 }
 

@@ -1,20 +1,50 @@
-//! Deleting one snapshot of ours.
+//! Deleting snapshots of ours: external ones are merged away, a run of them at once; an internal one libvirt deletes
+//! inside its image.
 
-use super::{Stop, Work};
+use super::{Stop, Work, merge};
 use crate::{
-    core::{job::Failure, marker, model::SnapshotName},
+    core::{
+        job::Failure,
+        marker::{self, Marker},
+        model::{SnapshotName, Storage},
+    },
+    hypervisor::{SnapshotRecord, Vm},
     store::{Begun, Intent},
 };
 
+/// Deletes one.
 pub(super) fn run(work: &Work<'_>, name: &SnapshotName) -> Result<(), Stop> {
+    let vm = work.tools.hypervisor.vm(work.job.vm)?;
+    work.phase("looking", None, Some(name));
+    if merge::finish(work, &vm)?.contains(name) {
+        return Ok(());
+    }
+    all(work, std::slice::from_ref(name), (0.0, 1.0))
+}
+
+/// Deletes these, which follow each other, the oldest first. `share`: from where to where this is in the job's progress.
+pub(super) fn all(work: &Work<'_>, run: &[SnapshotName], share: (f64, f64)) -> Result<(), Stop> {
     let hypervisor = &work.tools.hypervisor;
     let vm = hypervisor.vm(work.job.vm)?;
-    work.phase("looking", None, Some(name));
     let records = hypervisor.snapshots(vm.id)?;
+    let mut marked = Vec::new();
+    for name in run {
+        marked.push(ours(work, &vm, &records, name)?);
+    }
+    work.safe_point()?;
+    // What libvirt's own deletion left half done that one alone ends: it put the mark there, and takes it off.
+    let native = records.iter().any(|r| r.delete_in_progress || r.storage == Storage::Internal);
+    if !native {
+        return merge::run(work, &vm, run, share);
+    }
+    run.iter().zip(marked).try_for_each(|(name, marker)| natively(work, &vm, name, &marker))
+}
+
+/// Looked at again here, at the last moment: names are used again, also by others.
+fn ours(work: &Work<'_>, vm: &Vm, records: &[SnapshotRecord], name: &SnapshotName) -> Result<Marker, Stop> {
     let Some(record) = records.iter().find(|r| r.name == *name) else {
         return Err(fail("NoSuchSnapshot", format!("VM {} has no snapshot {name} (any more)", vm.name)));
     };
-    // Looked at again here, at the last moment: names are used again, also by others.
     let (_, Some(marker)) = marker::split(&record.description, vm.id) else {
         return Err(fail(
             "NotManaged",
@@ -31,12 +61,15 @@ pub(super) fn run(work: &Work<'_>, name: &SnapshotName) -> Result<(), Stop> {
             format!("snapshot {name} of VM {} was not deleted: {need}. Nothing was touched", vm.name),
         ));
     }
-    work.safe_point()?;
+    Ok(marker)
+}
+
+fn natively(work: &Work<'_>, vm: &Vm, name: &SnapshotName, marker: &Marker) -> Result<(), Stop> {
     let begun_before = work.tools.store.half_deleted(vm.id)?.has(name, Some(marker.id));
     let intent = Intent::new(marker.id, vm.id, name.clone(), Begun::Delete);
     work.tools.store.begin(&intent, work.tools.clock.now())?;
     work.phase("merging", None, Some(name));
-    match hypervisor.delete(vm.id, name) {
+    match work.tools.hypervisor.delete(vm.id, name) {
         Ok(()) => {
             work.tools.store.gone(marker.id)?;
             tracing::info!(

@@ -1,6 +1,7 @@
-//! Pruning one VM: decide anew on fresh facts, then delete step by step, the oldest first.
+//! Pruning one VM: decide anew on fresh facts, then step by step, the oldest first, and
+//! each run of consecutive ones in one merge.
 
-use super::{Stop, Work, delete};
+use super::{Stop, Work, delete, merge};
 use crate::{
     core::{
         inventory::VmRecord,
@@ -15,8 +16,9 @@ use crate::{
 
 #[expect(clippy::cast_precision_loss, reason = "a progress bar's precision")]
 pub(super) fn run(work: &Work<'_>, all: bool) -> Result<(), Stop> {
-    work.phase("deciding", None, None);
     let tools = work.tools;
+    merge::finish(work, &tools.hypervisor.vm(work.job.vm)?)?;
+    work.phase("deciding", None, None);
     let record = reader::read(tools.hypervisor.as_ref(), &tools.store, work.job.vm).map_err(|e| match e {
         reader::ReadError::Hypervisor(e) => Stop::from(e),
         reader::ReadError::Store(e) => Stop::from(e),
@@ -55,27 +57,20 @@ pub(super) fn run(work: &Work<'_>, all: bool) -> Result<(), Stop> {
         );
     }
     warn(&record, &decision);
-    let mut names: Vec<SnapshotName> = Vec::new();
-    for step in &decision.plan.steps {
-        match step {
-            Step::Merge { run, .. } => names.extend(run.iter().cloned()),
-            Step::DropBranch { snapshot, .. } | Step::DeleteInternal { snapshot, .. } => {
-                names.push(snapshot.clone());
-            }
-        }
-    }
-    // What was begun is finished first: as long as it is not, libvirt's metadata forbids every other merge.
-    names.sort_by_key(|name| !record.snapshots.get(name).is_some_and(|s| s.half_deleted));
+    let runs = runs(&record, &decision);
     let mut failures: Vec<Failure> = Vec::new();
-    for (i, name) in names.iter().enumerate() {
+    for (i, run) in runs.iter().enumerate() {
         work.safe_point()?;
-        let why = decision.sentences.iter().find(|s| s.name == *name).map_or("", |s| s.text.as_str());
-        tracing::info!(
-            VIRTSNAP_VM = %record.name, VIRTSNAP_VM_UUID = %record.id, VIRTSNAP_SNAPSHOT = %name,
-            "pruning snapshot {name} of VM {}: {why}", record.name
-        );
-        work.phase("pruning", Some(i as f64 / names.len() as f64), Some(name));
-        match delete::run(work, name) {
+        for name in run {
+            let why = decision.sentences.iter().find(|s| s.name == *name).map_or("", |s| s.text.as_str());
+            tracing::info!(
+                VIRTSNAP_VM = %record.name, VIRTSNAP_VM_UUID = %record.id, VIRTSNAP_SNAPSHOT = %name,
+                "pruning snapshot {name} of VM {}: {why}", record.name
+            );
+        }
+        let share = (i as f64 / runs.len() as f64, (i + 1) as f64 / runs.len() as f64);
+        work.phase("pruning", Some(share.0), run.first());
+        match delete::all(work, run, share) {
             Ok(()) => {}
             Err(Stop::Cancelled) => return Err(Stop::Cancelled),
             // One that does not go is no reason to keep the others: each is checked for itself.
@@ -90,6 +85,27 @@ pub(super) fn run(work: &Work<'_>, all: bool) -> Result<(), Stop> {
             format!("{} (and {} more could not be pruned either)", first.message, more.len()),
         ))),
     }
+}
+
+/// What goes together, in order.
+fn runs(record: &VmRecord, decision: &Decision) -> Vec<Vec<SnapshotName>> {
+    let half_deleted = |name: &SnapshotName| record.snapshots.get(name).is_some_and(|s| s.half_deleted);
+    let mut runs: Vec<Vec<SnapshotName>> = Vec::new();
+    for step in &decision.plan.steps {
+        match step {
+            // What libvirt's own deletion left half done is ended for itself.
+            Step::Merge { run, .. } if run.iter().any(half_deleted) => {
+                runs.extend(run.iter().map(|name| vec![name.clone()]));
+            }
+            Step::Merge { run, .. } => runs.push(run.clone()),
+            Step::DropBranch { snapshot, .. } | Step::DeleteInternal { snapshot, .. } => {
+                runs.push(vec![snapshot.clone()]);
+            }
+        }
+    }
+    // And first: as long as it is not, libvirt's metadata forbids every other merge.
+    runs.sort_by_key(|run| !run.iter().any(half_deleted));
+    runs
 }
 
 /// Says what is not as the policies want it, once for a prune.

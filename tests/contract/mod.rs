@@ -11,6 +11,7 @@ pub(crate) mod merge;
 pub(crate) mod metadata;
 pub(crate) mod real;
 pub(crate) mod revert;
+pub(crate) mod run;
 pub(crate) mod sim;
 
 use std::{
@@ -177,6 +178,12 @@ pub(crate) fn hold_all(rig: &mut dyn Rig, contracts: &[Contract]) {
         if std::env::var("ONLY").is_ok_and(|only| !only.split(',').any(|o| name.contains(o))) {
             continue;
         }
+        if std::env::var("ONLY").is_ok_and(|only| !only.split(',').any(|o| name.contains(o))) {
+            continue;
+        }
+        if std::env::var("ONLY").is_ok_and(|only| !only.split(',').any(|o| name.contains(o))) {
+            continue;
+        }
         let began = Instant::now();
         // The panic's message and place are on stderr already, right after this.
         println!("{name}");
@@ -262,6 +269,17 @@ macro_rules! contracts {
                 a_stopped_vm_merges_nothing [];
                 a_block_job_of_others_is_seen_and_nothing_is_merged_meanwhile [Foreign];
                 a_base_that_cannot_be_written_is_left_as_it_was [MergeTrouble];
+            }
+            run {
+                a_run_of_the_oldest_goes_in_one_pass [];
+                a_run_in_the_middle_goes_in_one_pass [];
+                a_run_of_the_newest_goes_in_one_pass [];
+                a_run_of_all_goes_in_one_pass [];
+                what_stays_can_be_reverted_to_also_after_a_restart [Disconnect, Branches];
+                snapshots_of_some_disks_are_merged_between_each_other [];
+                a_stopped_vm_is_woken_and_sleeps_again [];
+                a_merge_that_was_stopped_is_finished_later [];
+                what_forbids_a_merge_is_said_before_anything_is_touched [Foreign, Branches];
             }
             revert {
                 after_a_revert_to_one_with_children_snapshots_are_taken_and_merged [Branches];

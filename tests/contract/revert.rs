@@ -270,7 +270,8 @@ pub(crate) fn a_revert_that_cannot_be_safe_is_refused_and_touches_nothing(rig: &
         Begun::Merge(Recipe {
             run: vec![Doomed { name: name("s1"), id: None }],
             disks: Vec::new(),
-            renamed: Vec::new(),
+            told: Vec::new(),
+            files: Vec::new(),
         }),
     );
     daemon.tools.store.begin(&half, daemon.tools.clock.now()).unwrap();

@@ -17,7 +17,7 @@ use virtsnap::{
     hypervisor::{
         BlockJob, Commit, Committed, Copied, CreateSpec, Definition, Event, FreezeStatus, GuestFileSystem,
         Hypervisor, Layer, Merge, Metadata, Overlay, Power, Redefine, Result, SnapshotRecord, SnapshotXml,
-        Space, Steer, Switch, Vm,
+        Space, Steer, Switch, Vm, Wake,
         sim::{Op, Sim},
     },
 };
@@ -35,6 +35,11 @@ impl fmt::Debug for Hooked {
 }
 
 impl Hooked {
+    /// This is done before each call.
+    pub fn new(sim: &Arc<Sim>, before: impl Fn(Op) + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self { sim: Arc::clone(sim), before: Box::new(before) })
+    }
+
     /// The next call of this operation panics.
     pub fn panics_once(sim: &Arc<Sim>, op: Op) -> Arc<Self> {
         let armed = AtomicBool::new(true);
@@ -57,6 +62,16 @@ impl Hooked {
     fn at(&self, op: Op) -> &Sim {
         (self.before)(op);
         &self.sim
+    }
+}
+
+impl Wake for Hooked {
+    fn wake(&self, vm: VmId) -> Result<()> {
+        self.at(Op::Wake).wake(vm)
+    }
+
+    fn let_sleep(&self, vm: VmId) -> Result<()> {
+        self.at(Op::LetSleep).let_sleep(vm)
     }
 }
 

@@ -135,7 +135,7 @@ async fn something(rig: &Rig, dice: &mut Dice) {
         12 => drop(rig.sim.set_tags(vm, if dice.below(2) == 0 { &["b"] } else { &[] })),
         13 => drop(rig.sim.agent_connected(vm, dice.below(2) == 0)),
         14 => {
-            let op = [Op::Create, Op::Delete, Op::Prepare][usize::try_from(dice.below(3)).unwrap()];
+            let op = [Op::Create, Op::Commit, Op::Prepare][usize::try_from(dice.below(3)).unwrap()];
             rig.sim.inject(Fault::new(op, Mishap::Refuse(Error::new(ErrorKind::Busy, "on request"))));
         }
         _ => {

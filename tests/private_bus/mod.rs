@@ -10,6 +10,7 @@ mod faults;
 mod hooked;
 mod introspection;
 mod life;
+mod merging;
 mod mirror;
 mod policies;
 mod prune;

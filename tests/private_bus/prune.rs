@@ -151,7 +151,7 @@ async fn one_that_others_made_under_a_name_of_ours_is_not_ours() {
     rig.sim.make_foreign_snapshot(id(1), &name).unwrap();
     let (error, text) = rig.client.job(&snapshot, "Snapshot.Delete", none()).await.unwrap_err();
     assert_eq!(error, "NotManaged", "{text}");
-    assert!(rig.sim.changes().iter().all(|op| *op != Op::Delete));
+    assert!(rig.sim.changes().iter().all(|op| ![Op::Delete, Op::Commit, Op::Forget].contains(op)));
     rig.client.until(&snapshot, "Snapshot.Managed", |m: &bool| !m).await;
 }
 
@@ -161,7 +161,7 @@ async fn a_deletion_that_stopped_half_way_counts_for_nothing_and_the_next_prune_
     let names = rig.client.snapshots(id(1)).await;
     assert!(rig.sim.write(id(1), "vda", 0, 1));
     let newest = snapshot_path(id(1), &names[2]);
-    rig.sim.inject(Fault::new(Op::Delete, Mishap::Half(Error::new(ErrorKind::Failed, "on request"))));
+    rig.sim.inject(Fault::new(Op::Commit, Mishap::Half(Error::new(ErrorKind::Failed, "on request"))));
     let (error, text) = rig.client.job(&newest, "Snapshot.Delete", none()).await.unwrap_err();
     assert_eq!(error, "Failed");
     assert!(text.contains(&names[2]) && text.contains("VM web"), "{text}");
@@ -185,20 +185,29 @@ async fn a_deletion_that_stopped_half_way_counts_for_nothing_and_the_next_prune_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_prune_goes_on_after_a_snapshot_that_does_not_go_and_tells() {
-    let rig = with_snapshots(4, &["vda", "vdb"]).await;
-    let names = rig.client.snapshots(id(1)).await;
+async fn a_prune_goes_on_after_a_run_that_does_not_go_and_tells() {
+    let rig = with_snapshots(2, &["vda", "vdb"]).await;
+    let first = rig.client.snapshots(id(1)).await;
+    // What stays between them makes it two runs.
+    rig.client.create(id(1), "by-hand", none()).await.unwrap();
+    run(&rig, 3).await;
+    let all = rig.client.snapshots(id(1)).await;
+    let newest = all.iter().rfind(|name| *name != "by-hand").unwrap().clone();
     reload(&rig, "[policy.p]\nvms = [\"*\"]\nkeep-last = 1\n").await;
-    rig.sim.fail_next(Op::Delete, Error::new(ErrorKind::Busy, "on request"));
+    rig.sim.fail_next(Op::Commit, Error::new(ErrorKind::Busy, "on request"));
     let (error, text) = rig.client.job(&vm_path(id(1)), "VM.Prune", none()).await.unwrap_err();
     assert_eq!(error, "Busy");
-    assert!(text.contains(&names[0]) && text.contains("VM web"), "{text}");
-    rig.client.until_there(&snapshot_path(id(1), &names[2]), false).await;
-    assert_eq!(rig.client.snapshots(id(1)).await, [names[0].clone(), names[3].clone()]);
-    // It was refused before anything was touched, so it is as good as before.
-    assert_eq!(rig.client.text(&snapshot_path(id(1), &names[0]), "Snapshot.State").await, "ready");
+    assert!(first.iter().all(|name| text.contains(name)) && text.contains("VM web"), "{text}");
+    let stay = [&first[..], &["by-hand".to_owned(), newest.clone()]].concat();
+    rig.client.until(&vm_path(id(1)), "VM.ChainDepth", |d: &u32| *d as usize == stay.len() + 1).await;
+    assert_eq!(rig.client.snapshots(id(1)).await, stay);
+    // It was refused before anything was touched, so they are as good as before.
+    for name in &first {
+        assert_eq!(rig.client.text(&snapshot_path(id(1), name), "Snapshot.State").await, "ready");
+    }
     rig.client.job(&vm_path(id(1)), "VM.Prune", none()).await.unwrap();
-    rig.client.until_there(&snapshot_path(id(1), &names[0]), false).await;
+    rig.client.until_there(&snapshot_path(id(1), &first[0]), false).await;
+    assert_eq!(rig.client.snapshots(id(1)).await, ["by-hand".to_owned(), newest]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -207,10 +216,10 @@ async fn a_half_deleted_snapshot_is_not_good_again_because_the_next_try_was_refu
     let name = rig.client.snapshots(id(1)).await.remove(0);
     let snapshot = snapshot_path(id(1), &name);
     assert!(rig.sim.write(id(1), "vda", 0, 1));
-    rig.sim.inject(Fault::new(Op::Delete, Mishap::Half(Error::new(ErrorKind::Failed, "on request"))));
+    rig.sim.inject(Fault::new(Op::Commit, Mishap::Half(Error::new(ErrorKind::Failed, "on request"))));
     rig.client.job(&snapshot, "Snapshot.Delete", none()).await.unwrap_err();
     assert_eq!(rig.client.text(&snapshot, "Snapshot.State").await, "failed");
-    rig.sim.fail_next(Op::Delete, Error::new(ErrorKind::Busy, "on request"));
+    rig.sim.fail_next(Op::Commit, Error::new(ErrorKind::Busy, "on request"));
     assert_eq!(rig.client.job(&snapshot, "Snapshot.Delete", none()).await.unwrap_err().0, "Busy");
     assert_eq!(
         rig.client.text(&snapshot, "Snapshot.State").await,

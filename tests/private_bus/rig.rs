@@ -46,7 +46,7 @@ impl TestClock {
     /// Noon on a Friday.
     const NOON: Timestamp = Timestamp::constant(2_223_374_400, 0);
 
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self { start: Instant::now(), ahead: Mutex::default(), never: Condvar::new() }
     }
 

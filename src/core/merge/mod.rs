@@ -32,7 +32,7 @@ use std::collections::BTreeMap;
 use self::tree::{Tree, age};
 pub use self::{
     hold::{Blocker, Breakage, Held, Hold},
-    recipe::{DiskPart, Doomed, Recipe, Renamed},
+    recipe::{DiskNow, DiskPart, Doomed, Obstacle, Recipe, SnapshotNow, recipe},
     step::{Plan, Step},
 };
 use super::{

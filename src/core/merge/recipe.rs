@@ -1,10 +1,21 @@
 //! How one merge is done: every image and every name, worked out before anything is touched, so that whoever finds it
 //! half done can end it.
+//!
+//! ```text
+//!   base ◀── a's overlay ◀── b's overlay ◀── c's overlay      a, b go; c stays
+//!   └─ written to   └─ goes        └─ top, goes  └─ above
+//!   base (what b's overlay read) ◀── c's overlay              c's state image is base now
+//! ```
+//!
+//! A disk that only some of the run have is merged between those. A snapshot that stays and does not have a disk names
+//! its image of then all the same, so it is told as well.
+
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::core::model::SnapshotName;
+use crate::core::{chain::Link, model::SnapshotName};
 
 /// A snapshot that a merge takes away.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,19 +33,12 @@ pub struct DiskPart {
     pub target: String,
     /// The image that is written to: the state image of the oldest of the run that has this disk.
     pub base: String,
+    /// Its format.
+    pub base_format: String,
     /// The last image whose data goes into it: the overlay of the newest.
     pub top: String,
-    /// What goes: every image above `base` up to `top`.
+    /// What goes, from `top` down to the one above `base`.
     pub gone: Vec<String>,
-}
-
-/// A snapshot that stays and whose metadata names an image that goes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Renamed {
-    /// Its name.
-    pub name: SnapshotName,
-    /// From which path to which.
-    pub images: Vec<(String, String)>,
 }
 
 /// All of it.
@@ -44,6 +48,156 @@ pub struct Recipe {
     pub run: Vec<Doomed>,
     /// The disks that any of them has.
     pub disks: Vec<DiskPart>,
-    /// Who is told of it, the oldest first.
-    pub renamed: Vec<Renamed>,
+    /// The snapshots that stay and are to name `base` where they name `top`, and no chain that is no more: all that are
+    /// newer, the oldest first, and those on branches that start there.
+    pub told: Vec<SnapshotName>,
+    /// Other files that go: what was kept of the VM's memory.
+    pub files: Vec<String>,
 }
+
+impl Recipe {
+    /// Every file that goes.
+    pub fn removed(&self) -> Vec<String> {
+        self.disks.iter().flat_map(|d| &d.gone).chain(&self.files).cloned().collect()
+    }
+
+    /// Every image that is written to or goes.
+    pub fn touched(&self) -> Vec<String> {
+        let images = self.disks.iter().flat_map(|d| std::iter::once(&d.base).chain(&d.gone));
+        images.collect::<BTreeSet<_>>().into_iter().cloned().collect()
+    }
+}
+
+/// One disk, as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskNow<'a> {
+    /// Its target.
+    pub target: &'a str,
+    /// Its images' paths and formats, from the one that is written to down to the base.
+    pub chain: Vec<(&'a str, &'a str)>,
+    /// The place of each snapshot of the line that has it, the newest first.
+    pub links: Vec<Link<'a>>,
+}
+
+/// One snapshot, as its metadata is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotNow<'a> {
+    /// Its name.
+    pub name: &'a SnapshotName,
+    /// Its own identity, if it has one of ours.
+    pub id: Option<Uuid>,
+    /// The file with the VM's memory.
+    pub memory: Option<&'a str>,
+    /// What the VM's disks wrote to when it was taken.
+    pub sources: Vec<&'a str>,
+    /// Of one off the line: every image under what it names.
+    pub beside: Vec<&'a str>,
+}
+
+/// Why it cannot be done; nothing was touched.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Obstacle {
+    /// It is not where the VM is.
+    #[error(
+        "snapshot {0} is on a branch that the VM left when it was reverted; such ones cannot be merged away"
+    )]
+    OffTheLine(SnapshotName),
+    /// Not a run: something lies between.
+    #[error("snapshots {0} and {1} are not consecutive")]
+    NotConsecutive(SnapshotName, SnapshotName),
+    /// One that stays needs an image that would go or be changed.
+    #[error("snapshot {snapshot} stands on {image}, which a merge would change: delete that one first")]
+    Stands {
+        /// Who.
+        snapshot: SnapshotName,
+        /// On what.
+        image: String,
+    },
+    /// Another disk of the same VM has it.
+    #[error("disk {disk} of the VM stands on {image}, too, which a merge would change")]
+    Shared {
+        /// The other disk.
+        disk: String,
+        /// On what.
+        image: String,
+    },
+}
+
+/// Works it out. `line`: from the first snapshot to the current one; `beside`: all others. `run`: what goes, the oldest
+/// first.
+pub fn recipe(
+    disks: &[DiskNow<'_>],
+    line: &[SnapshotNow<'_>],
+    beside: &[SnapshotNow<'_>],
+    run: &[SnapshotName],
+) -> Result<Recipe, Obstacle> {
+    let place = |name: &SnapshotName| {
+        let at = line.iter().position(|s| s.name == name);
+        at.ok_or_else(|| Obstacle::OffTheLine(name.clone()))
+    };
+    let places = run.iter().map(place).collect::<Result<Vec<_>, _>>()?;
+    for (pair, names) in places.windows(2).zip(run.windows(2)) {
+        if pair[1] != pair[0] + 1 {
+            return Err(Obstacle::NotConsecutive(names[0].clone(), names[1].clone()));
+        }
+    }
+    let (first, after) = match (places.first(), places.last()) {
+        (Some(first), Some(last)) => (*first, last + 1),
+        _ => (0, 0),
+    };
+    let (going, newer) = (&line[first..after], &line[after..]);
+    let parts: Vec<DiskPart> = disks.iter().filter_map(|disk| part(disk, going)).collect();
+    // What of other branches has to be told of it.
+    let mut rewritten: BTreeSet<&str> = BTreeSet::new();
+    for (disk, part) in disks.iter().filter_map(|d| Some((d, parts.iter().find(|p| p.target == d.target)?))) {
+        let above = disk.chain.iter().map(|l| l.0).take_while(|path| *path != part.top).last();
+        rewritten.extend(above.into_iter().chain([part.top.as_str()]));
+        let stands = |image: &&str| part.base == **image || part.gone.iter().any(|gone| gone == *image);
+        for other in disks.iter().filter(|other| other.target != disk.target) {
+            if let Some((image, _)) = other.chain.iter().find(|(path, _)| stands(path)) {
+                let (disk, image) = (other.target.to_owned(), (*image).to_owned());
+                return Err(Obstacle::Shared { disk, image });
+            }
+        }
+        // Only the image above the top one is rewritten: who reaches these images on another way does not find them.
+        for s in beside.iter().filter(|s| above.is_none_or(|above| !s.beside.contains(&above))) {
+            if let Some(image) = s.beside.iter().find(|i| stands(i)) {
+                return Err(Obstacle::Stands { snapshot: s.name.clone(), image: (*image).to_owned() });
+            }
+        }
+        // Older ones that do not have this disk may name the base: it was what the VM wrote to, and no state of theirs.
+        for s in line[..first].iter().chain(newer).chain(beside) {
+            let inner = |path: &&&str| **path != part.top && part.gone.iter().any(|gone| gone == **path);
+            if let Some(image) = s.sources.iter().find(inner) {
+                return Err(Obstacle::Stands { snapshot: s.name.clone(), image: (*image).to_owned() });
+            }
+        }
+    }
+    let stood_on =
+        |s: &&SnapshotNow<'_>| s.beside.iter().chain(&s.sources).any(|image| rewritten.contains(image));
+    let told = newer.iter().chain(beside.iter().filter(stood_on)).map(|s| s.name.clone()).collect();
+    let files = going.iter().filter_map(|s| s.memory).map(str::to_owned).collect();
+    let run = going.iter().map(|s| Doomed { name: s.name.clone(), id: s.id }).collect();
+    Ok(Recipe { run, disks: parts, told, files })
+}
+
+/// A disk's part; `None` if no snapshot that goes has it.
+fn part(disk: &DiskNow<'_>, going: &[SnapshotNow<'_>]) -> Option<DiskPart> {
+    let goes = |link: &&Link<'_>| going.iter().any(|s| s.name == link.part.snapshot);
+    let mut links = disk.links.iter().filter(goes);
+    let newest = links.clone().next()?;
+    let oldest = links.next_back()?;
+    let from = disk.chain.iter().position(|(path, _)| *path == newest.above)?;
+    let to = disk.chain.iter().position(|(path, _)| *path == oldest.part.state_image)?;
+    let (base, base_format) = disk.chain[to];
+    Some(DiskPart {
+        target: disk.target.to_owned(),
+        base: base.to_owned(),
+        base_format: base_format.to_owned(),
+        top: newest.above.to_owned(),
+        gone: disk.chain.get(from..to)?.iter().map(|(path, _)| (*path).to_owned()).collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests;

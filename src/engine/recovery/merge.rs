@@ -1,8 +1,11 @@
-//! A run of snapshots that was being merged away.
+//! A run of snapshots that was being merged away, and the VM that was woken for it.
 
 use crate::{
-    core::merge::Recipe,
-    hypervisor::SnapshotRecord,
+    core::{
+        merge::Recipe,
+        model::{VmId, VmState},
+    },
+    hypervisor::{ErrorKind, Result, SnapshotRecord},
     store::{Intent, StoreError},
     worker::Tools,
 };
@@ -12,7 +15,7 @@ pub(super) fn settle(
     intent: &Intent,
     recipe: &Recipe,
     records: &[SnapshotRecord],
-) -> Result<(), StoreError> {
+) -> std::result::Result<(), StoreError> {
     if records.is_empty() {
         // The VM went, or all its snapshots with it.
         return tools.store.all_gone(recipe.run.iter().filter_map(|d| d.id).chain([intent.id]));
@@ -22,5 +25,30 @@ pub(super) fn settle(
         VIRTSNAP_SNAPSHOT = %intent.name,
         "the merge of snapshot {} and what follows it was interrupted; the next prune finishes it", intent.name
     );
+    Ok(())
+}
+
+/// Lets a VM sleep that was woken only for a merge. A libvirtd that was restarted meanwhile does not do it.
+pub(super) fn let_sleep(tools: &Tools, vm: VmId) -> Result<()> {
+    let hypervisor = &tools.hypervisor;
+    let slept = match hypervisor.vm(vm) {
+        Err(e) if e.kind == ErrorKind::NoSuchVm => Ok(()),
+        Err(e) => return Err(e),
+        Ok(found) if found.state == VmState::Paused => {
+            // What it was doing is not wanted any more; an end that is refused must not keep it awake.
+            for job in hypervisor.block_jobs(vm)? {
+                if let Err(e) = hypervisor.end_block_job(vm, &job.target) {
+                    tracing::warn!(VIRTSNAP_VM = %found.name, error = %e, "a block job does not end");
+                }
+            }
+            hypervisor.let_sleep(vm)
+        }
+        // Off, or somebody has resumed it: then it is theirs.
+        Ok(_) => Ok(()),
+    };
+    slept?;
+    if let Err(e) = tools.store.sleeps(vm) {
+        tracing::error!(VIRTSNAP_VM_UUID = %vm, error = %e, "cannot store that a VM sleeps again");
+    }
     Ok(())
 }

@@ -37,6 +37,19 @@ pub(super) fn settle_vm(tools: &Tools, vm: VmId) {
 }
 
 fn settle_all(tools: &Tools, whose: impl Fn(VmId) -> bool) {
+    match tools.store.awake() {
+        Ok(awake) => {
+            for vm in awake.into_iter().filter(|vm| whose(*vm)) {
+                if let Err(e) = merge::let_sleep(tools, vm) {
+                    tracing::error!(
+                        VIRTSNAP_VM_UUID = %vm,
+                        "VM {vm} was started, paused, to merge its images, and cannot be stopped yet: {e}"
+                    );
+                }
+            }
+        }
+        Err(e) => tracing::error!(error = %e, "cannot read which VMs may be awake"),
+    }
     let intents = match tools.store.intents() {
         Ok(intents) => intents,
         Err(e) => {

@@ -91,7 +91,7 @@ fn occupied(domain: &virt::domain::Domain, read: &xml::DomainXml) -> (bool, bool
     (read.mirrors || asked.any(|runs| runs), false)
 }
 
-fn state(domain: &virt::domain::Domain) -> Result<VmState> {
+pub(super) fn state(domain: &virt::domain::Domain) -> Result<VmState> {
     Ok(match domain.state()?.0 {
         Enum::Known(DomainState::Running | DomainState::Blocked) => VmState::Running,
         Enum::Known(DomainState::Paused) => VmState::Paused,

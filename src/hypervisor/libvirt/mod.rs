@@ -12,15 +12,25 @@
 //!   redefine, forget ─▶ redefine.rs   metadata alone     (work)
 //!   define, stop … ─▶ switch.rs   other images, power    (work)
 //!   commit, block_jobs ─▶ blockjob.rs   merges           (work, control)
+//!   wake, let_sleep ─▶ wake.rs   a stopped VM's QEMU     (work)
 //!   freeze, thaw … ─▶ agent.rs    the guest agent        (guard)
 //! ```
 //!
 //! Three connections, because libvirtd answers five requests at once on each: a stuck agent call or a long merge
 //! must not keep a thaw from getting through.
 //!
-//! `delete` is libvirt's own (`virDomainSnapshotDelete`), behind guards for what is known to lose data with it:
-//! it refuses on hosts whose AppArmor profiles would deny the merge (QEMU crashes there), on a tree that is not
-//! one chain, and where metadata and chain disagree.
+//! # Which deletion is used when
+//!
+//! External snapshots are merged by our own recipe ([`merging`](crate::merging): `commit` for each disk, `redefine`,
+//! `forget`, `discard`). libvirt's own deletion (`virDomainSnapshotDelete`) has no progress, no limit and no end on
+//! request, and copies cumulatively; with AppArmor it crashed the QEMU of a running VM with two disks; 9.0 cannot do it
+//! for any but the newest of a stopped VM, and looks for the wrong images off the live chain; 11.3 unlinks a live layer
+//! where "current" is wrong; what it leaves half done marks the *older* snapshot.
+//!
+//! `delete` is that one. It is the better way where there is no chain: an internal snapshot goes inside its image, which
+//! libvirt alone can do. And it is the only way to end what it began itself, for it alone takes its mark off again. It
+//! stands behind guards for what is known to lose data with it: it refuses on hosts whose AppArmor profiles would deny
+//! the merge, on a tree that is not one chain, and where metadata and chain disagree.
 
 mod agent;
 mod blockjob;
@@ -39,6 +49,7 @@ mod storage;
 mod switch;
 #[cfg(test)]
 mod tests;
+mod wake;
 mod xml;
 
 use std::{
@@ -53,7 +64,7 @@ use self::connection::{Connections, Signal, Slot};
 use super::{
     BlockJob, Commit, Committed, Copied, CreateSpec, Definition, Error, ErrorKind, Event, FreezeStatus,
     GuestFileSystem, Hypervisor, Layer, Merge, Metadata, Overlay, Power, Redefine, Result, SnapshotRecord,
-    SnapshotXml, Space, Steer, Switch, Vm,
+    SnapshotXml, Space, Steer, Switch, Vm, Wake,
 };
 use crate::core::model::{SnapshotName, VmId};
 
@@ -104,6 +115,16 @@ impl Libvirt {
         self.slot.get().ok_or_else(|| {
             Error::new(ErrorKind::Disconnected, format!("not connected to libvirt at {}", self.uri))
         })
+    }
+}
+
+impl Wake for Libvirt {
+    fn wake(&self, vm: VmId) -> Result<()> {
+        wake::wake(&*self.now()?, vm)
+    }
+
+    fn let_sleep(&self, vm: VmId) -> Result<()> {
+        wake::let_sleep(&*self.now()?, vm)
     }
 }
 

@@ -129,6 +129,20 @@ impl State {
     }
 }
 
+/// Whoever is asked may end without an answer.
+struct Alone<'a> {
+    sim: &'a Sim,
+    vm: VmId,
+    target: &'a str,
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        // There is nobody to tell.
+        let _ = self.sim.with(|s| s.leave_alone(self.vm, self.target));
+    }
+}
+
 impl Merge for Sim {
     fn commit(&self, vm: VmId, commit: &Commit, steer: &mut dyn FnMut(Copied) -> Steer) -> Result<Committed> {
         let target = commit.target.as_str();
@@ -168,7 +182,9 @@ impl Merge for Sim {
             let copied = job.copied();
             let era = state.era;
             drop(state);
+            let alone = Alone { sim: self, vm, target };
             let word = steer(copied);
+            std::mem::forget(alone);
             state = self.lock();
             if state.era != era {
                 let _ = state.leave_alone(vm, target);

@@ -33,6 +33,7 @@ mod spec;
 mod switch;
 #[cfg(test)]
 mod tests;
+mod wake;
 
 use std::{
     collections::{BTreeMap, VecDeque},

@@ -47,6 +47,10 @@ pub enum Op {
     BlockJobs,
     /// `end_block_job`
     EndBlockJob,
+    /// `wake`
+    Wake,
+    /// `let_sleep`
+    LetSleep,
     /// `images_beside`
     ImagesBeside,
     /// `chain`
@@ -85,6 +89,8 @@ impl Op {
                 | Self::PutBack
                 | Self::Commit
                 | Self::EndBlockJob
+                | Self::Wake
+                | Self::LetSleep
                 | Self::Save
                 | Self::PrepareOn
                 | Self::Define

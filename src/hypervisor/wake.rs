@@ -1,0 +1,17 @@
+//! A stopped VM whose QEMU runs, with its CPUs stopped, for as long as its images are merged: only QEMU merges them.
+
+use super::Result;
+use crate::core::model::VmId;
+
+/// Waking a stopped VM for our own work, and letting it sleep again.
+pub trait Wake {
+    /// Starts a stopped VM with its CPUs stopped, such that it is off again when the connection ends. Not after a
+    /// restart of libvirtd, which forgets that: so whoever calls this writes it down first.
+    ///
+    /// If it fails, nothing was started.
+    fn wake(&self, vm: VmId) -> Result<()>;
+
+    /// Ends the QEMU of one that was woken. One that is off already is no error; one whose CPUs run has an owner by
+    /// now, and is left alone ([`ErrorKind::Busy`](super::ErrorKind::Busy)).
+    fn let_sleep(&self, vm: VmId) -> Result<()>;
+}

@@ -1,0 +1,186 @@
+//! What a merge would do, or what forbids it: on facts of now, before anything is touched.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    core::{
+        chain, marker,
+        merge::{DiskNow, DiskPart, Recipe, SnapshotNow, recipe},
+        model::{SnapshotName, Storage, VmId, VmState},
+        room::{Growth, Room, room_for},
+    },
+    hypervisor::{
+        Disk, Error, ErrorKind, Hypervisor, Image, Layer, Result, SnapshotRecord, Vm, line_to_current, told,
+    },
+};
+
+/// Works out how these snapshots, the oldest first, are merged away.
+pub fn look(hypervisor: &dyn Hypervisor, id: VmId, run: &[SnapshotName]) -> Result<Recipe> {
+    let vm = hypervisor.vm(id)?;
+    let records = hypervisor.snapshots(id)?;
+    if let Some(name) = run.iter().find(|name| !records.iter().any(|r| r.name == **name)) {
+        return Err(Error::new(ErrorKind::NoSuchSnapshot, format!("there is no snapshot {name}")));
+    }
+    check_vm(&vm)?;
+    check_snapshots(&records, run)?;
+    let mut line = line_to_current(&records)?;
+    line.reverse();
+    let disks = vm.disks.iter().filter(|d| d.writable && d.kind == "file");
+    let disks = disks.map(|disk| disk_now(disk, &records)).collect::<Result<Vec<_>>>()?;
+    check_disks(&disks, &line)?;
+
+    let off = |r: &&SnapshotRecord| !line.iter().any(|l| l.name == r.name);
+    let mut branches = Vec::new();
+    for record in records.iter().filter(off) {
+        branches.push((record, stands_on(hypervisor, record)?));
+    }
+    let on_line: Vec<_> = line.iter().map(|r| snapshot_now(r, id, &[])).collect();
+    let beside: Vec<_> = branches.iter().map(|(r, images)| snapshot_now(r, id, images)).collect();
+    let recipe = recipe(&disks, &on_line, &beside, run)
+        .map_err(|e| Error::new(ErrorKind::Unsupported, format!("{e}. Nothing was touched")))?;
+    if let Some((image, user)) = hypervisor.users(&recipe.touched(), id)?.first() {
+        let text =
+            format!("{image} is also under {user}: a merge would destroy what that has. Nothing was touched");
+        return Err(Error::new(ErrorKind::Busy, text));
+    }
+    check_room(hypervisor, &vm, &recipe)?;
+    Ok(recipe)
+}
+
+/// What forbids any merge of this VM's images.
+fn check_vm(vm: &Vm) -> Result<()> {
+    let refuse = |kind, text: String| Err(Error::new(kind, text));
+    if let Some(model) = &vm.confined_by {
+        return refuse(
+            // Ours, before anything is touched; `Denied` would be libvirt's, in the middle of it.
+            ErrorKind::Unsupported,
+            format!(
+                "the VM is confined by {model}, whose profile denies writing to backing images: a merge would fail, \
+                 or crash the running VM. Nothing was touched; the snapshot stays until the profile allows it"
+            ),
+        );
+    }
+    if vm.managed_save {
+        return refuse(
+            ErrorKind::Unsupported,
+            "the VM has a managed save, which a changed disk would make unusable; start it or \
+             `virsh managedsave-remove` first"
+                .to_owned(),
+        );
+    }
+    match vm.state {
+        VmState::PmSuspended => {
+            refuse(ErrorKind::Unsupported, "the VM is suspended by its guest; wake it first".to_owned())
+        }
+        VmState::Other => refuse(ErrorKind::Busy, "the VM is changing its state".to_owned()),
+        _ if vm.busy => refuse(ErrorKind::Busy, "another job runs on the VM".to_owned()),
+        _ if vm.block_jobs => {
+            refuse(ErrorKind::Busy, "a block job runs on one of the VM's disks; let it end first".to_owned())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_snapshots(records: &[SnapshotRecord], run: &[SnapshotName]) -> Result<()> {
+    if let Some(other) = records.iter().find(|r| r.storage == Storage::Internal) {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!(
+                "the VM also has the internal snapshot {}; external ones beside it cannot be merged safely",
+                other.name
+            ),
+        ));
+    }
+    // libvirt marks not the one that it deletes, but the next older one; within the run that goes with it.
+    if let Some(r) = records.iter().find(|r| r.delete_in_progress && !run.contains(&r.name)) {
+        return Err(mismatch(&format!("a deletion by other means, at {}, did not end", r.name)));
+    }
+    Ok(())
+}
+
+fn disk_now<'a>(disk: &'a Disk, records: &'a [SnapshotRecord]) -> Result<DiskNow<'a>> {
+    let paths: Vec<&str> = disk.chain.iter().map(|l| l.path.as_str()).collect();
+    let links = chain::links(&disk.target, &paths, &told(records, &disk.target)?)
+        .map_err(|m| mismatch(&m.to_string()))?;
+    if let Some(configured) = disk.configured.as_deref().filter(|c| paths.first() != Some(c)) {
+        return Err(mismatch(&format!(
+            "disk {} runs on {}, but the definition names {configured}",
+            disk.target,
+            paths.join(" → ")
+        )));
+    }
+    let chain = disk.chain.iter().map(|l| (l.path.as_str(), l.format.as_str())).collect();
+    Ok(DiskNow { target: &disk.target, chain, links })
+}
+
+/// Every disk of every snapshot of the line is still one of the VM's.
+fn check_disks(disks: &[DiskNow<'_>], line: &[&SnapshotRecord]) -> Result<()> {
+    let has = |target: &str| disks.iter().any(|d| d.target == target);
+    match line.iter().flat_map(|r| &r.disks).find(|d| !has(&d.target)) {
+        Some(lost) => Err(mismatch(&format!("the VM has no disk {} any more", lost.target))),
+        None => Ok(()),
+    }
+}
+
+/// Every image under what this snapshot holds.
+fn stands_on(hypervisor: &dyn Hypervisor, record: &SnapshotRecord) -> Result<Vec<String>> {
+    let mut images = Vec::new();
+    for disk in &record.disks {
+        let top = Layer { path: disk.state_image.clone(), format: "qcow2".to_owned() };
+        let chain = hypervisor.chain(&top).map_err(|e| {
+            e.context(format_args!(
+                "what snapshot {} on another branch stands on cannot be told",
+                record.name
+            ))
+        })?;
+        images.extend(chain.into_iter().map(|image| image.path));
+    }
+    Ok(images)
+}
+
+fn snapshot_now<'a>(record: &'a SnapshotRecord, vm: VmId, images: &'a [String]) -> SnapshotNow<'a> {
+    SnapshotNow {
+        name: &record.name,
+        id: marker::split(&record.description, vm).1.map(|m| m.id),
+        memory: record.memory_file.as_deref(),
+        sources: record.sources.iter().map(|(_, path)| path.as_str()).collect(),
+        beside: images.iter().map(String::as_str).collect(),
+    }
+}
+
+/// Nothing is given back before the last disk is merged.
+fn check_room(hypervisor: &dyn Hypervisor, vm: &Vm, recipe: &Recipe) -> Result<()> {
+    let mut growths = Vec::new();
+    for part in &recipe.disks {
+        let top = vm.disks.iter().find(|d| d.target == part.target).and_then(|d| d.chain.first());
+        let Some(top) = top else { continue };
+        let images = hypervisor.chain(top)?;
+        let space = hypervisor.space(&part.base).map_err(|e| {
+            e.context(format_args!(
+                "whether {} has room for what is merged into it cannot be told",
+                part.base
+            ))
+        })?;
+        let room = Room { capacity: space.capacity, available: space.available };
+        growths.push((growth(part, &images), room));
+    }
+    room_for(growths.iter().map(|(growth, room)| (growth, *room))).map_err(|e| {
+        Error::new(ErrorKind::NoSpace, format!("too little room for the merge: {e}. Nothing was touched"))
+    })
+}
+
+fn growth(part: &DiskPart, images: &[Image]) -> Growth {
+    let gone: BTreeSet<&String> = part.gone.iter().collect();
+    let taking = images.iter().filter(|i| gone.contains(&i.path) || i.path == part.base);
+    Growth {
+        image: part.base.clone(),
+        format: part.base_format.clone(),
+        capacity: taking.clone().map(|i| i.capacity).max().unwrap_or(0),
+        allocation: images.iter().find(|i| i.path == part.base).map_or(0, |i| i.allocation),
+        comes: taking.filter(|i| i.path != part.base).fold(0, |sum, i| sum.saturating_add(i.allocation)),
+    }
+}
+
+fn mismatch(what: &str) -> Error {
+    Error::new(ErrorKind::ChainMismatch, format!("{what}. Nothing was touched"))
+}

@@ -1,0 +1,254 @@
+//! Merging a run of snapshots away, in one pass over each disk: [`look`] first, then [`carry_out`] what it found.
+//!
+//! | step | done again, or after a crash |
+//! |---|---|
+//! | a stopped VM is woken | it was written down before; it is let sleep again whatever comes |
+//! | each disk's images are merged, one disk after the other | what is done is passed over; what was cut short is copied anew |
+//! | who stays is told of its new image | what is told already is not written |
+//! | who goes is forgotten, the newest first | one that is not there is passed over |
+//! | the images are removed | one that is not there is passed over |
+//!
+//! From the first copied cluster until a snapshot is forgotten its image holds newer data than it should: all of the
+//! run read through the image that is written to. Everything else is right at every moment: who stays reads the old
+//! images until the last of them is told, and the VM reads what its QEMU knows.
+
+mod look;
+
+use std::time::Duration;
+
+pub use self::look::look;
+use crate::{
+    clock,
+    core::{
+        marker,
+        merge::{DiskPart, Recipe},
+        model::{SnapshotName, VmId, VmState},
+    },
+    hypervisor::{
+        BlockJob, Commit, Committed, Copied, Disk, Error, ErrorKind, Hypervisor, JobKind, Layer, Redefine,
+        Result, SnapshotXml, Steer, Vm,
+    },
+};
+
+/// Between two looks at a job that an earlier life left.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Whoever a merge tells what it does, and asks how to go on. Each method's error ends the merge there.
+pub trait Watcher {
+    /// What it does now.
+    fn phase(&mut self, _phase: &str) {}
+
+    /// How far it is with the disk of this number, and how it goes on.
+    fn steer(&mut self, _disk: usize, _copied: Copied) -> Steer {
+        Steer::On { limit: None }
+    }
+
+    /// The VM is about to be woken (true), or sleeps again (false).
+    fn awake(&mut self, _awake: bool) -> Result<()> {
+        Ok(())
+    }
+
+    /// A disk has left its images.
+    fn merged(&mut self, _part: &DiskPart) -> Result<()> {
+        Ok(())
+    }
+
+    /// This metadata is about to be changed.
+    fn keep(&mut self, _name: &SnapshotName, _xml: &SnapshotXml) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// What an earlier try left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Earlier {
+    /// There was one: a block job on its disks may be its own.
+    pub begun: bool,
+    /// It woke the VM.
+    pub woken: bool,
+}
+
+/// Does it, or the rest of it. An error whose kind is [`untouched`](ErrorKind::untouched) left everything as it was found.
+pub fn carry_out(
+    hypervisor: &dyn Hypervisor,
+    id: VmId,
+    recipe: &Recipe,
+    earlier: Earlier,
+    watcher: &mut dyn Watcher,
+) -> Result<()> {
+    let vm = hypervisor.vm(id)?;
+    let mut awake = earlier.woken && vm.state == VmState::Paused;
+    let merged = if recipe.disks.iter().any(|part| has(&vm, part, &part.top)) {
+        if vm.state == VmState::ShutOff {
+            watcher.phase("starting it, paused");
+            watcher.awake(true)?;
+            awake = true;
+        }
+        // What QEMU has really opened is looked at once more before each disk.
+        let woken = if vm.state == VmState::ShutOff { hypervisor.wake(id) } else { Ok(()) };
+        woken.and_then(|()| merge(hypervisor, id, recipe, earlier, watcher))
+    } else {
+        Ok(())
+    };
+    if awake {
+        let slept = hypervisor.let_sleep(id).and_then(|()| watcher.awake(false));
+        match &merged {
+            Ok(()) => slept?,
+            Err(e) => return Err(e.clone().and_rollback(&slept, "ending the QEMU that was started for it")),
+        }
+    }
+    merged?;
+    tell(hypervisor, id, recipe, watcher).map_err(touched)?;
+    watcher.phase("removing images");
+    hypervisor.discard(id, &recipe.removed()).map_err(touched)
+}
+
+fn merge(
+    hypervisor: &dyn Hypervisor,
+    id: VmId,
+    recipe: &Recipe,
+    earlier: Earlier,
+    watcher: &mut dyn Watcher,
+) -> Result<()> {
+    let mut any = false;
+    let all = recipe.disks.len();
+    for (i, part) in recipe.disks.iter().enumerate() {
+        watcher.phase(&format!("merging {} ({}/{all})", part.target, i + 1));
+        let done = one(hypervisor, id, (i, part), earlier, watcher);
+        any |= done.as_ref().is_ok_and(|done| *done == Committed::Now);
+        done.and_then(|_| watcher.merged(part)).map_err(|e| if any { touched(e) } else { e })?;
+    }
+    Ok(())
+}
+
+/// One disk's images.
+fn one(
+    hypervisor: &dyn Hypervisor,
+    id: VmId,
+    (i, part): (usize, &DiskPart),
+    earlier: Earlier,
+    watcher: &mut dyn Watcher,
+) -> Result<Committed> {
+    if earlier.begun {
+        end_left_over(hypervisor, id, (i, part), watcher)?;
+    }
+    let vm = hypervisor.vm(id)?;
+    if has(&vm, part, &part.top) {
+        check_between(disk(&vm, part)?, part)?;
+    }
+    let Commit { target, base, top } =
+        Commit { target: part.target.clone(), base: part.base.clone(), top: part.top.clone() };
+    let done =
+        hypervisor.commit(id, &Commit { target, base, top }, &mut |copied| watcher.steer(i, copied))?;
+    // libvirt writes the definition after the pivot: should it not have, the next start would be on what goes now.
+    let vm = hypervisor.vm(id).map_err(touched)?;
+    let disk = disk(&vm, part).map_err(touched)?;
+    let active = disk.chain.first().map(|l| &l.path);
+    if part.gone.iter().any(|gone| has(&vm, part, gone))
+        || disk.configured.as_ref().is_some_and(|c| Some(c) != active)
+    {
+        return Err(Error::new(
+            ErrorKind::Failed,
+            format!(
+                "disk {} is merged, but libvirt says that the VM runs on {} and starts on {} (`virsh dumpxml`, with and \
+                 without --inactive): nothing was removed",
+                part.target,
+                chain(disk),
+                disk.configured.as_deref().unwrap_or("nothing"),
+            ),
+        ));
+    }
+    Ok(done)
+}
+
+/// A job that outlived whoever began it: an inner one ends by itself, one of the active layer when it is told to.
+fn end_left_over(
+    hypervisor: &dyn Hypervisor,
+    id: VmId,
+    (i, part): (usize, &DiskPart),
+    watcher: &mut dyn Watcher,
+) -> Result<()> {
+    let of_disk = |jobs: Vec<BlockJob>| jobs.into_iter().find(|job| job.target == part.target);
+    while let Some(job) = of_disk(hypervisor.block_jobs(id)?) {
+        if job.kind == JobKind::Other {
+            let text = format!("disk {} has another block job now", part.target);
+            return Err(Error::new(ErrorKind::Busy, text));
+        }
+        let stop = watcher.steer(i, job.copied) == Steer::Stop;
+        if job.ready || stop {
+            hypervisor.end_block_job(id, &part.target)?;
+        }
+        if stop {
+            return Err(Error::new(
+                ErrorKind::Cancelled,
+                format!("the merge of disk {} was stopped", part.target),
+            ));
+        }
+        clock::pause(PAUSE);
+    }
+    Ok(())
+}
+
+/// Those who stay name other images, and those who go are forgotten.
+fn tell(hypervisor: &dyn Hypervisor, id: VmId, recipe: &Recipe, watcher: &mut dyn Watcher) -> Result<()> {
+    watcher.phase("updating metadata");
+    let records = hypervisor.snapshots(id)?;
+    let moved = |part: &DiskPart| {
+        (part.top.clone(), Layer { path: part.base.clone(), format: part.base_format.clone() })
+    };
+    let images: Vec<(String, Layer)> = recipe.disks.iter().map(moved).collect();
+    for name in recipe.told.iter().filter(|name| records.iter().any(|r| r.name == **name)) {
+        watcher.keep(name, &hypervisor.copy(id, name)?)?;
+        hypervisor.redefine(id, &Redefine { images: images.clone(), ..Redefine::new(name.clone()) })?;
+    }
+    for doomed in recipe.run.iter().rev() {
+        // One that has the name and not the identity is another one.
+        let is_it = |description: &str| marker::split(description, id).1.map(|m| m.id) == doomed.id;
+        if records.iter().any(|r| r.name == doomed.name && is_it(&r.description)) {
+            hypervisor.forget(id, &doomed.name)?;
+        }
+    }
+    Ok(())
+}
+
+fn disk<'a>(vm: &'a Vm, part: &DiskPart) -> Result<&'a Disk> {
+    vm.disks.iter().find(|d| d.target == part.target).ok_or_else(|| {
+        Error::new(ErrorKind::ChainMismatch, format!("the VM has no disk {} any more", part.target))
+    })
+}
+
+fn has(vm: &Vm, part: &DiskPart, image: &str) -> bool {
+    vm.disks.iter().any(|d| d.target == part.target && d.chain.iter().any(|l| l.path == image))
+}
+
+fn chain(disk: &Disk) -> String {
+    disk.chain.iter().map(|l| l.path.as_str()).collect::<Vec<_>>().join(" → ")
+}
+
+/// What lies between is what was found when it was worked out, and nothing else.
+fn check_between(disk: &Disk, part: &DiskPart) -> Result<()> {
+    let from = disk.chain.iter().skip_while(|l| l.path != part.top).map(|l| &l.path);
+    if from.clone().take(part.gone.len()).eq(&part.gone)
+        && from.clone().nth(part.gone.len()) == Some(&part.base)
+    {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::ChainMismatch,
+        format!(
+            "disk {} runs on {} now, where {} → {} was to be merged: somebody else changed it meanwhile",
+            part.target,
+            chain(disk),
+            part.gone.join(" → "),
+            part.base
+        ),
+    ))
+}
+
+/// An error after something was merged.
+fn touched(mut e: Error) -> Error {
+    if e.kind.untouched() {
+        e.kind = ErrorKind::Failed;
+    }
+    e
+}

@@ -1,0 +1,187 @@
+//! Merging a run of snapshots away as a job: written down before the first cluster is copied, and ended by whoever
+//! comes next if it was cut short.
+
+use std::sync::atomic::Ordering;
+
+use uuid::Uuid;
+
+use super::{Stop, Work};
+use crate::{
+    core::{
+        job::Failure,
+        merge::{DiskPart, Recipe},
+        model::SnapshotName,
+    },
+    hypervisor::{Copied, Error, ErrorKind, Result, SnapshotXml, Steer, Vm},
+    merging::{self, Earlier, Watcher},
+    store::{Begun, Intent, StoreError},
+};
+
+/// Merges these, the oldest first, away. `share`: from where to where this is in the job's progress.
+pub(super) fn run(
+    work: &Work<'_>,
+    vm: &Vm,
+    run: &[SnapshotName],
+    share: (f64, f64),
+) -> std::result::Result<(), Stop> {
+    let Some(oldest) = run.first() else { return Ok(()) };
+    let recipe =
+        merging::look(work.tools.hypervisor.as_ref(), vm.id, run).map_err(|e| not_deleted(vm, run, e))?;
+    work.safe_point()?;
+    let id = recipe.run.iter().find_map(|d| d.id).unwrap_or_else(Uuid::new_v4);
+    let intent = Intent::new(id, vm.id, oldest.clone(), Begun::Merge(recipe.clone()));
+    work.tools.store.begin(&intent, work.tools.clock.now())?;
+    carry_out(work, vm, &intent, &recipe, false, share)
+}
+
+/// Ends the merges of this VM that were cut short, and says what is gone with them. As long as one is not ended the
+/// metadata does not say what is so, and nothing else can be merged.
+pub(super) fn finish(work: &Work<'_>, vm: &Vm) -> std::result::Result<Vec<SnapshotName>, Stop> {
+    let mut finished = Vec::new();
+    for intent in work.tools.store.intents()?.into_iter().filter(|i| i.vm == vm.id) {
+        if let Begun::Merge(recipe) = &intent.what {
+            tracing::info!(
+                VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %intent.name,
+                "the merge of {} of VM {} was cut short; it is finished now", list(&names(recipe)), vm.name
+            );
+            carry_out(work, vm, &intent, recipe, true, (0.0, 0.0))?;
+            finished.extend(names(recipe));
+        }
+    }
+    Ok(finished)
+}
+
+fn carry_out(
+    work: &Work<'_>,
+    vm: &Vm,
+    intent: &Intent,
+    recipe: &Recipe,
+    begun: bool,
+    share: (f64, f64),
+) -> std::result::Result<(), Stop> {
+    let earlier = Earlier { begun, woken: work.tools.store.awake()?.contains(&vm.id) };
+    let mut watcher = Watching {
+        work,
+        vm,
+        intent,
+        disks: recipe.disks.len(),
+        phase: String::new(),
+        told: None,
+        share,
+        going: begun,
+    };
+    let done = merging::carry_out(work.tools.hypervisor.as_ref(), vm.id, recipe, earlier, &mut watcher);
+    let going = watcher.going;
+    let names = names(recipe);
+    match done {
+        Ok(()) => {
+            let store = &work.tools.store;
+            for name in &recipe.told {
+                store.drop_copy(vm.id, name)?;
+            }
+            store.all_gone(recipe.run.iter().filter_map(|d| d.id).chain([intent.id]))?;
+            for name in &names {
+                tracing::info!(
+                    VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %name,
+                    VIRTSNAP_JOB = work.job.id, "snapshot {name} of VM {} deleted", vm.name
+                );
+            }
+            Ok(())
+        }
+        // Refused before anything was copied, they are as good as before.
+        Err(e) if !going || (e.kind.untouched() && !begun) => {
+            work.tools.store.abandoned(intent.id)?;
+            if e.kind == ErrorKind::Cancelled {
+                Err(Stop::Cancelled)
+            } else {
+                Err(not_deleted(vm, &names, e))
+            }
+        }
+        Err(e) => {
+            let count = "count as failed from now on, as their images may hold newer data; the VM and all other \
+                         snapshots are as they were, and the next prune finishes it";
+            if e.kind == ErrorKind::Cancelled {
+                tracing::warn!(
+                    VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %intent.name,
+                    "the merge of {} of VM {} was stopped: they {count}", list(&names), vm.name
+                );
+                return Err(Stop::Cancelled);
+            }
+            let kind = e.kind.as_str();
+            let text =
+                format!("the merge of {} of VM {} did not end: {e}. They {count}", list(&names), vm.name);
+            Err(Stop::Failed(Failure::new(kind, text)))
+        }
+    }
+}
+
+fn names(recipe: &Recipe) -> Vec<SnapshotName> {
+    recipe.run.iter().map(|d| d.name.clone()).collect()
+}
+
+fn list(names: &[SnapshotName]) -> String {
+    let all = names.iter().map(SnapshotName::as_str).collect::<Vec<_>>().join(", ");
+    format!("{} {all}", if names.len() == 1 { "snapshot" } else { "snapshots" })
+}
+
+fn not_deleted(vm: &Vm, run: &[SnapshotName], e: Error) -> Stop {
+    let were = if run.len() == 1 { "was" } else { "were" };
+    e.context(format_args!("{} of VM {} {were} not deleted", list(run), vm.name)).into()
+}
+
+/// Writes down what has to outlive us, and tells the job's progress.
+struct Watching<'a> {
+    work: &'a Work<'a>,
+    vm: &'a Vm,
+    intent: &'a Intent,
+    disks: usize,
+    phase: String,
+    /// What was told last.
+    told: Option<f64>,
+    share: (f64, f64),
+    /// Something was allowed to be copied.
+    going: bool,
+}
+
+fn written(stored: std::result::Result<(), StoreError>) -> Result<()> {
+    stored.map_err(|e| Error::new(ErrorKind::Failed, e.to_string()))
+}
+
+impl Watcher for Watching<'_> {
+    fn phase(&mut self, phase: &str) {
+        phase.clone_into(&mut self.phase);
+        self.work.phase(phase, self.told, Some(&self.intent.name));
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a progress bar's precision")]
+    fn steer(&mut self, disk: usize, copied: Copied) -> Steer {
+        if self.work.wire.cancel.load(Ordering::SeqCst) {
+            return Steer::Stop;
+        }
+        let of_disk = if copied.total == 0 { 0.0 } else { copied.done as f64 / copied.total as f64 };
+        let (from, to) = self.share;
+        let now = from + (to - from) * (disk as f64 + of_disk) / self.disks.max(1) as f64;
+        // Not each look is news.
+        if self.told.is_none_or(|told| now - told >= 0.01) {
+            self.told = Some(now);
+            self.work.phase(&self.phase, self.told, Some(&self.intent.name));
+        }
+        self.going = true;
+        Steer::On { limit: None }
+    }
+
+    fn awake(&mut self, awake: bool) -> Result<()> {
+        let store = &self.work.tools.store;
+        let (vm, now) = (self.vm.id, self.work.tools.clock.now());
+        written(if awake { store.wakes(vm, now) } else { store.sleeps(vm) })
+    }
+
+    fn merged(&mut self, part: &DiskPart) -> Result<()> {
+        written(self.work.tools.store.reached(self.intent.id, &part.target))
+    }
+
+    fn keep(&mut self, name: &SnapshotName, xml: &SnapshotXml) -> Result<()> {
+        let now = self.work.tools.clock.now();
+        written(self.work.tools.store.keep_copy(self.vm.id, name, xml.as_str(), now))
+    }
+}
