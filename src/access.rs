@@ -65,6 +65,27 @@ impl Systemd {
     }
 }
 
+/// Where there is no way: on a host that is not this one.
+#[derive(Debug)]
+pub struct NoAccess;
+
+impl Access for NoAccess {
+    fn possible(&self, _: VmId) -> Result<()> {
+        let text = format!(
+            "{SO}, and what would let it write them is on the host that it runs on. Nothing was touched"
+        );
+        Err(Error::new(ErrorKind::Unsupported, text))
+    }
+
+    fn grant(&self, vm: VmId) -> Result<()> {
+        self.possible(vm)
+    }
+
+    fn tidy(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
 /// systemd's manager, as far as it is asked here.
 #[proxy(
     interface = "org.freedesktop.systemd1.Manager",

@@ -13,7 +13,8 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    access::{Access, Systemd},
+    access::{Access, NoAccess, Systemd},
+    apparmor,
     clock::{self, Clock, SystemClock},
     config::{ConfigRoots, Settings},
     core::machine::{Machine, Start},
@@ -67,8 +68,12 @@ pub struct Options {
 /// Runs the daemon with the real hypervisor, until a signal ends it.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let hypervisor = Arc::new(Libvirt::new(options.settings.daemon.uri.clone()));
-    let access = Systemd::new(options.bus.clone(), Path::new("/sys/module/apparmor").exists());
-    let (ready, control) = prepare(options, hypervisor, Arc::new(access), Arc::new(SystemClock::default()))?;
+    let access: Arc<dyn Access> = if options.settings.daemon.uri == apparmor::URI {
+        Arc::new(Systemd::new(options.bus.clone(), Path::new("/sys/module/apparmor").exists()))
+    } else {
+        Arc::new(NoAccess)
+    };
+    let (ready, control) = prepare(options, hypervisor, access, Arc::new(SystemClock::default()))?;
     watch_zone(control.clone());
     let signals = tokio::spawn(signals(control));
     let result = ready.run().await;

@@ -37,6 +37,9 @@ pub use self::{
 
 use crate::core::model::VmId;
 
+/// Where the VMs are whose profiles are this machine's.
+pub const URI: &str = "qemu:///system";
+
 /// Why a VM's profile was not changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {

@@ -16,9 +16,6 @@ use virtsnap::{
     systemd,
 };
 
-/// Where the VMs are whose profiles are this machine's.
-const URI: &str = "qemu:///system";
-
 /// Lets a VM's AppArmor profile write the images that are that VM's alone, so that its snapshots can be merged.
 ///
 /// Which images these are is asked of libvirt. virtsnapd starts this as virtsnap-apparmor@UUID.service; to forbid it,
@@ -53,7 +50,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let libvirt = Libvirt::new(URI);
+    let libvirt = Libvirt::new(apparmor::URI);
     libvirt
         .connect()
         .map_err(|e| Failure::Failed(format!("libvirt does not answer: {e}. Nothing was changed")))?;

@@ -62,6 +62,8 @@ pub struct Features {
     pub external_revert: bool,
     /// Its metadata has a place for the overlays of a revert to a snapshot with children.
     pub revert_disks: bool,
+    /// A VM that AppArmor confines may write the images under its active ones when libvirt merges them.
+    pub confined_merge: bool,
     /// So many images one disk may have under it, the base included, and the VM still starts.
     pub layer_limit: u32,
 }
@@ -69,7 +71,7 @@ pub struct Features {
 impl Default for Features {
     /// The least that any libvirt from 9.0 on can do.
     fn default() -> Self {
-        Self { external_revert: false, revert_disks: false, layer_limit: 25 }
+        Self { external_revert: false, revert_disks: false, confined_merge: false, layer_limit: 25 }
     }
 }
 
@@ -134,7 +136,8 @@ pub struct Vm {
     pub persistent: bool,
     /// Its memory was saved; its disks must not change until it is started.
     pub managed_save: bool,
-    /// The mandatory access control that confines it, such as `apparmor`; `None` if none does.
+    /// The mandatory access control that forbids its QEMU to write the images under the active ones, such as `apparmor`;
+    /// `None` if none does.
     pub confined_by: Option<String>,
     /// Tags in its libvirt metadata.
     pub tags: BTreeSet<String>,

@@ -43,6 +43,18 @@ pub trait Watcher {
         Steer::On { limit: None }
     }
 
+    /// The images of one of this running VM's disks are about to be merged. Where something forbids its QEMU to write
+    /// them, this gets it the right to, or the merge would fail or crash it.
+    fn allow(&mut self, vm: &Vm) -> Result<()> {
+        match &vm.confined_by {
+            None => Ok(()),
+            Some(model) => {
+                let text = format!("the VM is confined by {model}, which denies writing to backing images");
+                Err(Error::new(ErrorKind::Unsupported, text))
+            }
+        }
+    }
+
     /// The VM is about to be woken (true), or sleeps again (false).
     fn awake(&mut self, _awake: bool) -> Result<()> {
         Ok(())
@@ -135,6 +147,8 @@ fn one(
     let vm = hypervisor.vm(id)?;
     if has(&vm, part, &part.top) {
         check_between(disk(&vm, part)?, part)?;
+        // For each disk anew: at the end of one's merge libvirt writes the profile again.
+        watcher.allow(&vm)?;
     }
     let Commit { target, base, top } =
         Commit { target: part.target.clone(), base: part.base.clone(), top: part.top.clone() };

@@ -25,6 +25,9 @@ pub(super) fn run(
     share: (f64, f64),
 ) -> std::result::Result<(), Stop> {
     let Some(oldest) = run.first() else { return Ok(()) };
+    if vm.confined_by.is_some() {
+        work.tools.access.possible(vm.id).map_err(|e| not_deleted(vm, run, e))?;
+    }
     let recipe =
         merging::look(work.tools.hypervisor.as_ref(), vm.id, run).map_err(|e| not_deleted(vm, run, e))?;
     work.safe_point()?;
@@ -168,6 +171,17 @@ impl Watcher for Watching<'_> {
         }
         self.going = true;
         Steer::On { limit: None }
+    }
+
+    fn allow(&mut self, vm: &Vm) -> Result<()> {
+        if vm.confined_by.is_none() {
+            return Ok(());
+        }
+        let say = |phase: &str| self.work.phase(phase, self.told, Some(&self.intent.name));
+        say("letting it write its images");
+        self.work.tools.access.grant(vm.id)?;
+        say(&self.phase);
+        Ok(())
     }
 
     fn awake(&mut self, awake: bool) -> Result<()> {

@@ -123,7 +123,7 @@ impl World {
             Arc::clone(&clock),
             Box::new(|_, _| {}),
         );
-        let (store, access) = (Arc::clone(&self.store), Arc::new(TestAccess::default()));
+        let (store, access) = (Arc::clone(&self.store), Arc::new(TestAccess::on(&self.sim)));
         let tools = Tools { hypervisor, store, access, clock, freezer };
         let asker = Asker { origin: Origin::Manual, uid: 0 };
         let job = Job { id: 1, vm: VM, operation, asker, asked: self.clock.now() };

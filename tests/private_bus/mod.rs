@@ -4,6 +4,7 @@ mod access;
 mod callers;
 mod client;
 mod command_line;
+mod confined;
 mod connection;
 mod create;
 mod faults;

@@ -240,6 +240,7 @@ async fn a_deletion_that_was_refused_leaves_the_snapshot_as_good_as_it_was() {
     rig.client.create(id(1), "s1", none()).await.unwrap();
     let snapshot = snapshot_path(id(1), "s1");
     let success = rig.client.get::<u64>(&vm_path(id(1)), "VM.LastSuccessUSec").await;
+    *rig.access.refuses.lock().unwrap() = Some((0, Error::new(ErrorKind::Unsupported, "apparmor denies it")));
     let (error, text) = rig.client.job(&snapshot, "Snapshot.Delete", none()).await.unwrap_err();
     assert_eq!(error, "Unsupported", "{text}");
     assert!(text.contains("apparmor") && text.contains("VM web"), "{text}");

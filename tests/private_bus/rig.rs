@@ -72,22 +72,44 @@ impl Clock for TestClock {
 }
 
 /// What a confined VM gets: what the test says, and how often it was asked for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct TestAccess {
-    /// The answer, if it is a no.
-    pub refuses: Mutex<Option<Error>>,
-    /// What was asked for, in order.
+    sim: Arc<Sim>,
+    /// After so many times the answer is a no.
+    pub refuses: Mutex<Option<(usize, Error)>>,
+    /// What a grant fails with that looked possible.
+    pub fails: Mutex<Option<Error>>,
+    /// Who was let write, in order.
     pub granted: Mutex<Vec<VmId>>,
+}
+
+impl TestAccess {
+    /// On this host.
+    pub fn on(sim: &Arc<Sim>) -> Self {
+        let sim = Arc::clone(sim);
+        Self { sim, refuses: Mutex::default(), fails: Mutex::default(), granted: Mutex::default() }
+    }
 }
 
 impl Access for TestAccess {
     fn possible(&self, _: VmId) -> Result<(), Error> {
-        self.refuses.lock().unwrap().clone().map_or(Ok(()), Err)
+        match &*self.refuses.lock().unwrap() {
+            Some((0, error)) => Err(error.clone()),
+            _ => Ok(()),
+        }
     }
 
     fn grant(&self, vm: VmId) -> Result<(), Error> {
-        self.possible(vm)?;
-        self.granted.lock().unwrap().push(vm);
+        let mut granted = self.granted.lock().unwrap();
+        match &*self.refuses.lock().unwrap() {
+            Some((times, error)) if granted.len() >= *times => return Err(error.clone()),
+            _ => {}
+        }
+        if let Some(error) = self.fails.lock().unwrap().clone() {
+            return Err(error);
+        }
+        self.sim.lift(vm)?;
+        granted.push(vm);
         Ok(())
     }
 
@@ -210,8 +232,8 @@ impl Rig {
         arrange(&sim);
         let rig = Self {
             hypervisor: Arc::clone(&sim) as Arc<dyn Hypervisor>,
+            access: Arc::new(TestAccess::on(&sim)),
             sim,
-            access: Arc::default(),
             clock: Arc::new(TestClock::new()),
             client: Client::connect(&format!("unix:path={}", directory.path().join("bus").display())).await,
             daemon: None,

@@ -16,7 +16,7 @@ use super::{features, xml};
 use crate::{
     core::model::VmId,
     hypervisor::{
-        Event, Info, Result,
+        Event, Features, Info, Result,
         ffi::{self, Watched},
     },
 };
@@ -39,6 +39,8 @@ pub(super) struct Connections {
     pub(super) guard: Connect,
     /// The host confines VMs with AppArmor.
     pub(super) apparmor: bool,
+    /// What this libvirt can do.
+    pub(super) features: Features,
 }
 
 /// Where the connections of the moment are, if there are any.
@@ -173,7 +175,7 @@ fn open(
     let apparmor = xml::security_models(&capabilities).iter().any(|m| m == "apparmor");
     let features = features::of(control.lib_version()?, &capabilities);
     let info = Info { uri: control.uri()?, version: version(&control), features };
-    Ok((Connections { control, work, guard, apparmor }, info, gate))
+    Ok((Connections { control, work, guard, apparmor, features }, info, gate))
 }
 
 fn version(connection: &Connect) -> String {

@@ -9,6 +9,8 @@ pub(super) fn of(version: u32, capabilities: &str) -> Features {
         external_revert,
         // Both came with libvirt 9.9; what later versions repaired of the revert is no matter to the metadata.
         revert_disks: version >= 9_009_000,
+        // Before, the profiles that libvirt makes deny it.
+        confined_merge: version >= 12_001_000,
         // A chain is told to QEMU as JSON, and these cannot parse what is nested deeper. All know 200 at most.
         layer_limit: if (10_008_000..12_000_000).contains(&version) { 25 } else { 200 },
     }
@@ -21,10 +23,14 @@ mod tests {
     #[test]
     fn each_version_is_known_for_what_it_can_do() {
         let with = "<guest><features><externalSnapshot/></features></guest>";
-        let bookworm = Features { external_revert: false, revert_disks: false, layer_limit: 200 };
+        let bookworm =
+            Features { external_revert: false, revert_disks: false, confined_merge: false, layer_limit: 200 };
         assert_eq!(of(9_000_000, "<guest/>"), bookworm);
-        let trixie = Features { external_revert: true, revert_disks: true, layer_limit: 25 };
+        let trixie =
+            Features { external_revert: true, revert_disks: true, confined_merge: false, layer_limit: 25 };
         assert_eq!(of(11_003_000, with), trixie);
-        assert_eq!(of(12_000_000, with).layer_limit, 200);
+        let latest = Features { layer_limit: 200, ..trixie };
+        assert_eq!(of(12_000_000, with), latest);
+        assert_eq!(of(12_001_000, with), Features { confined_merge: true, ..latest });
     }
 }

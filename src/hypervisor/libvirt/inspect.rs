@@ -58,7 +58,7 @@ pub(super) fn vm(connections: &Connections, id: VmId) -> Result<Vm> {
         state: state(&domain)?,
         persistent,
         managed_save: domain.has_managed_save(0)?,
-        confined_by: confined.then(|| "apparmor".to_owned()),
+        confined_by: (confined && !connections.features.confined_merge).then(|| "apparmor".to_owned()),
         tags: read.tags,
         agent: read.agent,
         disks,

@@ -35,6 +35,8 @@ pub(super) struct Machine {
     pub(super) persistent: bool,
     pub(super) managed_save: bool,
     pub(super) confined_by: Option<String>,
+    /// Confined, it may write the images under its active ones all the same, for one merge.
+    pub(super) lifted: bool,
     tags: BTreeSet<String>,
     pub(super) agent: GuestAgent,
     pub(super) drives: Vec<Drive>,
@@ -67,6 +69,11 @@ impl Machine {
     /// Whether there is a QEMU process.
     pub(super) fn active(&self) -> bool {
         self.state != VmState::ShutOff
+    }
+
+    /// Whether its QEMU may not write the images under its active ones.
+    pub(super) fn denies(&self) -> bool {
+        self.confined_by.is_some() && !self.lifted
     }
 
     pub(super) fn drive(&mut self, target: &str) -> Result<&mut Drive> {
@@ -152,6 +159,7 @@ impl Sim {
                 persistent: spec.persistent,
                 managed_save: spec.managed_save,
                 confined_by: spec.confined_by,
+                lifted: false,
                 tags: spec.tags,
                 agent: GuestAgent::new(spec.agent, spec.file_systems),
                 drives: spec.disks.into_iter().map(Drive::new).collect(),
