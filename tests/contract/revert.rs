@@ -155,6 +155,12 @@ pub(crate) fn after_a_revert_the_vm_is_what_was_asked_for(rig: &mut dyn Rig) {
         assert_eq!(hv.vm(vm).unwrap().state, state, "{then}");
     }
     markers(rig, vm, 2);
+    // What a libvirtd that was killed in the middle of a start left paused goes on.
+    daemon.ask(vm, RevertJob { then: Then::Paused, ..usual("s2") }).unwrap();
+    for (paused, state) in [(true, VmState::Paused), (false, VmState::Running), (true, VmState::Running)] {
+        hv.start(vm, paused).unwrap();
+        assert_eq!(hv.vm(vm).unwrap().state, state);
+    }
 }
 
 pub(crate) fn disks_that_take_no_part_and_cdroms_are_left_alone(rig: &mut dyn Rig) {

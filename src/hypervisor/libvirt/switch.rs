@@ -1,6 +1,9 @@
 //! A stopped VM on other images, and its power switch.
 
-use virt::domain::Domain;
+use virt::{
+    domain::{Domain, DomainState},
+    enumutil::Enum,
+};
 
 use super::{Connections, definition, domain, storage};
 use crate::{
@@ -58,6 +61,9 @@ pub(super) fn stop(connections: &Connections, id: VmId) -> Result<()> {
 pub(super) fn start(connections: &Connections, id: VmId, paused: bool) -> Result<()> {
     let domain = domain(&connections.work, id)?;
     if domain.is_active()? {
+        if !paused && domain.state()?.0 == Enum::Known(DomainState::Paused) {
+            domain.resume()?;
+        }
         return Ok(());
     }
     domain.create_with_flags(if paused { virt_sys::VIR_DOMAIN_START_PAUSED } else { 0 })?;

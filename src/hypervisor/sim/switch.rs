@@ -151,8 +151,10 @@ impl Power for Sim {
 
     fn start(&self, vm: VmId, paused: bool) -> Result<()> {
         let to = if paused { VmState::Paused } else { VmState::Running };
-        self.call(Asked::vm(Op::Start, vm, to.as_str()), |s| {
-            if s.machine(vm)?.active() { Ok(()) } else { s.power_on(vm, to) }
+        self.call(Asked::vm(Op::Start, vm, to.as_str()), |s| match s.machine(vm)?.state {
+            VmState::ShutOff => s.power_on(vm, to),
+            VmState::Paused if !paused => s.set_state(vm, &[VmState::Paused], VmState::Running),
+            _ => Ok(()),
         })
     }
 }

@@ -126,8 +126,7 @@ fn verify(tools: &Tools, intent: &Intent, plan: &RevertPlan) -> Result<()> {
     if plan.place(configured) != Place::After {
         return wrong("its definition does not name its new overlays");
     }
-    let on = matches!(vm.state, VmState::Running | VmState::Paused);
-    if on != matches!(plan.then, VmState::Running | VmState::Paused) {
+    if vm.state != plan.then {
         return wrong(&format!("it is {}", vm.state));
     }
     let records = tools.hypervisor.snapshots(intent.vm)?;

@@ -1,0 +1,146 @@
+//! Reverts on real guests that are cut short: the daemon or libvirtd is killed in the middle, wherever that is.
+//!
+//! Whatever is found half done is ended or taken back: both disks hold what they held, or what the snapshot holds; the
+//! definition names what the VM runs on; it runs; every snapshot holds its own data; and no file is left that nobody
+//! owns.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test says what it does, and expects by failing"
+)]
+
+mod harness;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
+
+use harness::{Bare, Daemon, Testbed, byte_in, quote, wait_for};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+const IMAGES: &str = "/var/lib/libvirt/images";
+const JOB: &str = "org.virtsnap1.Job";
+const SNAPSHOT: &str = "org.virtsnap1.Snapshot";
+const DISKS: [&str; 2] = ["vda", "vdb"];
+
+/// What it says it does, in this order. It is killed when it has come so far, or a little further.
+const PHASES: [&str; 7] = [
+    "taking the safety snapshot",
+    "preparing overlays",
+    "stopping",
+    "defining",
+    "updating metadata",
+    "starting",
+    "verifying",
+];
+
+fn write(vm: &Bare, value: u8) {
+    for target in DISKS {
+        vm.write(target, 0, value);
+    }
+}
+
+/// The same on both disks, or something was done by halves.
+fn value_now(tb: &Testbed, vm: &Bare) -> u8 {
+    let [one, other] = DISKS.map(|target| byte_in(tb, &vm.active(target), 0));
+    assert_eq!(one, other, "the disks are of different times");
+    one
+}
+
+/// The image at `top` and all that it lies on.
+fn chain(tb: &Testbed, top: &str) -> Vec<String> {
+    let text = tb.ok(&format!("qemu-img info -U --backing-chain {}", quote(top)));
+    text.lines().filter_map(|line| line.strip_prefix("image: ")).map(str::to_owned).collect()
+}
+
+/// The images that the disks in this part of an XML text name, by target.
+fn sources(text: &str, part: Option<&str>) -> HashMap<String, String> {
+    let doc = roxmltree::Document::parse(text).unwrap();
+    let root = doc.root_element();
+    let at = part.map_or(root, |name| root.children().find(|n| n.has_tag_name(name)).unwrap());
+    let read = |disk: roxmltree::Node<'_, '_>| {
+        let child = |name: &str| disk.children().find(|c| c.has_tag_name(name));
+        let target = disk.attribute("name").or_else(|| child("target")?.attribute("dev"))?;
+        Some((target.to_owned(), child("source")?.attribute("file")?.to_owned()))
+    };
+    at.descendants().filter(|n| n.has_tag_name("disk")).filter_map(read).collect()
+}
+
+fn check(tb: &Testbed, daemon: &Daemon<'_>, vm: &Bare, known: &[(&str, u8)]) {
+    let inactive = tb.ok("virsh dumpxml --inactive rev");
+    for (target, path) in sources(&inactive, None) {
+        assert_eq!(path, vm.active(&target), "the definition names what {target} runs on");
+    }
+    let mut owned: BTreeSet<String> = DISKS.iter().flat_map(|target| chain(tb, &vm.active(target))).collect();
+    for (name, path) in daemon.snapshots("rev") {
+        assert_eq!(daemon.bus.get::<String>(&path, SNAPSHOT, "State"), "ready", "{name}");
+        let text = tb.ok(&format!("virsh snapshot-dumpxml rev {}", quote(&name)));
+        owned.extend(sources(&text, Some("disks")).into_values());
+        for (target, image) in sources(&text, Some("domain")) {
+            if let Some((_, value)) = known.iter().find(|(n, _)| *n == name) {
+                assert_eq!(byte_in(tb, &image, 0), *value, "{target} in {name}");
+            }
+            owned.extend(chain(tb, &image));
+        }
+    }
+    let files = tb.ok(&format!("find {IMAGES} -type f -name '*rev*'"));
+    let left: Vec<_> = files.lines().filter(|f| !owned.contains(*f)).collect();
+    assert!(left.is_empty(), "nobody owns {left:?}\n{}", daemon.journal());
+}
+
+harness::on_both! {
+    /// See the module.
+    fn a_revert_that_is_cut_short_is_ended_or_taken_back(tb) {
+        let vm = Bare::define(tb, "rev", 2);
+        tb.ok("virsh -q start rev");
+        let daemon = Daemon::running(tb, "");
+        let known = [("s1", 1), ("s2", 2)];
+        for (name, value) in known {
+            write(&vm, value);
+            daemon.create("rev", name).unwrap();
+        }
+        let mut ended = 0;
+        for (round, phase) in (10_u8..).zip(PHASES.iter().cycle().take(2 * PHASES.len())) {
+            write(&vm, round);
+            let (_, s1) = daemon.snapshots("rev").into_iter().find(|(name, _)| name == "s1").unwrap();
+            // With a safety snapshot it says some of these twice.
+            let with = HashMap::from([("safety", zbus::Variant::from(*phase == PHASES[0]))]);
+            let (job,): (zbus::OwnedObjectPath,) = daemon.bus.call(&s1, SNAPSHOT, "Revert", &(with,)).unwrap();
+            let far = |name: &str| PHASES.iter().position(|p| *p == name);
+            wait_for(DEADLINE, "it came so far", || {
+                let now: String = daemon.bus.get(&job, JOB, "Phase");
+                let state: String = daemon.bus.get(&job, JOB, "State");
+                (state == "done" || far(&now) >= far(phase)).then_some(())
+            });
+            if usize::from(round) < 10 + PHASES.len() {
+                tb.ok("systemctl kill --kill-who=main -s KILL virtsnapd");
+                let start = "systemctl reset-failed virtsnapd; systemctl start virtsnapd";
+                wait_for(DEADLINE, "the daemon is back", || tb.sh(start).success().then_some(()));
+            } else {
+                tb.kill_libvirtd();
+                tb.start_libvirtd();
+            }
+            daemon.wait_running();
+            daemon.wait_idle();
+            // The daemon may have been told of neither libvirtd's end nor its return yet.
+            wait_for(DEADLINE, "it runs, and libvirt is known to be there", || {
+                let connected: bool = daemon.manager("HypervisorConnected");
+                (connected && vm.state() == "running").then_some(())
+            });
+            let value = value_now(tb, &vm);
+            println!("{round}: killed at {phase:?}: the disks hold {value}");
+            assert!(value == round || value == 1, "{value} is of no time: {}", daemon.journal());
+            ended += u8::from(value == 1);
+            check(tb, &daemon, &vm, &known);
+        }
+        println!("{ended} were ended, the others taken back or not begun");
+        // Nothing of it is in the way of the next one, with and without a way back.
+        for arguments in ["rev s2 --yes", "rev s1 --no-safety --yes"] {
+            daemon.ok(&format!("revert {arguments}"));
+            check(tb, &daemon, &vm, &known);
+        }
+        assert_eq!(value_now(tb, &vm), 1);
+    }
+}
