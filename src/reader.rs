@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use crate::{
     core::{
+        health,
         inventory::{Quality, SnapshotRecord, VmRecord},
         marker,
         model::{Content, Origin, Snapshot, SnapshotName, SnapshotState, Storage, VmId},
@@ -29,7 +30,10 @@ pub enum ReadError {
 pub fn read(hypervisor: &dyn Hypervisor, store: &Store, id: VmId) -> Result<VmRecord, ReadError> {
     let vm = hypervisor.vm(id)?;
     let snapshots = hypervisor.snapshots(id)?;
-    Ok(join(vm, snapshots, &Known { qualities: store.qualities(id)?, half_deleted: store.half_deleted(id)? }))
+    let unfinished = store.intents()?.iter().any(|intent| intent.vm == id);
+    let findings = health::examine(&hypervisor::facts(&vm, &snapshots, hypervisor.features()?, unfinished));
+    let known = Known { qualities: store.qualities(id)?, half_deleted: store.half_deleted(id)? };
+    Ok(VmRecord { findings, ..join(vm, snapshots, &known) })
 }
 
 /// What the store knows of a VM's snapshots.
@@ -49,6 +53,7 @@ fn join(vm: Vm, snapshots: Vec<hypervisor::SnapshotRecord>, known: &Known) -> Vm
         agent_connected: vm.agent == Agent::Connected,
         chain_depth: u32::try_from(depth).unwrap_or(u32::MAX),
         images,
+        findings: Vec::new(),
         snapshots: {
             let (spoiled, live) = (spoiled(&snapshots), live(&snapshots));
             let of = |mut s: hypervisor::SnapshotRecord| {

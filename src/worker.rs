@@ -5,6 +5,7 @@ mod create;
 mod delete;
 mod merge;
 mod prune;
+mod repair;
 mod revert;
 
 use std::{
@@ -134,6 +135,7 @@ pub fn run(
         Operation::Delete(name) => delete::run(&work, name).map(|()| None),
         Operation::Revert(revert) => revert::run(&work, revert),
         Operation::Prune { all } => prune::run(&work, *all).map(|()| None),
+        Operation::Repair => repair::run(&work).map(|()| None),
     }));
     match done {
         Ok(Ok(snapshot)) => Outcome::Done(snapshot),

@@ -71,6 +71,10 @@ properties! {
         agent_connected: bool = "AgentConnected",
         /// Whether its file systems are frozen.
         frozen: bool = "Frozen",
+        /// ok, degraded or broken.
+        health: String = "Health",
+        /// What is wrong, a line for each.
+        health_reason: String = "HealthReason",
         /// Layers under its deepest disk.
         chain_depth: u32 = "ChainDepth",
         /// What all its snapshots occupy.
@@ -149,7 +153,7 @@ properties! {
     Job of "org.virtsnap1.Job" {
         /// Its number.
         id: u32 = "ID",
-        /// create, delete or prune.
+        /// create, delete, prune …
         operation: String = "Operation",
         /// queued, running or done.
         state: String = "State",

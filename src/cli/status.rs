@@ -91,6 +91,9 @@ fn problems(manager: &Manager, all: &Inventory, watch: &Watch) -> Vec<Problem> {
         if !vm.last_error.is_empty() {
             add(vm.last_error.clone());
         }
+        for line in vm.health_reason.lines() {
+            add(format!("{}: {line}", vm.health));
+        }
         for snapshot in all.snapshots(vm).iter().filter(|s| s.state == "failed") {
             add(format!("snapshot {} is not usable", quoted(&snapshot.name)));
         }

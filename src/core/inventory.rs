@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::SignedDuration;
 
+use super::health::Finding;
 use super::model::{Consistency, Snapshot, SnapshotName, VmId, VmState};
 use super::policy::Quiesce;
 use super::retention::Need;
@@ -25,6 +26,8 @@ pub struct VmRecord {
     pub chain_depth: u32,
     /// Every image under its disks, by path.
     pub images: BTreeSet<String>,
+    /// What is wrong with its disks and snapshots, the worst first.
+    pub findings: Vec<Finding>,
     /// Its snapshots.
     pub snapshots: BTreeMap<SnapshotName, SnapshotRecord>,
 }
@@ -145,6 +148,7 @@ mod tests {
             agent_connected: false,
             chain_depth: 1,
             images: layers.iter().map(|l| (*l).to_owned()).collect(),
+            findings: Vec::new(),
             snapshots: all,
         }
     }

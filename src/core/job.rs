@@ -65,6 +65,8 @@ pub enum Operation {
         /// A person said that all of it goes: also beyond `max-delete`, and the clock is right.
         all: bool,
     },
+    /// Put right what is wrong with the VM's metadata and can be.
+    Repair,
 }
 
 impl Operation {
@@ -75,6 +77,7 @@ impl Operation {
             Self::Delete(_) => "delete",
             Self::Revert(_) => "revert",
             Self::Prune { .. } => "prune",
+            Self::Repair => "repair",
         }
     }
 }

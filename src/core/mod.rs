@@ -4,6 +4,7 @@
 pub mod chain;
 pub mod family;
 mod glob;
+pub mod health;
 pub mod inventory;
 pub mod job;
 pub mod machine;

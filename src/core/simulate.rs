@@ -240,6 +240,7 @@ mod tests {
                 agent_connected: false,
                 chain_depth: 1,
                 images: BTreeSet::new(),
+                findings: Vec::new(),
                 snapshots: BTreeMap::new(),
             },
             plan: VmPlan { policies: policies.collect(), disks: None, max_size: None, why: vec![] },

@@ -6,6 +6,7 @@ use zbus::{Connection, OwnedObjectPath, OwnedVariant, Str, fdo, interface, messa
 
 use super::{Options, Shared, auth, error::BusError, path, publish::usec};
 use crate::core::{
+    health,
     machine::{Change, Query, Reply},
     model::{SnapshotName, VmId},
     settings::Explanation,
@@ -146,6 +147,16 @@ impl Vm {
     #[zbus(property)]
     fn frozen(&self) -> fdo::Result<bool> {
         Ok(self.view()?.frozen)
+    }
+
+    #[zbus(property)]
+    fn health(&self) -> fdo::Result<&'static str> {
+        Ok(health::worst(&self.view()?.record.findings).as_str())
+    }
+
+    #[zbus(property)]
+    fn health_reason(&self) -> fdo::Result<String> {
+        Ok(health::reason(&self.view()?.record.findings))
     }
 
     #[zbus(property)]

@@ -14,6 +14,7 @@
 //! * `thaw` is safe to call at any time, any number of times.
 
 mod error;
+mod facts;
 mod ffi;
 mod images;
 pub mod libvirt;
@@ -34,6 +35,7 @@ use jiff::Timestamp;
 
 pub use self::{
     error::{Error, ErrorKind, Result},
+    facts::facts,
     images::{Image, Images, Save, User},
     merge::{BlockJob, Commit, Committed, Copied, JobKind, Merge, Steer},
     metadata::{Metadata, Redefine, RevertDisks, SnapshotXml},
@@ -221,6 +223,10 @@ pub struct SnapshotRecord {
     pub size: u64,
     /// The allocation of its state images, in bytes: each one alone, without what it lies on. 0 if unknown.
     pub held: u64,
+    /// Its state images that no storage volume was found of.
+    pub lost: Vec<String>,
+    /// How long its metadata is, in bytes.
+    pub xml_bytes: usize,
 }
 
 /// An overlay to be made.
@@ -292,6 +298,9 @@ pub trait Hypervisor:
     /// Starts to connect, and to reconnect, with back-off, for ever. Returns at once; events go to the function
     /// from whatever thread has them, so it must not block.
     fn watch(&self, events: Box<dyn Fn(Event) + Send + Sync>);
+
+    /// What the connection at hand can do, as it was told with [`Event::Connected`]. Asks nobody.
+    fn features(&self) -> Result<Features>;
 
     /// All VMs, running or not.
     fn vms(&self) -> Result<Vec<VmId>>;

@@ -15,9 +15,9 @@ use std::{
 use virtsnap::{
     core::model::{SnapshotName, VmId},
     hypervisor::{
-        BlockJob, Commit, Committed, Copied, CreateSpec, Definition, Event, FreezeStatus, GuestFileSystem,
-        Hypervisor, Layer, Merge, Metadata, Overlay, Power, Redefine, Result, SnapshotRecord, SnapshotXml,
-        Space, Steer, Switch, Vm, Wake,
+        BlockJob, Commit, Committed, Copied, CreateSpec, Definition, Event, Features, FreezeStatus,
+        GuestFileSystem, Hypervisor, Layer, Merge, Metadata, Overlay, Power, Redefine, Result,
+        SnapshotRecord, SnapshotXml, Space, Steer, Switch, Vm, Wake,
         sim::{Op, Sim},
     },
 };
@@ -92,6 +92,10 @@ impl Merge for Hooked {
 impl Hypervisor for Hooked {
     fn watch(&self, events: Box<dyn Fn(Event) + Send + Sync>) {
         self.sim.watch(events);
+    }
+
+    fn features(&self) -> Result<Features> {
+        self.sim.features()
     }
 
     fn vms(&self) -> Result<Vec<VmId>> {

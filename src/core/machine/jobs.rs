@@ -44,6 +44,10 @@ impl Jobs {
         self.queued.is_empty() && self.running.is_empty()
     }
 
+    pub(super) fn at_work(&self, vm: VmId) -> bool {
+        self.running.values().any(|v| *v == vm)
+    }
+
     pub(super) fn deleting(&self, vm: VmId) -> BTreeSet<SnapshotName> {
         self.running
             .iter()
@@ -70,7 +74,7 @@ impl Jobs {
             Operation::Create(c) => c.name.clone(),
             Operation::Delete(name) => Some(name.clone()),
             Operation::Revert(revert) => Some(revert.name.clone()),
-            Operation::Prune { .. } => None,
+            Operation::Prune { .. } | Operation::Repair => None,
         };
         let job = Job { id, vm, operation, asker, asked: now };
         self.table.insert(

@@ -22,6 +22,7 @@
 mod debts;
 mod jobs;
 mod memory;
+mod mend;
 mod note;
 mod published;
 mod requests;
@@ -44,6 +45,7 @@ pub use self::requests::{Change, Query, Refusal, Reply, Request, RequestId};
 pub use self::start::Start;
 use self::{jobs::Jobs, published::InVain, runs::PolicyRun};
 use super::{
+    health::Repair,
     inventory::VmRecord,
     job::{Job, JobId, Outcome},
     model::{PolicyName, SnapshotName, SnapshotState, VmId},
@@ -148,6 +150,8 @@ pub struct Machine {
     journal: Vec<Entry>,
     frozen: BTreeSet<VmId>,
     errors: BTreeMap<VmId, String>,
+    /// What a repair was tried for.
+    mended: BTreeMap<VmId, Vec<Repair>>,
     view: View,
     /// VMs whose view is out of date.
     stale: BTreeSet<VmId>,
@@ -180,6 +184,7 @@ impl Machine {
             journal: Vec::new(),
             frozen: start.frozen,
             errors: BTreeMap::new(),
+            mended: BTreeMap::new(),
             view: View {
                 manager: Arc::new(manager),
                 vms: BTreeMap::new(),
@@ -226,7 +231,11 @@ impl Machine {
             }
             Event::Listed(ids) => self.on_listed(&ids, out),
             Event::Changed(vm) => out.push(Effect::Read(vm)),
-            Event::VmRead(record) => self.on_read(*record),
+            Event::VmRead(record) => {
+                let vm = record.id;
+                self.on_read(*record);
+                self.mend(vm, now);
+            }
             Event::VmUnreadable(vm, why) => {
                 self.unread.remove(&vm);
                 if self.vms.contains_key(&vm) {
@@ -300,8 +309,9 @@ impl Machine {
         out.extend(ids.iter().map(|id| Effect::Read(*id)));
     }
 
-    fn on_read(&mut self, record: VmRecord) {
+    fn on_read(&mut self, mut record: VmRecord) {
         let id = record.id;
+        self.settle_findings(&mut record);
         self.unread.remove(&id);
         let old = self.vms.get(&id);
         if old.is_some_and(|o| **o == record) {
@@ -319,6 +329,7 @@ impl Machine {
         self.unread.remove(&vm);
         self.can_tell(vm);
         self.errors.remove(&vm);
+        self.mended.remove(&vm);
         if self.vms.remove(&vm).is_some() {
             self.stale.insert(vm);
             self.stale_policies = true;

@@ -14,6 +14,7 @@ use crate::{
 };
 
 mod clock;
+mod mend;
 mod owed;
 mod place;
 mod published;
@@ -78,6 +79,7 @@ fn record(n: u128, snapshots: &[(&str, bool)]) -> VmRecord {
         agent_connected: true,
         chain_depth: 1,
         images: BTreeSet::new(),
+        findings: Vec::new(),
         snapshots: snapshots.collect(),
     }
 }

@@ -41,6 +41,7 @@ fn vm(snapshots: u32, below: u32) -> VmRecord {
         agent_connected: false,
         chain_depth: snapshots + below,
         images: BTreeSet::new(),
+        findings: Vec::new(),
         snapshots: (0..snapshots).map(|i| (name(i), record(snapshot(i)))).collect(),
     }
 }
@@ -110,6 +111,7 @@ fn by_a_wrong_clock_not_even_a_deletion_that_was_begun_is_finished() {
         agent_connected: true,
         chain_depth: 1,
         images: BTreeSet::new(),
+        findings: Vec::new(),
         snapshots: [(name.clone(), record)].into(),
     };
     let plan = VmPlan { policies: vec![], max_size: None, disks: None, why: vec![] };

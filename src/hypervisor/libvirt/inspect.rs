@@ -141,7 +141,7 @@ pub(super) fn snapshots(connections: &Connections, id: VmId) -> Result<Vec<Snaps
     let mut records = Vec::new();
     // The overlay of one is the state image of the next: each is asked for once.
     let mut allocations = BTreeMap::new();
-    let mut allocation = |path: &str| -> u64 {
+    let mut allocation = |path: &str| -> Option<u64> {
         if let Some(known) = allocations.get(path) {
             return *known;
         }
@@ -157,8 +157,10 @@ pub(super) fn snapshots(connections: &Connections, id: VmId) -> Result<Vec<Snaps
             Err(e) => return Err(e.into()),
         };
         let s = xml::snapshot(&text)?;
-        let size = s.disks.iter().map(|d| allocation(&d.overlay)).sum();
-        let held = s.disks.iter().map(|d| allocation(&d.state_image)).sum();
+        let size = s.disks.iter().filter_map(|d| allocation(&d.overlay)).sum();
+        let held = s.disks.iter().filter_map(|d| allocation(&d.state_image)).sum();
+        let states = s.disks.iter().map(|d| &d.state_image);
+        let lost = states.filter(|image| allocation(image).is_none()).cloned().collect();
         records.push(SnapshotRecord {
             current: current.as_deref() == Some(s.name.as_str()),
             name: s.name,
@@ -175,6 +177,8 @@ pub(super) fn snapshots(connections: &Connections, id: VmId) -> Result<Vec<Snaps
             sources: s.sources,
             size,
             held,
+            lost,
+            xml_bytes: text.len(),
         });
     }
     Ok(records)

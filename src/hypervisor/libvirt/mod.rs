@@ -62,9 +62,9 @@ use virt::domain::Domain;
 
 use self::connection::{Connections, Signal, Slot};
 use super::{
-    BlockJob, Commit, Committed, Copied, CreateSpec, Definition, Error, ErrorKind, Event, FreezeStatus,
-    GuestFileSystem, Hypervisor, Layer, Merge, Metadata, Overlay, Power, Redefine, Result, SnapshotRecord,
-    SnapshotXml, Space, Steer, Switch, Vm, Wake,
+    BlockJob, Commit, Committed, Copied, CreateSpec, Definition, Error, ErrorKind, Event, Features,
+    FreezeStatus, GuestFileSystem, Hypervisor, Layer, Merge, Metadata, Overlay, Power, Redefine, Result,
+    SnapshotRecord, SnapshotXml, Space, Steer, Switch, Vm, Wake,
 };
 use crate::core::model::{SnapshotName, VmId};
 
@@ -146,6 +146,10 @@ impl Hypervisor for Libvirt {
     fn watch(&self, events: Box<dyn Fn(Event) + Send + Sync>) {
         let keeper = connection::keep_up(self.uri.clone(), Arc::clone(&self.slot), Arc::from(events));
         self.keepers.lock().unwrap_or_else(PoisonError::into_inner).push(keeper);
+    }
+
+    fn features(&self) -> Result<Features> {
+        Ok(self.now()?.features)
     }
 
     fn vms(&self) -> Result<Vec<VmId>> {

@@ -185,9 +185,16 @@ pub(super) fn chain(connection: &Connect, top: Layer) -> Vec<Layer> {
     layers
 }
 
-/// What this image takes on disk, in bytes; 0 if it cannot be told.
-pub(super) fn allocation(connection: &Connect, path: &str) -> u64 {
-    volume_at(connection, path).and_then(|v| v.info().ok()).map_or(0, |i| i.allocation)
+/// What this image takes on disk, in bytes. `None`: no volume was found of it.
+pub(super) fn allocation(connection: &Connect, path: &str) -> Option<u64> {
+    let size = |v: &StorageVol| v.info().map(|i| i.allocation);
+    let volume = volume_at(connection, path)?;
+    size(&volume).ok().or_else(|| {
+        // A pool goes on naming a file that is gone until it is refreshed.
+        refreshed(connection, directory(path).ok()?).ok()?;
+        let again = connection.lookup_storage_vol_by_path(path).ok()?;
+        Some(size(&again).unwrap_or(0))
+    })
 }
 
 /// Makes pools see what changed beside them. What fails is only late, not wrong.

@@ -72,6 +72,13 @@ impl Machine {
             sources: s.sources.clone(),
             size: s.disks.iter().map(|d| store.allocation(&d.overlay)).sum(),
             held: s.disks.iter().map(|d| store.allocation(&d.state_image)).sum(),
+            lost: s
+                .disks
+                .iter()
+                .map(|d| d.state_image.clone())
+                .filter(|image| !store.files.contains_key(image))
+                .collect(),
+            xml_bytes: s.description.len() + 9_000,
         };
         self.snapshots.iter().chain(making).map(record).collect()
     }

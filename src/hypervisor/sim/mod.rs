@@ -322,6 +322,10 @@ impl Hypervisor for Sim {
         });
     }
 
+    fn features(&self) -> Result<Features> {
+        Ok(info().features)
+    }
+
     fn vms(&self) -> Result<Vec<VmId>> {
         self.call(Asked::host(Op::Vms, ""), |s| Ok(s.vms.keys().copied().collect()))
     }

@@ -1,0 +1,321 @@
+//! What is wrong with a VM's disks and snapshots, told before anything is done on top of it.
+//!
+//! Each of these states was produced on running guests: some make libvirt crash or unlink images that are in use at
+//! the next deletion or revert, some cost the VM its next start. What can be proven to be safe has a [`Repair`], which
+//! changes metadata alone; the rest is told to people.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    chain::{self, Mismatch, Part, Told},
+    model::{SnapshotName, words},
+};
+
+/// libvirt reads back no metadata that is longer, at its next start: 1 MiB, from 9.0 to 11 at least.
+const READ_BACK: usize = 1 << 20;
+/// What comes near it is told.
+const NEAR: usize = READ_BACK / 8 * 7;
+
+words! {
+    /// How a VM's disks and snapshots are.
+    Health {
+        /// As they should be.
+        Ok = "ok",
+        /// Something wants attention; nothing is lost, and what is refused says why.
+        Degraded = "degraded",
+        /// A snapshot, or the VM's next start, is lost or in danger.
+        Broken = "broken",
+    }
+}
+
+/// A disk as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskFacts<'a> {
+    /// Its target.
+    pub target: &'a str,
+    /// Its images, from the one that is written to down to the base.
+    pub chain: Vec<&'a str>,
+    /// The image that the definition names.
+    pub configured: Option<&'a str>,
+}
+
+/// A snapshot as its metadata is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotFacts<'a> {
+    /// Its name.
+    pub name: &'a SnapshotName,
+    /// Its parent.
+    pub parent: Option<&'a SnapshotName>,
+    /// libvirt calls it the current one.
+    pub current: bool,
+    /// It is inside its disks' images.
+    pub internal: bool,
+    /// libvirt began to delete it or its child, and did not end.
+    pub marked: bool,
+    /// Its external disks: target, overlay, state image.
+    pub disks: Vec<(&'a str, &'a str, &'a str)>,
+    /// What a revert to it put the disks on, if it says so: target and overlay.
+    pub reverted: Vec<(&'a str, &'a str)>,
+    /// Its state images that are not there.
+    pub lost: Vec<&'a str>,
+    /// How long its metadata is, in bytes.
+    pub xml_bytes: usize,
+}
+
+/// All that is looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts<'a> {
+    /// The VM's writable disks.
+    pub disks: Vec<DiskFacts<'a>>,
+    /// Its snapshots.
+    pub snapshots: Vec<SnapshotFacts<'a>>,
+    /// This libvirt loses data where a snapshot with children that was reverted to does not say what the VM is on.
+    pub keeps_revert_disks: bool,
+    /// So many images under one disk libvirt can start.
+    pub layer_limit: usize,
+    /// Something of ours was begun and did not end, and will be ended: until then images and metadata may differ.
+    pub unfinished: bool,
+}
+
+/// A change of metadata that is proven to be right.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Repair {
+    /// Make this snapshot the current one: the only one that the disks' images fit.
+    MakeCurrent(SnapshotName),
+    /// Let this snapshot say what the VM was put on when it was reverted to: target and overlay.
+    SetRevertDisks(SnapshotName, Vec<(String, String)>),
+}
+
+/// Something that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad it is.
+    pub health: Health,
+    /// What it is, and what to do, as sentences.
+    pub text: String,
+    /// What puts it right, if that is proven.
+    pub repair: Option<Repair>,
+}
+
+impl Finding {
+    fn new(health: Health, text: String) -> Self {
+        Self { health, text, repair: None }
+    }
+}
+
+/// The worst of them.
+pub fn worst(findings: &[Finding]) -> Health {
+    let is = |health| findings.iter().any(|f| f.health == health);
+    if is(Health::Broken) {
+        Health::Broken
+    } else if is(Health::Degraded) {
+        Health::Degraded
+    } else {
+        Health::Ok
+    }
+}
+
+/// All of them in one text; empty if there are none.
+pub fn reason(findings: &[Finding]) -> String {
+    findings.iter().map(|f| f.text.as_str()).collect::<Vec<_>>().join("\n")
+}
+
+/// What puts right what can be, in a fixed order.
+pub fn repairs(findings: &[Finding]) -> Vec<Repair> {
+    let mut all: Vec<Repair> = findings.iter().filter_map(|f| f.repair.clone()).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+/// All that is wrong, in the order in which a person should look at it.
+pub fn examine(facts: &Facts<'_>) -> Vec<Finding> {
+    let mut found = Vec::new();
+    found.extend(facts.disks.iter().filter_map(misconfigured));
+    found.extend(facts.disks.iter().filter_map(|disk| too_deep(disk, facts.layer_limit)));
+    found.extend(facts.snapshots.iter().filter_map(lost));
+    match lineage(facts) {
+        Ok(()) if facts.unfinished => {}
+        Ok(()) => {
+            found.extend(current(facts));
+            found.extend(forgotten_revert(facts));
+        }
+        Err(text) => found.push(Finding::new(Health::Broken, text)),
+    }
+    found.extend(mixed(facts));
+    found.extend(facts.snapshots.iter().filter(|s| s.marked).map(|s| {
+        let text = format!(
+            "A deletion of {} or of its child was begun and did not end; what it was to delete is no longer what it \
+             was. Delete it again to finish.",
+            s.name
+        );
+        Finding::new(Health::Degraded, text)
+    }));
+    found.extend(facts.snapshots.iter().filter_map(long));
+    found.sort_by_key(|f| f.health != Health::Broken);
+    found
+}
+
+/// The VM would start on something else than it runs on.
+fn misconfigured(disk: &DiskFacts<'_>) -> Option<Finding> {
+    let (runs_on, named) = (disk.chain.first()?, disk.configured?);
+    let text = format!(
+        "Disk {} runs on {runs_on}, but the VM's definition names {named}: its next start would be without what was \
+         written since. Before it is stopped, let the definition name what it runs on (`virsh edit`).",
+        disk.target
+    );
+    (*runs_on != named).then(|| Finding::new(Health::Broken, text))
+}
+
+fn too_deep(disk: &DiskFacts<'_>, limit: usize) -> Option<Finding> {
+    let text = format!(
+        "Disk {} has {} images, and this libvirt cannot work with more than {limit}: it can neither merge them nor \
+         start the VM again, and its own restart may kill it. Shut it down from inside, and shorten the chain with \
+         `qemu-img commit` or `qemu-img rebase`.",
+        disk.target,
+        disk.chain.len()
+    );
+    (disk.chain.len() > limit).then(|| Finding::new(Health::Broken, text))
+}
+
+fn lost(snapshot: &SnapshotFacts<'_>) -> Option<Finding> {
+    let text = format!(
+        "Snapshot {} is lost: {} is not there. If it lies somewhere else, put it back; else \
+         `virsh snapshot-delete --metadata` forgets the snapshot.",
+        snapshot.name,
+        snapshot.lost.join(", ")
+    );
+    (!snapshot.lost.is_empty()).then(|| Finding::new(Health::Broken, text))
+}
+
+/// Every parent is there, and none is its own ancestor.
+fn lineage(facts: &Facts<'_>) -> Result<(), String> {
+    let parents: BTreeMap<_, _> = facts.snapshots.iter().map(|s| (s.name, s.parent)).collect();
+    for snapshot in &facts.snapshots {
+        let (mut at, mut steps) = (snapshot, 0);
+        while let Some(parent) = at.parent {
+            let next = facts.snapshots.iter().find(|s| s.name == parent);
+            at = next.ok_or_else(|| {
+                format!("{}'s parent {parent} is not there: the snapshots are no tree any more.", at.name)
+            })?;
+            steps += 1;
+            if steps > parents.len() {
+                return Err(format!("The parents of {} form a ring.", snapshot.name));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What the snapshots say of a disk if `current` is the current one.
+fn told<'a>(facts: &Facts<'a>, current: &SnapshotFacts<'a>, target: &str) -> Told<'a> {
+    let mut line = vec![current.name];
+    let mut at = Some(current.name);
+    while let Some(parent) =
+        at.and_then(|n| facts.snapshots.iter().find(|s| s.name == n)).and_then(|s| s.parent)
+    {
+        line.push(parent);
+        at = Some(parent);
+    }
+    let part = |s: &SnapshotFacts<'a>| {
+        let (_, overlay, state_image) = s.disks.iter().find(|(t, ..)| *t == target)?;
+        let reverted = s.reverted.iter().find(|(t, _)| *t == target).map(|(_, path)| *path);
+        Some(Part { snapshot: s.name, overlay, state_image, reverted })
+    };
+    let of = |name: &SnapshotName| facts.snapshots.iter().find(|s| s.name == name).and_then(part);
+    Told {
+        current: part(current).is_some(),
+        beside: facts.snapshots.iter().filter(|s| !line.contains(&s.name)).filter_map(part).collect(),
+        line: line.into_iter().filter_map(of).collect(),
+    }
+}
+
+/// Whether the VM runs on what this one and all before it say.
+fn fits<'a>(facts: &Facts<'a>, current: &SnapshotFacts<'a>) -> Result<(), Mismatch> {
+    facts.disks.iter().try_for_each(|disk| {
+        chain::links(disk.target, &disk.chain, &told(facts, current, disk.target)).map(drop)
+    })
+}
+
+/// libvirt's "current" must be what the VM runs on: libvirt 11 goes by it when it unlinks images.
+fn current(facts: &Facts<'_>) -> Option<Finding> {
+    let external: Vec<_> = facts.snapshots.iter().filter(|s| !s.internal).collect();
+    if external.is_empty() {
+        return None;
+    }
+    let says = match facts.snapshots.iter().find(|s| s.current) {
+        None => "No snapshot is the current one, and libvirt crashes when one is reverted to or deleted then"
+            .to_owned(),
+        Some(current) if current.internal => return None,
+        Some(current) => match fits(facts, current) {
+            Ok(()) => return None,
+            Err(mismatch) => format!("{} is the current snapshot, but {mismatch}", current.name),
+        },
+    };
+    // A snapshot says of a disk that it does not have nothing at all, so it must have one to prove anything.
+    let proven = |s: &&&SnapshotFacts<'_>| !s.current && !s.disks.is_empty() && fits(facts, s).is_ok();
+    let mut candidates = external.iter().filter(proven);
+    let repair = match (candidates.next(), candidates.next()) {
+        (Some(only), None) => Some(Repair::MakeCurrent(only.name.clone())),
+        _ => None,
+    };
+    let text = match &repair {
+        Some(Repair::MakeCurrent(name)) => format!("{says}. The VM goes on from {name}."),
+        _ => format!(
+            "{says}. Which snapshot the VM goes on from cannot be told: nothing is merged, deleted or reverted until \
+             the chain is what the snapshots say."
+        ),
+    };
+    Some(Finding { repair, ..Finding::new(Health::Broken, text) })
+}
+
+/// libvirt 11 unlinks images under other snapshots where this is missing.
+fn forgotten_revert(facts: &Facts<'_>) -> Option<Finding> {
+    let current = facts.snapshots.iter().find(|s| s.current && !s.internal)?;
+    let has_children = facts.snapshots.iter().any(|s| s.parent == Some(current.name));
+    if !facts.keeps_revert_disks || !has_children || fits(facts, current).is_err() {
+        return None;
+    }
+    let active = |(target, overlay, _): &(&str, &str, &str)| {
+        let disk = facts.disks.iter().find(|d| d.target == *target)?;
+        let on = disk.chain.first()?;
+        (on != overlay).then(|| ((*target).to_owned(), (*on).to_owned()))
+    };
+    let should: Vec<(String, String)> = current.disks.iter().filter_map(active).collect();
+    let says: BTreeSet<(&str, &str)> = current.reverted.iter().copied().collect();
+    if should.iter().all(|(target, on)| says.contains(&(target.as_str(), on.as_str()))) {
+        return None;
+    }
+    let text = format!(
+        "The VM was reverted to {}, which has snapshots after it, and does not say on which images the VM is since: a \
+         deletion or a revert by other tools would remove images that those snapshots need.",
+        current.name
+    );
+    let repair = Some(Repair::SetRevertDisks(current.name.clone(), should));
+    Some(Finding { repair, ..Finding::new(Health::Broken, text) })
+}
+
+fn mixed(facts: &Facts<'_>) -> Option<Finding> {
+    let internal = facts.snapshots.iter().find(|s| s.internal)?;
+    let external = facts.snapshots.iter().find(|s| !s.internal)?;
+    let text = format!(
+        "Internal and external snapshots are mixed ({} and {}): libvirt loses data when one of them is deleted. \
+         Neither is taken or merged until one kind is gone.",
+        internal.name, external.name
+    );
+    Some(Finding::new(Health::Degraded, text))
+}
+
+fn long(snapshot: &SnapshotFacts<'_>) -> Option<Finding> {
+    let health = if snapshot.xml_bytes >= READ_BACK { Health::Broken } else { Health::Degraded };
+    let text = format!(
+        "The metadata of {} is {} KiB long, and libvirt forgets at its next start what has 1 MiB or more: shorten the \
+         descriptions, or delete it.",
+        snapshot.name,
+        snapshot.xml_bytes / 1024
+    );
+    (snapshot.xml_bytes >= NEAR).then(|| Finding::new(health, text))
+}

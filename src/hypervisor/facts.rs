@@ -1,0 +1,43 @@
+//! What the hypervisor says of a VM, as the core's examination wants it.
+
+use super::{Features, SnapshotRecord, Vm};
+use crate::core::{
+    health::{DiskFacts, Facts, SnapshotFacts},
+    model::Storage,
+};
+
+/// All that is looked at. `unfinished`: an operation of ours on it was begun and did not end.
+pub fn facts<'a>(
+    vm: &'a Vm,
+    records: &'a [SnapshotRecord],
+    features: Features,
+    unfinished: bool,
+) -> Facts<'a> {
+    let disks = vm.disks.iter().filter(|d| d.writable).map(|disk| DiskFacts {
+        target: &disk.target,
+        chain: disk.chain.iter().map(|layer| layer.path.as_str()).collect(),
+        configured: disk.configured.as_deref(),
+    });
+    let snapshots = records.iter().map(|record| SnapshotFacts {
+        name: &record.name,
+        parent: record.parent.as_ref(),
+        current: record.current,
+        internal: record.storage == Storage::Internal,
+        marked: record.delete_in_progress,
+        disks: record
+            .disks
+            .iter()
+            .map(|d| (d.target.as_str(), d.overlay.as_str(), d.state_image.as_str()))
+            .collect(),
+        reverted: record.revert_disks.iter().map(|(target, on)| (target.as_str(), on.as_str())).collect(),
+        lost: record.lost.iter().map(String::as_str).collect(),
+        xml_bytes: record.xml_bytes,
+    });
+    Facts {
+        disks: disks.collect(),
+        snapshots: snapshots.collect(),
+        keeps_revert_disks: features.revert_disks,
+        layer_limit: features.layer_limit as usize,
+        unfinished,
+    }
+}
