@@ -179,6 +179,9 @@ impl Watcher for Watching<'_> {
         }
         let say = |phase: &str| self.work.phase(phase, self.told, Some(&self.intent.name));
         say("letting it write its images");
+        // libvirt's work on a merge that ended goes on for a moment, and the profile is the last of it; to be asked for
+        // block jobs it has to be done.
+        self.work.tools.hypervisor.block_jobs(vm.id)?;
         self.work.tools.access.grant(vm.id)?;
         say(&self.phase);
         Ok(())
