@@ -12,7 +12,7 @@ mod telling;
 mod working;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::PathBuf,
     sync::{
@@ -237,12 +237,16 @@ impl Engine {
                 thread("recovery", move || {
                     // Nothing would ever start if this did not end; what it settled so far is settled.
                     let run = std::panic::AssertUnwindSafe(|| recovery::run(&tools, &busy));
-                    if std::panic::catch_unwind(run).is_err() {
+                    let unfinished = std::panic::catch_unwind(run).unwrap_or_else(|_| {
                         tracing::error!(
                             "a bug ended the recovery early; what it left is tried at the next one"
                         );
-                    }
+                        BTreeSet::new()
+                    });
                     let _ = send.send(Input::Recovered(number, info));
+                    for vm in unfinished {
+                        let _ = send.send(Input::Machine(Event::Unfinished(vm)));
+                    }
                 });
             }
             hypervisor::Event::Disconnected(reason) => {

@@ -24,7 +24,7 @@ use crate::{
     access::Access,
     clock::Clock,
     core::{
-        job::{Failure, Job, JobId, Operation, Outcome},
+        job::{Failure, Job, JobId, Operation, Outcome, Pace},
         model::SnapshotName,
         retention::Need,
         settings::Settings,
@@ -117,7 +117,20 @@ impl Work<'_> {
 
     /// A place where stopping leaves nothing half done.
     fn safe_point(&self) -> Result<(), Stop> {
-        if self.wire.cancel.load(Ordering::SeqCst) { Err(Stop::Cancelled) } else { Ok(()) }
+        if self.stopped() { Err(Stop::Cancelled) } else { Ok(()) }
+    }
+
+    /// It was told to stop, or its time is over.
+    fn stopped(&self) -> bool {
+        let over = self.pace().until.is_some_and(|until| self.tools.clock.now() >= until);
+        over || self.wire.cancel.load(Ordering::SeqCst)
+    }
+
+    fn pace(&self) -> Pace {
+        match self.job.operation {
+            Operation::Delete { pace, .. } | Operation::Prune { pace, .. } => pace,
+            _ => Pace::default(),
+        }
     }
 }
 
@@ -132,10 +145,11 @@ pub fn run(
     let work = Work { tools, settings, job, needed, wire };
     let done = catch_unwind(AssertUnwindSafe(|| match &job.operation {
         Operation::Create(create) => create::run(&work, create).map(Some),
-        Operation::Delete(name) => delete::run(&work, name).map(|()| None),
+        Operation::Delete { name, .. } => delete::run(&work, name).map(|()| None),
         Operation::Revert(revert) => revert::run(&work, revert),
-        Operation::Prune { all } => prune::run(&work, *all).map(|()| None),
+        Operation::Prune { all, .. } => prune::run(&work, *all).map(|()| None),
         Operation::Repair => repair::run(&work).map(|()| None),
+        Operation::Finish => merge::finish_all(&work).map(|()| None),
     }));
     match done {
         Ok(Ok(snapshot)) => Outcome::Done(snapshot),

@@ -130,6 +130,9 @@ pub struct Delete {
     /// Whether to ask first.
     #[command(flatten)]
     pub consent: Consent,
+    /// How fast, and for how long.
+    #[command(flatten)]
+    pub pace: Pace,
     /// How to wait for the job.
     #[command(flatten)]
     pub wait: Wait,
@@ -209,6 +212,9 @@ pub struct Prune {
     /// Whether to ask first.
     #[command(flatten)]
     pub consent: Consent,
+    /// How fast, and for how long.
+    #[command(flatten)]
+    pub pace: Pace,
     /// How to wait for the job.
     #[command(flatten)]
     pub wait: Wait,
@@ -220,6 +226,17 @@ pub struct Consent {
     /// Don't ask; needed where there is no terminal to ask on
     #[arg(long, short)]
     pub yes: bool,
+}
+
+/// For verbs that merge images.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Pace {
+    /// Copy at most this much per second, such as 100MiB
+    #[arg(long, value_name = "SIZE")]
+    pub bandwidth: Option<String>,
+    /// Stop at this time (06:00, or "2026-11-21 06:00"); what is cut short is finished later
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
 }
 
 /// For verbs that start a job.

@@ -8,6 +8,7 @@ use super::{
     exit::{Exit, Failure},
     follow::{self, Ended, OneJob},
     inventory::Inventory,
+    pace,
     props::Snapshot,
     proxy::{Options, SnapshotProxy},
     render::{Watch, known_size, quoted, safe},
@@ -23,10 +24,11 @@ pub(super) async fn delete(
     let all = Inventory::fetch(bus).await?;
     let vm = all.vm(&args.vm)?;
     let snapshot = all.snapshot(vm, &args.snapshot)?;
+    let options = pace::options(&args.pace, &console.watch, Options::new())?;
     let question = question(&vm.name, snapshot, &console.watch);
     console.confirm(&question, args.consent.yes)?;
 
-    let job = SnapshotProxy::new(bus, &snapshot.path).await?.delete(Options::new()).await?;
+    let job = SnapshotProxy::new(bus, &snapshot.path).await?.delete(options).await?;
     if args.wait.no_wait {
         return follow::started(&job, bus, console).await;
     }

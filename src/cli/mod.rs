@@ -23,6 +23,7 @@ mod follow;
 pub mod inventory;
 mod jobs;
 mod list;
+mod pace;
 pub mod props;
 pub mod proxy;
 mod prune;

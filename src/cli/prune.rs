@@ -11,6 +11,7 @@ use super::{
     exit::{Exit, Failure},
     follow::{self, Ended},
     inventory::{Inventory, Object},
+    pace,
     props::{Snapshot, Vm},
     proxy::{Options, RawVerdict, VMProxy},
     render::{self, NONE, Watch, cell, count, known_size, quoted, safe, size, table},
@@ -127,6 +128,7 @@ pub(super) async fn prune(
     let all = Inventory::fetch(bus).await?;
     let vm = all.vm(&args.vm)?;
     let options = || if args.all { Options::from([("all", true.into())]) } else { Options::new() };
+    let paced = pace::options(&args.pace, &console.watch, options())?;
     let verdicts = preview(vm, bus, options()).await?;
     let doomed: Vec<_> = verdicts.iter().filter(|v| !v.keep).collect();
     // With --all the daemon also learns that the clock is right, so it is asked even if nothing goes.
@@ -145,7 +147,7 @@ pub(super) async fn prune(
     let question = format!("Delete {} of {}?", count(doomed.len(), "snapshot"), quoted(&vm.name));
     console.confirm(&question, args.consent.yes || doomed.is_empty())?;
 
-    let job = VMProxy::new(bus, &vm.path).await?.prune(options()).await?;
+    let job = VMProxy::new(bus, &vm.path).await?.prune(paced).await?;
     if args.wait.no_wait {
         return follow::started(&job, bus, console).await;
     }

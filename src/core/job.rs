@@ -1,6 +1,6 @@
 //! A job: one operation on one VM, from its being asked for to its end. It always ends, exactly once.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, num::NonZeroU64};
 
 use jiff::Timestamp;
 
@@ -51,33 +51,57 @@ pub struct RevertJob {
     pub safety: Option<CreateJob>,
 }
 
+/// How fast images are merged, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pace {
+    /// At most so many bytes per second.
+    pub bandwidth: Option<NonZeroU64>,
+    /// What is not done by then stops, and is finished another time.
+    pub until: Option<Timestamp>,
+}
+
 /// What a job does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
     /// Take a snapshot.
     Create(CreateJob),
     /// Delete one snapshot.
-    Delete(SnapshotName),
+    Delete {
+        /// This one.
+        name: SnapshotName,
+        /// At this pace.
+        pace: Pace,
+    },
     /// Put the VM back to a snapshot.
     Revert(Box<RevertJob>),
     /// Delete what the VM's policies let go.
     Prune {
         /// A person said that all of it goes: also beyond `max-delete`, and the clock is right.
         all: bool,
+        /// At this pace.
+        pace: Pace,
     },
     /// Put right what is wrong with the VM's metadata and can be.
     Repair,
+    /// End the merges that were cut short.
+    Finish,
 }
 
 impl Operation {
+    /// True if it stops at once, whatever it does, when it is told to: what it leaves half done is finished later.
+    pub const fn stops(&self) -> bool {
+        matches!(self, Self::Delete { .. } | Self::Prune { .. } | Self::Finish)
+    }
+
     /// Its name on D-Bus.
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Create(_) => "create",
-            Self::Delete(_) => "delete",
+            Self::Delete { .. } => "delete",
             Self::Revert(_) => "revert",
             Self::Prune { .. } => "prune",
             Self::Repair => "repair",
+            Self::Finish => "finish",
         }
     }
 }

@@ -108,7 +108,7 @@ pub struct PolicyView {
 pub struct JobView {
     /// Its number.
     pub id: JobId,
-    /// `create`, `delete`, `revert` or `prune`.
+    /// `create`, `delete`, `revert`, `prune` or `finish`.
     pub operation: &'static str,
     /// The VM it works on.
     pub vm: VmId,
@@ -128,4 +128,6 @@ pub struct JobView {
     pub ended: Option<Timestamp>,
     /// How it ended.
     pub outcome: Option<Outcome>,
+    /// It stops when it is told to.
+    pub cancelable: bool,
 }

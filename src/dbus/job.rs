@@ -132,7 +132,7 @@ impl Job {
 
     #[zbus(property)]
     fn cancelable(&self) -> fdo::Result<bool> {
-        Ok(self.view()?.state == JobState::Queued)
+        Ok(self.view()?.cancelable)
     }
 
     #[zbus(property)]

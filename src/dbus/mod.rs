@@ -22,8 +22,9 @@ mod publish;
 mod snapshot;
 mod vm;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, num::NonZeroU64, sync::Arc};
 
+use jiff::Timestamp;
 use tokio::sync::watch;
 use zbus::{
     Connection, OwnedVariant,
@@ -38,7 +39,7 @@ pub use self::{
 use self::{error::BusError, publish::Publisher};
 use crate::{
     core::{
-        job::JobId,
+        job::{JobId, Pace},
         machine::{Change, Query, Reply},
         view::View,
     },
@@ -135,6 +136,17 @@ impl Options {
                 T::try_from(v).map_err(|_| BusError::invalid(format!("option {key:?} must be {wanted}")))
             })
             .transpose()
+    }
+
+    /// How fast images are merged, and until when; 0 stands for no limit.
+    fn pace(&mut self) -> Result<Pace, BusError> {
+        let bandwidth = self.take::<u64>("bandwidth", "bytes per second (t)")?.and_then(NonZeroU64::new);
+        let until = self.take::<u64>("until", "microseconds since the epoch (t)")?.and_then(NonZeroU64::new);
+        let until = until.map(|us| {
+            let at = i64::try_from(us.get()).ok().and_then(|us| Timestamp::from_microsecond(us).ok());
+            at.ok_or_else(|| BusError::invalid(format!("option \"until\": {us} is no time")))
+        });
+        Ok(Pace { bandwidth, until: until.transpose()? })
     }
 }
 

@@ -47,9 +47,9 @@ impl Snapshot {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<OwnedObjectPath, BusError> {
-        Options::new(options, &[])?;
+        let pace = Options::new(options, &["bandwidth", "until"])?.pace()?;
         let permit = auth::authorise(connection, &header, "delete snapshots").await?;
-        self.shared.start(Change::Delete { vm: self.vm, name: self.name.clone() }, permit).await
+        self.shared.start(Change::Delete { vm: self.vm, name: self.name.clone(), pace }, permit).await
     }
 
     #[zbus(out_args("job"))]

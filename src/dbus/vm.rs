@@ -106,10 +106,11 @@ impl Vm {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<OwnedObjectPath, BusError> {
-        let mut options = Options::new(options, &["all"])?;
+        let mut options = Options::new(options, &["all", "bandwidth", "until"])?;
         let all = options.take::<bool>("all", "a boolean")?.unwrap_or(false);
+        let pace = options.pace()?;
         let permit = auth::authorise(connection, &header, "prune snapshots").await?;
-        self.shared.start(Change::Prune { vm: self.id, all }, permit).await
+        self.shared.start(Change::Prune { vm: self.id, all, pace }, permit).await
     }
 
     #[zbus(property)]

@@ -1,14 +1,12 @@
 //! Merging a run of snapshots away as a job: written down before the first cluster is copied, and ended by whoever
 //! comes next if it was cut short.
 
-use std::sync::atomic::Ordering;
-
 use uuid::Uuid;
 
 use super::{Stop, Work};
 use crate::{
     core::{
-        job::Failure,
+        job::{Failure, Operation},
         merge::{DiskPart, Recipe},
         model::SnapshotName,
     },
@@ -37,17 +35,24 @@ pub(super) fn run(
     carry_out(work, vm, &intent, &recipe, false, share)
 }
 
+/// Ends the merges of the job's VM that were cut short.
+pub(super) fn finish_all(work: &Work<'_>) -> std::result::Result<(), Stop> {
+    finish(work, &work.tools.hypervisor.vm(work.job.vm)?).map(drop)
+}
+
 /// Ends the merges of this VM that were cut short, and says what is gone with them. As long as one is not ended the
 /// metadata does not say what is so, and nothing else can be merged.
 pub(super) fn finish(work: &Work<'_>, vm: &Vm) -> std::result::Result<Vec<SnapshotName>, Stop> {
     let mut finished = Vec::new();
+    // Before what is asked for: that has its own.
+    let share = if work.job.operation == Operation::Finish { (0.0, 1.0) } else { (0.0, 0.0) };
     for intent in work.tools.store.intents()?.into_iter().filter(|i| i.vm == vm.id) {
         if let Begun::Merge(recipe) = &intent.what {
             tracing::info!(
                 VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %intent.name,
                 "the merge of {} of VM {} was cut short; it is finished now", list(&names(recipe)), vm.name
             );
-            carry_out(work, vm, &intent, recipe, true, (0.0, 0.0))?;
+            carry_out(work, vm, &intent, recipe, true, share)?;
             finished.extend(names(recipe));
         }
     }
@@ -158,7 +163,7 @@ impl Watcher for Watching<'_> {
 
     #[expect(clippy::cast_precision_loss, reason = "a progress bar's precision")]
     fn steer(&mut self, disk: usize, copied: Copied) -> Steer {
-        if self.work.wire.cancel.load(Ordering::SeqCst) {
+        if self.work.stopped() {
             return Steer::Stop;
         }
         let of_disk = if copied.total == 0 { 0.0 } else { copied.done as f64 / copied.total as f64 };
@@ -170,7 +175,7 @@ impl Watcher for Watching<'_> {
             self.work.phase(&self.phase, self.told, Some(&self.intent.name));
         }
         self.going = true;
-        Steer::On { limit: None }
+        Steer::On { limit: self.work.pace().bandwidth }
     }
 
     fn allow(&mut self, vm: &Vm) -> Result<()> {

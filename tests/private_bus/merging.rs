@@ -12,7 +12,7 @@ use virtsnap::{
     clock::Clock as _,
     config::{self, ConfigRoots},
     core::{
-        job::{Asker, Job, Operation, Outcome},
+        job::{Asker, Job, Operation, Outcome, Pace},
         marker::{self, Marker},
         model::{Origin, SnapshotName, SnapshotState, VmId, VmState},
         settings::Settings,
@@ -107,7 +107,7 @@ impl World {
 
     /// What a daemon does that is told to prune, on this host as `hypervisor` shows it.
     fn run(&self, hypervisor: Arc<dyn Hypervisor>, progress: impl Fn(Progress) + Send + 'static) -> Outcome {
-        self.does(hypervisor, Operation::Prune { all: false }, progress)
+        self.does(hypervisor, Operation::Prune { all: false, pace: Pace::default() }, progress)
     }
 
     fn does(
@@ -272,7 +272,7 @@ fn a_merge_that_goes_on_without_its_daemon_is_awaited_by_the_next_one() {
 fn the_newest_one_is_merged_into_the_one_before_it_and_finished_when_it_was_cut_short() {
     let world = World::new(VmState::Running, "keep-last = 5");
     let (looks, sim) = (AtomicUsize::new(0), Arc::clone(&world.sim));
-    let newest = Operation::Delete(SnapshotName::existing("s4"));
+    let newest = Operation::Delete { name: SnapshotName::existing("s4"), pace: Pace::default() };
     let outcome = world.does(world.sim.clone(), newest.clone(), move |p| {
         if p.phase.starts_with("merging") && looks.fetch_add(1, Ordering::SeqCst) == 5 {
             sim.disconnect("libvirtd was killed, as arranged");

@@ -13,6 +13,7 @@ mod introspection;
 mod life;
 mod merging;
 mod mirror;
+mod pace;
 mod policies;
 mod prune;
 mod quiesce;

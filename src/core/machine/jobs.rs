@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{Effect, Machine, Note};
 use crate::core::{
-    job::{Asker, CreateJob, Failure, Job, JobId, JobState, Operation, Outcome},
+    job::{Asker, CreateJob, Failure, Job, JobId, JobState, Operation, Outcome, Pace},
     model::{Origin, SnapshotName, VmId},
     queue,
     view::JobView,
@@ -53,7 +53,7 @@ impl Jobs {
             .iter()
             .filter(|(_, v)| **v == vm)
             .filter_map(|(id, _)| self.table.get(id))
-            .filter(|e| matches!(e.job.operation, Operation::Delete(_) | Operation::Prune { .. }))
+            .filter(|e| e.job.operation.stops())
             .filter_map(|e| e.snapshot.clone())
             .collect()
     }
@@ -72,9 +72,9 @@ impl Jobs {
         let id = self.last_id;
         let snapshot = match &operation {
             Operation::Create(c) => c.name.clone(),
-            Operation::Delete(name) => Some(name.clone()),
+            Operation::Delete { name, .. } => Some(name.clone()),
             Operation::Revert(revert) => Some(revert.name.clone()),
-            Operation::Prune { .. } | Operation::Repair => None,
+            Operation::Prune { .. } | Operation::Repair | Operation::Finish => None,
         };
         let job = Job { id, vm, operation, asker, asked: now };
         self.table.insert(
@@ -176,6 +176,11 @@ impl Jobs {
                 asked: e.job.asked,
                 ended: e.ended,
                 outcome: e.outcome.clone(),
+                cancelable: match e.state {
+                    JobState::Queued => true,
+                    JobState::Running => e.job.operation.stops(),
+                    JobState::Done => false,
+                },
             };
             views.insert(*id, Arc::new(view));
         }
@@ -257,7 +262,7 @@ impl Machine {
             prune = matches!(outcome, Outcome::Done(_)) && !create.policies.is_empty();
         }
         if prune && !self.stopping() {
-            let operation = Operation::Prune { all: false };
+            let operation = Operation::Prune { all: false, pace: Pace::default() };
             if self.jobs.same_queued(vm, &operation).is_none() {
                 self.jobs.add(vm, operation, Asker { origin: Origin::Schedule, uid: self.own_uid }, now);
             }
@@ -288,6 +293,13 @@ impl Machine {
             self.on_ended(id, Outcome::Cancelled, now, out);
         }
         out.extend(self.jobs.running.keys().map(|id| Effect::Cancel(*id)));
+    }
+
+    /// Ends merges that were cut short, with nobody asking for it.
+    pub(super) fn finish_merges(&mut self, vm: VmId, now: Timestamp) {
+        if !self.stopping() && self.jobs.same_queued(vm, &Operation::Finish).is_none() {
+            self.jobs.add(vm, Operation::Finish, Asker { origin: Origin::Schedule, uid: self.own_uid }, now);
+        }
     }
 
     pub(super) fn cancel_queued(&mut self, id: JobId, now: Timestamp, out: &mut Vec<Effect>) {

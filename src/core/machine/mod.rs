@@ -84,6 +84,8 @@ pub enum Event {
     Settings(Arc<Settings>),
     /// A client asks.
     Request(RequestId, Request),
+    /// Merges of this VM were cut short in an earlier life, and can be finished.
+    Unfinished(VmId),
     /// A job goes on.
     Progress {
         /// The job.
@@ -261,6 +263,7 @@ impl Machine {
             Event::Progress { job, phase, progress, snapshot } => {
                 self.on_progress(job, phase, progress, snapshot);
             }
+            Event::Unfinished(vm) => self.finish_merges(vm, now),
             Event::Passed(at) => self.last_plausible = Some(at),
             Event::Ended(job, outcome) => self.on_ended(job, outcome, now, out),
             Event::Stop => self.on_stop(now, out),

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::{Effect, Machine};
 use crate::core::{
     inventory::{self, VmRecord},
-    job::{Asker, CreateJob, Failure, JobId, JobState, Operation, RevertJob},
+    job::{Asker, CreateJob, Failure, JobId, JobState, Operation, Pace, RevertJob},
     model::{Origin, PolicyName, SnapshotName, SnapshotState, VmId},
     policy::{How, Quiesce},
     prune::{Circumstances, Sentence, decide},
@@ -65,6 +65,8 @@ pub enum Change {
         vm: VmId,
         /// This one.
         name: SnapshotName,
+        /// At this pace.
+        pace: Pace,
     },
     /// A VM put back to a snapshot.
     Revert {
@@ -85,6 +87,8 @@ pub enum Change {
         vm: VmId,
         /// Beyond `max-delete`, and by the clock whatever is known of the time.
         all: bool,
+        /// At this pace.
+        pace: Pace,
     },
     /// A run of a policy, now.
     Run {
@@ -181,7 +185,7 @@ impl Machine {
                 };
                 Ok(self.queue(vm, Operation::Create(create), uid, now))
             }
-            Change::Delete { vm, name } => {
+            Change::Delete { vm, name, pace } => {
                 let record = self.known(vm)?;
                 let found = record.snapshots.get(&name).ok_or_else(|| {
                     Refusal::new("NoSuchSnapshot", format!("VM {} has no snapshot {name}", record.name))
@@ -196,7 +200,8 @@ impl Machine {
                         ),
                     ));
                 }
-                Ok(self.queue(vm, Operation::Delete(name), uid, now))
+                in_time(pace, now)?;
+                Ok(self.queue(vm, Operation::Delete { name, pace }, uid, now))
             }
             Change::Revert { vm, name, then, definition, safety } => {
                 let record = self.known(vm)?;
@@ -217,9 +222,10 @@ impl Machine {
                 let revert = RevertJob { name, then, definition, safety };
                 Ok(self.queue(vm, Operation::Revert(Box::new(revert)), uid, now))
             }
-            Change::Prune { vm, all } => {
+            Change::Prune { vm, all, pace } => {
                 self.known(vm)?;
-                Ok(self.queue(vm, Operation::Prune { all }, uid, now))
+                in_time(pace, now)?;
+                Ok(self.queue(vm, Operation::Prune { all, pace }, uid, now))
             }
             Change::Run { policy, vm } => self.run_by_hand(&policy, vm, uid, now),
             Change::Cancel(job) => self.cancel(job, now, out),
@@ -272,10 +278,15 @@ impl Machine {
     }
 
     fn cancel(&mut self, id: JobId, now: Timestamp, out: &mut Vec<Effect>) -> Result<Reply, Refusal> {
+        let stops = self.jobs.get(id).is_some_and(|(job, _)| job.operation.stops());
         match self.jobs.get(id).map(|(_, state)| state) {
             None => Err(Refusal::new("NoSuchJob", format!("there is no job {id} (any more)"))),
             Some(JobState::Queued) => {
                 self.cancel_queued(id, now, out);
+                Ok(Reply::Done)
+            }
+            Some(JobState::Running) if stops => {
+                out.push(Effect::Cancel(id));
                 Ok(Reply::Done)
             }
             Some(JobState::Running) => Err(Refusal::new(
@@ -288,6 +299,16 @@ impl Machine {
                 Err(Refusal::new("NotCancelable", format!("job {id} has ended; there is nothing to cancel")))
             }
         }
+    }
+}
+
+/// What is to end before it begins is not begun.
+fn in_time(pace: Pace, now: Timestamp) -> Result<(), Refusal> {
+    match pace.until {
+        Some(until) if until <= now => {
+            Err(Refusal::new("InvalidArgument", format!("option \"until\": {until} has passed already")))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     config::{self, Environment, FileKind, SourceFile},
     core::{
         inventory::{Quality, SnapshotRecord},
-        job::{Failure, Operation},
+        job::{Failure, Operation, Pace},
         model::{Content, Origin, Snapshot, SnapshotState, Storage, VmState},
     },
 };
@@ -278,7 +278,7 @@ fn stopping_cancels_what_waits_lets_finish_what_runs_and_refuses_the_rest() {
     let results: Vec<_> =
         b.machine.view().jobs.values().map(|j| j.outcome.as_ref().map(Outcome::result)).collect();
     assert_eq!(results, [None, Some(crate::core::job::JobResult::Cancelled)]);
-    let refusal = b.ask(Change::Prune { vm: vm(1), all: false }).unwrap_err();
+    let refusal = b.ask(Change::Prune { vm: vm(1), all: false, pace: Pace::default() }).unwrap_err();
     assert_eq!(refusal.name, "Stopping");
     let effects = b.send(Event::Ended(running, created()));
     assert!(effects.contains(&Effect::Stopped) && started(&effects).is_empty());
@@ -294,7 +294,9 @@ fn a_vm_that_vanishes_ends_what_waits_for_it() {
     let jobs = &b.machine.view().jobs;
     assert!(matches!(&jobs[&2].outcome, Some(Outcome::Failed(f)) if f.name == "NoSuchVM"));
     assert!(!b.machine.view().vms.contains_key(&vm(2)));
-    assert!(matches!(b.ask(Change::Prune { vm: vm(2), all: false }), Err(r) if r.name == "NoSuchVM"));
+    assert!(
+        matches!(b.ask(Change::Prune { vm: vm(2), all: false, pace: Pace::default() }), Err(r) if r.name == "NoSuchVM")
+    );
 }
 
 #[test]
@@ -304,8 +306,14 @@ fn requests_are_checked_before_anything_is_queued() {
     b.send(Event::VmRead(Box::new(record(1, &[("ours", true), ("theirs", false)]))));
     let name = |n: &str| SnapshotName::existing(n);
     let refused = |b: &mut Bench, change| b.ask(change).unwrap_err().name;
-    assert_eq!(refused(&mut b, Change::Delete { vm: vm(1), name: name("theirs") }), "NotManaged");
-    assert_eq!(refused(&mut b, Change::Delete { vm: vm(1), name: name("none") }), "NoSuchSnapshot");
+    assert_eq!(
+        refused(&mut b, Change::Delete { vm: vm(1), name: name("theirs"), pace: Pace::default() }),
+        "NotManaged"
+    );
+    assert_eq!(
+        refused(&mut b, Change::Delete { vm: vm(1), name: name("none"), pace: Pace::default() }),
+        "NoSuchSnapshot"
+    );
     let create = |n: &str| Change::Create {
         vm: vm(1),
         name: Some(name(n)),
@@ -321,7 +329,7 @@ fn requests_are_checked_before_anything_is_queued() {
     assert_eq!(b.ask(create("new")), Ok(Reply::Job(1)));
     assert_eq!(refused(&mut b, Change::Cancel(1)), "NotCancelable");
     // Asked twice while it waits, it is one job.
-    let delete = || Change::Delete { vm: vm(1), name: name("ours") };
+    let delete = || Change::Delete { vm: vm(1), name: name("ours"), pace: Pace::default() };
     assert_eq!((b.ask(delete()), b.ask(delete())), (Ok(Reply::Job(2)), Ok(Reply::Job(2))));
     assert_eq!(b.ask(Change::Cancel(2)), Ok(Reply::Done));
     assert_eq!(b.ask(Change::Run { policy, vm: Some(vm(1)) }), Ok(Reply::Jobs(vec![3])));
@@ -334,7 +342,9 @@ fn only_a_prune_that_believed_the_clock_moves_the_time_that_the_preview_goes_by(
     b.send(Event::Passed(b.now));
     let passed = b.now;
     b.now = at("2036-03-02T12:00:00Z");
-    let Ok(Reply::Job(id)) = b.ask(Change::Prune { vm: vm(1), all: false }) else { panic!("refused") };
+    let Ok(Reply::Job(id)) = b.ask(Change::Prune { vm: vm(1), all: false, pace: Pace::default() }) else {
+        panic!("refused")
+    };
     b.send(Event::Ended(id, Outcome::Done(None)));
     assert_eq!(b.machine.last_plausible, Some(passed));
     b.send(Event::Passed(b.now));
@@ -346,12 +356,16 @@ fn ended_jobs_linger_so_that_no_result_is_missed() {
     let mut b = Bench::new(NIGHTLY, "2026-03-02T12:00:00Z", None);
     b.connect(&[1]);
     for _ in 0..100 {
-        let Ok(Reply::Job(id)) = b.ask(Change::Prune { vm: vm(1), all: false }) else { panic!("refused") };
+        let Ok(Reply::Job(id)) = b.ask(Change::Prune { vm: vm(1), all: false, pace: Pace::default() }) else {
+            panic!("refused")
+        };
         b.send(Event::Ended(id, Outcome::Done(None)));
     }
     assert_eq!(b.machine.view().jobs.len(), 100, "none is older than ten minutes");
     b.now += SignedDuration::from_mins(11);
-    let Ok(Reply::Job(id)) = b.ask(Change::Prune { vm: vm(1), all: false }) else { panic!("refused") };
+    let Ok(Reply::Job(id)) = b.ask(Change::Prune { vm: vm(1), all: false, pace: Pace::default() }) else {
+        panic!("refused")
+    };
     b.send(Event::Ended(id, Outcome::Done(None)));
     assert_eq!(b.machine.view().jobs.len(), 64, "64 stay however old they are");
 }

@@ -20,10 +20,10 @@ pub(super) fn settle(
         // The VM went, or all its snapshots with it.
         return tools.store.all_gone(recipe.run.iter().filter_map(|d| d.id).chain([intent.id]));
     }
-    // The intent stays: all of the run count as failed until the next prune has ended it.
+    // The intent stays: all of the run count as failed until somebody has ended it.
     tracing::warn!(
         VIRTSNAP_SNAPSHOT = %intent.name,
-        "the merge of snapshot {} and what follows it was interrupted; the next prune finishes it", intent.name
+        "the merge of snapshot {} and what follows it was interrupted, and is still to be finished", intent.name
     );
     Ok(())
 }

@@ -17,8 +17,9 @@ use crate::{
     worker::{self, Tools},
 };
 
-/// Settles everything but what is about a VM in `busy`, whose job does that itself.
-pub(super) fn run(tools: &Tools, busy: &BTreeSet<VmId>) {
+/// Settles everything but what is about a VM in `busy`, whose job does that itself. The VMs with merges that are to be
+/// finished by a job of their own: that can take long.
+pub(super) fn run(tools: &Tools, busy: &BTreeSet<VmId>) -> BTreeSet<VmId> {
     match tools.store.frozen() {
         Ok(mut frozen) => {
             frozen.retain(|vm| !busy.contains(vm));
@@ -29,6 +30,9 @@ pub(super) fn run(tools: &Tools, busy: &BTreeSet<VmId>) {
         Err(e) => tracing::error!(error = %e, "cannot read which VMs may be frozen"),
     }
     settle_all(tools, |vm| !busy.contains(&vm));
+    let begun = tools.store.intents().unwrap_or_default();
+    let merges = begun.into_iter().filter(|i| matches!(i.what, Begun::Merge(_)));
+    merges.map(|i| i.vm).filter(|vm| !busy.contains(vm)).collect()
 }
 
 /// Settles what was begun on this VM. For who holds the VM.

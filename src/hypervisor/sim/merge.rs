@@ -157,13 +157,13 @@ impl Merge for Sim {
         let target = commit.target.as_str();
         let asked = Asked::vm(Op::Commit, vm, format!("{target} {} {}", commit.base, commit.top));
         // Before anything is touched, and with nothing of ours locked.
-        if steer(Copied::default()) == Steer::Stop {
-            return Err(stopped(target));
-        }
+        let Steer::On { limit } = steer(Copied::default()) else { return Err(stopped(target)) };
         let mut before = false;
         let entered = self.enter(asked, |s| {
             match s.plan_commit(vm, commit)? {
-                Some(job) => drop(s.machine(vm)?.merging.insert(target.to_owned(), job)),
+                Some(job) => {
+                    s.machine(vm)?.merging.insert(target.to_owned(), Merging { limit, ..job });
+                }
                 None => before = true,
             }
             Ok(())
