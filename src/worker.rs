@@ -3,6 +3,7 @@
 
 mod create;
 mod delete;
+mod drop;
 mod merge;
 mod prune;
 mod repair;
@@ -19,7 +20,7 @@ use std::{
 
 use jiff::Timestamp;
 
-pub(crate) use self::revert::settle as settle_revert;
+pub(crate) use self::{drop::settle as settle_drop, revert::settle as settle_revert};
 use crate::{
     access::Access,
     clock::Clock,

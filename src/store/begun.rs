@@ -25,6 +25,8 @@ pub enum Begun {
     Delete,
     /// A run of snapshots is merged away.
     Merge(Recipe),
+    /// The end of a branch that the VM left is deleted; `overlays` are the images that go with it.
+    Drop,
     /// A VM is put back to a snapshot.
     Revert(Box<RevertPlan>),
 }
@@ -35,6 +37,7 @@ impl Begun {
         Ok(match self {
             Self::Create => ("create", String::new()),
             Self::Delete => ("delete", String::new()),
+            Self::Drop => ("drop", String::new()),
             Self::Merge(recipe) => ("merge", json(recipe)?),
             Self::Revert(plan) => ("revert", json(plan)?),
         })
@@ -44,6 +47,7 @@ impl Begun {
         match kind {
             "create" => Some(Self::Create),
             "delete" => Some(Self::Delete),
+            "drop" => Some(Self::Drop),
             "merge" => parsed(detail).map(Self::Merge),
             "revert" => parsed(detail).map(|plan| Self::Revert(Box::new(plan))),
             _ => None,

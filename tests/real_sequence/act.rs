@@ -42,10 +42,12 @@ impl<'a> World<'a> {
     /// Does one thing and waits until all is at rest.
     pub(crate) fn step(&mut self, number: u64) {
         let all = oracle::listed(self);
+        let ready: Vec<Listed> = all.iter().filter(|s| s.state == "ready").cloned().collect();
         let weights = [
             ("write", 6),
             ("create", if all.len() < AT_MOST { 6 } else { 0 }),
             ("delete", if all.is_empty() { 0 } else { 4 }),
+            ("revert", if ready.is_empty() || all.len() >= AT_MOST { 0 } else { 3 }),
             ("start or stop", 2),
             ("restart libvirtd", 1),
             ("a create that is cut short", if all.len() < AT_MOST { 2 } else { 0 }),
@@ -62,6 +64,7 @@ impl<'a> World<'a> {
             "write" => self.write(),
             "create" => self.create(number, None),
             "delete" => self.delete(number, &all, None),
+            "revert" => self.revert(number, &ready),
             "start or stop" => self.start_or_stop(number),
             "restart libvirtd" => {
                 println!("{number}: restart libvirtd");
@@ -86,12 +89,15 @@ impl<'a> World<'a> {
     pub(crate) fn end(&mut self) {
         loop {
             let all = oracle::listed(self);
-            let Some(one) = self.dice.pick(&all) else { break };
-            println!("at the end: delete {}", one.name);
-            self.daemon.delete("seq", &one.name).unwrap_or_else(|(name, text)| {
-                panic!("{name}: {text}\n{}", self.daemon.journal());
+            if all.is_empty() {
+                break;
+            }
+            // Where branches meet, not every one can go first; but one of them can.
+            let gone = all.iter().any(|one| {
+                println!("at the end: delete {}", one.name);
+                self.delete_one(&one.name)
             });
-            self.copies.remove(&one.name);
+            assert!(gone, "none of {all:?} can go\n{}", self.daemon.journal());
             self.check();
         }
         for target in self.vm.disks().to_vec() {
@@ -165,9 +171,7 @@ impl<'a> World<'a> {
         let one = self.dice.pick(all).unwrap();
         println!("{number}: delete {} ({}), {victim:?} dies", one.name, one.state);
         let Some(victim) = victim else {
-            let gone = self.daemon.delete("seq", &one.name);
-            gone.unwrap_or_else(|e| panic!("{e:?}\n{}", self.daemon.journal()));
-            self.copies.remove(&one.name);
+            self.delete_one(&one.name);
             return;
         };
         let none = HashMap::<&str, zbus::Variant<'_>>::new();
@@ -177,6 +181,43 @@ impl<'a> World<'a> {
         match oracle::listed(self).iter().find(|s| s.name == one.name) {
             None => drop(self.copies.remove(&one.name)),
             Some(left) => println!("  it is {}", left.state),
+        }
+    }
+
+    /// False if the tree does not allow it yet.
+    fn delete_one(&mut self, name: &str) -> bool {
+        match self.daemon.delete("seq", name) {
+            Ok(_) => {
+                self.copies.remove(name);
+                true
+            }
+            Err((error, text)) => {
+                assert_eq!(error, "org.virtsnap1.Error.Unsupported", "{text}\n{}", self.daemon.journal());
+                println!("  {text}");
+                false
+            }
+        }
+    }
+
+    /// What the disks hold is in a snapshot of its own then, and what they held at that one is what they hold.
+    fn revert(&mut self, number: u64, ready: &[Listed]) {
+        let one = self.dice.pick(ready).unwrap();
+        println!("{number}: revert to {}", one.name);
+        let none = HashMap::<&str, zbus::Variant<'_>>::new();
+        let job = self.daemon.bus.call(&one.path, "org.virtsnap1.Snapshot", "Revert", &(none,));
+        let (job,): (zbus::OwnedObjectPath,) = job.unwrap();
+        let safety = self.daemon.wait(job.as_str());
+        let safety = safety.unwrap_or_else(|e| panic!("{e:?}\n{}", self.daemon.journal()));
+        let safety = oracle::listed(self).into_iter().find(|s| s.path == safety).unwrap().name;
+        let copies = self.vm.disks().iter().map(|target| {
+            let copy = oracle::copy_of(&safety, target);
+            self.tb.ok(&format!("cp --sparse=always {} {copy}", oracle::now(target)));
+            (target.clone(), copy)
+        });
+        let copies = copies.collect();
+        self.copies.insert(safety, copies);
+        for (target, copy) in &self.copies[&one.name] {
+            self.tb.ok(&format!("cp --sparse=always {copy} {}", oracle::now(target)));
         }
     }
 
