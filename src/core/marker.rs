@@ -17,6 +17,9 @@ use super::model::{Origin, PolicyName, VmId};
 
 const START: &str = "[virtsnap:1 ";
 
+/// How long the line may get, in bytes, however many policies a snapshot counts for.
+pub const LONGEST: usize = 16 * 1024;
+
 /// What the line says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Marker {

@@ -3,6 +3,7 @@
 
 pub mod chain;
 pub mod family;
+pub mod fitness;
 mod glob;
 pub mod health;
 pub mod inventory;

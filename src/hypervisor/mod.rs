@@ -16,6 +16,7 @@
 mod error;
 mod facts;
 mod ffi;
+mod fit;
 mod images;
 pub mod libvirt;
 mod merge;
@@ -104,6 +105,12 @@ pub struct Disk {
     pub target: String,
     /// libvirt's type of its source: `file`, `block`, `network` …
     pub kind: String,
+    /// What the guest takes it for: `disk`, `lun`, `cdrom` …
+    pub device: String,
+    /// The bus it is on, such as `virtio`.
+    pub bus: String,
+    /// Other VMs may write to it.
+    pub shared: bool,
     /// False for read-only ones and for CD-ROMs and floppies, which are never snapshotted.
     pub writable: bool,
     /// The images, from the one that is written to down to the base.

@@ -18,13 +18,14 @@ use super::{Stop, Work, prune};
 use crate::{
     core::{
         chain,
+        fitness::{self, Limits},
         job::{CreateJob, Failure},
         marker::{self, Marker},
         model::{Origin, PolicyName, SnapshotName, Storage, VmState},
         naming::{self, Parts},
         policy::Memory,
     },
-    hypervisor::{CreateSpec, Disk, ErrorKind, Overlay, SnapshotRecord, Vm, told},
+    hypervisor::{CreateSpec, Disk, Error, ErrorKind, Overlay, SnapshotRecord, Vm, told},
     store::{Begun, Intent},
 };
 
@@ -173,55 +174,30 @@ fn preflight<'a>(
             format!("VM {name} is {}, and the policy is not for that state", vm.state),
         );
     }
-    if !vm.persistent {
-        return refuse(
-            "Unsupported",
-            format!(
-                "VM {name} is transient: libvirt forgets its snapshots when it stops. `virsh define` makes it persistent"
-            ),
-        );
-    }
-    if vm.managed_save {
-        return refuse(
-            "Unsupported",
-            format!(
-                "VM {name} has a managed save, which a changed disk would make unusable; start it, or `virsh managedsave-remove` first"
-            ),
-        );
-    }
-    if vm.state == VmState::PmSuspended {
-        return refuse(
-            "Unsupported",
-            format!("VM {name} is suspended by its guest, and libvirt takes no snapshots of it then"),
-        );
-    }
     if create.how.memory == Memory::Require {
         return refuse(
             "Unsupported",
             "snapshots with memory come in a later version; use memory = \"never\"".into(),
         );
     }
-    if let Some(r) = records.iter().find(|r| r.storage == Storage::Internal) {
-        return refuse(
-            "Unsupported",
-            format!(
-                "VM {name} has the internal snapshot {}; libvirt loses data when internal and external ones are mixed. Delete it first",
-                r.name
-            ),
-        );
-    }
     let disks = choose(create, vm)?;
+    let targets: Vec<&str> = disks.iter().map(|d| d.target.as_str()).collect();
+    let internal = records.iter().find(|r| r.storage == Storage::Internal).map(|r| &r.name);
+    let limits = Limits {
+        max_chain: work.settings.daemon.max_chain as usize,
+        // Which libvirt it is the driver knows, and looks once more.
+        layer_limit: usize::MAX,
+    };
+    // Our own line in the description, with many policies, is some hundred bytes.
+    let description = marker::LONGEST + create.description.len() * 5;
+    fitness::check(&vm.fit_facts(&targets, internal), description, limits)
+        .map_err(|unfit| Stop::from(Error::from(unfit)))?;
     for disk in &disks {
-        let depth = disk.chain.len();
-        let limit = work.settings.daemon.max_chain as usize;
-        if depth >= limit {
-            return refuse(
-                "Unsupported",
-                format!(
-                    "disk {} of VM {name} has {depth} layers, and max-chain is {limit}: prune some snapshots first",
-                    disk.target
-                ),
-            );
+        if let Some(top) = disk.chain.first().filter(|_| vm.state == VmState::ShutOff) {
+            // A running VM's chain is what QEMU has opened; a stopped one's was read as far as it could be.
+            work.tools.hypervisor.chain(top).map_err(|e| {
+                e.context(format_args!("what disk {} of VM {name} is on cannot be told", disk.target))
+            })?;
         }
         // Something else on top than what belongs to the current snapshot means that somebody changed the chain by hand.
         let chain: Vec<&str> = disk.chain.iter().map(|layer| layer.path.as_str()).collect();
@@ -282,15 +258,6 @@ fn choose<'a>(create: &CreateJob, vm: &'a Vm) -> Result<Vec<&'a Disk>, Stop> {
     };
     if disks.is_empty() {
         return refuse("Unsupported", format!("VM {name} has no writable disk to take a snapshot of"));
-    }
-    if let Some(d) = disks.iter().find(|d| d.kind != "file") {
-        return refuse(
-            "Unsupported",
-            format!(
-                "disk {} of VM {name} is of type {}, and there is no place beside it for an overlay; leave it out with `disks`",
-                d.target, d.kind
-            ),
-        );
     }
     Ok(disks)
 }

@@ -4,6 +4,7 @@ pub(crate) mod agent;
 pub(crate) mod create;
 mod daemon;
 pub(crate) mod delete;
+pub(crate) mod fitness;
 mod given;
 pub(crate) mod host;
 pub(crate) mod images;
@@ -80,7 +81,7 @@ pub(crate) struct RigVm {
 
 /// A host to be tested, and a hand on everything around it. Its methods panic if they cannot do it; each
 /// returns when it is done: a started VM with an agent is one whose agent answers.
-pub(crate) trait Rig: images::Images {
+pub(crate) trait Rig: fitness::Kinds + images::Images {
     /// All that it can do.
     fn capabilities(&self) -> BTreeSet<Capability>;
     /// The driver, not watched yet; each contract asks once.
@@ -314,6 +315,17 @@ macro_rules! contracts {
                 a_glance_changes_with_what_others_do_to_snapshots [Foreign];
                 what_happens_is_told_beginning_with_the_connection [];
                 a_lost_connection_is_told_and_comes_back [Disconnect];
+            }
+            fitness {
+                a_running_block_job_refuses_before_anything_is_made [];
+                a_definition_that_names_another_image_refuses [];
+                a_chain_at_the_limit_takes_no_more [];
+                metadata_near_a_mebibyte_is_refused_and_what_is_taken_is_found_again [Disconnect];
+                prepared_overlays_are_what_was_asked_for [];
+                eight_disks_go_together [];
+                a_raw_disk_becomes_the_base_of_a_chain [];
+                a_paused_vm_is_snapshotted_and_stays_paused [];
+                strange_names_and_paths_are_taken_as_they_are [];
             }
             images {
                 the_definition_names_what_the_vm_runs_on [];

@@ -1,6 +1,7 @@
 //! The simulator as a driver. The marker is the disk's first block.
 
 mod images;
+mod kinds;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -48,7 +49,8 @@ impl Rig for SimRig {
         let number = self.number();
         let state = if spec.running { VmState::Running } else { VmState::ShutOff };
         let agent = if spec.agent { Agent::Connected } else { Agent::Absent };
-        let vm = VmSpec::new(&format!("vm{number}"), number.into()).with_disks(&["vda", "vdb"][..spec.disks]);
+        let vm = VmSpec::new(&format!("vm{number}"), number.into())
+            .with_disks(&["vda", "vdb", "vdc", "vdd", "vde", "vdf", "vdg", "vdh"][..spec.disks]);
         self.sim.add_vm(vm.in_state(state).with_agent(agent))
     }
 

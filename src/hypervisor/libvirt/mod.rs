@@ -174,6 +174,8 @@ impl Hypervisor for Libvirt {
 
     fn prepare(&self, vm: VmId, overlays: &[Overlay]) -> Result<()> {
         let connections = self.now()?;
+        let limit = connections.features.layer_limit as usize;
+        inspect::vm(&connections, vm)?.check_fit(overlays.iter().map(|o| o.target.as_str()), limit)?;
         storage::prepare(&connections.work, &domain(&connections.work, vm)?, overlays)
     }
 

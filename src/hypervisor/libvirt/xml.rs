@@ -166,10 +166,26 @@ fn disk(node: Node<'_, '_>) -> DiskXml {
     });
     let target = child(node, "target").and_then(|t| t.attribute("dev")).unwrap_or_default().to_owned();
     // A disk that its definition takes out of snapshots is no less written to; policies say which disks count.
-    let writable = device == "disk" && child(node, "readonly").is_none() && !chain.is_empty();
+    let writable = matches!(device, "disk" | "lun") && child(node, "readonly").is_none() && !chain.is_empty();
+    let bus = child(node, "target").and_then(|t| t.attribute("bus")).unwrap_or_default().to_owned();
+    let shared = child(node, "shareable").is_some();
     let ready = child(node, "mirror").is_some_and(|m| m.attribute("ready") == Some("yes"));
     let pool = child(node, "source").and_then(|s| s.attribute("pool")).map(str::to_owned);
-    DiskXml { disk: Disk { target, kind, writable, chain, configured: None }, pci, ready, pool }
+    DiskXml {
+        disk: Disk {
+            target,
+            kind,
+            device: device.to_owned(),
+            bus,
+            shared,
+            writable,
+            chain,
+            configured: None,
+        },
+        pci,
+        ready,
+        pool,
+    }
 }
 
 /// Reads a snapshot's XML.

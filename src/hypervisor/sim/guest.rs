@@ -100,6 +100,9 @@ impl State {
         let disk = |d: &Drive| Disk {
             target: d.target.clone(),
             kind: d.kind.clone(),
+            device: if d.writable { "disk" } else { "cdrom" }.to_owned(),
+            bus: "virtio".to_owned(),
+            shared: false,
             writable: d.writable,
             chain: store.chain(&d.active),
             configured: vm.persistent.then(|| d.configured.as_ref().unwrap_or(&d.active).clone()),
@@ -119,7 +122,7 @@ impl State {
             autostart: vm.autostart,
             nvram: vm.nvram.clone(),
             tpm: vm.tpm,
-            xml_bytes: vm.xml_bytes,
+            xml_bytes: if vm.active() && vm.persistent { 2 * vm.xml_bytes } else { vm.xml_bytes },
         })
     }
 
@@ -240,6 +243,14 @@ impl Sim {
         self.with(|s| {
             s.machine(vm)?.tags = tags.iter().map(|t| (*t).to_owned()).collect();
             s.tell(Event::Changed(vm));
+            Ok(())
+        })
+    }
+
+    /// Its definition is so long, with its description; of a running VM there are two.
+    pub fn set_xml_bytes(&self, vm: VmId, bytes: usize) -> Result<()> {
+        self.with(|s| {
+            s.machine(vm)?.xml_bytes = bytes;
             Ok(())
         })
     }

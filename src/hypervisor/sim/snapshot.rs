@@ -145,6 +145,8 @@ impl State {
         for overlay in overlays {
             self.check_overlay(vm, overlay)?;
         }
+        let targets = overlays.iter().map(|o| o.target.as_str());
+        self.describe(vm)?.check_fit(targets, self.layer_limit)?;
         let before = self.store.files.clone();
         for overlay in overlays {
             if let Err(e) = self.store.make(&overlay.path, &overlay.backing.path) {

@@ -7,6 +7,7 @@
 
 mod definition;
 mod images;
+mod kinds;
 mod metadata;
 
 use std::{
@@ -390,6 +391,6 @@ impl Rig for RealRig {
             ));
         }
         // Else the next one's guest, whose disks have the same paths, would have others' images on them.
-        self.tb().ok(&format!("rm -f {IMAGES}/*"));
+        self.tb().ok(&format!("rm -rf {IMAGES}/*"));
     }
 }
