@@ -1,6 +1,7 @@
 //! One job's blocking steps, on a thread of its own. What must survive a crash is in the store before the step
 //! that it is about, and out of it after the step's result is certain.
 
+mod beside;
 mod create;
 mod delete;
 mod drop;

@@ -33,12 +33,16 @@ pub struct Marker {
     pub origin: Origin,
     /// The policies it counts for.
     pub policies: BTreeSet<PolicyName>,
+    /// The variables of the VM's firmware are kept in a file beside its images.
+    pub nvram: bool,
 }
 
 impl fmt::Display for Marker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { vm, id, created, origin, policies } = self;
-        write!(f, "{START}vm={vm} id={id} created={} origin={origin} policies=", created.as_microsecond())?;
+        let Self { vm, id, created, origin, policies, nvram } = self;
+        write!(f, "{START}vm={vm} id={id} created={} origin={origin}", created.as_microsecond())?;
+        // Only where there are any: all others read as they always did.
+        f.write_str(if *nvram { " nvram=kept policies=" } else { " policies=" })?;
         for (i, p) in policies.iter().enumerate() {
             write!(f, "{}{p}", if i == 0 { "" } else { "," })?;
         }
@@ -75,6 +79,7 @@ fn parse(line: &str) -> Option<Marker> {
             .map(str::parse)
             .collect::<Result<_, _>>()
             .ok()?,
+        nvram: value("nvram") == Some("kept"),
     })
 }
 
@@ -89,6 +94,7 @@ mod tests {
             created: Timestamp::from_microsecond(1_763_692_200_123_456).unwrap(),
             origin: Origin::Schedule,
             policies: ["hourly", "nightly"].map(|p| p.parse().unwrap()).into(),
+            nvram: false,
         }
     }
 
@@ -98,6 +104,8 @@ mod tests {
             let whole = compose(text, &marker());
             assert_eq!(split(&whole, marker().vm), (text, Some(marker())), "{whole}");
         }
+        let kept = Marker { nvram: true, ..marker() };
+        assert_eq!(split(&compose("x", &kept), kept.vm), ("x", Some(kept.clone())));
         let none = Marker { policies: BTreeSet::new(), ..marker() };
         assert_eq!(split(&compose("x", &none), none.vm).1, Some(none));
     }

@@ -65,6 +65,17 @@ pub struct Switched {
     pub overlay: String,
 }
 
+/// The variables of a VM's firmware, which go back with its disks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Variables {
+    /// Where the VM has them.
+    pub original: String,
+    /// Where the snapshot has them.
+    pub kept: String,
+    /// Where those that the VM had are put, until it is certain that they are not wanted back.
+    pub before: String,
+}
+
 /// Where a revert is, as the disks show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
@@ -85,6 +96,9 @@ pub struct RevertPlan {
     pub safety: Option<SnapshotName>,
     /// The disks.
     pub disks: Vec<Switched>,
+    /// Its firmware's variables, if it has any.
+    #[serde(default)]
+    pub variables: Option<Variables>,
     /// The definition that it had.
     pub definition: String,
     /// The one that it gets; the disks' images are put into it.
@@ -102,6 +116,12 @@ pub struct RevertPlan {
 }
 
 impl RevertPlan {
+    /// The files that it makes.
+    pub fn files(&self) -> Vec<String> {
+        let overlays = self.disks.iter().map(|d| &d.overlay);
+        overlays.chain(self.variables.as_ref().map(|v| &v.before)).cloned().collect()
+    }
+
     /// Where it is, by what each disk is on.
     pub fn place<'a>(&self, top: impl Fn(&str) -> Option<&'a str>) -> Place {
         let all = |on: &dyn Fn(&Switched) -> &str| self.disks.iter().all(|d| top(&d.target) == Some(on(d)));
@@ -137,6 +157,7 @@ mod tests {
             snapshot: SnapshotName::existing("s"),
             safety: None,
             disks: vec![disk("vda"), disk("vdb")],
+            variables: None,
             definition: String::new(),
             wanted: String::new(),
             metadata: String::new(),

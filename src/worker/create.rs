@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{Stop, Work, prune};
+use super::{Stop, Work, beside, prune};
 use crate::{
     core::{
         chain,
@@ -58,9 +58,11 @@ pub(super) fn take(work: &Work<'_>, create: &CreateJob, origin: Origin) -> Resul
             Some(Overlay { target: d.target.clone(), path, backing: active.clone() })
         })
         .collect();
-    let overlays_made = overlays.iter().map(|o| o.path.clone()).collect();
-    let intent = Intent { overlays: overlays_made, ..Intent::new(id, vm.id, name.clone(), Begun::Create) };
-    let marker = Marker { vm: vm.id, id, created: now, origin, policies: create.policies.clone() };
+    let kept = beside::read(hypervisor.as_ref(), &vm, &overlays, id)?;
+    let made = overlays.iter().map(|o| &o.path).chain(kept.as_ref().map(|k| &k.path)).cloned().collect();
+    let intent = Intent { overlays: made, ..Intent::new(id, vm.id, name.clone(), Begun::Create) };
+    let (policies, nvram) = (create.policies.clone(), kept.is_some());
+    let marker = Marker { vm: vm.id, id, created: now, origin, policies, nvram };
     let spec = CreateSpec {
         name: name.clone(),
         description: marker::compose(&create.description, &marker),
@@ -70,8 +72,11 @@ pub(super) fn take(work: &Work<'_>, create: &CreateJob, origin: Origin) -> Resul
     work.safe_point()?;
     work.tools.store.begin(&intent, now)?;
     work.phase("preparing overlays", None, Some(&name));
-    if let Err(e) = hypervisor.prepare(vm.id, &spec.overlays) {
-        if e.kind == ErrorKind::Exists {
+    let prepared = hypervisor.prepare(vm.id, &spec.overlays);
+    let exists = prepared.as_ref().is_err_and(|e| e.kind == ErrorKind::Exists);
+    let keep = |()| kept.as_ref().map_or(Ok(()), |kept| beside::keep(hypervisor.as_ref(), kept));
+    if let Err(e) = prepared.and_then(keep) {
+        if exists {
             // What is there is somebody else's: not to be taken back.
             work.tools.store.abandoned(id)?;
         } else {
@@ -92,9 +97,12 @@ pub(super) fn take(work: &Work<'_>, create: &CreateJob, origin: Origin) -> Resul
             hypervisor.create(vm.id, &spec)
         });
     match taken {
-        Ok(((), quality)) => {
+        Ok(((), mut quality)) => {
             work.phase("verifying", None, Some(&name));
             verify(work, &vm, &spec)?;
+            if let Some(kept) = &kept {
+                beside::keep_up(hypervisor.as_ref(), kept, &mut quality.note);
+            }
             work.tools.store.created(&intent, &quality)?;
             tracing::info!(
                 VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %name,

@@ -1,7 +1,7 @@
 //! Deleting snapshots of ours: external ones are merged away, a run of them at once; an internal one libvirt deletes
 //! inside its image.
 
-use super::{Stop, Work, drop, merge};
+use super::{Stop, Work, beside, drop, merge};
 use crate::{
     core::{
         job::Failure,
@@ -34,16 +34,19 @@ pub(super) fn all(work: &Work<'_>, run: &[SnapshotName], share: (f64, f64)) -> R
     work.safe_point()?;
     // What libvirt's own deletion left half done that one alone ends: it put the mark there, and takes it off.
     let native = records.iter().any(|r| r.delete_in_progress || r.storage == Storage::Internal);
-    if let ([name], [marker]) = (run, marked.as_slice())
-        && !native
+    if native {
+        run.iter().zip(marked).try_for_each(|(name, marker)| natively(work, &vm, name, &marker))?;
+    } else if let ([name], [marker]) = (run, marked.as_slice())
         && drop::is_end(&records, name)
     {
-        return drop::run(work, &vm, name, marker);
+        drop::run(work, &vm, name, marker)?;
+    } else {
+        merge::run(work, &vm, run, share)?;
     }
-    if !native {
-        return merge::run(work, &vm, run, share);
+    for record in records.iter().filter(|r| run.contains(&r.name)) {
+        beside::remove(hypervisor.as_ref(), &vm, record);
     }
-    run.iter().zip(marked).try_for_each(|(name, marker)| natively(work, &vm, name, &marker))
+    Ok(())
 }
 
 /// Looked at again here, at the last moment: names are used again, also by others.

@@ -19,7 +19,7 @@ mod steps;
 use uuid::Uuid;
 
 pub(crate) use self::steps::settle;
-use super::{Stop, Work, create};
+use super::{Stop, Work, beside, create};
 use crate::{
     core::{
         chain,
@@ -60,7 +60,7 @@ pub(super) fn run(work: &Work<'_>, revert: &RevertJob) -> Result<Option<Snapshot
     let id = Uuid::new_v4();
     let plan = plan(work, revert, &vm, &records, (was, safety.clone(), id))?;
     let intent = Intent {
-        overlays: plan.disks.iter().map(|d| d.overlay.clone()).collect(),
+        overlays: plan.files(),
         ..Intent::new(id, vm.id, name.clone(), Begun::Revert(Box::new(plan.clone())))
     };
     work.safe_point()?;
@@ -125,6 +125,7 @@ fn preflight(work: &Work<'_>, revert: &RevertJob, vm: &Vm, records: &[SnapshotRe
             ),
         );
     }
+    beside::for_revert(work.tools.hypervisor.as_ref(), vm, record, Uuid::nil())?;
     line_to_current(records).map_err(|e| e.context(format_args!("VM {its} was not reverted to {name}")))?;
     check_spoiled(work, vm, records, name)?;
     check_disks(vm, record, records)?;
@@ -168,11 +169,6 @@ fn check_vm(vm: &Vm) -> Result<(), Stop> {
             "is {}, and is reverted only when it runs, is paused or is off",
             vm.state
         ));
-    }
-    if vm.nvram.is_some() {
-        return unsupported(
-            "has UEFI firmware, whose variables were not kept with the snapshot: with newer ones it might not boot".into(),
-        );
     }
     if vm.block_jobs || vm.busy {
         return refuse(
@@ -280,6 +276,7 @@ fn plan(
         snapshot: name.clone(),
         safety,
         disks,
+        variables: beside::for_revert(hypervisor.as_ref(), vm, record, id)?,
         definition,
         wanted,
         metadata: hypervisor.copy(vm.id, name)?.as_str().to_owned(),

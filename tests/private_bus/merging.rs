@@ -95,6 +95,7 @@ impl World {
             created: self.clock.now(),
             origin: Origin::Schedule,
             policies: ["p".parse().unwrap()].into(),
+            nvram: false,
         };
         let spec = CreateSpec {
             name: name.clone(),

@@ -45,6 +45,7 @@ fn switched(rig: &Rig, intent: &Intent) {
         created: rig.clock.now(),
         origin: Origin::Manual,
         policies: BTreeSet::new(),
+        nvram: false,
     };
     let overlays = vec![overlay(&rig.sim, intent.vm, &intent.overlays[0])];
     let spec =

@@ -9,13 +9,16 @@ use crate::{
         Definition, Error, ErrorKind, Layer, Overlay, Redefine, Result, RevertDisks, SnapshotXml, Vm,
     },
     store::{Intent, StoreError},
-    worker::Tools,
+    worker::{Tools, beside},
 };
 
 /// The words for how far a revert got, in the store.
 const PREPARED: &str = "prepared";
 const STOPPED: &str = "stopped";
+const DEFINING: &str = "defining";
 const BACK: &str = "back";
+/// The same, and the firmware's variables may be the snapshot's.
+const BACK_WITH: &str = "back with variables";
 
 /// Why it did not happen. By now it is taken back, or the text says what is not.
 pub(super) struct Failed {
@@ -68,6 +71,9 @@ fn prepare(tools: &Tools, intent: &Intent, plan: &RevertPlan, phase: &dyn Fn(&st
         })
         .collect();
     tools.hypervisor.prepare_on(intent.vm, &overlays)?;
+    if let Some(variables) = &plan.variables {
+        beside::put_aside(tools.hypervisor.as_ref(), variables)?;
+    }
     tools.store.reached(intent.id, PREPARED).map_err(stored)
 }
 
@@ -79,6 +85,13 @@ fn forwards(tools: &Tools, intent: &Intent, plan: &RevertPlan, phase: &dyn Fn(&s
     // Whatever changed until it stopped is not to be lost.
     if place(plan, &hypervisor.vm(intent.vm)?) != Place::Before {
         return Err(Error::new(ErrorKind::ChainMismatch, "somebody else changed its disks meanwhile"));
+    }
+    if let Some(variables) = &plan.variables {
+        phase("putting back the firmware's variables");
+        // What the guest changed since they were put aside.
+        beside::put_aside(hypervisor.as_ref(), variables)?;
+        tools.store.reached(intent.id, DEFINING).map_err(stored)?;
+        beside::put_in(hypervisor.as_ref(), variables, &variables.kept)?;
     }
     phase("defining");
     let sources: Vec<(String, Layer)> =
@@ -149,7 +162,8 @@ fn verify(tools: &Tools, intent: &Intent, plan: &RevertPlan) -> Result<()> {
 
 /// It happened: what it was on goes, if it is nobody's, and the intent.
 fn ended(tools: &Tools, intent: &Intent, plan: &RevertPlan) {
-    for path in abandoned(tools, intent, plan) {
+    let aside = plan.variables.iter().map(|v| v.before.clone());
+    for path in abandoned(tools, intent, plan).into_iter().chain(aside) {
         if let Err(e) = tools.hypervisor.discard(intent.vm, std::slice::from_ref(&path)) {
             tracing::warn!(
                 VIRTSNAP_VM_UUID = %intent.vm, VIRTSNAP_SNAPSHOT = %plan.snapshot, error = %e,
@@ -176,9 +190,11 @@ fn abandoned(tools: &Tools, intent: &Intent, plan: &RevertPlan) -> Vec<String> {
 /// As it was before: definition, metadata, running or not, and no overlay left.
 fn back(tools: &Tools, intent: &Intent, plan: &RevertPlan) -> Result<()> {
     let hypervisor = &tools.hypervisor;
-    if matches!(reached(tools, intent).map_err(stored)?.as_str(), STOPPED | BACK) {
+    let begun = reached(tools, intent).map_err(stored)?;
+    let changed = matches!(begun.as_str(), DEFINING | BACK_WITH);
+    if changed || matches!(begun.as_str(), STOPPED | BACK) {
         // Who comes after a crash must not take the new overlays for a reason to go on.
-        tools.store.reached(intent.id, BACK).map_err(stored)?;
+        tools.store.reached(intent.id, if changed { BACK_WITH } else { BACK }).map_err(stored)?;
         match place(plan, &hypervisor.vm(intent.vm)?) {
             Place::Before => {}
             Place::After => {
@@ -193,6 +209,11 @@ fn back(tools: &Tools, intent: &Intent, plan: &RevertPlan) -> Result<()> {
                     "its disks are neither on what they were on nor on the new overlays",
                 ));
             }
+        }
+        if let Some(variables) = plan.variables.as_ref().filter(|_| changed)
+            && !matches!(hypervisor.vm(intent.vm)?.state, VmState::Running | VmState::Paused)
+        {
+            beside::put_in(hypervisor.as_ref(), variables, &variables.before)?;
         }
         hypervisor.put_back(intent.vm, &SnapshotXml::new(plan.metadata.clone()), plan.current.is_none())?;
         if let Some((_, xml)) = &plan.current {
@@ -216,7 +237,7 @@ pub(crate) fn settle(tools: &Tools, intent: &Intent, plan: &RevertPlan) -> Resul
         }
         Err(e) => return Err(e),
     };
-    if intent.phase != BACK && place(plan, &vm) == Place::After {
+    if !matches!(intent.phase.as_str(), BACK | BACK_WITH) && place(plan, &vm) == Place::After {
         match to_the_end(tools, intent, plan, &|_| {}) {
             Ok(()) => {
                 ended(tools, intent, plan);
