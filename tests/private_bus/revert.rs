@@ -321,6 +321,9 @@ async fn reverts_that_would_end_badly_are_refused_before_anything_is_touched() {
     rig.sim.managed_save(id(1)).unwrap();
     refused("s1", "Unsupported", "managed save").await;
     rig.sim.start(id(1)).unwrap();
+    // Which one it is would be proven, and put right, as soon as the VM is read.
+    let full = Error::new(ErrorKind::Failed, "cannot write metadata: No space left on device");
+    rig.sim.inject(Fault::new(Op::Redefine, Mishap::Refuse(full)));
     rig.sim.forget_current(id(1)).unwrap();
     refused("s1", "ChainMismatch", "current").await;
     rig.client.create(id(1), "s3", none()).await.unwrap();
