@@ -60,10 +60,20 @@ pub(super) fn run(
     Ok(())
 }
 
-/// Removes what a forgotten snapshot left, and takes it off the list.
+/// Removes what a forgotten snapshot or a revert left, and takes it off the list. What another snapshot names stays.
 pub(crate) fn settle(tools: &Tools, intent: &Intent) -> Result<()> {
+    let records = match tools.hypervisor.snapshots(intent.vm) {
+        Err(e) if e.kind == ErrorKind::NoSuchVm => Vec::new(),
+        records => records?,
+    };
+    let needed = |path: &String| {
+        records.iter().any(|r| {
+            r.disks.iter().any(|d| d.state_image == *path)
+                || r.sources.iter().chain(&r.revert_disks).any(|(_, image)| image == path)
+        })
+    };
     // One by one: what lies on another of them comes first, and is no reason to keep that one.
-    for image in &intent.overlays {
+    for image in intent.overlays.iter().filter(|path| !needed(path)) {
         match tools.hypervisor.discard(intent.vm, std::slice::from_ref(image)) {
             // Its images went with the VM, or are its new owner's business.
             Err(e) if e.kind == ErrorKind::NoSuchVm => {}

@@ -1,5 +1,7 @@
 //! A revert's steps from the intent on, forwards and back, each of which may be done again.
 
+use uuid::Uuid;
+
 use crate::{
     core::{
         model::VmState,
@@ -8,8 +10,8 @@ use crate::{
     hypervisor::{
         Definition, Error, ErrorKind, Layer, Overlay, Redefine, Result, RevertDisks, SnapshotXml, Vm,
     },
-    store::{Intent, StoreError},
-    worker::{Tools, beside},
+    store::{Begun, Intent, StoreError},
+    worker::{Tools, beside, settle_drop},
 };
 
 /// The words for how far a revert got, in the store.
@@ -160,31 +162,23 @@ fn verify(tools: &Tools, intent: &Intent, plan: &RevertPlan) -> Result<()> {
     }
 }
 
-/// It happened: what it was on goes, if it is nobody's, and the intent.
+/// It happened: what it was on goes, if it is nobody's. That is written down for itself, for the revert is over whatever
+/// becomes of it: what cannot be removed now is tried again at the next connection.
 fn ended(tools: &Tools, intent: &Intent, plan: &RevertPlan) {
-    let aside = plan.variables.iter().map(|v| v.before.clone());
-    for path in abandoned(tools, intent, plan).into_iter().chain(aside) {
-        if let Err(e) = tools.hypervisor.discard(intent.vm, std::slice::from_ref(&path)) {
-            tracing::warn!(
-                VIRTSNAP_VM_UUID = %intent.vm, VIRTSNAP_SNAPSHOT = %plan.snapshot, error = %e,
-                "{path}, which the VM ran on before it was reverted, could not be removed"
-            );
-        }
+    let left = plan.disks.iter().map(|d| d.was.path.clone());
+    let left = left.chain(plan.variables.iter().map(|v| v.before.clone())).collect();
+    let begun = Intent::new(Uuid::new_v4(), intent.vm, plan.snapshot.clone(), Begun::Drop);
+    let begun = Intent { overlays: left, ..begun };
+    if let Err(e) = tools.store.begin(&begun, tools.clock.now()) {
+        tracing::error!(error = %e, "cannot store which images a revert leaves behind");
     }
     forget(tools, intent);
-}
-
-/// What the VM was on and no snapshot is based on. Where that cannot be told, nothing.
-fn abandoned(tools: &Tools, intent: &Intent, plan: &RevertPlan) -> Vec<String> {
-    let Ok(records) = tools.hypervisor.snapshots(intent.vm) else { return Vec::new() };
-    let needed = |path: &String| {
-        records.iter().any(|r| {
-            r.disks.iter().any(|d| d.state_image == *path)
-                || r.sources.iter().any(|(_, image)| image == path)
-                || r.revert_disks.iter().any(|(_, image)| image == path)
-        })
-    };
-    plan.disks.iter().map(|d| d.was.path.clone()).filter(|path| !needed(path)).collect()
+    if let Err(e) = settle_drop(tools, &begun) {
+        tracing::warn!(
+            VIRTSNAP_VM_UUID = %intent.vm, VIRTSNAP_SNAPSHOT = %plan.snapshot, error = %e,
+            "what the VM ran on before it was reverted could not be removed yet"
+        );
+    }
 }
 
 /// As it was before: definition, metadata, running or not, and no overlay left.
