@@ -119,12 +119,10 @@ harness::on_both! {
                 let start = "systemctl reset-failed virtsnapd; systemctl start virtsnapd";
                 wait_for(DEADLINE, "the daemon is back", || tb.sh(start).success().then_some(()));
             } else {
-                tb.kill_libvirtd();
-                tb.start_libvirtd();
+                daemon.kill_libvirtd();
             }
             daemon.wait_running();
             daemon.wait_idle();
-            // The daemon may have been told of neither libvirtd's end nor its return yet.
             wait_for(DEADLINE, "it runs, and libvirt is known to be there", || {
                 let connected: bool = daemon.manager("HypervisorConnected");
                 (connected && vm.state() == "running").then_some(())

@@ -72,6 +72,22 @@ impl<'a> Daemon<'a> {
         });
     }
 
+    /// Kills libvirtd in the middle of whatever it does, brings it back, and waits until the daemon has noticed both
+    /// and settled what that left.
+    pub fn kill_libvirtd(&self) {
+        let connections = || self.journal().matches("connected to qemu").count();
+        let before = connections();
+        self.tb.kill_libvirtd();
+        self.tb.start_libvirtd();
+        wait_for(Duration::from_secs(60), "the daemon has a new connection", || {
+            (connections() > before).then_some(())
+        });
+        // Known to be connected it is only after it has settled all.
+        wait_for(Duration::from_secs(60), "the daemon has settled all", || {
+            self.manager::<bool>("HypervisorConnected").then_some(())
+        });
+    }
+
     /// What the daemon wrote to the journal.
     pub fn journal(&self) -> String {
         self.tb.ok("journalctl -u virtsnapd --no-pager -o cat")

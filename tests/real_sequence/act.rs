@@ -236,10 +236,7 @@ impl<'a> World<'a> {
                 let start = "systemctl reset-failed virtsnapd; systemctl start virtsnapd";
                 wait_for(DEADLINE, "the daemon is back", || self.tb.sh(start).success().then_some(()));
             }
-            Victim::Libvirtd => {
-                self.tb.kill_libvirtd();
-                self.tb.start_libvirtd();
-            }
+            Victim::Libvirtd => self.daemon.kill_libvirtd(),
         }
         self.daemon.wait_running();
         self.daemon.wait_idle();
