@@ -25,8 +25,20 @@ pub(super) fn create(connections: &Connections, id: VmId, spec: &CreateSpec) -> 
     let flags = virt_sys::VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
         | virt_sys::VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC
         | virt_sys::VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT;
-    domain.create_snapshot_xml(&xml::snapshot_request(spec, &targets), flags)?;
+    domain.create_snapshot_xml(&xml::snapshot_request(spec, &targets), flags).map_err(left_behind)?;
     Ok(())
+}
+
+/// A libvirtd that was killed while it took a snapshot leaves its QEMU with images that the next one does not know
+/// (seen with 9.0.0): they are in the way of every other snapshot for as long as that QEMU runs.
+fn left_behind(e: virt::error::Error) -> Error {
+    let mut error = Error::from(e);
+    let signs = ["Duplicate nodes with node-name", "node is used as backing hd"];
+    if signs.iter().any(|sign| error.message.contains(sign)) {
+        error.message += ". libvirtd ended in the middle of an earlier snapshot, and the VM's QEMU still has its images: \
+                          shut the VM down and start it again";
+    }
+    error
 }
 
 /// Each overlay must lie on what its disk is written to now.
