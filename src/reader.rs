@@ -30,7 +30,7 @@ pub enum ReadError {
 pub fn read(hypervisor: &dyn Hypervisor, store: &Store, id: VmId) -> Result<VmRecord, ReadError> {
     let vm = hypervisor.vm(id)?;
     let snapshots = hypervisor.snapshots(id)?;
-    let unfinished = store.intents()?.iter().any(|intent| intent.vm == id);
+    let unfinished = store.unfinished(id)?;
     let findings = health::examine(&hypervisor::facts(&vm, &snapshots, hypervisor.features()?, unfinished));
     let known = Known { qualities: store.qualities(id)?, half_deleted: store.half_deleted(id)? };
     Ok(VmRecord { findings, ..join(vm, snapshots, &known) })

@@ -38,6 +38,7 @@ pub fn facts<'a>(
         snapshots: snapshots.collect(),
         keeps_revert_disks: features.revert_disks,
         layer_limit: features.layer_limit as usize,
-        unfinished,
+        // What is at work on it now shows its steps, whoever it is.
+        unfinished: unfinished || vm.busy || vm.block_jobs,
     }
 }

@@ -199,6 +199,12 @@ impl Store {
         Ok(all)
     }
 
+    /// Whether something was begun on this VM that leaves its images and its metadata apart until it is ended.
+    pub fn unfinished(&self, vm: VmId) -> Result<bool> {
+        // Images that still wait for their removal are in nobody's chain.
+        Ok(self.intents()?.iter().any(|intent| intent.vm == vm && intent.what != Begun::Drop))
+    }
+
     /// Snapshots of this VM whose deletion was begun and did not end: their data cannot be trusted, and they are to go.
     pub fn half_deleted(&self, vm: VmId) -> Result<HalfDeleted> {
         let connection = self.lock();

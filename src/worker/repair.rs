@@ -10,7 +10,7 @@ pub(super) fn run(work: &Work<'_>) -> Result<(), Stop> {
     work.phase("examining", None, None);
     let hypervisor = &work.tools.hypervisor;
     let (vm, id) = (hypervisor.vm(work.job.vm)?, work.job.vm);
-    let unfinished = work.tools.store.intents()?.iter().any(|intent| intent.vm == id);
+    let unfinished = work.tools.store.unfinished(id)?;
     let examine = |vm: &Vm, records: &[SnapshotRecord]| -> Result<_, Stop> {
         Ok(health::examine(&hypervisor::facts(vm, records, hypervisor.features()?, unfinished)))
     };
