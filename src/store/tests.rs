@@ -217,3 +217,15 @@ fn who_was_woken_and_how_metadata_was_is_known_until_it_is_settled() {
     store.drop_copy(vm, &b).unwrap();
     assert_eq!(store.copies(vm).unwrap(), [a]);
 }
+
+#[test]
+fn images_that_wait_for_their_removal_leave_nothing_unfinished() {
+    let store = Store::in_memory().unwrap();
+    let at = Timestamp::UNIX_EPOCH;
+    store.begin(&Intent { what: Begun::Drop, ..intent() }, at).unwrap();
+    assert!(!store.unfinished(intent().vm).unwrap());
+    store.begin(&Intent { id: Uuid::from_u128(7), what: Begun::Delete, ..intent() }, at).unwrap();
+    assert!(store.unfinished(intent().vm).unwrap());
+    assert!(!store.unfinished(VmId(Uuid::from_u128(3))).unwrap());
+    assert_eq!(store.intents().unwrap()[0].what, Begun::Drop, "it is read back as what it is");
+}
