@@ -21,14 +21,21 @@ mod sim {
     crate::contract::contracts!(crate::contract::sim::SimRig::new(), cannot: []);
 }
 
+mod testdriver {
+    crate::contract::contracts!(
+        crate::contract::testdriver::TestRig::new(),
+        cannot: [Images, Agent, AgentTrouble, Mismatch, Branches, MergeTrouble, Disconnect, RevertDisks]
+    );
+}
+
 mod trixie {
     use crate::{contract::real::RealRig, harness::Suite};
 
-    crate::contract::contracts!(on one RealRig::new(Suite::Trixie), cannot: []);
+    crate::contract::contracts!(by group RealRig::new(Suite::Trixie), cannot: []);
 }
 
 mod bookworm {
     use crate::{contract::real::RealRig, harness::Suite};
 
-    crate::contract::contracts!(on one RealRig::new(Suite::Bookworm), cannot: [RevertDisks]);
+    crate::contract::contracts!(by group RealRig::new(Suite::Bookworm), cannot: [RevertDisks]);
 }

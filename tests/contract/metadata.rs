@@ -1,6 +1,6 @@
 //! Metadata changed, with no image touched.
 
-use virtsnap::hypervisor::{ErrorKind, Event, Layer, Redefine, RevertDisks, User};
+use virtsnap::hypervisor::{ErrorKind, Event, Hypervisor, Layer, Redefine, RevertDisks, User};
 
 use super::{Rig, RigVm, chain, connected, name, records, refused, take, wait_for};
 
@@ -196,4 +196,33 @@ pub(crate) fn strange_names_and_descriptions_survive_a_change_and_a_restart(rig:
         hv.forget(vm, &name(label)).unwrap();
     }
     assert_eq!(records(&*hv, vm).len(), 1);
+}
+
+pub(crate) fn what_others_made_is_told_changed_and_deleted_as_one_tree(rig: &mut dyn Rig) {
+    let (hv, _events) = connected(rig);
+    let vm = rig.new_vm(STOPPED);
+    for label in ["k1", "k2", "k3"] {
+        rig.foreign_snapshot(vm, label);
+    }
+    let tree = |hv: &dyn Hypervisor| -> Vec<_> {
+        records(hv, vm).into_iter().map(|r| (r.name, r.parent, r.current)).collect()
+    };
+    let all = [
+        (name("k1"), None, false),
+        (name("k2"), Some(name("k1")), false),
+        (name("k3"), Some(name("k2")), true),
+    ];
+    assert_eq!(tree(&*hv), all);
+    let copy = hv.copy(vm, &name("k2")).unwrap();
+    let words = Redefine { description: Some("now it has one".to_owned()), ..Redefine::new(name("k2")) };
+    hv.redefine(vm, &words).unwrap();
+    assert_eq!(records(&*hv, vm)[1].description, "now it has one");
+    assert_eq!(tree(&*hv), all);
+    hv.put_back(vm, &copy, false).unwrap();
+    assert_eq!(records(&*hv, vm)[1].description, "");
+    hv.delete(vm, &name("k2")).unwrap();
+    assert_eq!(tree(&*hv), [all[0].clone(), (name("k3"), Some(name("k1")), true)]);
+    hv.delete(vm, &name("k3")).unwrap();
+    assert_eq!(tree(&*hv), [(name("k1"), None, true)]);
+    refused(hv.redefine(vm, &words), ErrorKind::NoSuchSnapshot);
 }

@@ -14,6 +14,7 @@ pub(crate) mod real;
 pub(crate) mod revert;
 pub(crate) mod run;
 pub(crate) mod sim;
+pub(crate) mod testdriver;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -39,6 +40,8 @@ pub(crate) const AGENT: Duration = Duration::from_secs(10);
 /// What not every driver can bring about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Capability {
+    /// Images of disks, and external snapshots of them.
+    Images,
     /// A guest with an agent that freezes real file systems.
     Agent,
     /// Stopping that agent's process, and a freeze hook that fails.
@@ -58,7 +61,8 @@ pub(crate) enum Capability {
 }
 
 impl Capability {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
+        Self::Images,
         Self::Agent,
         Self::AgentTrouble,
         Self::Foreign,
@@ -156,9 +160,9 @@ pub(crate) trait Rig: fitness::Kinds + images::Images {
 }
 
 /// Runs one contract if the driver can show it, and says so if not.
-pub(crate) fn hold(rig: &mut dyn Rig, name: &str, needs: &[Capability], contract: fn(&mut dyn Rig)) {
+pub(crate) fn hold(rig: &mut dyn Rig, name: &str, needs: Needs, contract: fn(&mut dyn Rig)) {
     let can = rig.capabilities();
-    match needs.iter().find(|c| !can.contains(c)) {
+    match needs.into_iter().flatten().find(|c| !can.contains(c)) {
         Some(lacking) => {
             println!("{name}: not shown here, since this driver has declared not to have {lacking:?}");
         }
@@ -166,29 +170,19 @@ pub(crate) fn hold(rig: &mut dyn Rig, name: &str, needs: &[Capability], contract
     }
 }
 
+/// What all contracts of a group need, and what one needs beside that.
+pub(crate) type Needs = [&'static [Capability]; 2];
 /// A contract: its name, what it needs, and how it is held.
-pub(crate) type Contract = (&'static str, &'static [Capability], fn(&mut dyn Rig));
+pub(crate) type Contract = (&'static str, Needs, fn(&mut dyn Rig));
 
 /// Runs several contracts one after the other, and fails at the end with all that failed.
 pub(crate) fn hold_all(rig: &mut dyn Rig, contracts: &[Contract]) {
     let mut failed = Vec::new();
     for (name, needs, contract) in contracts {
-        if std::env::var("ONLY").is_ok_and(|o| !o.split(',').any(|o| name.contains(o))) {
-            continue;
-        }
-        if std::env::var("ONLY").is_ok_and(|only| !only.split(',').any(|o| name.contains(o))) {
-            continue;
-        }
-        if std::env::var("ONLY").is_ok_and(|only| !only.split(',').any(|o| name.contains(o))) {
-            continue;
-        }
-        if std::env::var("ONLY").is_ok_and(|only| !only.split(',').any(|o| name.contains(o))) {
-            continue;
-        }
         let began = Instant::now();
         // The panic's message and place are on stderr already, right after this.
         println!("{name}");
-        let held = catch_unwind(AssertUnwindSafe(|| hold(rig, name, needs, *contract)));
+        let held = catch_unwind(AssertUnwindSafe(|| hold(rig, name, *needs, *contract)));
         println!("{name}: {} in {:.1?}", if held.is_ok() { "held" } else { "BROKEN" }, began.elapsed());
         failed.extend(held.is_err().then_some(*name));
         rig.tidy();
@@ -204,15 +198,17 @@ pub(crate) fn declared(rig: &dyn Rig, cannot: &[Capability]) {
 }
 
 /// Makes tests of all contracts for the rig that this expression makes: one of each, or, where a rig takes long to
-/// make, a single one that holds them one after the other on one rig (`on one`).
+/// make, one of each group, which holds them one after the other on one rig (`by group`).
+///
+/// In brackets behind a group or a contract is what it needs.
 macro_rules! contracts {
     ($rig:expr, cannot: [$($cannot:ident),*]) => {
         $crate::contract::contracts! { @declared $rig; $($cannot),* }
         $crate::contract::contracts! { @list each $rig }
     };
-    (on one $rig:expr, cannot: [$($cannot:ident),*]) => {
+    (by group $rig:expr, cannot: [$($cannot:ident),*]) => {
         $crate::contract::contracts! { @declared $rig; $($cannot),* }
-        $crate::contract::contracts! { @list on_one $rig }
+        $crate::contract::contracts! { @list by_group $rig }
     };
     (@declared $rig:expr; $($cannot:ident),*) => {
         #[test]
@@ -222,7 +218,7 @@ macro_rules! contracts {
     };
     (@list $how:ident $rig:expr) => {
         $crate::contract::contracts! { @$how $rig;
-            create {
+            create [Images] {
                 a_snapshot_has_metadata_a_parent_and_is_the_current_one [];
                 a_snapshot_of_two_disks_has_both_on_the_overlays_given [];
                 a_disk_that_takes_no_part_is_left_alone [];
@@ -236,7 +232,7 @@ macro_rules! contracts {
                 an_overlay_that_others_overtook_is_refused [Foreign];
                 a_foreign_snapshot_is_listed_and_current [Foreign];
             }
-            delete {
+            delete [Images] {
                 the_oldest_goes_and_the_others_keep_their_data [];
                 the_middle_one_goes_and_the_others_keep_their_data [];
                 the_newest_goes_and_the_others_keep_their_data [];
@@ -247,18 +243,19 @@ macro_rules! contracts {
                 a_stopped_vm_is_snapshotted_and_merged_and_stays_stopped [Agent];
                 a_deletion_that_failed_midway_is_marked_and_done_again [MergeTrouble];
             }
-            metadata {
-                redefining_keeps_name_time_parent_current_and_description [];
-                an_image_is_replaced_in_both_definitions [];
-                no_backing_chain_is_left_in_metadata [];
-                revert_disks_are_kept_set_and_dropped [RevertDisks];
-                forgetting_reparents_and_keeps_files [];
-                forgetting_a_child_of_a_reverted_one_keeps_the_invariant [Branches];
-                what_was_put_back_is_as_it_was [Disconnect];
-                without_a_current_one_nothing_is_changed [];
-                strange_names_and_descriptions_survive_a_change_and_a_restart [Disconnect];
+            metadata [] {
+                redefining_keeps_name_time_parent_current_and_description [Images];
+                an_image_is_replaced_in_both_definitions [Images];
+                no_backing_chain_is_left_in_metadata [Images];
+                revert_disks_are_kept_set_and_dropped [Images, RevertDisks];
+                forgetting_reparents_and_keeps_files [Images];
+                forgetting_a_child_of_a_reverted_one_keeps_the_invariant [Images, Branches];
+                what_was_put_back_is_as_it_was [Images, Disconnect];
+                without_a_current_one_nothing_is_changed [Images];
+                strange_names_and_descriptions_survive_a_change_and_a_restart [Images, Disconnect];
+                what_others_made_is_told_changed_and_deleted_as_one_tree [Foreign];
             }
-            merge {
+            merge [Images] {
                 an_inner_commit_takes_its_images_out_and_keeps_the_files [];
                 an_active_commit_pivots_and_the_definition_follows [];
                 a_second_commit_of_the_same_finds_it_done [];
@@ -271,7 +268,7 @@ macro_rules! contracts {
                 a_block_job_of_others_is_seen_and_nothing_is_merged_meanwhile [Foreign];
                 a_base_that_cannot_be_written_is_left_as_it_was [MergeTrouble];
             }
-            run {
+            run [Images] {
                 a_run_of_the_oldest_goes_in_one_pass [];
                 a_run_in_the_middle_goes_in_one_pass [];
                 a_run_of_the_newest_goes_in_one_pass [];
@@ -282,7 +279,7 @@ macro_rules! contracts {
                 a_merge_that_was_stopped_is_finished_later [];
                 what_forbids_a_merge_is_said_before_anything_is_touched [Foreign, Branches];
             }
-            revert {
+            revert [Images] {
                 after_a_revert_to_one_with_children_snapshots_are_taken_and_merged [Branches];
                 a_revert_brings_the_data_back_wherever_the_snapshot_is [];
                 a_revert_can_be_reverted_and_that_too [];
@@ -295,28 +292,28 @@ macro_rules! contracts {
                 a_revert_whose_start_fails_leaves_the_vm_as_it_was [];
                 a_tree_of_reverts_and_deletions_keeps_all_data [];
             }
-            agent {
+            agent [] {
                 what_is_frozen_is_counted_reported_and_thawed [Agent];
                 thawing_what_is_not_frozen_is_harmless [Agent];
                 a_second_freeze_fails_and_the_first_stays [Agent];
                 some_mount_points_can_be_frozen_alone [Agent];
                 a_snapshot_taken_while_frozen_holds_what_was_written [Agent];
                 the_guest_names_its_file_systems_and_their_disks [Agent];
-                a_vm_without_an_agent_has_none_available [];
+                a_vm_without_an_agent_has_none_available [Agent];
                 a_stopped_vm_has_no_agent_available [Agent];
                 a_failing_hook_fails_the_freeze_and_nothing_is_frozen [Agent, AgentTrouble];
                 a_stuck_agent_costs_the_time_limit_at_most_and_thaws_after [Agent, AgentTrouble];
                 an_agent_that_went_is_unavailable_and_its_return_is_told [Agent, AgentTrouble];
             }
-            host {
+            host [] {
                 a_vm_that_is_not_there_is_not_found [];
                 vms_are_described_as_they_are [];
-                the_room_for_images_is_known [];
+                the_room_for_images_is_known [Images];
                 a_glance_changes_with_what_others_do_to_snapshots [Foreign];
                 what_happens_is_told_beginning_with_the_connection [];
                 a_lost_connection_is_told_and_comes_back [Disconnect];
             }
-            fitness {
+            fitness [Images] {
                 a_running_block_job_refuses_before_anything_is_made [];
                 a_definition_that_names_another_image_refuses [];
                 a_chain_at_the_limit_takes_no_more [];
@@ -327,7 +324,7 @@ macro_rules! contracts {
                 a_paused_vm_is_snapshotted_and_stays_paused [];
                 strange_names_and_paths_are_taken_as_they_are [];
             }
-            images {
+            images [Images] {
                 the_definition_names_what_the_vm_runs_on [];
                 a_running_block_job_is_told [];
                 a_merge_into_what_another_vm_s_chain_has_is_refused [];
@@ -339,26 +336,35 @@ macro_rules! contracts {
             }
         }
     };
-    (@each $rig:expr; $($group:ident { $($name:ident [$($need:ident),*];)+ })+) => {
+    (@each $rig:expr; $($group:ident $all:tt { $($name:ident $own:tt;)+ })+) => {
         $($(
             #[test]
             fn $name() {
-                let needs = [$($crate::contract::Capability::$need),*];
-                $crate::contract::hold(&mut $rig, stringify!($name), &needs, $crate::contract::$group::$name);
+                let needs: $crate::contract::Needs = [$crate::contract::needs!($all), $crate::contract::needs!($own)];
+                $crate::contract::hold(&mut $rig, stringify!($name), needs, $crate::contract::$group::$name);
             }
         )+)+
     };
-    (@on_one $rig:expr; $($group:ident { $($name:ident [$($need:ident),*];)+ })+) => {
-        #[test]
-        fn all_contracts() {
-            let contracts: &[$crate::contract::Contract] = &[$($((
-                stringify!($name),
-                &[$($crate::contract::Capability::$need),*],
-                $crate::contract::$group::$name,
-            )),+),+];
-            $crate::contract::hold_all(&mut $rig, contracts);
-        }
+    (@by_group $rig:expr; $($group:ident $all:tt { $($name:ident $own:tt;)+ })+) => {
+        $(
+            #[test]
+            fn $group() {
+                let contracts: &[$crate::contract::Contract] = &[$((
+                    stringify!($name),
+                    [$crate::contract::needs!($all), $crate::contract::needs!($own)],
+                    $crate::contract::$group::$name,
+                )),+];
+                $crate::contract::hold_all(&mut $rig, contracts);
+            }
+        )+
     };
 }
 
-pub(crate) use contracts;
+/// Capabilities by their names.
+macro_rules! needs {
+    ([$($need:ident),*]) => {
+        &[$($crate::contract::Capability::$need),*]
+    };
+}
+
+pub(crate) use {contracts, needs};
