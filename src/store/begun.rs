@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use rusqlite::{TransactionBehavior, params};
+use rusqlite::{Connection, TransactionBehavior, params};
 use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
@@ -105,26 +105,51 @@ impl HalfDeleted {
     }
 }
 
+fn insert(connection: &Connection, intent: &Intent, at: Timestamp) -> Result<()> {
+    let (kind, detail) = intent.what.written()?;
+    // A path may hold anything but a NUL byte.
+    let overlays = intent.overlays.join("\0");
+    connection.execute(
+        "INSERT OR REPLACE INTO intent (id, vm, name, kind, at_usec, overlays, detail, phase)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        params![
+            intent.id.to_string(),
+            intent.vm.to_string(),
+            intent.name.as_str(),
+            kind,
+            at.as_microsecond(),
+            overlays,
+            detail,
+            intent.phase,
+        ],
+    )?;
+    Ok(())
+}
+
+/// Intents, and what is known of their snapshots.
+fn delete(connection: &Connection, ids: impl IntoIterator<Item = Uuid>) -> Result<()> {
+    for id in ids {
+        connection.execute("DELETE FROM quality WHERE id = ?1", params![id.to_string()])?;
+        connection.execute("DELETE FROM intent WHERE id = ?1", params![id.to_string()])?;
+    }
+    Ok(())
+}
+
 impl Store {
     /// Before an operation's first step.
     pub fn begin(&self, intent: &Intent, at: Timestamp) -> Result<()> {
-        let (kind, detail) = intent.what.written()?;
-        // A path may hold anything but a NUL byte.
-        let overlays = intent.overlays.join("\0");
-        self.write(
-            "INSERT OR REPLACE INTO intent (id, vm, name, kind, at_usec, overlays, detail, phase)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-            params![
-                intent.id.to_string(),
-                intent.vm.to_string(),
-                intent.name.as_str(),
-                kind,
-                at.as_microsecond(),
-                overlays,
-                detail,
-                intent.phase,
-            ],
-        )
+        insert(&self.lock(), intent, at)
+    }
+
+    /// After the step that decides what was begun: nothing is left of the operations with these identities and of their
+    /// snapshots but `next`. It is all or nothing: on an error what was written before still holds.
+    pub fn becomes(&self, ended: impl IntoIterator<Item = Uuid>, next: &Intent, at: Timestamp) -> Result<()> {
+        let mut connection = self.lock();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        delete(&transaction, ended)?;
+        insert(&transaction, next, at)?;
+        transaction.commit()?;
+        Ok(())
     }
 
     /// After a step of it: what follows needs not do that one again.
@@ -162,10 +187,7 @@ impl Store {
     pub fn all_gone(&self, ids: impl IntoIterator<Item = Uuid>) -> Result<()> {
         let mut connection = self.lock();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        for id in ids {
-            transaction.execute("DELETE FROM quality WHERE id = ?1", params![id.to_string()])?;
-            transaction.execute("DELETE FROM intent WHERE id = ?1", params![id.to_string()])?;
-        }
+        delete(&transaction, ids)?;
         transaction.commit()?;
         Ok(())
     }

@@ -229,3 +229,25 @@ fn images_that_wait_for_their_removal_leave_nothing_unfinished() {
     assert!(!store.unfinished(VmId(Uuid::from_u128(3))).unwrap());
     assert_eq!(store.intents().unwrap()[0].what, Begun::Drop, "it is read back as what it is");
 }
+
+#[test]
+fn what_was_begun_becomes_the_rest_of_it_at_once_or_stays() {
+    let store = Store::in_memory().unwrap();
+    let at = Timestamp::UNIX_EPOCH;
+    store
+        .begin(&Intent { what: Begun::Merge(recipe(&[("a", Some(1)), ("b", Some(2))])), ..intent() }, at)
+        .unwrap();
+    let rest = Intent { id: Uuid::from_u128(7), what: Begun::Drop, ..intent() };
+    store
+        .write("CREATE TRIGGER full BEFORE INSERT ON intent BEGIN SELECT RAISE(ABORT, 'full'); END", [])
+        .unwrap();
+    store.becomes([1, 2].map(Uuid::from_u128), &rest, at).unwrap_err();
+    assert!(matches!(store.intents().unwrap()[..], [Intent { what: Begun::Merge(_), .. }]));
+    store.write("DROP TRIGGER full", []).unwrap();
+    store.becomes([1, 2].map(Uuid::from_u128), &rest, at).unwrap();
+    assert_eq!(store.intents().unwrap(), std::slice::from_ref(&rest));
+    // Under the same identity, too.
+    let again = Intent { overlays: Vec::new(), ..rest };
+    store.becomes([again.id], &again, at).unwrap();
+    assert_eq!(store.intents().unwrap(), [again]);
+}
