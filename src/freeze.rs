@@ -26,7 +26,7 @@ use crate::{
     core::{
         inventory::Quality,
         model::{Consistency, VmId, VmState},
-        policy::{How, Mountpoints, Quiesce},
+        policy::{How, Memory, Mountpoints, Quiesce},
     },
     hypervisor::{Agent, Error, ErrorKind, FreezeStatus, Hypervisor, Result, Vm},
     store::Store,
@@ -123,6 +123,7 @@ impl Freezer {
         let mut quality = Quality {
             reached: Consistency::Crash,
             requested: Some(how.quiesce),
+            memory: how.memory != Memory::Never,
             note: String::new(),
             frozen: SignedDuration::ZERO,
         };

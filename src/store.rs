@@ -74,6 +74,8 @@ const MIGRATIONS: &[&str] = &["
         image TEXT PRIMARY KEY, vm TEXT NOT NULL, source_vm TEXT NOT NULL, snapshot TEXT NOT NULL) STRICT;
     CREATE TABLE quarantine (
         path TEXT PRIMARY KEY, vm TEXT NOT NULL, since_usec INTEGER NOT NULL, why TEXT NOT NULL) STRICT;
+", "
+    ALTER TABLE quality ADD COLUMN memory INTEGER NOT NULL DEFAULT 0;
 "];
 
 /// The database.
@@ -151,18 +153,27 @@ impl Store {
     /// How well this VM's snapshots were taken, by their own identity.
     pub fn qualities(&self, vm: VmId) -> Result<BTreeMap<Uuid, Quality>> {
         let connection = self.lock();
-        let mut statement = connection
-            .prepare_cached("SELECT id, reached, requested, note, frozen_usec FROM quality WHERE vm = ?1")?;
+        let mut statement = connection.prepare_cached(
+            "SELECT id, reached, requested, note, frozen_usec, memory FROM quality WHERE vm = ?1",
+        )?;
         let text = |row: &rusqlite::Row<'_>, i| row.get::<_, String>(i);
         let rows = statement.query_map(params![vm.to_string()], |row| {
-            Ok((text(row, 0)?, text(row, 1)?, text(row, 2)?, text(row, 3)?, row.get::<_, i64>(4)?))
+            Ok((
+                text(row, 0)?,
+                text(row, 1)?,
+                text(row, 2)?,
+                text(row, 3)?,
+                row.get::<_, i64>(4)?,
+                row.get(5)?,
+            ))
         })?;
         let mut all = BTreeMap::new();
         for row in rows {
-            let (id, reached, requested, note, frozen) = row?;
+            let (id, reached, requested, note, frozen, memory) = row?;
             let (Ok(id), Ok(reached)) = (id.parse(), reached.parse()) else { continue };
             let requested = requested.parse().ok();
-            all.insert(id, Quality { reached, requested, note, frozen: SignedDuration::from_micros(frozen) });
+            let frozen = SignedDuration::from_micros(frozen);
+            all.insert(id, Quality { reached, requested, memory, note, frozen });
         }
         Ok(all)
     }

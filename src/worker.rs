@@ -5,6 +5,7 @@ mod beside;
 mod create;
 mod delete;
 mod drop;
+mod memory;
 mod merge;
 mod prune;
 mod repair;

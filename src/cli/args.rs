@@ -94,6 +94,9 @@ pub struct Create {
     /// Freeze the guest's file systems, or fail / if possible / not at all [default: prefer]
     #[arg(long, value_enum, value_name = "HOW")]
     pub quiesce: Option<Quiesce>,
+    /// Keep the memory of a VM that is on, or fail / if possible / not at all [default: never]
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub memory: Option<Memory>,
     /// Only this disk, such as vda; may be repeated [default: all writable ones]
     #[arg(long = "disk", value_name = "TARGET")]
     pub disks: Vec<String>,
@@ -114,6 +117,28 @@ pub enum Quiesce {
 }
 
 impl Quiesce {
+    /// The word for it on the bus.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Require => "require",
+            Self::Prefer => "prefer",
+            Self::Never => "never",
+        }
+    }
+}
+
+/// What to do about the memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Memory {
+    /// Keep it, or take no snapshot
+    Require,
+    /// Keep it if the VM can be migrated
+    Prefer,
+    /// Don't keep it
+    Never,
+}
+
+impl Memory {
     /// The word for it on the bus.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -61,6 +61,9 @@ fn options(args: &Create) -> Options<'_> {
     if let Some(quiesce) = args.quiesce {
         options.insert("quiesce", quiesce.as_str().into());
     }
+    if let Some(memory) = args.memory {
+        options.insert("memory", memory.as_str().into());
+    }
     if !args.disks.is_empty() {
         options.insert("disks", Variant::from(args.disks.clone()));
     }
@@ -110,9 +113,11 @@ mod tests {
     #[test]
     fn only_what_was_given_is_sent() {
         assert!(options(&parsed(&["db"])).is_empty());
-        let args =
+        let mut args =
             parsed(&["db", "--quiesce", "require", "--disk", "vda", "--disk", "vdb", "--description", "x"]);
+        args.memory = parsed(&["db", "--memory", "prefer"]).memory;
         let sent = options(&args);
+        assert_eq!(sent["memory"], Variant::from("prefer"));
         assert_eq!(sent["quiesce"], Variant::from("require"));
         assert_eq!(sent["disks"], Variant::from(vec!["vda", "vdb"]));
         assert_eq!(sent["description"], Variant::from("x"));

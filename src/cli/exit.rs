@@ -162,6 +162,7 @@ pub fn hint_for(name: &str) -> Option<&'static str> {
             "QuiesceFailed" => {
                 Some("the guest's agent and its freeze hooks know why; quiesce \"prefer\" goes on without")
             }
+            "NotMigratable" => Some("memory \"prefer\" keeps the disks alone of such a VM"),
             "ChainMismatch" => Some(
                 "nothing was touched; compare `virsh domblklist VM` with `virsh snapshot-list VM --tree`",
             ),

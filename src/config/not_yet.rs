@@ -8,7 +8,6 @@ use super::{
     keys::{Given, Setting},
     settings::Settings,
 };
-use crate::core::policy::Memory;
 
 /// One warning for each such key, at its place.
 pub(super) fn warnings(settings: &Settings) -> Diagnostics {
@@ -43,12 +42,6 @@ fn policy<'a>(whose: &str, keys: impl Iterator<Item = &'a Given>, out: &mut Diag
             }
             Setting::SkipUnchanged(true) => {
                 "`skip-unchanged` has no effect in this version: each run takes a snapshot"
-            }
-            Setting::Memory(Memory::Prefer) => {
-                "this version takes no memory with a snapshot: it is of the disks alone"
-            }
-            Setting::Memory(Memory::Require) => {
-                "this version takes no memory with a snapshot: every run will fail"
             }
             _ => continue,
         };

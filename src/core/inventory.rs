@@ -96,6 +96,8 @@ pub struct Quality {
     pub reached: Consistency,
     /// What was asked for; `None` if it is not known.
     pub requested: Option<Quiesce>,
+    /// The memory was asked for.
+    pub memory: bool,
     /// Why they differ; empty if they do not.
     pub note: String,
     /// At most so long were the guest's file systems frozen: from the freeze being sent to the thaw being answered.
@@ -103,10 +105,18 @@ pub struct Quality {
 }
 
 impl Quality {
+    /// One more reason why it is not what was asked for.
+    pub fn also(&mut self, why: &str) {
+        if !self.note.is_empty() {
+            self.note.push_str("; ");
+        }
+        self.note.push_str(why);
+    }
+
     /// Of a snapshot that we know nothing more of: never claims more than is known.
     pub const fn unknown(memory: bool) -> Self {
         let reached = if memory { Consistency::Memory } else { Consistency::Crash };
-        Self { reached, requested: None, note: String::new(), frozen: SignedDuration::ZERO }
+        Self { reached, requested: None, memory, note: String::new(), frozen: SignedDuration::ZERO }
     }
 }
 

@@ -22,7 +22,7 @@ mod publish;
 mod snapshot;
 mod vm;
 
-use std::{collections::HashMap, num::NonZeroU64, sync::Arc};
+use std::{collections::HashMap, num::NonZeroU64, str::FromStr, sync::Arc};
 
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -41,6 +41,7 @@ use crate::{
     core::{
         job::{JobId, Pace},
         machine::{Change, Query, Reply},
+        model::UnknownWord,
         view::View,
     },
     engine::{Ask, Handle},
@@ -136,6 +137,12 @@ impl Options {
                 T::try_from(v).map_err(|_| BusError::invalid(format!("option {key:?} must be {wanted}")))
             })
             .transpose()
+    }
+
+    /// One of an enumeration's words.
+    fn word<T: FromStr<Err = UnknownWord>>(&mut self, key: &str) -> Result<Option<T>, BusError> {
+        let given = self.take::<String>(key, "a string")?;
+        given.map(|w| w.parse().map_err(|e| BusError::invalid(format!("option {key:?}: {e}")))).transpose()
     }
 
     /// How fast images are merged, and until when; 0 stands for no limit.

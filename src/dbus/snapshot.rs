@@ -8,7 +8,7 @@ use super::{Options, Shared, auth, error::BusError, path, publish::usec};
 use crate::core::{
     inventory::SnapshotRecord,
     machine::Change,
-    model::{Consistency, SnapshotName, SnapshotState, UnknownWord, VmId},
+    model::{Consistency, SnapshotName, SnapshotState, VmId},
     policy::Quiesce,
     revert::{DefinitionOf, Then},
     view::VmView,
@@ -60,8 +60,8 @@ impl Snapshot {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<OwnedObjectPath, BusError> {
         let mut options = Options::new(options, &["state", "safety", "definition"])?;
-        let then = word(&mut options, "state")?.unwrap_or(Then::AsBefore);
-        let definition = word(&mut options, "definition")?.unwrap_or(DefinitionOf::Snapshot);
+        let then = options.word("state")?.unwrap_or(Then::AsBefore);
+        let definition = options.word("definition")?.unwrap_or(DefinitionOf::Snapshot);
         let safety = options.take::<bool>("safety", "a boolean")?.unwrap_or(true);
         let permit = auth::authorise(connection, &header, "revert to snapshots").await?;
         let change = Change::Revert { vm: self.vm, name: self.name.clone(), then, definition, safety };
@@ -140,6 +140,7 @@ impl Snapshot {
     #[zbus(property)]
     fn consistency_requested(&self) -> fdo::Result<&'static str> {
         self.with(|r| match r.quality.requested {
+            _ if r.quality.memory => Consistency::Memory.as_str(),
             Some(Quiesce::Require | Quiesce::Prefer) => Consistency::Filesystem.as_str(),
             Some(Quiesce::Never) => Consistency::Crash.as_str(),
             None => "",
@@ -180,13 +181,4 @@ impl Snapshot {
     fn origin(&self) -> fdo::Result<&'static str> {
         self.with(|r| r.snapshot.origin.as_str())
     }
-}
-
-/// An option that is one of an enumeration's words.
-fn word<T: std::str::FromStr<Err = UnknownWord>>(
-    options: &mut Options,
-    key: &str,
-) -> Result<Option<T>, BusError> {
-    let given = options.take::<String>(key, "a string")?;
-    given.map(|w| w.parse().map_err(|e| BusError::invalid(format!("option {key:?}: {e}")))).transpose()
 }

@@ -9,6 +9,7 @@ use crate::core::{
     health,
     machine::{Change, Query, Reply},
     model::{SnapshotName, VmId},
+    policy::Memory,
     settings::Explanation,
     view::VmView,
 };
@@ -61,19 +62,17 @@ impl Vm {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<OwnedObjectPath, BusError> {
-        let mut options = Options::new(options, &["description", "quiesce", "disks"])?;
+        let mut options = Options::new(options, &["description", "quiesce", "memory", "disks"])?;
         let description = options.take::<String>("description", "a string")?.unwrap_or_default();
-        let quiesce = options
-            .take::<String>("quiesce", "a string")?
-            .map(|q| q.parse().map_err(|e| BusError::invalid(format!("option \"quiesce\": {e}"))))
-            .transpose()?;
+        let quiesce = options.word("quiesce")?;
+        let memory = options.word("memory")?.unwrap_or(Memory::Never);
         let disks = options.take::<Vec<String>>("disks", "an array of strings")?;
         let name = match name {
             "" => None,
             name => Some(SnapshotName::for_new(name).map_err(|e| BusError::invalid(e.to_string()))?),
         };
         let permit = auth::authorise(connection, &header, "take snapshots").await?;
-        let change = Change::Create { vm: self.id, name, description, quiesce, disks };
+        let change = Change::Create { vm: self.id, name, description, quiesce, memory, disks };
         self.shared.start(change, permit).await
     }
 

@@ -19,6 +19,9 @@ pub enum ErrorKind {
     Exists,
     /// The VM, its disks or this libvirt cannot do it.
     Unsupported,
+    /// The VM's memory cannot be kept: its CPU or one of its devices cannot be migrated. Nothing was touched, and its disks
+    /// alone can be kept.
+    NotMigratable,
     /// Something else has the VM now: another job, a block job, a lock.
     Busy,
     /// The real backing chain is not what the metadata says, or not one we know.
@@ -51,7 +54,12 @@ impl ErrorKind {
     pub const fn untouched(self) -> bool {
         matches!(
             self,
-            Self::NoSuchVm | Self::NoSuchSnapshot | Self::Unsupported | Self::Busy | Self::ChainMismatch
+            Self::NoSuchVm
+                | Self::NoSuchSnapshot
+                | Self::Unsupported
+                | Self::NotMigratable
+                | Self::Busy
+                | Self::ChainMismatch
         )
     }
 
@@ -62,6 +70,7 @@ impl ErrorKind {
             Self::NoSuchSnapshot => "NoSuchSnapshot",
             Self::Exists => "Exists",
             Self::Unsupported => "Unsupported",
+            Self::NotMigratable => "NotMigratable",
             Self::Busy => "Busy",
             Self::ChainMismatch => "ChainMismatch",
             Self::AgentUnavailable => "AgentUnavailable",

@@ -165,6 +165,8 @@ pub struct Vm {
     pub nvram: Option<Nvram>,
     /// It has an emulated TPM, whose state is a file of the host.
     pub tpm: bool,
+    /// How much memory it has, in bytes: what a snapshot with it may take.
+    pub ram: u64,
     /// How long its definitions are as XML, the live and the inactive one together, in bytes: what each snapshot's
     /// metadata holds.
     pub xml_bytes: usize,
@@ -219,16 +221,17 @@ pub struct SnapshotRecord {
     pub delete_in_progress: bool,
     /// Where the VM was reverted to it and it has children: what a disk was put on then, by target.
     pub revert_disks: Vec<(String, String)>,
-    /// The file with the VM's memory.
+    /// The file with the VM's memory, if that was kept.
     pub memory_file: Option<String>,
     /// What the VM was.
     pub taken: Taken,
     /// The images that the VM's disks wrote to when it was taken, by target: of all its disks, also of those that
     /// take no part. Of those that do it is the state image.
     pub sources: Vec<(String, String)>,
-    /// The allocation of its overlays, in bytes; what goes when it is deleted. 0 if unknown.
+    /// The allocation of its overlays and its memory file, in bytes; what goes when it is deleted. 0 if unknown.
     pub size: u64,
-    /// The allocation of its state images, in bytes: each one alone, without what it lies on. 0 if unknown.
+    /// The allocation of its state images, in bytes: each one alone, without what it lies on; and of its memory file.
+    /// 0 if unknown.
     pub held: u64,
     /// Its state images that no storage volume was found of.
     pub lost: Vec<String>,
@@ -256,6 +259,8 @@ pub struct CreateSpec {
     pub description: String,
     /// One overlay for each disk that takes part; all other disks are left alone.
     pub overlays: Vec<Overlay>,
+    /// Where the memory of a VM that is on is kept; there must be nothing yet. `None`: the disks alone.
+    pub memory: Option<String>,
 }
 
 /// What the guest agent says of the guest's file systems.
@@ -332,6 +337,9 @@ pub trait Hypervisor:
     fn discard(&self, vm: VmId, paths: &[String]) -> Result<()>;
 
     /// Takes the snapshot onto prepared overlays: one transaction over all of them.
+    ///
+    /// With the memory the guest goes on while that is written, and stands still at the end of it. A VM that cannot be
+    /// migrated ([`ErrorKind::NotMigratable`]) has none kept, and its overlays are as they were prepared.
     fn create(&self, vm: VmId, spec: &CreateSpec) -> Result<()>;
 
     /// Deletes a snapshot and merges its data into its neighbour, after checking that the chain is what the

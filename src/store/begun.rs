@@ -162,7 +162,8 @@ impl Store {
         let mut connection = self.lock();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         transaction.execute(
-            "INSERT OR REPLACE INTO quality VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            "INSERT OR REPLACE INTO quality (id, vm, name, reached, requested, note, frozen_usec, memory)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             params![
                 intent.id.to_string(),
                 intent.vm.to_string(),
@@ -171,6 +172,7 @@ impl Store {
                 quality.requested.map_or("", Quiesce::as_str),
                 quality.note,
                 i64::try_from(quality.frozen.as_micros()).unwrap_or(i64::MAX),
+                quality.memory,
             ],
         )?;
         transaction.execute("DELETE FROM intent WHERE id = ?1", params![intent.id.to_string()])?;

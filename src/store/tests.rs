@@ -25,6 +25,7 @@ fn what_is_written_is_read_after_a_restart() {
     let quality = Quality {
         reached: Consistency::Filesystem,
         requested: Some(Quiesce::Require),
+        memory: true,
         note: "n".into(),
         frozen: SignedDuration::from_micros(123_456),
     };

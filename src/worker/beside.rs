@@ -13,7 +13,7 @@
 use uuid::Uuid;
 
 use crate::{
-    core::{marker, revert::Variables},
+    core::{inventory::Quality, marker, revert::Variables},
     hypervisor::{Error, ErrorKind, Hypervisor, Overlay, Result, Save, SnapshotRecord, Vm},
 };
 
@@ -55,7 +55,11 @@ pub(super) fn read(
     }
     let bytes = steady(hypervisor, &nvram.path)
         .map_err(|e| e.context(format_args!("the firmware's variables of VM {} cannot be kept", vm.name)))?;
-    Ok(Some(Kept { original: nvram.path.clone(), path: path_beside(&first.backing.path, id), bytes }))
+    Ok(Some(Kept {
+        original: nvram.path.clone(),
+        path: path_beside(&first.backing.path, id, "nvram"),
+        bytes,
+    }))
 }
 
 /// Makes the file.
@@ -64,14 +68,13 @@ pub(super) fn keep(hypervisor: &dyn Hypervisor, kept: &Kept) -> Result<()> {
 }
 
 /// Makes the file what the variables are now, if they changed since they were read; says so in the note if it cannot.
-pub(super) fn keep_up(hypervisor: &dyn Hypervisor, kept: &Kept, note: &mut String) {
+pub(super) fn keep_up(hypervisor: &dyn Hypervisor, kept: &Kept, quality: &mut Quality) {
     let save = |now: Vec<u8>| {
         if now == kept.bytes { Ok(()) } else { hypervisor.save(&kept.path, &now, Save::Over) }
     };
     let done = steady(hypervisor, &kept.original).and_then(save);
     if let Err(e) = done {
-        let so = format!("the firmware's variables are those from just before it ({})", e.message);
-        *note = if note.is_empty() { so } else { format!("{note}; {so}") };
+        quality.also(&format!("the firmware's variables are those from just before it ({})", e.message));
     }
 }
 
@@ -90,7 +93,7 @@ pub(super) fn remove(hypervisor: &dyn Hypervisor, vm: &Vm, record: &SnapshotReco
 fn file_of(vm: &Vm, record: &SnapshotRecord) -> Option<String> {
     let (_, marker) = marker::split(&record.description, vm.id);
     let marker = marker.filter(|m| m.nvram)?;
-    Some(path_beside(&record.disks.first()?.state_image, marker.id))
+    Some(path_beside(&record.disks.first()?.state_image, marker.id, "nvram"))
 }
 
 /// What a revert to this snapshot has to put back, looked at before anything is touched.
@@ -116,7 +119,7 @@ pub(super) fn for_revert(
         (Some(_), None) => refuse("have no place any more: the VM has no such firmware now"),
         (Some(kept), Some(nvram)) => match hypervisor.load(&kept, LARGEST) {
             Ok(_) => {
-                let before = path_beside(&kept, id);
+                let before = path_beside(&kept, id, "nvram");
                 Ok(Some(Variables { original: nvram.path.clone(), kept, before }))
             }
             Err(e) if e.kind == ErrorKind::Disconnected => Err(e),
@@ -155,7 +158,8 @@ fn steady(hypervisor: &dyn Hypervisor, path: &str) -> Result<Vec<u8>> {
     Err(Error::new(ErrorKind::Busy, format!("{path} changes all the time")))
 }
 
-fn path_beside(image: &str, id: Uuid) -> String {
+/// Where beside this image what belongs to the snapshot with that identity is kept.
+pub(super) fn path_beside(image: &str, id: Uuid, what: &str) -> String {
     let directory = image.rsplit_once('/').map_or("", |(directory, _)| directory);
-    format!("{directory}/virtsnap-{}.nvram", id.simple())
+    format!("{directory}/virtsnap-{}.{what}", id.simple())
 }

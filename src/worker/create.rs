@@ -4,8 +4,8 @@
 //! |---|---|
 //! | preflight | nothing was touched |
 //! | intent stored | the next start finds nothing made, and forgets the intent |
-//! | overlays prepared | they are removed, now or at the next start: nothing uses them yet |
-//! | frozen | thawed, in any case |
+//! | overlays prepared | they are removed, and what is there of the memory, now or at the next start: nothing uses them yet |
+//! | frozen, where the memory is not kept | thawed, in any case |
 //! | switched (`create`) | libvirt does all disks and the metadata or none; what it says is verified |
 //! | result stored | the marker in the description says whose it is; its quality is then unknown |
 
@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{Stop, Work, beside, prune};
+use super::{Stop, Work, beside, memory, prune};
 use crate::{
     core::{
         chain,
@@ -23,7 +23,6 @@ use crate::{
         marker::{self, Marker},
         model::{Origin, PolicyName, SnapshotName, Storage, VmState},
         naming::{self, Parts},
-        policy::Memory,
     },
     hypervisor::{CreateSpec, Disk, Error, ErrorKind, Overlay, SnapshotRecord, Vm, told},
     store::{Begun, Intent},
@@ -58,8 +57,10 @@ pub(super) fn take(work: &Work<'_>, create: &CreateJob, origin: Origin) -> Resul
             Some(Overlay { target: d.target.clone(), path, backing: active.clone() })
         })
         .collect();
+    let wish = memory::wish(work, &create.how, &vm, &overlays, id)?;
     let kept = beside::read(hypervisor.as_ref(), &vm, &overlays, id)?;
-    let made = overlays.iter().map(|o| &o.path).chain(kept.as_ref().map(|k| &k.path)).cloned().collect();
+    let beside = kept.as_ref().map(|k| &k.path).into_iter().chain(wish.path());
+    let made = overlays.iter().map(|o| &o.path).chain(beside).cloned().collect();
     let intent = Intent { overlays: made, ..Intent::new(id, vm.id, name.clone(), Begun::Create) };
     let (policies, nvram) = (create.policies.clone(), kept.is_some());
     let marker = Marker { vm: vm.id, id, created: now, origin, policies, nvram };
@@ -67,6 +68,7 @@ pub(super) fn take(work: &Work<'_>, create: &CreateJob, origin: Origin) -> Resul
         name: name.clone(),
         description: marker::compose(&create.description, &marker),
         overlays,
+        memory: wish.path().cloned(),
     };
 
     work.safe_point()?;
@@ -91,17 +93,12 @@ pub(super) fn take(work: &Work<'_>, create: &CreateJob, origin: Origin) -> Resul
         return Err(stop);
     }
     work.phase("taking the snapshot", None, Some(&name));
-    let targets: Vec<String> = spec.overlays.iter().map(|o| o.target.clone()).collect();
-    let taken =
-        work.tools.freezer.around(&vm, &create.how, &targets, work.settings.daemon.max_frozen, || {
-            hypervisor.create(vm.id, &spec)
-        });
-    match taken {
-        Ok(((), mut quality)) => {
+    match memory::take(work, &create.how, &vm, spec, &wish) {
+        Ok((spec, mut quality)) => {
             work.phase("verifying", None, Some(&name));
             verify(work, &vm, &spec)?;
             if let Some(kept) = &kept {
-                beside::keep_up(hypervisor.as_ref(), kept, &mut quality.note);
+                beside::keep_up(hypervisor.as_ref(), kept, &mut quality);
             }
             work.tools.store.created(&intent, &quality)?;
             tracing::info!(
@@ -180,12 +177,6 @@ fn preflight<'a>(
         return refuse(
             "Unsupported",
             format!("VM {name} is {}, and the policy is not for that state", vm.state),
-        );
-    }
-    if create.how.memory == Memory::Require {
-        return refuse(
-            "Unsupported",
-            "snapshots with memory come in a later version; use memory = \"never\"".into(),
         );
     }
     let disks = choose(create, vm)?;
@@ -307,7 +298,7 @@ fn verify(work: &Work<'_>, vm: &Vm, spec: &CreateSpec) -> Result<(), Stop> {
         listed.is_some_and(|r| r.disks.iter().any(|d| d.target == o.target && d.overlay == o.path))
     };
     let all = |is: &dyn Fn(&Overlay) -> bool| spec.overlays.iter().all(is);
-    let wrong = if !all(&metadata) {
+    let wrong = if !all(&metadata) || listed.is_some_and(|r| r.memory_file != spec.memory) {
         "its metadata is missing or different"
     } else if !all(&|o| on(o, |d| d.chain.first().map(|l| l.path.as_str()))) {
         "the VM does not run on its overlays"

@@ -35,7 +35,10 @@ pub(super) fn all(work: &Work<'_>, run: &[SnapshotName], share: (f64, f64)) -> R
     // What libvirt's own deletion left half done that one alone ends: it put the mark there, and takes it off.
     let native = records.iter().any(|r| r.delete_in_progress || r.storage == Storage::Internal);
     if native {
-        run.iter().zip(marked).try_for_each(|(name, marker)| natively(work, &vm, name, &marker))?;
+        let memory = |name: &SnapshotName| records.iter().find(|r| r.name == *name)?.memory_file.clone();
+        run.iter()
+            .zip(marked)
+            .try_for_each(|(name, marker)| natively(work, &vm, name, &marker, memory(name)))?;
     } else if let ([name], [marker]) = (run, marked.as_slice())
         && drop::is_end(&records, name)
     {
@@ -73,13 +76,29 @@ fn ours(work: &Work<'_>, vm: &Vm, records: &[SnapshotRecord], name: &SnapshotNam
     Ok(marker)
 }
 
-fn natively(work: &Work<'_>, vm: &Vm, name: &SnapshotName, marker: &Marker) -> Result<(), Stop> {
+fn natively(
+    work: &Work<'_>,
+    vm: &Vm,
+    name: &SnapshotName,
+    marker: &Marker,
+    memory: Option<String>,
+) -> Result<(), Stop> {
     let begun_before = work.tools.store.half_deleted(vm.id)?.has(name, Some(marker.id));
-    let intent = Intent::new(marker.id, vm.id, name.clone(), Begun::Delete);
+    // libvirt 9.0 leaves the memory where it is.
+    let intent = Intent {
+        overlays: memory.into_iter().collect(),
+        ..Intent::new(marker.id, vm.id, name.clone(), Begun::Delete)
+    };
     work.tools.store.begin(&intent, work.tools.clock.now())?;
     work.phase("merging", None, Some(name));
     match work.tools.hypervisor.delete(vm.id, name) {
         Ok(()) => {
+            work.tools.hypervisor.discard(vm.id, &intent.overlays).map_err(|e| {
+                e.context(format_args!(
+                    "snapshot {name} of VM {} is deleted, but its memory is not removed yet, which is tried again",
+                    vm.name
+                ))
+            })?;
             work.tools.store.gone(marker.id)?;
             tracing::info!(
                 VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %name,

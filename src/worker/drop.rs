@@ -111,7 +111,8 @@ fn images(tools: &Tools, vm: &Vm, records: &[SnapshotRecord], name: &SnapshotNam
     }
     // From the top down.
     let own = record.disks.iter().map(|d| &d.overlay).chain(record.disks.iter().map(|d| &d.state_image));
-    let own: Vec<String> = own.filter(|path| !stay.contains(*path)).cloned().collect();
+    let own = own.chain(&record.memory_file).filter(|path| !stay.contains(*path));
+    let own: Vec<String> = own.cloned().collect();
     let goes_too = |user: &User| matches!(user, User::Volume(path) if own.contains(path));
     let users = hypervisor.users(&own, vm.id)?;
     if let Some((path, user)) = users.into_iter().find(|(_, user)| !goes_too(user)) {

@@ -74,7 +74,7 @@ pub(crate) fn overlays(rig: &mut dyn Rig, hv: &dyn Hypervisor, vm: VmId) -> Vec<
 
 pub(crate) fn spec(label: &str, overlays: &[Overlay]) -> CreateSpec {
     let description = format!("the description of {label},\nwith <two> lines");
-    CreateSpec { name: name(label), description, overlays: overlays.to_vec() }
+    CreateSpec { name: name(label), description, overlays: overlays.to_vec(), memory: None }
 }
 
 /// Prepares and takes a snapshot of all disks.

@@ -15,7 +15,8 @@ pub(crate) fn a_vm_that_is_not_there_is_not_found(rig: &mut dyn Rig) {
     let nobody = VmId(Uuid::from_u128(0xdead_beef));
     refused(hv.vm(nobody), ErrorKind::NoSuchVm);
     refused(hv.snapshots(nobody), ErrorKind::NoSuchVm);
-    let spec = CreateSpec { name: name("s1"), description: String::new(), overlays: Vec::new() };
+    let spec =
+        CreateSpec { name: name("s1"), description: String::new(), overlays: Vec::new(), memory: None };
     refused(hv.create(nobody, &spec), ErrorKind::NoSuchVm);
     refused(hv.delete(nobody, &name("s1")), ErrorKind::NoSuchVm);
     refused(hv.file_systems(nobody, AGENT), ErrorKind::NoSuchVm);

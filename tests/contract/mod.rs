@@ -8,6 +8,7 @@ pub(crate) mod fitness;
 mod given;
 pub(crate) mod host;
 pub(crate) mod images;
+pub(crate) mod memory;
 pub(crate) mod merge;
 pub(crate) mod metadata;
 pub(crate) mod real;
@@ -85,7 +86,7 @@ pub(crate) struct RigVm {
 
 /// A host to be tested, and a hand on everything around it. Its methods panic if they cannot do it; each
 /// returns when it is done: a started VM with an agent is one whose agent answers.
-pub(crate) trait Rig: fitness::Kinds + images::Images {
+pub(crate) trait Rig: fitness::Kinds + images::Images + memory::Memory {
     /// All that it can do.
     fn capabilities(&self) -> BTreeSet<Capability>;
     /// The driver, not watched yet; each contract asks once.
@@ -278,6 +279,16 @@ macro_rules! contracts {
                 a_stopped_vm_is_woken_and_sleeps_again [];
                 a_merge_that_was_stopped_is_finished_later [];
                 what_forbids_a_merge_is_said_before_anything_is_touched [Foreign, Branches];
+            }
+            memory [Images] {
+                memory_is_kept_in_a_file_that_counts [];
+                a_file_that_is_there_is_not_written_over [];
+                a_vm_that_cannot_migrate_falls_back_on_the_same_overlays [];
+                a_vm_that_cannot_migrate_is_refused_where_required [];
+                a_vm_that_is_off_has_no_memory_to_keep [];
+                all_disks_take_part_where_the_memory_is_kept [];
+                a_paused_vm_s_memory_is_kept_and_merges_wait_for_its_cpus [];
+                the_memory_file_goes_with_it [Branches];
             }
             revert [Images] {
                 after_a_revert_to_one_with_children_snapshots_are_taken_and_merged [Branches];

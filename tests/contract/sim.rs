@@ -2,6 +2,7 @@
 
 mod images;
 mod kinds;
+mod memory;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

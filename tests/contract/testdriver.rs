@@ -17,7 +17,7 @@ use virtsnap::{
     hypervisor::{Hypervisor, libvirt::Libvirt},
 };
 
-use super::{Capability, Rig, RigVm, fitness::Kinds, images::Images};
+use super::{Capability, Rig, RigVm, fitness::Kinds, images::Images, memory::Memory};
 
 const URI: &str = "test:///default";
 
@@ -155,5 +155,13 @@ impl Images for TestRig {
         fn remove_file[&mut self](path: &str);
         fn put_bytes[&mut self](path: &str, bytes: &[u8]);
         fn bytes_of[&self](path: &str) -> Vec<u8>;
+    }
+}
+
+impl Memory for TestRig {
+    declared_not_to! {
+        fn new_bound_vm[&mut self]() -> VmId;
+        fn lived[&self](vm: VmId) -> u64;
+        fn live[&mut self](vm: VmId);
     }
 }

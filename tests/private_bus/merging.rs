@@ -101,6 +101,7 @@ impl World {
             name: name.clone(),
             description: marker::compose("", &marker),
             overlays: self.sim.vm(VM).unwrap().disks.into_iter().map(overlay).collect(),
+            memory: None,
         };
         self.sim.prepare(VM, &spec.overlays).unwrap();
         self.sim.create(VM, &spec).unwrap();

@@ -13,6 +13,7 @@ mod faults;
 mod hooked;
 mod introspection;
 mod life;
+mod memory;
 mod merging;
 mod mirror;
 mod pace;

@@ -48,8 +48,12 @@ fn switched(rig: &Rig, intent: &Intent) {
         nvram: false,
     };
     let overlays = vec![overlay(&rig.sim, intent.vm, &intent.overlays[0])];
-    let spec =
-        CreateSpec { name: intent.name.clone(), description: marker::compose("before", &marker), overlays };
+    let spec = CreateSpec {
+        name: intent.name.clone(),
+        description: marker::compose("before", &marker),
+        overlays,
+        memory: None,
+    };
     rig.sim.prepare(intent.vm, &spec.overlays).unwrap();
     rig.sim.create(intent.vm, &spec).unwrap();
 }

@@ -81,7 +81,7 @@ fn what_this_version_does_not_do_is_said_at_its_place_and_counted() {
     put(
         &root,
         "etc/policies.d/p.toml",
-        policy("skip-unchanged = true\n[vm.db]\npolicy.p.memory = \"prefer\"\n"),
+        policy("before = \"upgrade\"\n[vm.db]\npolicy.p.skip-unchanged = true\n"),
     );
     let roots = ConfigRoots::new([root.path().join("etc")]);
     let loaded = load(&roots);
@@ -92,10 +92,10 @@ fn what_this_version_does_not_do_is_said_at_its_place_and_counted() {
     assert_eq!(
         lines,
         [
-            "policies.d/p.toml:5:1: warning: policy p: `skip-unchanged` has no effect in this version: each run takes a \
-             snapshot",
-            "policies.d/p.toml:7:10: warning: policy p for VM db: this version takes no memory with a snapshot: it is of \
-             the disks alone",
+            "policies.d/p.toml:5:1: warning: policy p: `before` has no effect in this version: operations cannot be announced \
+             yet",
+            "policies.d/p.toml:7:10: warning: policy p for VM db: `skip-unchanged` has no effect in this version: each run \
+             takes a snapshot",
             "virtsnapd.toml:3:1: warning: `hooks` has no effect in this version: no hooks are run yet",
         ]
     );

@@ -9,7 +9,7 @@ use crate::core::{
     inventory::{self, VmRecord},
     job::{Asker, CreateJob, Failure, JobId, JobState, Operation, Pace, RevertJob},
     model::{Origin, PolicyName, SnapshotName, SnapshotState, VmId},
-    policy::{How, Quiesce},
+    policy::{How, Memory, Quiesce},
     prune::{Circumstances, Sentence, decide},
     retention::Need,
     revert::{DefinitionOf, Then},
@@ -56,6 +56,8 @@ pub enum Change {
         description: String,
         /// Whether to freeze; `None`: as usual (`prefer`).
         quiesce: Option<Quiesce>,
+        /// Whether the memory is part of it.
+        memory: Memory,
         /// Of these disks only.
         disks: Option<Vec<String>>,
     },
@@ -166,7 +168,7 @@ impl Machine {
             return Err(Refusal::new("Stopping", "the daemon is stopping; nothing new is begun"));
         }
         match change {
-            Change::Create { vm, name, description, quiesce, disks } => {
+            Change::Create { vm, name, description, quiesce, memory, disks } => {
                 let record = self.known(vm)?;
                 if let Some(taken) = name.as_ref().filter(|n| record.snapshots.contains_key(*n)) {
                     return Err(Refusal::new(
@@ -175,7 +177,7 @@ impl Machine {
                     ));
                 }
                 let plan = self.plan_of(record);
-                let how = How { quiesce: quiesce.unwrap_or(Quiesce::Prefer), ..manual() };
+                let how = How { quiesce: quiesce.unwrap_or(Quiesce::Prefer), memory, ..manual() };
                 let create = CreateJob {
                     name,
                     description,
@@ -339,7 +341,7 @@ fn manual() -> How {
         quiesce: Quiesce::Prefer,
         freeze_timeout: jiff::SignedDuration::from_secs(8),
         mountpoints: policy::Mountpoints::Auto,
-        memory: policy::Memory::Never,
+        memory: Memory::Never,
         when: [VmState::Running, VmState::Paused, VmState::ShutOff].into(),
         skip_unchanged: false,
         name: "manual-{timestamp}".to_owned(),

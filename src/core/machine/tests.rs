@@ -10,6 +10,7 @@ use crate::{
         inventory::{Quality, SnapshotRecord},
         job::{Failure, Operation, Pace},
         model::{Content, Origin, Snapshot, SnapshotState, Storage, VmState},
+        policy::Memory,
     },
 };
 
@@ -319,6 +320,7 @@ fn requests_are_checked_before_anything_is_queued() {
         name: Some(name(n)),
         description: String::new(),
         quiesce: None,
+        memory: Memory::Never,
         disks: None,
     };
     assert_eq!(refused(&mut b, create("ours")), "Exists");

@@ -14,9 +14,13 @@ pub(super) fn settle(tools: &Tools, intent: &Intent, records: &[SnapshotRecord])
     let name = &intent.name;
     if let Some(record) = find(records, intent.vm, intent.id) {
         tracing::warn!(VIRTSNAP_SNAPSHOT = %name, "snapshot {name} was interrupted, and is complete");
-        let mut quality = Quality::unknown(record.content == Content::Full);
-        "the daemon was interrupted while it was taken, so nobody knows whether the freeze had held"
-            .clone_into(&mut quality.note);
+        let with_memory = record.content == Content::Full;
+        let mut quality = Quality::unknown(with_memory);
+        if !with_memory {
+            quality.also(
+                "the daemon was interrupted while it was taken, so nobody knows whether the freeze had held",
+            );
+        }
         return Ok(tools.store.created(intent, &quality));
     }
     match tools.hypervisor.discard(intent.vm, &intent.overlays) {

@@ -2,17 +2,23 @@
 
 use super::find;
 use crate::{
-    hypervisor::SnapshotRecord,
+    hypervisor::{ErrorKind, Result, SnapshotRecord},
     store::{Intent, StoreError},
     worker::Tools,
 };
 
-pub(super) fn settle(tools: &Tools, intent: &Intent, records: &[SnapshotRecord]) -> Result<(), StoreError> {
+type Stored = std::result::Result<(), StoreError>;
+
+pub(super) fn settle(tools: &Tools, intent: &Intent, records: &[SnapshotRecord]) -> Result<Stored> {
     let name = &intent.name;
     if find(records, intent.vm, intent.id).is_none() {
-        return tools.store.gone(intent.id);
+        match tools.hypervisor.discard(intent.vm, &intent.overlays) {
+            Err(e) if e.kind == ErrorKind::NoSuchVm => {}
+            done => done?,
+        }
+        return Ok(tools.store.gone(intent.id));
     }
     // The intent stays: it says that the image may hold newer data, and the next prune finishes it.
     tracing::warn!(VIRTSNAP_SNAPSHOT = %name, "the deletion of snapshot {name} was interrupted; the next prune finishes it");
-    Ok(())
+    Ok(Ok(()))
 }

@@ -169,6 +169,11 @@ impl Running<'_> {
             // Locked by another process it may go soon; what else QEMU or libvirt say has to be dealt with.
             let locked = error.message.contains(" lock");
             error.kind = if locked { ErrorKind::Busy } else { ErrorKind::Unsupported };
+            // Seen with QEMU 10 and 7.2: a save leaves the images of a paused VM inactive until its CPUs run.
+            if ["Inactive '", "Block node is read-only"].iter().any(|sign| error.message.contains(sign)) {
+                error.message += ". A VM whose memory was kept while it was paused is merged only after it was resumed \
+                                  or stopped (`virsh resume`, `virsh destroy`)";
+            }
         }
         error
     }

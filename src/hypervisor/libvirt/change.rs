@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use virt::{connect::Connect, domain::Domain, enumutil::Enum, error::ErrorNumber};
 
-use super::{Connections, domain, images, inspect, redefine, storage, xml};
+use super::{Connections, domain, errors, images, inspect, redefine, storage, xml};
 use crate::{
     core::{
         chain,
@@ -22,17 +22,26 @@ pub(super) fn create(connections: &Connections, id: VmId, spec: &CreateSpec) -> 
     // cut out of the chain, and its data lost at the VM's next start.
     check_backing(&definition, &spec.overlays)?;
     let targets: Vec<String> = definition.disks.into_iter().map(|d| d.disk.target).collect();
-    let flags = virt_sys::VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
-        | virt_sys::VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC
-        | virt_sys::VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT;
-    domain.create_snapshot_xml(&xml::snapshot_request(spec, &targets), flags).map_err(left_behind)?;
+    let how = match &spec.memory {
+        None => virt_sys::VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY,
+        // The reuse of what is there holds for this file as well: libvirt would write over it.
+        Some(path) if storage::known(&connections.work, path)?.is_some() => {
+            return Err(Error::new(ErrorKind::Exists, format!("there is a file at {path} already")));
+        }
+        Some(_) => virt_sys::VIR_DOMAIN_SNAPSHOT_CREATE_LIVE,
+    };
+    let flags =
+        how | virt_sys::VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC | virt_sys::VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT;
+    let taken = domain.create_snapshot_xml(&xml::snapshot_request(spec, &targets), flags);
+    taken
+        .map_err(|e| if spec.memory.is_some() { errors::of_memory(e) } else { e.into() })
+        .map_err(left_behind)?;
     Ok(())
 }
 
 /// A libvirtd that was killed while it took a snapshot leaves its QEMU with images that the next one does not know
 /// (seen with 9.0.0): they are in the way of every other snapshot for as long as that QEMU runs.
-fn left_behind(e: virt::error::Error) -> Error {
-    let mut error = Error::from(e);
+fn left_behind(mut error: Error) -> Error {
     let signs = ["Duplicate nodes with node-name", "node is used as backing hd"];
     if signs.iter().any(|sign| error.message.contains(sign)) {
         error.message += ". libvirtd ended in the middle of an earlier snapshot, and the VM's QEMU still has its images: \

@@ -46,6 +46,36 @@ fn classify(e: &VirtError) -> ErrorKind {
     }
 }
 
+/// What a snapshot with the memory failed with. To libvirt it is a migration into a file, and what forbids that has no
+/// number of its own.
+pub(super) fn of_memory(e: VirtError) -> Error {
+    let virt::enumutil::Enum::Known(number) = e.code() else { return e.into() };
+    let mut error = Error::from(e);
+    if forbids_migration(number, &error.message) {
+        error.kind = ErrorKind::NotMigratable;
+    }
+    error
+}
+
+fn forbids_migration(number: ErrorNumber, text: &str) -> bool {
+    let any = |signs: &[&str]| signs.iter().any(|sign| text.contains(sign));
+    match number {
+        // Before anything is begun. A block job, or another migration, is in the way for a while only.
+        ErrorNumber::OperationInvalid
+        | ErrorNumber::OperationUnsupported
+        | ErrorNumber::ConfigUnsupported => {
+            let of_migration = ["migrat", "Migrat", "invtsc", "assigned non-USB host devices"];
+            any(&of_migration) && !any(&["job", "in progress"])
+        }
+        // QEMU's own no: a device's, or that of a VM that stands still since its memory was kept.
+        ErrorNumber::InternalError => {
+            any(&["QEMU command 'migrate'"])
+                && any(&["Can't migrate", "State blocked", "Migration is disabled"])
+        }
+        _ => false,
+    }
+}
+
 /// An agent that nobody answers for, or one that answered too late.
 fn agent(text: &str) -> ErrorKind {
     if text.contains("within") || text.contains("synchronization") || text.contains("not available for now") {
@@ -104,6 +134,38 @@ fn by_text(text: &str) -> ErrorKind {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_be_migrated_is_told_from_what_fails() {
+        use ErrorNumber::{InternalError, OperationFailed, OperationInvalid};
+        for (number, text) in [
+            (
+                OperationInvalid,
+                "Requested operation is not valid: cannot migrate domain: Migration is disabled when using feature 'peer mode' in device 'ivshmem'",
+            ),
+            (
+                OperationInvalid,
+                "Requested operation is not valid: cannot migrate domain: State blocked by non-migratable CPU device (invtsc flag)",
+            ),
+            (
+                InternalError,
+                "internal error: unable to execute QEMU command 'migrate': Can't migrate the vm that was paused due to previous migration",
+            ),
+        ] {
+            assert!(forbids_migration(number, text), "{text}");
+        }
+        for (number, text) in [
+            (OperationInvalid, "Requested operation is not valid: domain has active block job"),
+            (OperationInvalid, "Requested operation is not valid: domain is not running"),
+            (
+                OperationFailed,
+                "operation failed: /usr/lib/libvirt/libvirt_iohelper: failure with /i/a.memory: Unable to write /i/a.memory: No space left on device",
+            ),
+            (InternalError, "internal error: unable to execute QEMU command 'migrate': Broken pipe"),
+        ] {
+            assert!(!forbids_migration(number, text), "{text}");
+        }
+    }
 
     #[test]
     fn texts_that_libvirt_9_says_are_sorted() {

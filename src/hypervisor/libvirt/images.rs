@@ -195,7 +195,7 @@ fn add_domain(
         family.holders.extend(own.map(|own| Holder { user: User::Vm(name.clone()), own, names }));
     }
     for snapshot in domain.list_all_snapshots(0)? {
-        let (before, above) = xml::snapshot_images(&snapshot.xml_desc(0)?)?;
+        let (before, above, memory) = xml::snapshot_images(&snapshot.xml_desc(0)?)?;
         let user = User::Snapshot {
             vm: name.clone(),
             name: crate::core::model::SnapshotName::existing(snapshot.name()?),
@@ -204,6 +204,8 @@ fn add_domain(
         for disk in before {
             states.extend(resolved(connection, disk)?.into_iter().take(1).map(|layer| named(layer, false)));
         }
+        let memory = memory.map(|path| named(Layer { path, format: "raw".to_owned() }, false));
+        states.extend(memory);
         let overlay = |path| named(Layer { path, format: "qcow2".to_owned() }, false);
         let above = above.into_iter().map(overlay).collect();
         for (overlays, names) in [(false, states), (true, above)] {

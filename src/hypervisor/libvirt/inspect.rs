@@ -67,6 +67,7 @@ pub(super) fn vm(connections: &Connections, id: VmId) -> Result<Vm> {
         autostart: persistent && domain.autostart()?,
         nvram: read.nvram,
         tpm: read.tpm,
+        ram: read.ram,
         xml_bytes: text.len() + inactive.map_or(0, |text| text.len()),
     })
 }
@@ -157,8 +158,9 @@ pub(super) fn snapshots(connections: &Connections, id: VmId) -> Result<Vec<Snaps
             Err(e) => return Err(e.into()),
         };
         let s = xml::snapshot(&text)?;
-        let size = s.disks.iter().filter_map(|d| allocation(&d.overlay)).sum();
-        let held = s.disks.iter().filter_map(|d| allocation(&d.state_image)).sum();
+        let memory = s.memory_file.as_deref().and_then(&mut allocation).unwrap_or(0);
+        let size = s.disks.iter().filter_map(|d| allocation(&d.overlay)).sum::<u64>() + memory;
+        let held = s.disks.iter().filter_map(|d| allocation(&d.state_image)).sum::<u64>() + memory;
         let states = s.disks.iter().map(|d| &d.state_image);
         let lost = states.filter(|image| allocation(image).is_none()).cloned().collect();
         records.push(SnapshotRecord {

@@ -35,6 +35,8 @@ pub(super) struct DomainXml {
     pub(super) nvram: Option<Nvram>,
     /// It has an emulated TPM.
     pub(super) tpm: bool,
+    /// Its memory, in bytes.
+    pub(super) ram: u64,
     /// One of its disks is being copied, or the layer it is written to committed.
     pub(super) mirrors: bool,
 }
@@ -129,6 +131,8 @@ pub(super) fn domain(xml: &str) -> Result<DomainXml> {
         seclabels,
         nvram: child(root, "os").and_then(|os| child(os, "nvram")).and_then(nvram),
         tpm: of_kind("tpm").any(emulated),
+        // libvirt tells it in KiB, however it was given.
+        ram: child_text(root, "memory").and_then(|m| m.trim().parse::<u64>().ok()).unwrap_or(0) << 10,
         mirrors: of_kind("disk").any(|d| child(d, "mirror").is_some()),
     })
 }
@@ -231,7 +235,7 @@ pub(super) fn snapshot(xml: &str) -> Result<SnapshotXml> {
         disks,
         delete_in_progress: rows().any(|d| child(d, "snapshotDeleteInProgress").is_some()),
         revert_disks: child(root, "revertDisks").map(overlays).unwrap_or_default(),
-        memory_file: child(root, "memory").and_then(|m| m.attribute("file")).map(str::to_owned),
+        memory_file: memory_file(root),
         taken: match child_text(root, "state").as_deref() {
             Some("running") => Taken::Running,
             Some("paused") => Taken::Paused,
@@ -240,6 +244,10 @@ pub(super) fn snapshot(xml: &str) -> Result<SnapshotXml> {
         },
         sources,
     })
+}
+
+fn memory_file(snapshot: Node<'_, '_>) -> Option<String> {
+    child(snapshot, "memory").and_then(|m| m.attribute("file")).map(str::to_owned)
 }
 
 /// Reads a storage volume's XML.
@@ -266,8 +274,8 @@ pub(super) fn volume(xml: &str) -> Result<VolumeXml> {
     })
 }
 
-/// All images that a snapshot's XML names: what the disks were on, and what was put on top of them.
-pub(super) fn snapshot_images(xml: &str) -> Result<(Vec<DiskXml>, Vec<String>)> {
+/// All images that a snapshot's XML names: what the disks were on, what was put on top of them, and the memory file.
+pub(super) fn snapshot_images(xml: &str) -> Result<(Vec<DiskXml>, Vec<String>, Option<String>)> {
     let doc = parse(xml)?;
     let of = |names: [&'static str; 2]| {
         doc.root_element().children().filter(move |n| names.iter().any(|name| n.has_tag_name(*name)))
@@ -275,7 +283,7 @@ pub(super) fn snapshot_images(xml: &str) -> Result<(Vec<DiskXml>, Vec<String>)> 
     let devices = of(["domain", "inactiveDomain"]).filter_map(|d| child(d, "devices"));
     let before = devices.flat_map(|d| d.children()).filter(|n| n.has_tag_name("disk")).map(disk);
     let above = of(["disks", "revertDisks"]).flat_map(|d| d.children()).filter(|n| n.has_tag_name("disk"));
-    Ok((before.collect(), above.filter_map(source).collect()))
+    Ok((before.collect(), above.filter_map(source).collect(), memory_file(doc.root_element())))
 }
 
 /// A pool's directory, and whether its kind is one of files in a directory.

@@ -6,6 +6,7 @@ use super::{
     Sim, State,
     agent::GuestAgent,
     image::{BLOCK, Blocks, Image, Store},
+    memory::Ram,
     merge::Merging,
     op::Op,
     snapshot::Saved,
@@ -54,6 +55,7 @@ pub(super) struct Machine {
     xml_bytes: usize,
     /// What its definition gives it, in MiB.
     pub(super) memory: u64,
+    pub(super) ram: Ram,
     /// The merges that go on, by target.
     pub(super) merging: BTreeMap<String, Merging>,
 }
@@ -122,6 +124,7 @@ impl State {
             autostart: vm.autostart,
             nvram: vm.nvram.clone(),
             tpm: vm.tpm,
+            ram: vm.memory << 20,
             xml_bytes: if vm.active() && vm.persistent { 2 * vm.xml_bytes } else { vm.xml_bytes },
         })
     }
@@ -176,6 +179,7 @@ impl Sim {
                 tpm: spec.tpm,
                 xml_bytes: spec.xml_bytes,
                 memory: 128,
+                ram: Ram::new(spec.migratable),
                 merging: BTreeMap::new(),
             };
             s.vms.insert(spec.id, machine);
@@ -202,7 +206,7 @@ impl Sim {
 
     /// Lets them go on.
     pub fn resume(&self, vm: VmId) -> Result<()> {
-        self.with(|s| s.set_state(vm, &[VmState::Paused, VmState::PmSuspended], VmState::Running))
+        self.with(|s| s.let_run(vm, &[VmState::Paused, VmState::PmSuspended]))
     }
 
     /// Saves its memory and stops it; what was frozen is so again after the start.

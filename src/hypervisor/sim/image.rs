@@ -25,7 +25,7 @@ pub(super) struct Image {
     /// Of a small file, all of it.
     pub(super) bytes: Vec<u8>,
     /// What it takes beside its blocks.
-    overhead: u64,
+    pub(super) overhead: u64,
 }
 
 impl Image {

@@ -134,7 +134,8 @@ fn holders(machine: &Machine) -> Vec<(User, bool, Vec<String>)> {
     let mut all = vec![(User::Vm(machine.name.clone()), false, active.chain(configured).collect())];
     for (name, saved) in &machine.snapshots {
         let user = User::Snapshot { vm: machine.name.clone(), name: name.clone() };
-        all.push((user.clone(), false, saved.disks.iter().map(|d| d.state_image.clone()).collect()));
+        let states = saved.disks.iter().map(|d| &d.state_image).chain(&saved.memory_file).cloned();
+        all.push((user.clone(), false, states.collect()));
         let reverted = saved.revert_disks.iter().map(|(_, overlay)| overlay.clone());
         all.push((user, true, saved.disks.iter().map(|d| d.overlay.clone()).chain(reverted).collect()));
     }

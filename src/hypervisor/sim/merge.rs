@@ -63,6 +63,9 @@ impl State {
         if state == VmState::ShutOff {
             return Err(Error::new(ErrorKind::Unsupported, "the domain is not running"));
         }
+        if self.machine(vm)?.ram.inactive {
+            return Err(inactive());
+        }
         if busy {
             let text = format!("disk '{}' already in active block job", commit.target);
             return Err(Error::new(ErrorKind::Busy, text));
@@ -282,6 +285,12 @@ impl Sim {
             machine.into_iter().flat_map(|m| &m.merging).map(|(t, job)| (t.clone(), job.limit)).collect()
         })
     }
+}
+
+fn inactive() -> Error {
+    let text = "unable to execute QEMU command 'block-commit': Inactive 'libvirt-2-format' can't be a backing child of \
+                active '#block080'. The VM stands still since its memory was kept: resume it first";
+    Error::new(ErrorKind::Unsupported, text)
 }
 
 fn stopped(target: &str) -> Error {

@@ -56,6 +56,7 @@ impl Machine {
 
     pub(super) fn records(&self, store: &Store) -> Vec<SnapshotRecord> {
         let making = self.making.iter().map(|(n, s)| (n, s));
+        let taken = |files: &mut dyn Iterator<Item = &String>| files.map(|path| store.allocation(path)).sum();
         let record = |(name, s): (&SnapshotName, &Saved)| SnapshotRecord {
             name: name.clone(),
             description: s.description.clone(),
@@ -67,11 +68,11 @@ impl Machine {
             disks: s.disks.clone(),
             delete_in_progress: s.deleting,
             revert_disks: s.revert_disks.clone(),
-            memory_file: None,
+            memory_file: s.memory_file.clone(),
             taken: s.taken,
             sources: s.sources.clone(),
-            size: s.disks.iter().map(|d| store.allocation(&d.overlay)).sum(),
-            held: s.disks.iter().map(|d| store.allocation(&d.state_image)).sum(),
+            size: taken(&mut s.disks.iter().map(|d| &d.overlay).chain(&s.memory_file)),
+            held: taken(&mut s.disks.iter().map(|d| &d.state_image).chain(&s.memory_file)),
             lost: s
                 .disks
                 .iter()

@@ -25,6 +25,7 @@ mod fault;
 mod guest;
 mod image;
 mod images;
+mod memory;
 mod merge;
 mod metadata;
 mod op;

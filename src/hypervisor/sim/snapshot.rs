@@ -38,6 +38,7 @@ pub(super) struct Saved {
     pub(super) memory: u64,
     pub(super) deleting: bool,
     pub(super) inside: BTreeMap<String, Blocks>,
+    pub(super) memory_file: Option<String>,
 }
 
 impl Machine {
@@ -196,6 +197,9 @@ impl State {
         self.machine(vm)?.making = None;
         // Once more: anything may have happened while it was held.
         let saved = self.check_creation(vm, spec)?;
+        if let Some(path) = &spec.memory {
+            self.keep_memory(vm, path)?;
+        }
         for disk in &saved.disks {
             self.machine(vm)?.drive(&disk.target)?.active.clone_from(&disk.overlay);
         }
@@ -242,7 +246,10 @@ impl State {
             format: o.backing.format.clone(),
         };
         let disks = spec.overlays.iter().map(disk).collect();
-        self.new_snapshot(vm, &spec.description, Storage::External, Content::Disk, disks)
+        spec.memory.as_ref().map_or(Ok(()), |path| self.check_memory(vm, path))?;
+        let content = if spec.memory.is_some() { Content::Full } else { Content::Disk };
+        let saved = self.new_snapshot(vm, &spec.description, Storage::External, content, disks)?;
+        Ok(Saved { memory_file: spec.memory.clone(), ..saved })
     }
 
     pub(super) fn new_snapshot(
@@ -256,11 +263,11 @@ impl State {
         // libvirt knows whole seconds only.
         let created = Timestamp::from_second(self.now.as_second()).unwrap_or(self.now);
         let machine = self.machine(vm)?;
-        let taken = match (storage, machine.state) {
+        let taken = match (content, machine.state) {
             (_, VmState::ShutOff) => Taken::Off,
-            (Storage::External, _) => Taken::DiskOnly,
-            (Storage::Internal, VmState::Paused) => Taken::Paused,
-            (Storage::Internal, _) => Taken::Running,
+            (Content::Disk, _) => Taken::DiskOnly,
+            (Content::Full, VmState::Paused) => Taken::Paused,
+            (Content::Full, _) => Taken::Running,
         };
         Ok(Saved {
             description: description.to_owned(),
@@ -275,6 +282,7 @@ impl State {
             memory: machine.memory,
             deleting: false,
             inside: BTreeMap::new(),
+            memory_file: None,
         })
     }
 

@@ -70,6 +70,8 @@ pub struct VmSpec {
     pub nvram: Option<Nvram>,
     /// It has an emulated TPM.
     pub tpm: bool,
+    /// False for one whose CPU or devices cannot be migrated, so that its memory cannot be kept.
+    pub migratable: bool,
     /// How long its definition is.
     pub xml_bytes: usize,
 }
@@ -91,6 +93,7 @@ impl VmSpec {
             autostart: false,
             nvram: None,
             tpm: false,
+            migratable: true,
             xml_bytes: 8 * 1024,
         };
         spec.with_disks(&["vda"])

@@ -97,6 +97,7 @@ impl State {
         self.set_state(vm, &on, VmState::ShutOff)?;
         let machine = self.machine(vm)?;
         machine.agent.reboot();
+        machine.ram.lose();
         machine.block_job = false;
         for drive in &mut machine.drives {
             drive.active = drive.configured.take().unwrap_or_else(|| drive.active.clone());
@@ -153,7 +154,7 @@ impl Power for Sim {
         let to = if paused { VmState::Paused } else { VmState::Running };
         self.call(Asked::vm(Op::Start, vm, to.as_str()), |s| match s.machine(vm)?.state {
             VmState::ShutOff => s.power_on(vm, to),
-            VmState::Paused if !paused => s.set_state(vm, &[VmState::Paused], VmState::Running),
+            VmState::Paused if !paused => s.let_run(vm, &[VmState::Paused]),
             _ => Ok(()),
         })
     }

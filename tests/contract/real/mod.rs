@@ -8,6 +8,7 @@
 mod definition;
 mod images;
 mod kinds;
+mod memory;
 mod metadata;
 
 use std::{

@@ -63,9 +63,15 @@ fn what_is_written_reads_back_whatever_it_holds() {
             path: "/i/it's & <that>.qcow2".into(),
             backing: Layer { path: "/i/a".into(), format: "raw".into() },
         }],
+        memory: None,
     };
     let xml = snapshot_request(&spec, &["vda".into(), "vdb".into()]);
     let back = snapshot(&xml).unwrap();
+    assert_eq!((back.content, back.memory_file), (Content::Disk, None));
+    let memory = Some("/i/it's <memory>".to_owned());
+    let with =
+        snapshot(&snapshot_request(&CreateSpec { memory: memory.clone(), ..spec.clone() }, &[])).unwrap();
+    assert_eq!((with.content, with.storage, with.memory_file), (Content::Full, Storage::External, memory));
     assert_eq!(back.name.as_str(), name);
     assert_eq!(back.description, spec.description);
     assert_eq!(back.disks[0].overlay, spec.overlays[0].path);
@@ -99,6 +105,7 @@ fn firmware_tpm_and_copies_are_seen() {
     assert_eq!(nvram("<nvram template='/t'/>"), None, "libvirt makes the file at the first start");
     assert_eq!(nvram("<type>hvm</type>"), None);
 
+    assert_eq!(read("<memory unit='KiB'>98304</memory>").ram, 96 << 20);
     let tpm = |kind| read(&format!("<devices><tpm><backend type='{kind}'/></tpm></devices>")).tpm;
     assert!(tpm("emulator") && !tpm("passthrough"));
     let disk = |inside| read(&format!("<devices><disk type='file'>{inside}</disk></devices>")).mirrors;
@@ -136,8 +143,9 @@ fn a_volume_is_read_with_its_owner_and_one_like_it_gets_the_same() {
 #[test]
 fn all_images_of_a_snapshot_are_found() {
     let disk = |path| format!("<disk type='file'><driver type='qcow2'/><source file='{path}'/></disk>");
-    let (before, above) = snapshot_images(&format!(
-        "<domainsnapshot><disks>{}<disk snapshot='no' name='vdb'/></disks><revertDisks>{}</revertDisks>
+    let (before, above, memory) = snapshot_images(&format!(
+        "<domainsnapshot><memory snapshot='external' file='/m'/>
+         <disks>{}<disk snapshot='no' name='vdb'/></disks><revertDisks>{}</revertDisks>
          <domain><devices>{}{}</devices></domain><inactiveDomain><devices>{}</devices></inactiveDomain>
          </domainsnapshot>",
         disk("/o"),
@@ -149,4 +157,5 @@ fn all_images_of_a_snapshot_are_found() {
     .unwrap();
     let before: Vec<_> = before.iter().map(|d| d.disk.chain[0].path.as_str()).collect();
     assert_eq!((before, above), (vec!["/a", "/b", "/c"], vec!["/o".to_owned(), "/r".to_owned()]));
+    assert_eq!(memory.as_deref(), Some("/m"));
 }

@@ -6,13 +6,18 @@ use super::{
 };
 use crate::hypervisor::{CreateSpec, Overlay};
 
-/// The XML that asks for an external, disk-only snapshot onto prepared overlays.
+/// The XML that asks for an external snapshot onto prepared overlays.
 ///
 /// Every disk of the VM stands in it: one that is left out by silence would get an overlay of libvirt's choice.
 pub(in super::super) fn snapshot_request(spec: &CreateSpec, all_targets: &[String]) -> String {
     let mut x = String::from("<domainsnapshot>");
     element(&mut x, "name", spec.name.as_str());
     element(&mut x, "description", &spec.description);
+    if let Some(path) = &spec.memory {
+        x.push_str("<memory snapshot='external'");
+        attribute(&mut x, "file", path);
+        x.push_str("/>");
+    }
     x.push_str("<disks>");
     for target in all_targets {
         if let Some(o) = spec.overlays.iter().find(|o| o.target == *target) {

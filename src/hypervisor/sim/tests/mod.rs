@@ -45,7 +45,12 @@ fn overlays(sim: &Sim, vm: VmId, label: &str) -> Vec<Overlay> {
 }
 
 fn spec(sim: &Sim, vm: VmId, label: &str) -> CreateSpec {
-    CreateSpec { name: name(label), description: String::new(), overlays: overlays(sim, vm, label) }
+    CreateSpec {
+        name: name(label),
+        description: String::new(),
+        overlays: overlays(sim, vm, label),
+        memory: None,
+    }
 }
 
 /// Prepares and creates.

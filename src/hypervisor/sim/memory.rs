@@ -1,0 +1,107 @@
+//! A guest's memory: kept in a file with a snapshot, and gone with the plug.
+//!
+//! It is one number, which is another one after each thing that the guest does. A VM that was paused when its memory was
+//! kept stands as QEMU leaves it: its images are inactive, and it can neither be kept once more nor be merged until its
+//! CPUs have run.
+
+use super::{Sim, State, guest::Machine, image::Image};
+use crate::{
+    core::model::{VmId, VmState},
+    hypervisor::{Error, ErrorKind, Result},
+};
+
+#[derive(Debug)]
+pub(super) struct Ram {
+    migratable: bool,
+    /// What the guest did since it was started.
+    value: u64,
+    /// Its memory was kept while its CPUs stood still, and they have not run since.
+    pub(super) inactive: bool,
+}
+
+impl Ram {
+    pub(super) fn new(migratable: bool) -> Self {
+        Self { migratable, value: 0, inactive: false }
+    }
+
+    /// As it is after the plug was pulled.
+    pub(super) fn lose(&mut self) {
+        (self.value, self.inactive) = (0, false);
+    }
+}
+
+impl Machine {
+    /// Whether its memory can be kept now.
+    pub(super) fn check_migratable(&self) -> Result<()> {
+        let refuse = |text: &str| Err(Error::new(ErrorKind::NotMigratable, text));
+        if self.state == VmState::ShutOff {
+            let text = "XML error: memory state cannot be saved with offline or disk-only snapshot";
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
+        if !self.ram.migratable {
+            return refuse(
+                "Requested operation is not valid: cannot migrate domain: Migration is disabled when using feature \
+                 'peer mode' in device 'ivshmem'",
+            );
+        }
+        if self.ram.inactive {
+            return refuse(
+                "internal error: unable to execute QEMU command 'migrate': Can't migrate the vm that was paused due to \
+                 previous migration",
+            );
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    /// Whether the memory can be kept in that file.
+    pub(super) fn check_memory(&mut self, vm: VmId, path: &str) -> Result<()> {
+        if self.store.files.contains_key(path) {
+            return Err(Error::new(ErrorKind::Exists, format!("there is a file at {path} already")));
+        }
+        let machine = self.machine(vm)?;
+        machine.check_migratable()?;
+        let bytes = machine.memory << 20;
+        if self.store.available() < bytes {
+            return Err(Error::new(
+                ErrorKind::NoSpace,
+                format!("operation failed: Unable to write {path}: No space left on device"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Writes the memory there.
+    pub(super) fn keep_memory(&mut self, vm: VmId, path: &str) -> Result<()> {
+        let machine = self.machine(vm)?;
+        machine.ram.inactive = machine.state == VmState::Paused;
+        let file =
+            Image { bytes: machine.ram.value.to_le_bytes().to_vec(), ..Image::alien(machine.memory << 20) };
+        self.store.files.insert(path.to_owned(), file);
+        Ok(())
+    }
+
+    /// The VM's CPUs go on.
+    pub(super) fn let_run(&mut self, vm: VmId, from: &[VmState]) -> Result<()> {
+        self.set_state(vm, from, VmState::Running)?;
+        self.machine(vm)?.ram.inactive = false;
+        Ok(())
+    }
+}
+
+/// The guest's hand on its memory.
+impl Sim {
+    /// The guest does something, which its memory knows. False if it does not run.
+    pub fn work(&self, vm: VmId) -> bool {
+        self.with(|s| {
+            let running = s.machine(vm).ok().filter(|m| m.state == VmState::Running);
+            running.map(|machine| machine.ram.value += 1).is_some()
+        })
+    }
+
+    /// What its memory knows; 0 right after a start.
+    pub fn ram(&self, vm: VmId) -> Result<u64> {
+        self.with(|s| Ok(s.machine(vm)?.ram.value))
+    }
+}

@@ -1,0 +1,145 @@
+//! Whether the VM's memory is kept with a snapshot, and what is done where it cannot be.
+//!
+//! With the memory the VM goes on later exactly where it was, so nothing in the guest is frozen for it: what its file
+//! systems have not written yet is in the memory. The file lies beside the snapshot's images, and its name follows from
+//! the snapshot's own id. Of an emulated TPM the state is in that file, too: QEMU writes it there with its devices'.
+
+use uuid::Uuid;
+
+use super::{Stop, Work, beside};
+use crate::{
+    core::{
+        inventory::Quality,
+        job::Failure,
+        model::{Consistency, VmState},
+        policy::{How, Memory},
+    },
+    hypervisor::{CreateSpec, ErrorKind, Overlay, Result, Vm},
+};
+
+/// What becomes of the memory.
+#[derive(Debug)]
+pub(super) enum Wish {
+    /// It is not asked for, or there is none.
+    None,
+    /// It is kept in this file.
+    Keep(String),
+    /// It would be, but for this.
+    Without(String),
+}
+
+impl Wish {
+    /// The file that is made.
+    pub(super) fn path(&self) -> Option<&String> {
+        if let Self::Keep(path) = self { Some(path) } else { None }
+    }
+}
+
+/// What can be known before anything is touched.
+pub(super) fn wish(
+    work: &Work<'_>,
+    how: &How,
+    vm: &Vm,
+    overlays: &[Overlay],
+    id: Uuid,
+) -> std::result::Result<Wish, Stop> {
+    let on = matches!(vm.state, VmState::Running | VmState::Paused);
+    let (Some(first), true) = (overlays.first(), on && how.memory != Memory::Never) else {
+        return match how.memory {
+            Memory::Require => refuse(
+                "Unsupported",
+                format!(
+                    "VM {} is {}, and memory = \"require\" asks for the memory of one that is on. Start it, or take a \
+                     snapshot of its disks alone",
+                    vm.name, vm.state
+                ),
+            ),
+            _ => Ok(Wish::None),
+        };
+    };
+    match against(work, vm, overlays)? {
+        None => Ok(Wish::Keep(beside::path_beside(&first.backing.path, id, "memory"))),
+        Some((_, why)) if how.memory == Memory::Prefer => Ok(Wish::Without(why)),
+        Some((kind, why)) => refuse(
+            kind,
+            format!(
+                "the memory of VM {} cannot be kept, as memory = \"require\" asks: {why}. Nothing was touched",
+                vm.name
+            ),
+        ),
+    }
+}
+
+/// What speaks against it: the error's name, and the reason.
+fn against(
+    work: &Work<'_>,
+    vm: &Vm,
+    overlays: &[Overlay],
+) -> std::result::Result<Option<(&'static str, String)>, Stop> {
+    let covered = |target: &str| overlays.iter().any(|o| o.target == target);
+    if let Some(disk) = vm.disks.iter().find(|d| d.writable && !covered(&d.target)) {
+        let why = format!(
+            "disk {} takes no part, and the memory, which knows its file systems as they are now, would meet it as it \
+             is later",
+            disk.target
+        );
+        return Ok(Some(("Unsupported", why)));
+    }
+    let Some(first) = overlays.first() else { return Ok(None) };
+    let space = work.tools.hypervisor.space(&first.backing.path).map_err(|e| {
+        e.context(format_args!("no snapshot of VM {} was taken, as the room for it is unknown", vm.name))
+    })?;
+    let least = work.settings.daemon.min_free.bytes_of(space.capacity);
+    let mib = |bytes: u64| bytes / (1024 * 1024);
+    Ok((space.available < least.saturating_add(vm.ram)).then(|| {
+        let why = format!(
+            "it is {} MiB, and beside {} are {} MiB free, of which min-free wants {} to stay so",
+            mib(vm.ram),
+            first.backing.path,
+            mib(space.available),
+            mib(least)
+        );
+        ("NoSpace", why)
+    }))
+}
+
+/// Takes the snapshot, with the memory as it is wished; what was really taken, and how well.
+pub(super) fn take(
+    work: &Work<'_>,
+    how: &How,
+    vm: &Vm,
+    spec: CreateSpec,
+    wish: &Wish,
+) -> Result<(CreateSpec, Quality)> {
+    let hypervisor = &work.tools.hypervisor;
+    let why = match wish {
+        Wish::None => None,
+        Wish::Without(why) => Some(why.clone()),
+        Wish::Keep(_) => match hypervisor.create(vm.id, &spec) {
+            Ok(()) => {
+                let unfrozen = Quality { requested: Some(how.quiesce), ..Quality::unknown(true) };
+                return Ok((spec, unfrozen));
+            }
+            Err(e) if e.kind == ErrorKind::NotMigratable && how.memory == Memory::Prefer => Some(e.message),
+            Err(e) if e.kind == ErrorKind::NotMigratable => {
+                return Err(e.context("its memory cannot be kept, as memory = \"require\" asks"));
+            }
+            Err(e) => return Err(e),
+        },
+    };
+    // Of the disks alone, onto the very same overlays: nothing is on them yet.
+    let spec = CreateSpec { memory: None, ..spec };
+    let targets: Vec<String> = spec.overlays.iter().map(|o| o.target.clone()).collect();
+    let most = work.settings.daemon.max_frozen;
+    let taken = work.tools.freezer.around(vm, how, &targets, most, || hypervisor.create(vm.id, &spec));
+    let ((), mut quality) = taken?;
+    if let Some(why) = why {
+        debug_assert_ne!(quality.reached, Consistency::Memory);
+        quality.also(&format!("the memory was not kept: {why}"));
+    }
+    Ok((spec, quality))
+}
+
+fn refuse<T>(name: &'static str, message: String) -> std::result::Result<T, Stop> {
+    Err(Stop::Failed(Failure::new(name, message)))
+}

@@ -1,0 +1,218 @@
+//! Snapshots with the VM's memory.
+
+use std::sync::Arc;
+
+use virtsnap::{
+    core::model::VmState,
+    hypervisor::{
+        Agent, Error, ErrorKind, Hypervisor,
+        sim::{Fault, Mishap, Op, Sim, VmSpec},
+    },
+};
+
+use super::{
+    client::{MANAGER, none, options},
+    command_line::virtsnap,
+    hooked::Hooked,
+    rig::{Rig, held, id, policy_path, snapshot_path, vm_path},
+};
+
+/// How much the simulator's VMs have.
+const RAM: u64 = 128 << 20;
+
+async fn web(arrange: impl FnOnce(VmSpec) -> VmSpec) -> Rig {
+    Rig::start("", |sim| {
+        sim.add_vm(arrange(VmSpec::new("web", 1).with_disks(&["vda", "vdb"]).with_agent(Agent::Connected)));
+    })
+    .await
+}
+
+async fn create(rig: &Rig, name: &str, memory: &'static str) -> Result<String, (String, String)> {
+    rig.client.create(id(1), name, options([("memory", memory.into())])).await
+}
+
+/// Content, what was reached, what had been asked for, and why they differ.
+async fn told(rig: &Rig, name: &str) -> [String; 4] {
+    let path = snapshot_path(id(1), name);
+    rig.client.until_there(&path, true).await;
+    let mut all = [const { String::new() }; 4];
+    for (text, property) in
+        all.iter_mut().zip(["Content", "Consistency", "ConsistencyRequested", "ConsistencyNote"])
+    {
+        *text = rig.client.text(&path, &format!("Snapshot.{property}")).await;
+    }
+    all
+}
+
+fn kept(sim: &Sim) -> Vec<String> {
+    sim.files().into_keys().filter(|path| path.ends_with(".memory")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_kept_without_a_freeze_and_counts_and_goes_with_its_snapshot() {
+    let rig = web(|vm| vm).await;
+    rig.sim.clear_calls();
+    create(&rig, "s1", "prefer").await.unwrap();
+    assert_eq!(rig.sim.changes(), [Op::Prepare, Op::Create], "nothing is frozen");
+    assert_eq!(told(&rig, "s1").await, ["full", "memory", "memory", ""]);
+    let path = snapshot_path(id(1), "s1");
+    for property in ["SizeBytes", "HeldBytes"] {
+        let bytes = rig.client.get::<u64>(&path, &format!("Snapshot.{property}")).await;
+        assert!((RAM..2 * RAM).contains(&bytes), "{property}: {bytes}");
+    }
+    assert_eq!(kept(&rig.sim).len(), 1);
+    assert!(kept(&rig.sim)[0].starts_with("/images/virtsnap-"), "beside its images: {:?}", kept(&rig.sim));
+
+    create(&rig, "s2", "never").await.unwrap();
+    assert_eq!(told(&rig, "s2").await, ["disk", "filesystem", "filesystem", ""]);
+    rig.client.job(&path, "Snapshot.Delete", none()).await.unwrap();
+    assert_eq!(kept(&rig.sim), [] as [String; 0]);
+    let (error, text) = create(&rig, "s3", "perhaps").await.unwrap_err();
+    assert!(error == "InvalidArgument" && text.contains("memory") && text.contains("prefer"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_it_cannot_be_kept_prefer_takes_the_disks_and_require_nothing() {
+    let rig = web(|vm| VmSpec { migratable: false, ..vm }).await;
+    let images = rig.images();
+    let (error, text) = create(&rig, "s1", "require").await.unwrap_err();
+    assert_eq!(error, "NotMigratable", "{text}");
+    for part in ["snapshot s1 of VM web", "cannot migrate domain", "runs on as before"] {
+        assert!(text.contains(part), "no {part:?} in {text:?}");
+    }
+    assert_eq!(rig.images(), images);
+    assert_eq!(rig.store().intents().unwrap(), []);
+
+    rig.sim.clear_calls();
+    create(&rig, "s1", "prefer").await.unwrap();
+    // On the overlays that are there, and frozen as always.
+    assert_eq!(rig.sim.changes(), [Op::Prepare, Op::Create, Op::Freeze, Op::Create, Op::Thaw]);
+    let [content, reached, requested, note] = told(&rig, "s1").await;
+    assert_eq!([content, reached, requested], ["disk", "filesystem", "memory"]);
+    assert!(
+        note.starts_with("the memory was not kept: ") && note.contains("cannot migrate domain"),
+        "{note}"
+    );
+    assert_eq!(rig.images().len(), images.len() + 2);
+    assert_eq!(rig.store().intents().unwrap(), []);
+    rig.assert_thawed(id(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn room_for_it_is_looked_for_before_anything_is_touched() {
+    let rig = web(|vm| vm).await;
+    rig.sim.set_capacity(RAM);
+    let (error, text) = create(&rig, "s1", "require").await.unwrap_err();
+    assert_eq!(error, "NoSpace", "{text}");
+    assert!(text.contains("VM web") && text.contains("128 MiB") && text.contains("min-free"), "{text}");
+    assert_eq!(rig.sim.changes(), []);
+    create(&rig, "s1", "prefer").await.unwrap();
+    let [content, reached, _, note] = told(&rig, "s1").await;
+    assert_eq!([content, reached], ["disk", "filesystem"]);
+    assert!(note.contains("min-free"), "{note}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_asks_for_it_too() {
+    let mut rig = Rig::without_daemon("", |sim| {
+        sim.add_vm(VmSpec::new("web", 1));
+        sim.add_vm(VmSpec::new("db", 2));
+        sim.add_vm(VmSpec::new("off", 3).in_state(VmState::ShutOff));
+        sim.add_vm(VmSpec { migratable: false, ..VmSpec::new("fixed", 4) });
+    })
+    .await;
+    rig.write_policies("[policy.p]\nvms = [\"*\"]\nmemory = \"require\"\n");
+    rig.boot().await;
+    rig.until_running().await;
+    let mut results = Vec::new();
+    for job in rig.client.run("p", none()).await.unwrap() {
+        let vm = rig.client.objects(&job, "Job.Objects").await.remove(0);
+        results.push((vm, rig.client.wait(&job).await.map(drop).map_err(|e| e.0)));
+    }
+    results.sort();
+    let failed = |vm, error: &str| (vm_path(id(vm)), Err(error.to_owned()));
+    let done = |vm| (vm_path(id(vm)), Ok(()));
+    assert_eq!(results, [done(1), done(2), failed(3, "Unsupported"), failed(4, "NotMigratable")]);
+    rig.client.until(&policy_path("p"), "Policy.LastResult", |r: &String| r == "failed").await;
+    assert_eq!(kept(&rig.sim).len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_create_that_fails_or_is_killed_at_any_step_leaves_no_file_that_nobody_owns() {
+    for op in [Op::Prepare, Op::Create] {
+        for lost_answer in [false, true] {
+            let rig = web(|vm| vm).await;
+            let images = rig.images();
+            let gone = Error::new(ErrorKind::Disconnected, "Connection reset by peer");
+            let mishap = if lost_answer { Mishap::Lose(gone) } else { Mishap::Refuse(gone) };
+            rig.sim.inject(Fault::new(op, mishap));
+            create(&rig, "s1", "require").await.unwrap_err();
+            rig.sim.connect();
+            rig.until_running().await;
+            rig.client.until(MANAGER, "Manager.HypervisorConnected", |c: &bool| *c).await;
+            let what = format!("{op:?}, answer lost: {lost_answer}");
+            assert_eq!(rig.store().intents().unwrap(), [], "{what}");
+            if op == Op::Create && lost_answer {
+                assert_eq!(told(&rig, "s1").await, ["full", "memory", "memory", ""]);
+                assert_eq!(kept(&rig.sim).len(), 1, "{what}");
+            } else {
+                assert_eq!(rig.images(), images, "{what}");
+            }
+            create(&rig, "s2", "require").await.unwrap();
+        }
+    }
+    for op in [Op::Space, Op::Prepare, Op::Create] {
+        let mut rig = web(|vm| vm).await;
+        rig.stop().await;
+        rig.hypervisor = Hooked::panics_once(&rig.sim, op);
+        rig.boot().await;
+        rig.until_running().await;
+        let done = create(&rig, "s1", "require").await;
+        rig.stop().await;
+        rig.hypervisor = rig.sim.clone() as Arc<dyn Hypervisor>;
+        rig.boot().await;
+        rig.until_running().await;
+        assert_eq!(rig.store().intents().unwrap(), [], "{op:?}");
+        let owned: Vec<_> =
+            rig.sim.snapshots(id(1)).unwrap().into_iter().filter_map(|s| s.memory_file).collect();
+        assert_eq!(kept(&rig.sim), owned, "{op:?}: {done:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_libvirtd_wrote_of_it_is_removed() {
+    let rig = web(|vm| vm).await;
+    let images = rig.images();
+    let gate = rig.sim.gate(Op::Create);
+    let job = rig.client.ask_create(id(1), "s1", options([("memory", "require".into())])).await.unwrap();
+    held(&gate);
+    let intent = rig.store().intents().unwrap().remove(0);
+    let file = intent.overlays.iter().find(|path| path.ends_with(".memory")).unwrap();
+    rig.sim.disconnect("libvirtd was killed");
+    assert_eq!(rig.client.wait(&job).await.unwrap_err().0, "Disconnected");
+    drop(gate);
+    rig.sim.put_file(file, 1 << 20);
+    rig.sim.connect();
+    rig.client.until(MANAGER, "Manager.HypervisorConnected", |c: &bool| *c).await;
+    rig.until_running().await;
+    assert_eq!(rig.store().intents().unwrap(), []);
+    assert_eq!(rig.images(), images);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_client_says_what_became_of_it() {
+    let rig = web(|vm| VmSpec { migratable: false, ..vm }).await;
+    let address = rig.address();
+    let run = async |args: &[&str]| {
+        virtsnap(&[&["--bus-address", &address, "create", "web", "--memory"], args].concat()).await
+    };
+    let (code, out, err) = run(&["prefer", "--name", "s1"]).await;
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+    assert!(out.contains("asked for memory, got filesystem: the memory was not kept: "), "{out}");
+    let (code, _, err) = run(&["require", "--name", "s2"]).await;
+    assert_ne!(code, Some(0));
+    assert!(
+        err.contains("cannot migrate domain") && err.contains("memory \"prefer\" keeps the disks"),
+        "{err}"
+    );
+}
