@@ -1,10 +1,12 @@
 //! One job's blocking steps, on a thread of its own. What must survive a crash is in the store before the step
 //! that it is about, and out of it after the step's result is certain.
 
+mod adopt;
 mod beside;
 mod create;
 mod delete;
 mod drop;
+mod forget;
 mod memory;
 mod merge;
 mod prune;
@@ -148,7 +150,9 @@ pub fn run(
     let work = Work { tools, settings, job, needed, wire };
     let done = catch_unwind(AssertUnwindSafe(|| match &job.operation {
         Operation::Create(create) => create::run(&work, create).map(Some),
-        Operation::Delete { name, .. } => delete::run(&work, name).map(|()| None),
+        Operation::Delete { name, foreign, .. } => delete::run(&work, name, *foreign).map(|()| None),
+        Operation::Forget(name) => forget::run(&work, name).map(|()| None),
+        Operation::Adopt(adopt) => adopt::run(&work, adopt).map(|()| None),
         Operation::Revert(revert) => revert::run(&work, revert),
         Operation::Prune { all, .. } => prune::run(&work, *all).map(|()| None),
         Operation::Repair => repair::run(&work).map(|()| None),

@@ -48,6 +48,8 @@ pub enum Verb {
     Create(Create),
     /// Delete a snapshot; the VM's disks read as before
     Delete(Delete),
+    /// Take over snapshots that others made: they are deleted and pruned like virtsnap's own
+    Adopt(Adopt),
     /// Put a VM back to a snapshot; another one that is taken first is the way back
     Revert(Revert),
     /// Run a policy now
@@ -156,6 +158,12 @@ pub struct Delete {
     pub vm: String,
     /// The snapshot's name
     pub snapshot: String,
+    /// Delete it though others made it
+    #[arg(long)]
+    pub foreign: bool,
+    /// Its images are gone: take away only what libvirt still has of it
+    #[arg(long, conflicts_with_all = ["foreign", "bandwidth", "until"])]
+    pub metadata_only: bool,
     /// Whether to ask first.
     #[command(flatten)]
     pub consent: Consent,
@@ -165,6 +173,21 @@ pub struct Delete {
     /// How to wait for the job.
     #[command(flatten)]
     pub wait: Wait,
+}
+
+/// `virtsnap adopt`
+#[derive(Debug, Args)]
+pub struct Adopt {
+    /// The VM's name or UUID
+    pub vm: String,
+    /// The snapshots' names [default: all that others made]
+    pub snapshots: Vec<String>,
+    /// They count for this policy, which may prune them; may be repeated [default: they stay until they are deleted]
+    #[arg(long = "policy", value_name = "NAME")]
+    pub policies: Vec<String>,
+    /// Whether to ask first.
+    #[command(flatten)]
+    pub consent: Consent,
 }
 
 /// `virtsnap revert`

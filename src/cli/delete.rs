@@ -24,8 +24,11 @@ pub(super) async fn delete(
     let all = Inventory::fetch(bus).await?;
     let vm = all.vm(&args.vm)?;
     let snapshot = all.snapshot(vm, &args.snapshot)?;
-    let options = pace::options(&args.pace, &console.watch, Options::new())?;
-    let question = question(&vm.name, snapshot, &console.watch);
+    let mut options = pace::options(&args.pace, &console.watch, Options::new())?;
+    for (key, given) in [("foreign", args.foreign), ("metadata-only", args.metadata_only)] {
+        options.extend(given.then(|| (key, given.into())));
+    }
+    let question = question(&vm.name, snapshot, args.metadata_only, &console.watch);
     console.confirm(&question, args.consent.yes)?;
 
     let job = SnapshotProxy::new(bus, &snapshot.path).await?.delete(options).await?;
@@ -51,7 +54,14 @@ pub(super) async fn delete(
     Ok(exit)
 }
 
-fn question(vm: &str, snapshot: &Snapshot, watch: &Watch) -> String {
+fn question(vm: &str, snapshot: &Snapshot, metadata_only: bool, watch: &Watch) -> String {
+    if metadata_only {
+        return format!(
+            "Forget snapshot {} of {}, whose images are gone?",
+            quoted(&snapshot.name),
+            quoted(vm)
+        );
+    }
     let whose = if snapshot.managed { "" } else { ", not made by virtsnap" };
     format!(
         "Delete snapshot {} of {}, taken {}, size {}{whose}?",
@@ -74,7 +84,7 @@ mod tests {
         let snapshot =
             Snapshot { name: "before".into(), created: 3_600_000_000, size: 3 << 30, ..Snapshot::default() };
         assert_eq!(
-            question("db", &snapshot, &watch),
+            question("db", &snapshot, false, &watch),
             "Delete snapshot \"before\" of \"db\", taken 1970-01-01 01:00:00 (1 h ago), size 3 GiB, \
              not made by virtsnap?"
         );

@@ -12,6 +12,7 @@
 //! is a [`Failure`], which [`run`] prints together with the next step. Nothing here prints by itself, asks
 //! for the time or reads the environment, so that all of it can be tested.
 
+mod adopt;
 pub mod args;
 mod check;
 pub mod console;
@@ -74,6 +75,7 @@ async fn dispatch(cli: &Cli, address: Option<&str>, console: &mut Console<'_>) -
         Verb::List(args) => list::list(args, &bus, console).await,
         Verb::Create(args) => create::create(args, &bus, console).await,
         Verb::Delete(args) => delete::delete(args, &bus, console).await,
+        Verb::Adopt(args) => adopt::adopt(args, &bus, console).await,
         Verb::Revert(args) => revert::revert(args, &bus, console).await,
         Verb::Run(args) => run::run(args, &bus, console).await,
         Verb::Plan(args) => prune::plan(args, &bus, console).await,

@@ -63,6 +63,10 @@ pub trait VM {
     /// Deletes what no policy wants to keep; answers with the job.
     #[zbus(allow_interactive_auth)]
     fn prune(&self, options: Options<'_>) -> zbus::Result<OwnedObjectPath>;
+
+    /// Takes over what others made; answers when it is done.
+    #[zbus(allow_interactive_auth)]
+    fn adopt(&self, options: Options<'_>) -> zbus::Result<()>;
 }
 
 /// `org.virtsnap1.Snapshot`

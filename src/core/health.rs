@@ -17,7 +17,7 @@ use super::{
 /// libvirt reads back no metadata that is longer, at its next start: 1 MiB, from 9.0 to 11 at least.
 const READ_BACK: usize = 1 << 20;
 /// What comes near it is told.
-const NEAR: usize = READ_BACK / 8 * 7;
+pub(super) const NEAR: usize = READ_BACK / 8 * 7;
 
 words! {
     /// How a VM's disks and snapshots are.
@@ -181,10 +181,10 @@ fn too_deep(disk: &DiskFacts<'_>, limit: usize) -> Option<Finding> {
     (disk.chain.len() > limit).then(|| Finding::new(Health::Broken, text))
 }
 
-fn lost(snapshot: &SnapshotFacts<'_>) -> Option<Finding> {
+pub(super) fn lost(snapshot: &SnapshotFacts<'_>) -> Option<Finding> {
     let text = format!(
         "Snapshot {} is lost: {} is not there. If it lies somewhere else, put it back; else \
-         `virsh snapshot-delete --metadata` forgets the snapshot.",
+         `virtsnap delete --metadata-only` forgets the snapshot.",
         snapshot.name,
         snapshot.lost.join(", ")
     );
@@ -192,7 +192,7 @@ fn lost(snapshot: &SnapshotFacts<'_>) -> Option<Finding> {
 }
 
 /// Every parent is there, and none is its own ancestor.
-fn lineage(facts: &Facts<'_>) -> Result<(), String> {
+pub(super) fn lineage(facts: &Facts<'_>) -> Result<(), String> {
     let parents: BTreeMap<_, _> = facts.snapshots.iter().map(|s| (s.name, s.parent)).collect();
     for snapshot in &facts.snapshots {
         let (mut at, mut steps) = (snapshot, 0);
@@ -241,7 +241,7 @@ fn fits<'a>(facts: &Facts<'a>, current: &SnapshotFacts<'a>) -> Result<(), Mismat
 }
 
 /// libvirt's "current" must be what the VM runs on: libvirt 11 goes by it when it unlinks images.
-fn current(facts: &Facts<'_>) -> Option<Finding> {
+pub(super) fn current(facts: &Facts<'_>) -> Option<Finding> {
     let external: Vec<_> = facts.snapshots.iter().filter(|s| !s.internal).collect();
     if external.is_empty() {
         return None;
@@ -298,7 +298,7 @@ fn forgotten_revert(facts: &Facts<'_>) -> Option<Finding> {
     Some(Finding { repair, ..Finding::new(Health::Broken, text) })
 }
 
-fn mixed(facts: &Facts<'_>) -> Option<Finding> {
+pub(super) fn mixed(facts: &Facts<'_>) -> Option<Finding> {
     let internal = facts.snapshots.iter().find(|s| s.internal)?;
     let external = facts.snapshots.iter().find(|s| !s.internal)?;
     let text = format!(

@@ -51,6 +51,15 @@ pub struct RevertJob {
     pub safety: Option<CreateJob>,
 }
 
+/// Snapshots that others made, to be taken over.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AdoptJob {
+    /// These.
+    pub snapshots: Vec<SnapshotName>,
+    /// The policies that they count for from then on.
+    pub policies: BTreeSet<PolicyName>,
+}
+
 /// How fast images are merged, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Pace {
@@ -71,7 +80,13 @@ pub enum Operation {
         name: SnapshotName,
         /// At this pace.
         pace: Pace,
+        /// A person said that it goes, though others made it.
+        foreign: bool,
     },
+    /// Take the metadata of a snapshot away whose images are gone.
+    Forget(SnapshotName),
+    /// Take over what others made.
+    Adopt(AdoptJob),
     /// Put the VM back to a snapshot.
     Revert(Box<RevertJob>),
     /// Delete what the VM's policies let go.
@@ -98,6 +113,8 @@ impl Operation {
         match self {
             Self::Create(_) => "create",
             Self::Delete { .. } => "delete",
+            Self::Forget(_) => "forget",
+            Self::Adopt(_) => "adopt",
             Self::Revert(_) => "revert",
             Self::Prune { .. } => "prune",
             Self::Repair => "repair",

@@ -1,6 +1,7 @@
 //! The pure core: no I/O, no async, no clock, no globals. Time and facts come in as arguments, decisions go out
 //! as values. `tests/fences.rs` holds this folder to it.
 
+pub mod adopt;
 pub mod chain;
 pub mod family;
 pub mod fitness;

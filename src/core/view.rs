@@ -108,7 +108,7 @@ pub struct PolicyView {
 pub struct JobView {
     /// Its number.
     pub id: JobId,
-    /// `create`, `delete`, `revert`, `prune` or `finish`.
+    /// `create`, `delete`, `forget`, `adopt`, `revert`, `prune`, `repair` or `finish`.
     pub operation: &'static str,
     /// The VM it works on.
     pub vm: VmId,

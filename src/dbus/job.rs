@@ -11,7 +11,7 @@ use super::{
     publish::usec,
 };
 use crate::core::{
-    job::{JobId, JobState, Outcome},
+    job::{JobId, Outcome},
     machine::Change,
     view::JobView,
 };
@@ -43,28 +43,12 @@ impl Job {
         options: HashMap<String, OwnedVariant>,
     ) -> Result<(String, OwnedObjectPath), BusError> {
         Options::new(options, &[])?;
-        let mut published = self.shared.engine.published.clone();
-        let ended = |p: &crate::engine::Published| {
-            p.view.jobs.get(&self.id).is_none_or(|j| j.state == JobState::Done)
+        let job = self.shared.ended(self.id).await?;
+        let object = match &job.outcome {
+            Some(Outcome::Done(Some(made))) => path::snapshot(job.vm, made),
+            _ => path::none(),
         };
-        let (generation, job) = match published.wait_for(ended).await {
-            Ok(p) => (p.generation, p.view.jobs.get(&self.id).cloned()),
-            Err(_) => return Err(BusError::new("Stopping", "the daemon is stopping")),
-        };
-        let job = job.ok_or_else(|| BusError::new("NoSuchJob", format!("job {} ended long ago", self.id)))?;
-        let mut settled = self.shared.settled.clone();
-        let _ = settled.wait_for(|now| *now >= generation).await;
-        match &job.outcome {
-            Some(Outcome::Done(made)) => {
-                let object = made.as_ref().map_or_else(path::none, |name| path::snapshot(job.vm, name));
-                Ok(("done".to_owned(), object))
-            }
-            Some(Outcome::Failed(failure)) => Err(failure.clone().into()),
-            Some(Outcome::Cancelled) => {
-                Err(BusError::new("Cancelled", format!("job {} was cancelled", self.id)))
-            }
-            None => Err(BusError::new("Failed", "the job ended without a result")),
-        }
+        Ok(("done".to_owned(), object))
     }
 
     async fn cancel(

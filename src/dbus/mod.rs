@@ -39,10 +39,10 @@ pub use self::{
 use self::{error::BusError, publish::Publisher};
 use crate::{
     core::{
-        job::{JobId, Pace},
+        job::{JobId, JobState, Outcome, Pace},
         machine::{Change, Query, Reply},
         model::UnknownWord,
-        view::View,
+        view::{JobView, View},
     },
     engine::{Ask, Handle},
 };
@@ -105,7 +105,27 @@ impl Shared {
         }
     }
 
-    fn job(&self, id: JobId) -> Option<Arc<crate::core::view::JobView>> {
+    /// Waits until a job has ended, and until that can be seen on the bus; its view. An error says why it failed.
+    async fn ended(&self, id: JobId) -> Result<Arc<JobView>, BusError> {
+        let mut published = self.engine.published.clone();
+        let ended =
+            |p: &crate::engine::Published| p.view.jobs.get(&id).is_none_or(|j| j.state == JobState::Done);
+        let (generation, job) = match published.wait_for(ended).await {
+            Ok(p) => (p.generation, p.view.jobs.get(&id).cloned()),
+            Err(_) => return Err(BusError::new("Stopping", "the daemon is stopping")),
+        };
+        let job = job.ok_or_else(|| BusError::new("NoSuchJob", format!("job {id} ended long ago")))?;
+        let mut settled = self.settled.clone();
+        let _ = settled.wait_for(|now| *now >= generation).await;
+        match &job.outcome {
+            Some(Outcome::Done(_)) => Ok(job),
+            Some(Outcome::Failed(failure)) => Err(failure.clone().into()),
+            Some(Outcome::Cancelled) => Err(BusError::new("Cancelled", format!("job {id} was cancelled"))),
+            None => Err(BusError::new("Failed", "the job ended without a result")),
+        }
+    }
+
+    fn job(&self, id: JobId) -> Option<Arc<JobView>> {
         self.lens.view().jobs.get(&id).cloned()
     }
 }

@@ -47,9 +47,18 @@ impl Snapshot {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<OwnedObjectPath, BusError> {
-        let pace = Options::new(options, &["bandwidth", "until"])?.pace()?;
+        let mut options = Options::new(options, &["bandwidth", "until", "foreign", "metadata-only"])?;
+        let foreign = options.take::<bool>("foreign", "a boolean")?.unwrap_or(false);
+        let metadata_only = options.take::<bool>("metadata-only", "a boolean")?.unwrap_or(false);
+        let pace = options.pace()?;
         let permit = auth::authorise(connection, &header, "delete snapshots").await?;
-        self.shared.start(Change::Delete { vm: self.vm, name: self.name.clone(), pace }, permit).await
+        let (vm, name) = (self.vm, self.name.clone());
+        let change = if metadata_only {
+            Change::Forget { vm, name }
+        } else {
+            Change::Delete { vm, name, pace, foreign }
+        };
+        self.shared.start(change, permit).await
     }
 
     #[zbus(out_args("job"))]

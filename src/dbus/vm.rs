@@ -7,6 +7,7 @@ use zbus::{Connection, OwnedObjectPath, OwnedVariant, Str, fdo, interface, messa
 use super::{Options, Shared, auth, error::BusError, path, publish::usec};
 use crate::core::{
     health,
+    job::AdoptJob,
     machine::{Change, Query, Reply},
     model::{SnapshotName, VmId},
     policy::Memory,
@@ -110,6 +111,26 @@ impl Vm {
         let pace = options.pace()?;
         let permit = auth::authorise(connection, &header, "prune snapshots").await?;
         self.shared.start(Change::Prune { vm: self.id, all, pace }, permit).await
+    }
+
+    async fn adopt(
+        &self,
+        options: HashMap<String, OwnedVariant>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<(), BusError> {
+        let mut options = Options::new(options, &["snapshots", "policies"])?;
+        let mut names =
+            |key| options.take::<Vec<String>>(key, "an array of strings").map(Option::unwrap_or_default);
+        let snapshots = names("snapshots")?.into_iter().map(SnapshotName::existing).collect();
+        let policies = names("policies")?.iter().map(|p| p.parse()).collect::<Result<_, _>>();
+        let policies = policies.map_err(|e| BusError::invalid(format!("option \"policies\": {e}")))?;
+        let permit = auth::authorise(connection, &header, "adopt what others made").await?;
+        let change = Change::Adopt { vm: self.id, adopt: AdoptJob { snapshots, policies } };
+        match self.shared.change(change, permit).await? {
+            Reply::Job(id) => self.shared.ended(id).await.map(drop),
+            _ => Err(BusError::new("Failed", "the engine gave no job")),
+        }
     }
 
     #[zbus(property)]

@@ -1,7 +1,12 @@
-//! Deleting snapshots of ours: external ones are merged away, a run of them at once; an internal one libvirt deletes
-//! inside its image.
+//! Deleting snapshots: external ones are merged away, a run of them at once; an internal one libvirt deletes inside its
+//! image.
+//!
+//! Only ours are, or one that a person named though others made it. That one is taken over first: what is written down
+//! of a deletion goes by our own identity of a snapshot, and whatever cuts it short, its rest is ours to end.
 
-use super::{Stop, Work, beside, drop, merge};
+use super::{Stop, Work, adopt, beside, drop, merge};
+use std::collections::BTreeSet;
+
 use crate::{
     core::{
         job::Failure,
@@ -13,13 +18,24 @@ use crate::{
 };
 
 /// Deletes one.
-pub(super) fn run(work: &Work<'_>, name: &SnapshotName) -> Result<(), Stop> {
+pub(super) fn run(work: &Work<'_>, name: &SnapshotName, foreign: bool) -> Result<(), Stop> {
     let vm = work.tools.hypervisor.vm(work.job.vm)?;
     work.phase("looking", None, Some(name));
     if merge::finish(work, &vm)?.contains(name) {
         return Ok(());
     }
-    all(work, std::slice::from_ref(name), (0.0, 1.0))
+    let records = work.tools.hypervisor.snapshots(vm.id)?;
+    let theirs = records.iter().find(|r| r.name == *name && marker::split(&r.description, vm.id).1.is_none());
+    let Some(record) = theirs.filter(|_| foreign) else {
+        return all(work, std::slice::from_ref(name), (0.0, 1.0));
+    };
+    let marker = adopt::mark(work, &vm, record, &BTreeSet::new())?;
+    let deleted = all(work, std::slice::from_ref(name), (0.0, 1.0));
+    // What was refused stays theirs.
+    if deleted.is_err() && !work.tools.store.half_deleted(vm.id)?.has(name, Some(marker.id)) {
+        adopt::describe(work, &vm, name, &record.description)?;
+    }
+    deleted
 }
 
 /// Deletes these, which follow each other, the oldest first. `share`: from where to where this is in the job's progress.

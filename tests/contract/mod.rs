@@ -1,5 +1,6 @@
 //! What a driver must offer to be held to the contract, and what all contracts use.
 
+pub(crate) mod adopt;
 pub(crate) mod agent;
 pub(crate) mod create;
 mod daemon;
@@ -302,6 +303,13 @@ macro_rules! contracts {
                 a_revert_that_cannot_be_safe_is_refused_and_touches_nothing [];
                 a_revert_whose_start_fails_leaves_the_vm_as_it_was [];
                 a_tree_of_reverts_and_deletions_keeps_all_data [];
+            }
+            adopt [Images] {
+                a_snapshot_of_others_is_taken_over_and_nothing_else_changes [Foreign];
+                what_others_made_is_deleted_when_it_is_ours_or_asked_for [Foreign];
+                what_cannot_be_taken_over_is_refused_with_all_that_is_asked_with_it [Foreign, Mismatch];
+                metadata_without_images_is_forgotten_on_request_alone [Foreign, Mismatch];
+                what_others_need_is_not_forgotten [Foreign];
             }
             agent [] {
                 what_is_frozen_is_counted_reported_and_thawed [Agent];

@@ -83,9 +83,10 @@ async fn only_the_superuser_may_change_anything() {
     let waiting = rig.client.ask_create(id(1), "s3", none()).await.unwrap();
     let jobs = rig.client.managed().await.keys().filter(|p| p.contains("/job/")).count();
 
-    let calls: [(&str, &str, &[&str]); 6] = [
+    let calls: [(&str, &str, &[&str]); 7] = [
         (&vm, "VM", &["CreateSnapshot", "sa{sv}", "x", "0"]),
         (&vm, "VM", &["Prune", "a{sv}", "0"]),
+        (&vm, "VM", &["Adopt", "a{sv}", "0"]),
         (&snapshot, "Snapshot", &["Delete", "a{sv}", "0"]),
         (&policy, "Policy", &["Run", "a{sv}", "0"]),
         (MANAGER, "Manager", &["Reload", "a{sv}", "0"]),

@@ -274,7 +274,8 @@ fn a_merge_that_goes_on_without_its_daemon_is_awaited_by_the_next_one() {
 fn the_newest_one_is_merged_into_the_one_before_it_and_finished_when_it_was_cut_short() {
     let world = World::new(VmState::Running, "keep-last = 5");
     let (looks, sim) = (AtomicUsize::new(0), Arc::clone(&world.sim));
-    let newest = Operation::Delete { name: SnapshotName::existing("s4"), pace: Pace::default() };
+    let newest =
+        Operation::Delete { name: SnapshotName::existing("s4"), pace: Pace::default(), foreign: false };
     let outcome = world.does(world.sim.clone(), newest.clone(), move |p| {
         if p.phase.starts_with("merging") && looks.fetch_add(1, Ordering::SeqCst) == 5 {
             sim.disconnect("libvirtd was killed, as arranged");

@@ -1,6 +1,7 @@
 //! What they have in common is in `rig` (bus, host, daemon), `client`, and `hooked` (a hypervisor that can be bent).
 
 mod access;
+mod adopt;
 mod beside;
 mod branches;
 mod callers;

@@ -72,7 +72,8 @@ impl Jobs {
         let id = self.last_id;
         let snapshot = match &operation {
             Operation::Create(c) => c.name.clone(),
-            Operation::Delete { name, .. } => Some(name.clone()),
+            Operation::Delete { name, .. } | Operation::Forget(name) => Some(name.clone()),
+            Operation::Adopt(adopt) => adopt.snapshots.first().cloned(),
             Operation::Revert(revert) => Some(revert.name.clone()),
             Operation::Prune { .. } | Operation::Repair | Operation::Finish => None,
         };

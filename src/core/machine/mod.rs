@@ -19,6 +19,7 @@
 //! A policy that fires owes a run to each of its VMs, and that is stored with the time that fired: whatever becomes of
 //! the daemon, each run is paid once, by a job that ended.
 
+mod adopt;
 mod debts;
 mod jobs;
 mod memory;

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 
 use super::{Effect, Machine};
 use crate::core::{
-    inventory::{self, VmRecord},
-    job::{Asker, CreateJob, Failure, JobId, JobState, Operation, Pace, RevertJob},
+    inventory::{self, SnapshotRecord, VmRecord},
+    job::{AdoptJob, Asker, CreateJob, Failure, JobId, JobState, Operation, Pace, RevertJob},
     model::{Origin, PolicyName, SnapshotName, SnapshotState, VmId},
     policy::{How, Memory, Quiesce},
     prune::{Circumstances, Sentence, decide},
@@ -69,6 +69,22 @@ pub enum Change {
         name: SnapshotName,
         /// At this pace.
         pace: Pace,
+        /// Also one that others made.
+        foreign: bool,
+    },
+    /// The end of a snapshot's metadata, where its images are gone.
+    Forget {
+        /// Of this VM.
+        vm: VmId,
+        /// This one.
+        name: SnapshotName,
+    },
+    /// What others made is ours from then on.
+    Adopt {
+        /// On this VM.
+        vm: VmId,
+        /// What, and for whom.
+        adopt: AdoptJob,
     },
     /// A VM put back to a snapshot.
     Revert {
@@ -187,36 +203,34 @@ impl Machine {
                 };
                 Ok(self.queue(vm, Operation::Create(create), uid, now))
             }
-            Change::Delete { vm, name, pace } => {
-                let record = self.known(vm)?;
-                let found = record.snapshots.get(&name).ok_or_else(|| {
-                    Refusal::new("NoSuchSnapshot", format!("VM {} has no snapshot {name}", record.name))
-                })?;
-                if !found.snapshot.managed {
+            Change::Delete { vm, name, pace, foreign } => {
+                let found = self.snapshot(vm, &name)?;
+                if !found.snapshot.managed && !foreign {
                     return Err(Refusal::new(
                         "NotManaged",
                         format!(
-                            "snapshot {name} of VM {} was not made by virtsnap, which never deletes such ones; \
-                             `virsh snapshot-delete` does",
-                            record.name
+                            "snapshot {name} of VM {} was not made by virtsnap, which deletes such ones only on explicit \
+                             request (`virtsnap delete --foreign`, the option \"foreign\")",
+                            self.known(vm)?.name
                         ),
                     ));
                 }
                 in_time(pace, now)?;
-                Ok(self.queue(vm, Operation::Delete { name, pace }, uid, now))
+                Ok(self.queue(vm, Operation::Delete { name, pace, foreign }, uid, now))
             }
+            Change::Forget { vm, name } => {
+                self.snapshot(vm, &name)?;
+                Ok(self.queue(vm, Operation::Forget(name), uid, now))
+            }
+            Change::Adopt { vm, adopt } => self.adopt(vm, adopt, uid, now),
             Change::Revert { vm, name, then, definition, safety } => {
-                let record = self.known(vm)?;
-                let found = record.snapshots.get(&name).ok_or_else(|| {
-                    Refusal::new("NoSuchSnapshot", format!("VM {} has no snapshot {name}", record.name))
-                })?;
-                if found.snapshot.state == SnapshotState::Failed {
+                if self.snapshot(vm, &name)?.snapshot.state == SnapshotState::Failed {
                     return Err(Refusal::new(
                         "Unsupported",
                         format!(
                             "the data of snapshot {name} of VM {} cannot be trusted: its deletion was begun and did not \
                              end. Nothing was touched; a prune ends it, and another snapshot is the way back",
-                            record.name
+                            self.known(vm)?.name
                         ),
                     ));
                 }
@@ -234,11 +248,19 @@ impl Machine {
         }
     }
 
-    fn known(&self, vm: VmId) -> Result<&VmRecord, Refusal> {
+    /// A VM's snapshot, if there is one of that name.
+    pub(super) fn snapshot(&self, vm: VmId, name: &SnapshotName) -> Result<&SnapshotRecord, Refusal> {
+        let record = self.known(vm)?;
+        record.snapshots.get(name).ok_or_else(|| {
+            Refusal::new("NoSuchSnapshot", format!("VM {} has no snapshot {name}", record.name))
+        })
+    }
+
+    pub(super) fn known(&self, vm: VmId) -> Result<&VmRecord, Refusal> {
         self.vms.get(&vm).map(AsRef::as_ref).ok_or_else(|| no_such_vm(vm))
     }
 
-    fn queue(&mut self, vm: VmId, operation: Operation, uid: u32, now: Timestamp) -> Reply {
+    pub(super) fn queue(&mut self, vm: VmId, operation: Operation, uid: u32, now: Timestamp) -> Reply {
         let same = self.jobs.same_queued(vm, &operation);
         let asker = Asker { origin: Origin::Manual, uid };
         Reply::Job(same.unwrap_or_else(|| self.jobs.add(vm, operation, asker, now)))

@@ -308,11 +308,17 @@ fn requests_are_checked_before_anything_is_queued() {
     let name = |n: &str| SnapshotName::existing(n);
     let refused = |b: &mut Bench, change| b.ask(change).unwrap_err().name;
     assert_eq!(
-        refused(&mut b, Change::Delete { vm: vm(1), name: name("theirs"), pace: Pace::default() }),
+        refused(
+            &mut b,
+            Change::Delete { vm: vm(1), name: name("theirs"), pace: Pace::default(), foreign: false }
+        ),
         "NotManaged"
     );
     assert_eq!(
-        refused(&mut b, Change::Delete { vm: vm(1), name: name("none"), pace: Pace::default() }),
+        refused(
+            &mut b,
+            Change::Delete { vm: vm(1), name: name("none"), pace: Pace::default(), foreign: false }
+        ),
         "NoSuchSnapshot"
     );
     let create = |n: &str| Change::Create {
@@ -331,7 +337,7 @@ fn requests_are_checked_before_anything_is_queued() {
     assert_eq!(b.ask(create("new")), Ok(Reply::Job(1)));
     assert_eq!(refused(&mut b, Change::Cancel(1)), "NotCancelable");
     // Asked twice while it waits, it is one job.
-    let delete = || Change::Delete { vm: vm(1), name: name("ours"), pace: Pace::default() };
+    let delete = || Change::Delete { vm: vm(1), name: name("ours"), pace: Pace::default(), foreign: false };
     assert_eq!((b.ask(delete()), b.ask(delete())), (Ok(Reply::Job(2)), Ok(Reply::Job(2))));
     assert_eq!(b.ask(Change::Cancel(2)), Ok(Reply::Done));
     assert_eq!(b.ask(Change::Run { policy, vm: Some(vm(1)) }), Ok(Reply::Jobs(vec![3])));

@@ -107,8 +107,9 @@ impl Sim {
             s.check_foreign(vm, &name)?;
             let on = s.writable(vm)?;
             let disks = s.make_overlays(&on, name.as_str())?;
-            s.switch(vm, &disks)?;
-            s.add(vm, &name, (Storage::External, Content::Disk), disks)
+            // The definition that it keeps is the one from before.
+            s.add(vm, &name, (Storage::External, Content::Disk), disks.clone())?;
+            s.switch(vm, &disks)
         })
     }
 

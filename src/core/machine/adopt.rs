@@ -1,0 +1,42 @@
+//! What others made, taken over by command.
+
+use jiff::Timestamp;
+
+use super::{Machine, Refusal, Reply};
+use crate::core::{
+    job::{AdoptJob, Operation},
+    model::VmId,
+};
+
+impl Machine {
+    /// Queues it, if all of it is there.
+    pub(super) fn adopt(
+        &mut self,
+        vm: VmId,
+        adopt: AdoptJob,
+        uid: u32,
+        now: Timestamp,
+    ) -> Result<Reply, Refusal> {
+        if adopt.snapshots.is_empty() {
+            return Err(Refusal::new("InvalidArgument", "nothing is named that is to be taken over"));
+        }
+        for name in &adopt.snapshots {
+            self.snapshot(vm, name)?;
+        }
+        let record = self.known(vm)?;
+        let selected: Vec<_> = self.plan_of(record).policies.iter().map(|p| p.name.clone()).collect();
+        if let Some(policy) = adopt.policies.iter().find(|p| !selected.contains(p)) {
+            return Err(match self.settings.policies.get(policy) {
+                None => Refusal::new(
+                    "NoSuchPolicy",
+                    format!("there is no policy {policy}; `virtsnap status` lists them"),
+                ),
+                Some(found) => Refusal::new(
+                    "InvalidArgument",
+                    format!("policy {policy} is not for VM {} (its `vms` at {})", record.name, found.source),
+                ),
+            });
+        }
+        Ok(self.queue(vm, Operation::Adopt(adopt), uid, now))
+    }
+}

@@ -1,0 +1,101 @@
+//! Taking over snapshots that others made: our marker is put at the end of their description, and nothing else changes.
+//!
+//! | step | if it fails, or the daemon dies after it |
+//! |---|---|
+//! | looked: each of them can be merged and reverted to | nothing was touched |
+//! | the metadata as it was is kept | it is dropped by the next change of it |
+//! | the description is written | the snapshot is ours: asked for again, it is passed over |
+
+use std::collections::BTreeSet;
+
+use uuid::Uuid;
+
+use super::{Stop, Work};
+use crate::{
+    core::{
+        adopt::why_not,
+        job::{AdoptJob, Failure},
+        marker::{self, Marker},
+        model::{Origin, PolicyName, SnapshotName},
+    },
+    hypervisor::{self, Redefine, SnapshotRecord, Vm},
+    reader,
+};
+
+pub(super) fn run(work: &Work<'_>, adopt: &AdoptJob) -> Result<(), Stop> {
+    work.phase("looking", None, None);
+    let hypervisor = &work.tools.hypervisor;
+    let vm = hypervisor.vm(work.job.vm)?;
+    let records = hypervisor.snapshots(vm.id)?;
+    let unfinished = work.tools.store.unfinished(vm.id)?;
+    let facts = hypervisor::facts(&vm, &records, hypervisor.features()?, unfinished);
+    let spoiled = reader::spoiled(&records);
+    let now = work.tools.clock.now();
+    let refuse = |kind, name: &SnapshotName, why: &str| {
+        let text = format!("snapshot {name} of VM {} was not taken over. {why} Nothing was touched", vm.name);
+        Err(Stop::Failed(Failure::new(kind, text)))
+    };
+    // All or none: the first is touched when the last was looked at.
+    let mut theirs = Vec::new();
+    for name in &adopt.snapshots {
+        let Some(record) = records.iter().find(|r| r.name == *name) else {
+            return refuse("NoSuchSnapshot", name, "It is not there any more.");
+        };
+        if marker::split(&record.description, vm.id).1.is_some() {
+            continue;
+        }
+        if let Some(why) = why_not(&facts, &spoiled, name) {
+            return refuse("Unsupported", name, &why);
+        }
+        if record.created > now {
+            let why = format!(
+                "It says that it was taken on {}, which is yet to come: with one of its own from the future nothing \
+                 would be pruned.",
+                record.created
+            );
+            return refuse("Unsupported", name, &why);
+        }
+        theirs.push(record);
+    }
+    for record in theirs {
+        work.safe_point()?;
+        work.phase("writing metadata", None, Some(&record.name));
+        mark(work, &vm, record, &adopt.policies)?;
+        tracing::info!(
+            VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %record.name,
+            VIRTSNAP_JOB = work.job.id, "snapshot {} of VM {} taken over", record.name, vm.name
+        );
+    }
+    Ok(())
+}
+
+/// Makes this one ours.
+pub(super) fn mark(
+    work: &Work<'_>,
+    vm: &Vm,
+    record: &SnapshotRecord,
+    policies: &BTreeSet<PolicyName>,
+) -> Result<Marker, Stop> {
+    let marker = Marker {
+        vm: vm.id,
+        id: Uuid::new_v4(),
+        created: record.created,
+        origin: Origin::Foreign,
+        policies: policies.clone(),
+        nvram: false,
+    };
+    describe(work, vm, &record.name, &marker::compose(&record.description, &marker))?;
+    Ok(marker)
+}
+
+/// Gives it this description.
+pub(super) fn describe(work: &Work<'_>, vm: &Vm, name: &SnapshotName, description: &str) -> Result<(), Stop> {
+    let (hypervisor, store) = (&work.tools.hypervisor, &work.tools.store);
+    // libvirt may drop what it cannot write.
+    let copy = hypervisor.copy(vm.id, name)?;
+    store.keep_copy(vm.id, name, copy.as_str(), work.tools.clock.now())?;
+    let change = Redefine { description: Some(description.to_owned()), ..Redefine::new(name.clone()) };
+    hypervisor.redefine(vm.id, &change)?;
+    store.drop_copy(vm.id, name)?;
+    Ok(())
+}

@@ -1,0 +1,70 @@
+//! Taking away the metadata of a snapshot whose images are gone, so that nobody counts on it any more.
+//!
+//! No image is touched: where some of its disks' images are still there, they are nobody's from then on.
+
+use super::{Stop, Work};
+use crate::{
+    core::{
+        job::Failure,
+        marker,
+        model::{SnapshotName, Storage},
+    },
+    hypervisor::{SnapshotRecord, Vm},
+};
+
+pub(super) fn run(work: &Work<'_>, name: &SnapshotName) -> Result<(), Stop> {
+    work.phase("looking", None, Some(name));
+    let (hypervisor, store) = (&work.tools.hypervisor, &work.tools.store);
+    let vm = hypervisor.vm(work.job.vm)?;
+    let records = hypervisor.snapshots(vm.id)?;
+    let fail = |kind, why: String| {
+        let text =
+            format!("the metadata of snapshot {name} of VM {} stays: {why}. Nothing was touched", vm.name);
+        Err(Stop::Failed(Failure::new(kind, text)))
+    };
+    let Some(record) = records.iter().find(|r| r.name == *name) else {
+        return fail("NoSuchSnapshot", "there is no such snapshot (any more)".to_owned());
+    };
+    if record.lost.is_empty() {
+        let held = match record.storage {
+            Storage::External => "its images are there",
+            Storage::Internal => "what it holds is inside the VM's images",
+        };
+        return fail("Unsupported", format!("{held}. `virtsnap delete` takes it away with them"));
+    }
+    if let Some(who) = builds_on(&vm, &records, record) {
+        return fail("Busy", format!("{who}; put the image back instead"));
+    }
+    work.safe_point()?;
+    let id = marker::split(&record.description, vm.id).1.map(|m| m.id);
+    let copy = hypervisor.copy(vm.id, name)?;
+    store.keep_copy(vm.id, name, copy.as_str(), work.tools.clock.now())?;
+    work.phase("removing metadata", None, Some(name));
+    hypervisor.forget(vm.id, name)?;
+    store.drop_copy(vm.id, name)?;
+    if let Some(id) = id {
+        store.gone(id)?;
+    }
+    tracing::warn!(
+        VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %name, VIRTSNAP_JOB = work.job.id,
+        "snapshot {name} of VM {} is forgotten: {} is not there", vm.name, record.lost.join(", ")
+    );
+    Ok(())
+}
+
+/// Who else names one of the images that are not there: without them it is lost too, and with them all of it was.
+fn builds_on(vm: &Vm, records: &[SnapshotRecord], lost: &SnapshotRecord) -> Option<String> {
+    let is_lost = |path: &String| lost.lost.contains(path);
+    let disk = vm.disks.iter().find(|d| {
+        d.chain.iter().any(|layer| is_lost(&layer.path)) || d.configured.as_ref().is_some_and(is_lost)
+    });
+    if let Some(disk) = disk {
+        return Some(format!("disk {} of the VM lies on it", disk.target));
+    }
+    let names = |r: &&SnapshotRecord| {
+        r.name != lost.name
+            && (r.disks.iter().any(|d| is_lost(&d.state_image))
+                || r.sources.iter().chain(&r.revert_disks).any(|(_, path)| is_lost(path)))
+    };
+    records.iter().find(names).map(|other| format!("snapshot {} names the same image", other.name))
+}
