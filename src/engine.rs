@@ -5,6 +5,7 @@
 //! systemd's watchdog itself, so that an engine that is stuck is one that gets restarted.
 
 mod handle;
+mod looking;
 mod reading;
 mod recovery;
 mod reload;
@@ -102,6 +103,10 @@ pub struct Engine {
     reloads: Reloads,
     cancels: BTreeMap<JobId, Arc<AtomicBool>>,
     status: String,
+    /// Files that nobody has are to be looked for.
+    look_due: bool,
+    /// That is being done.
+    looking: Arc<AtomicBool>,
     /// Counts connections and their ends.
     connection: u64,
     stopped: bool,
@@ -157,6 +162,8 @@ impl Engine {
             reloads: Reloads::default(),
             cancels: BTreeMap::new(),
             status: String::new(),
+            look_due: false,
+            looking: Arc::default(),
             connection: 0,
             stopped: false,
             send: send.clone(),
@@ -175,6 +182,7 @@ impl Engine {
         // each of the watchdog's, and all anew from time to time.
         let tick = systemd::watchdog_interval().unwrap_or(TICK);
         let per_listing = (LISTING.as_secs() / tick.as_secs().max(1)).max(1);
+        let per_look = (looking::PAUSE.as_secs() / tick.as_secs().max(1)).max(1);
         let mut watchdog = tokio::time::interval(tick);
         watchdog.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.handle(Event::Timer);
@@ -184,6 +192,7 @@ impl Engine {
                 _ = watchdog.tick() => {
                     systemd::ping();
                     if self.machine.view().manager.hypervisor_connected {
+                        self.look_due |= ticks.is_multiple_of(per_look);
                         if ticks.is_multiple_of(per_listing) {
                             self.reader.list();
                         }
@@ -274,6 +283,7 @@ impl Engine {
     }
 
     fn handle(&mut self, event: Event) {
+        self.look_due |= matches!(event, Event::Connected { .. });
         if matches!(event, Event::Connected { .. } | Event::VmGone(_)) {
             self.tidy();
         }
@@ -307,6 +317,7 @@ impl Engine {
                 Effect::Stopped => self.stopped = true,
             }
         }
+        self.look_if_due();
         self.publish_view();
         let generation = self.publish.borrow().generation;
         for (id, answer) in replies {

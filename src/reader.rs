@@ -10,6 +10,7 @@ use crate::{
         inventory::{Quality, SnapshotRecord, VmRecord},
         marker,
         model::{Content, Origin, Snapshot, SnapshotName, SnapshotState, Storage, VmId},
+        stray,
     },
     hypervisor::{self, Agent, Hypervisor, Vm},
     store::{HalfDeleted, Store, StoreError},
@@ -31,9 +32,12 @@ pub fn read(hypervisor: &dyn Hypervisor, store: &Store, id: VmId) -> Result<VmRe
     let vm = hypervisor.vm(id)?;
     let snapshots = hypervisor.snapshots(id)?;
     let unfinished = store.unfinished(id)?;
-    let findings = health::examine(&hypervisor::facts(&vm, &snapshots, hypervisor.features()?, unfinished));
+    let mut findings =
+        health::examine(&hypervisor::facts(&vm, &snapshots, hypervisor.features()?, unfinished));
+    let strays = store.strays(id)?;
+    findings.extend(stray::finding(&strays));
     let known = Known { qualities: store.qualities(id)?, half_deleted: store.half_deleted(id)? };
-    Ok(VmRecord { findings, ..join(vm, snapshots, &known) })
+    Ok(VmRecord { findings, strays, ..join(vm, snapshots, &known) })
 }
 
 /// What the store knows of a VM's snapshots.
@@ -54,6 +58,7 @@ fn join(vm: Vm, snapshots: Vec<hypervisor::SnapshotRecord>, known: &Known) -> Vm
         chain_depth: u32::try_from(depth).unwrap_or(u32::MAX),
         images,
         findings: Vec::new(),
+        strays: Vec::new(),
         snapshots: {
             let (spoiled, live) = (spoiled(&snapshots), live(&snapshots));
             let of = |mut s: hypervisor::SnapshotRecord| {

@@ -7,6 +7,7 @@
 mod begun;
 mod kept;
 mod runs;
+mod strays;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +19,10 @@ use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use uuid::Uuid;
 
-pub use self::begun::{Begun, HalfDeleted, Intent};
+pub use self::{
+    begun::{Begun, HalfDeleted, Intent},
+    strays::{Found, News},
+};
 use crate::core::{inventory::Quality, model::VmId};
 
 /// Why the store did not do it.
@@ -76,6 +80,10 @@ const MIGRATIONS: &[&str] = &["
         path TEXT PRIMARY KEY, vm TEXT NOT NULL, since_usec INTEGER NOT NULL, why TEXT NOT NULL) STRICT;
 ", "
     ALTER TABLE quality ADD COLUMN memory INTEGER NOT NULL DEFAULT 0;
+", "
+    CREATE TABLE stray (
+        path TEXT PRIMARY KEY, vm TEXT NOT NULL, bytes INTEGER NOT NULL, stamp TEXT NOT NULL) STRICT;
+    CREATE INDEX stray_vm ON stray (vm);
 "];
 
 /// The database.

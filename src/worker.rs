@@ -12,6 +12,7 @@ mod merge;
 mod prune;
 mod repair;
 mod revert;
+mod sweep;
 
 use std::{
     collections::BTreeMap,
@@ -157,6 +158,7 @@ pub fn run(
         Operation::Prune { all, .. } => prune::run(&work, *all).map(|()| None),
         Operation::Repair => repair::run(&work).map(|()| None),
         Operation::Finish => merge::finish_all(&work).map(|()| None),
+        Operation::Sweep => sweep::run(&work).map(|()| None),
     }));
     match done {
         Ok(Ok(snapshot)) => Outcome::Done(snapshot),

@@ -1,4 +1,4 @@
-//! `virtsnap adopt`: takes over snapshots that others made.
+//! `virtsnap adopt`: takes over snapshots that others made, and files that belong to nobody.
 
 use serde::Serialize;
 use zbus::Connection;
@@ -9,7 +9,7 @@ use super::{
     exit::{Exit, Failure},
     inventory::Inventory,
     proxy::{Options, VMProxy},
-    render::{count, quoted, safe},
+    render::{count, quoted, safe, size},
 };
 
 #[derive(Serialize)]
@@ -18,12 +18,53 @@ struct Adopted<'a> {
     snapshots: Vec<&'a str>,
 }
 
+#[derive(Serialize)]
+struct Quarantined<'a> {
+    vm: &'a str,
+    orphans: Vec<&'a str>,
+}
+
+/// Looks anew, asks, and puts in quarantine what was shown: no more than that.
+async fn quarantine(args: &Adopt, bus: &Connection, console: &mut Console<'_>) -> Result<Exit, Failure> {
+    let before = Inventory::fetch(bus).await?;
+    let object = VMProxy::new(bus, &before.vm(&args.vm)?.path).await?;
+    object.adopt(Options::new()).await?;
+    let all = Inventory::fetch(bus).await?;
+    let vm = all.vm(&args.vm)?;
+    let free: Vec<_> = vm.orphans.iter().filter(|(_, _, goes)| *goes == 0).collect();
+    let paths: Vec<String> = free.iter().map(|(path, ..)| path.clone()).collect();
+    if !free.is_empty() {
+        let each = free.iter().map(|(path, bytes, _)| format!("  {} ({})\n", safe(path), size(*bytes)));
+        let question = format!(
+            "These belong to nobody, and are removed if that is so for seven days:\n{}Put {} in quarantine?",
+            each.collect::<String>(),
+            count(free.len(), "file"),
+        );
+        console.confirm(&question, args.consent.yes)?;
+        object.adopt(Options::from([("orphans", paths.clone().into())])).await?;
+    }
+    if console.json {
+        let orphans = paths.iter().map(String::as_str).collect();
+        console.answer(&Quarantined { vm: &vm.name, orphans })?;
+    } else if paths.is_empty() {
+        console.line(&format!("{}: no file outside of quarantine belongs to nobody", safe(&vm.name)))?;
+    } else {
+        for path in paths {
+            console.line(&format!("{}: {} is in quarantine", safe(&vm.name), safe(&path)))?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
 /// Takes them over, after a look at which if none is named.
 pub(super) async fn adopt(
     args: &Adopt,
     bus: &Connection,
     console: &mut Console<'_>,
 ) -> Result<Exit, Failure> {
+    if args.orphans {
+        return quarantine(args, bus, console).await;
+    }
     let all = Inventory::fetch(bus).await?;
     let vm = all.vm(&args.vm)?;
     let mut names = Vec::new();

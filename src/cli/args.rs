@@ -185,6 +185,9 @@ pub struct Adopt {
     /// They count for this policy, which may prune them; may be repeated [default: they stay until they are deleted]
     #[arg(long = "policy", value_name = "NAME")]
     pub policies: Vec<String>,
+    /// Put the files on its images that belong to nobody in quarantine: if that is so for a week, they are removed
+    #[arg(long, conflicts_with_all = ["snapshots", "policies"])]
+    pub orphans: bool,
     /// Whether to ask first.
     #[command(flatten)]
     pub consent: Consent,

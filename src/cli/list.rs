@@ -87,7 +87,7 @@ fn list_snapshots(
     }
     if snapshots.is_empty() {
         console.remark(&format!("VM {} has no snapshot", quoted(&vm.name)));
-        return Ok(());
+        return orphans(vm, console);
     }
     let columns = [
         Column::Left(""),
@@ -115,6 +115,19 @@ fn list_snapshots(
     console.line(&summary)?;
     for line in snapshots.iter().filter_map(|s| shortfall(s)) {
         console.line(&line)?;
+    }
+    orphans(vm, console)
+}
+
+/// Files that belong to nobody, a line for each.
+fn orphans(vm: &Vm, console: &mut Console<'_>) -> Result<(), Failure> {
+    for (path, bytes, goes) in &vm.orphans {
+        let what = if *goes == 0 {
+            format!("`virtsnap adopt {} --orphans` puts it in quarantine", safe(&vm.name))
+        } else {
+            format!("in quarantine, removed {}", console.watch.local(*goes))
+        };
+        console.line(&format!("{} ({}) belongs to nobody: {what}", safe(path), size(*bytes)))?;
     }
     Ok(())
 }

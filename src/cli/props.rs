@@ -75,6 +75,8 @@ properties! {
         health: String = "Health",
         /// What is wrong, a line for each.
         health_reason: String = "HealthReason",
+        /// Files on its images that belong to nobody: path, bytes, when each is removed (in µs).
+        orphans: Vec<(String, u64, u64)> = "Orphans",
         /// Layers under its deepest disk.
         chain_depth: u32 = "ChainDepth",
         /// What all its snapshots occupy.

@@ -27,6 +27,7 @@ pub struct Vm<'a> {
     frozen: bool,
     health: Option<&'a str>,
     health_reason: Option<&'a str>,
+    orphans: Vec<Orphan<'a>>,
     chain_depth: u32,
     last_success: Option<String>,
     last_error: Option<&'a str>,
@@ -49,11 +50,27 @@ impl<'a> Vm<'a> {
             frozen: vm.frozen,
             health: text(&vm.health),
             health_reason: text(&vm.health_reason),
+            orphans: vm.orphans.iter().map(|o| Orphan::new(o, watch)).collect(),
             chain_depth: vm.chain_depth,
             last_success: rfc3339(vm.last_success, &watch.zone),
             last_error: text(&vm.last_error),
             next_run: rfc3339(all.next_run(vm), &watch.zone),
         }
+    }
+}
+
+/// A file that belongs to nobody.
+#[derive(Debug, Serialize)]
+pub struct Orphan<'a> {
+    path: &'a str,
+    bytes: u64,
+    /// When it is removed; `null` if it is not in quarantine.
+    removed: Option<String>,
+}
+
+impl<'a> Orphan<'a> {
+    fn new((path, bytes, goes): &'a (String, u64, u64), watch: &Watch) -> Self {
+        Self { path, bytes: *bytes, removed: rfc3339(*goes, &watch.zone) }
     }
 }
 

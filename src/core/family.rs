@@ -9,6 +9,8 @@
 //!     ▲─── spare.qcow2 (nobody's)
 //! ```
 
+mod strays;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,

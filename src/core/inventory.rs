@@ -8,6 +8,7 @@ use super::health::Finding;
 use super::model::{Consistency, Snapshot, SnapshotName, VmId, VmState};
 use super::policy::Quiesce;
 use super::retention::Need;
+use super::stray::Stray;
 
 /// One VM, as it was when it was last read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub struct VmRecord {
     pub images: BTreeSet<String>,
     /// What is wrong with its disks and snapshots, the worst first.
     pub findings: Vec<Finding>,
+    /// Files on its images that belong to nobody, by path.
+    pub strays: Vec<Stray>,
     /// Its snapshots.
     pub snapshots: BTreeMap<SnapshotName, SnapshotRecord>,
 }
@@ -159,6 +162,7 @@ mod tests {
             chain_depth: 1,
             images: layers.iter().map(|l| (*l).to_owned()).collect(),
             findings: Vec::new(),
+            strays: Vec::new(),
             snapshots: all,
         }
     }

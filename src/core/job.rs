@@ -51,13 +51,15 @@ pub struct RevertJob {
     pub safety: Option<CreateJob>,
 }
 
-/// Snapshots that others made, to be taken over.
+/// What others left, to be taken over. With nothing in it, what there is is looked for anew.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AdoptJob {
     /// These.
     pub snapshots: Vec<SnapshotName>,
     /// The policies that they count for from then on.
     pub policies: BTreeSet<PolicyName>,
+    /// Files that belong to nobody, by path: they go to quarantine.
+    pub strays: Vec<String>,
 }
 
 /// How fast images are merged, and for how long.
@@ -100,6 +102,8 @@ pub enum Operation {
     Repair,
     /// End the merges that were cut short.
     Finish,
+    /// Remove what was in quarantine for long enough.
+    Sweep,
 }
 
 impl Operation {
@@ -119,6 +123,7 @@ impl Operation {
             Self::Prune { .. } => "prune",
             Self::Repair => "repair",
             Self::Finish => "finish",
+            Self::Sweep => "sweep",
         }
     }
 }

@@ -24,5 +24,6 @@ pub mod schedule;
 pub mod select;
 pub mod settings;
 pub mod simulate;
+pub mod stray;
 pub mod text;
 pub mod view;

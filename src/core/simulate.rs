@@ -241,6 +241,7 @@ mod tests {
                 chain_depth: 1,
                 images: BTreeSet::new(),
                 findings: Vec::new(),
+                strays: Vec::new(),
                 snapshots: BTreeMap::new(),
             },
             plan: VmPlan { policies: policies.collect(), disks: None, max_size: None, why: vec![] },

@@ -108,7 +108,7 @@ pub struct PolicyView {
 pub struct JobView {
     /// Its number.
     pub id: JobId,
-    /// `create`, `delete`, `forget`, `adopt`, `revert`, `prune`, `repair` or `finish`.
+    /// `create`, `delete`, `forget`, `adopt`, `revert`, `prune`, `repair`, `finish` or `sweep`.
     pub operation: &'static str,
     /// The VM it works on.
     pub vm: VmId,

@@ -12,6 +12,7 @@ use crate::core::{
     model::{SnapshotName, VmId},
     policy::Memory,
     settings::Explanation,
+    stray::Stray,
     view::VmView,
 };
 
@@ -119,14 +120,15 @@ impl Vm {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), BusError> {
-        let mut options = Options::new(options, &["snapshots", "policies"])?;
+        let mut options = Options::new(options, &["snapshots", "policies", "orphans"])?;
         let mut names =
             |key| options.take::<Vec<String>>(key, "an array of strings").map(Option::unwrap_or_default);
         let snapshots = names("snapshots")?.into_iter().map(SnapshotName::existing).collect();
+        let strays = names("orphans")?;
         let policies = names("policies")?.iter().map(|p| p.parse()).collect::<Result<_, _>>();
         let policies = policies.map_err(|e| BusError::invalid(format!("option \"policies\": {e}")))?;
         let permit = auth::authorise(connection, &header, "adopt what others made").await?;
-        let change = Change::Adopt { vm: self.id, adopt: AdoptJob { snapshots, policies } };
+        let change = Change::Adopt { vm: self.id, adopt: AdoptJob { snapshots, policies, strays } };
         match self.shared.change(change, permit).await? {
             Reply::Job(id) => self.shared.ended(id).await.map(drop),
             _ => Err(BusError::new("Failed", "the engine gave no job")),
@@ -178,6 +180,12 @@ impl Vm {
     #[zbus(property)]
     fn health_reason(&self) -> fdo::Result<String> {
         Ok(health::reason(&self.view()?.record.findings))
+    }
+
+    #[zbus(property)]
+    fn orphans(&self) -> fdo::Result<Vec<(String, u64, u64)>> {
+        let orphan = |s: &Stray| (s.path.clone(), s.bytes, usec(s.goes()));
+        Ok(self.view()?.record.strays.iter().map(orphan).collect())
     }
 
     #[zbus(property)]

@@ -19,6 +19,17 @@ pub struct Image {
     pub backing: Option<Layer>,
 }
 
+/// An image file that nobody has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stray {
+    /// The VM on whose images it lies, and nobody else's.
+    pub vm: VmId,
+    /// The file.
+    pub image: Image,
+    /// Another text when somebody wrote to the file.
+    pub stamp: String,
+}
+
 /// How a small file is to be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Save<'a> {
@@ -42,6 +53,13 @@ pub trait Images {
     ///
     /// Whoever cannot be read may stand on them: that is an error, never a no.
     fn users(&self, images: &[String], of: VmId) -> Result<Vec<(String, User)>>;
+
+    /// Image files that no VM and no snapshot names, that lie under nothing that is named, and that lie on the images of
+    /// one VM alone. A VM whose disk is being copied has none.
+    ///
+    /// What is only just being made looks the same: it has an owner soon. To be shown, then, and to be looked at again
+    /// before anything is done to it.
+    fn strays(&self) -> Result<Vec<Stray>>;
 
     /// A small file's content. One that is longer is an error ([`ErrorKind::Unsupported`](super::ErrorKind::Unsupported)).
     fn load(&self, path: &str, at_most: u64) -> Result<Vec<u8>>;

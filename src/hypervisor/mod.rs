@@ -37,7 +37,7 @@ use jiff::Timestamp;
 pub use self::{
     error::{Error, ErrorKind, Result},
     facts::facts,
-    images::{Image, Images, Save, User},
+    images::{Image, Images, Save, Stray, User},
     merge::{BlockJob, Commit, Committed, Copied, JobKind, Merge, Steer},
     metadata::{Metadata, Redefine, RevertDisks, SnapshotXml},
     power::Power,

@@ -1,16 +1,18 @@
-//! Taking over snapshots that others made: our marker is put at the end of their description, and nothing else changes.
+//! Taking over what others made or left. Snapshots get our marker at the end of their description, and nothing else
+//! changes; files that belong to nobody go to quarantine, where they lie.
 //!
 //! | step | if it fails, or the daemon dies after it |
 //! |---|---|
 //! | looked: each of them can be merged and reverted to | nothing was touched |
 //! | the metadata as it was is kept | it is dropped by the next change of it |
+//! | files that belong to nobody are written down | they are in quarantine |
 //! | the description is written | the snapshot is ours: asked for again, it is passed over |
 
 use std::collections::BTreeSet;
 
 use uuid::Uuid;
 
-use super::{Stop, Work};
+use super::{Stop, Work, sweep};
 use crate::{
     core::{
         adopt::why_not,
@@ -24,6 +26,30 @@ use crate::{
 
 pub(super) fn run(work: &Work<'_>, adopt: &AdoptJob) -> Result<(), Stop> {
     work.phase("looking", None, None);
+    // Whatever else was asked for is refused with it.
+    if !adopt.strays.is_empty() || adopt.snapshots.is_empty() {
+        sweep::look(work)?;
+    }
+    let theirs = theirs(work, &adopt.snapshots)?;
+    quarantine(work, &adopt.strays)?;
+    let Some((vm, theirs)) = theirs else { return Ok(()) };
+    for record in theirs {
+        work.safe_point()?;
+        work.phase("writing metadata", None, Some(&record.name));
+        mark(work, &vm, &record, &adopt.policies)?;
+        tracing::info!(
+            VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %record.name,
+            VIRTSNAP_JOB = work.job.id, "snapshot {} of VM {} taken over", record.name, vm.name
+        );
+    }
+    Ok(())
+}
+
+/// Those of these snapshots that are not ours yet, each of which can be taken over.
+fn theirs(work: &Work<'_>, names: &[SnapshotName]) -> Result<Option<(Vm, Vec<SnapshotRecord>)>, Stop> {
+    if names.is_empty() {
+        return Ok(None);
+    }
     let hypervisor = &work.tools.hypervisor;
     let vm = hypervisor.vm(work.job.vm)?;
     let records = hypervisor.snapshots(vm.id)?;
@@ -37,7 +63,7 @@ pub(super) fn run(work: &Work<'_>, adopt: &AdoptJob) -> Result<(), Stop> {
     };
     // All or none: the first is touched when the last was looked at.
     let mut theirs = Vec::new();
-    for name in &adopt.snapshots {
+    for name in names {
         let Some(record) = records.iter().find(|r| r.name == *name) else {
             return refuse("NoSuchSnapshot", name, "It is not there any more.");
         };
@@ -55,15 +81,41 @@ pub(super) fn run(work: &Work<'_>, adopt: &AdoptJob) -> Result<(), Stop> {
             );
             return refuse("Unsupported", name, &why);
         }
-        theirs.push(record);
+        theirs.push(record.clone());
     }
-    for record in theirs {
-        work.safe_point()?;
-        work.phase("writing metadata", None, Some(&record.name));
-        mark(work, &vm, record, &adopt.policies)?;
+    Ok(Some((vm, theirs)))
+}
+
+/// Puts files that belong to nobody into quarantine, if that is what they are.
+fn quarantine(work: &Work<'_>, paths: &[String]) -> Result<(), Stop> {
+    if paths.is_empty() {
+        return Ok(());
+    }
+    let (hypervisor, store) = (&work.tools.hypervisor, &work.tools.store);
+    let vm = hypervisor.vm(work.job.vm)?;
+    let refuse = |kind, why: String| {
+        let text = format!("{why}. Nothing was put in quarantine");
+        Err(Stop::Failed(Failure::new(kind, text)))
+    };
+    if vm.busy || vm.block_jobs || store.unfinished(vm.id)? {
+        return refuse("Busy", format!("something is at work on VM {}, which may need them", vm.name));
+    }
+    let known = store.strays(vm.id)?;
+    if let Some(path) = paths.iter().find(|path| !known.iter().any(|s| s.path == **path)) {
+        return refuse(
+            "InvalidArgument",
+            format!("{path} is no file that lies on the images of VM {} and belongs to nobody", vm.name),
+        );
+    }
+    let users = hypervisor.users(paths, vm.id)?;
+    if let Some((path, user)) = users.first() {
+        return refuse("Busy", format!("{path} is under {user}"));
+    }
+    store.quarantine(vm.id, paths, work.tools.clock.now())?;
+    for path in paths {
         tracing::info!(
-            VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %record.name,
-            VIRTSNAP_JOB = work.job.id, "snapshot {} of VM {} taken over", record.name, vm.name
+            VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_JOB = work.job.id,
+            "{path}, on the images of VM {}, belongs to nobody, and is in quarantine", vm.name
         );
     }
     Ok(())

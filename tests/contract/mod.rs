@@ -12,6 +12,7 @@ pub(crate) mod images;
 pub(crate) mod memory;
 pub(crate) mod merge;
 pub(crate) mod metadata;
+pub(crate) mod orphans;
 pub(crate) mod real;
 pub(crate) mod revert;
 pub(crate) mod run;
@@ -310,6 +311,13 @@ macro_rules! contracts {
                 what_cannot_be_taken_over_is_refused_with_all_that_is_asked_with_it [Foreign, Mismatch];
                 metadata_without_images_is_forgotten_on_request_alone [Foreign, Mismatch];
                 what_others_need_is_not_forgotten [Foreign];
+            }
+            orphans [Images] {
+                a_file_that_nobody_has_is_found_and_nothing_else [Branches];
+                what_lies_on_images_of_several_is_nobody_s_to_tell [];
+                what_was_in_quarantine_for_a_week_is_removed [];
+                what_somebody_has_again_is_out_of_quarantine [];
+                what_is_being_made_is_left_alone [];
             }
             agent [] {
                 what_is_frozen_is_counted_reported_and_thawed [Agent];

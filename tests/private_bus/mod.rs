@@ -17,6 +17,7 @@ mod life;
 mod memory;
 mod merging;
 mod mirror;
+mod orphans;
 mod pace;
 mod policies;
 mod prune;

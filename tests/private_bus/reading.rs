@@ -192,6 +192,7 @@ async fn options_that_no_method_knows_are_refused_by_every_method() {
         (&vm, "VM.Explain", "no-such"),
         (&vm, "VM.Prune", "no-such"),
         (&vm, "VM.Adopt", "no-such"),
+        (&vm, "VM.Adopt", "orphans"),
         (&vm, "VM.Prune", "all"),
         (&snapshot, "Snapshot.Delete", "no-such"),
         (&policy, "Policy.Run", "no-such"),

@@ -87,6 +87,7 @@ pub fn answer(text: Option<&str>, args: &Simulate, watch: &Watch) -> Result<(Ans
             chain_depth: 1,
             images: BTreeSet::new(),
             findings: Vec::new(),
+            strays: Vec::new(),
             snapshots: tree.snapshots.into_iter().map(|s| (s.name.clone(), record(s))).collect(),
         },
         plan: rules.plan,

@@ -4,8 +4,8 @@ use jiff::Timestamp;
 
 use super::{Machine, Refusal, Reply};
 use crate::core::{
-    job::{AdoptJob, Operation},
-    model::VmId,
+    job::{AdoptJob, Asker, Operation},
+    model::{Origin, VmId},
 };
 
 impl Machine {
@@ -17,9 +17,6 @@ impl Machine {
         uid: u32,
         now: Timestamp,
     ) -> Result<Reply, Refusal> {
-        if adopt.snapshots.is_empty() {
-            return Err(Refusal::new("InvalidArgument", "nothing is named that is to be taken over"));
-        }
         for name in &adopt.snapshots {
             self.snapshot(vm, name)?;
         }
@@ -38,5 +35,13 @@ impl Machine {
             });
         }
         Ok(self.queue(vm, Operation::Adopt(adopt), uid, now))
+    }
+
+    /// Removes what was in quarantine for long enough, with nobody asking for it.
+    pub(super) fn sweep(&mut self, vm: VmId, now: Timestamp) {
+        let known = self.vms.contains_key(&vm) && !self.stopping();
+        if known && self.jobs.same_queued(vm, &Operation::Sweep).is_none() {
+            self.jobs.add(vm, Operation::Sweep, Asker { origin: Origin::Safety, uid: self.own_uid }, now);
+        }
     }
 }

@@ -75,7 +75,7 @@ impl Jobs {
             Operation::Delete { name, .. } | Operation::Forget(name) => Some(name.clone()),
             Operation::Adopt(adopt) => adopt.snapshots.first().cloned(),
             Operation::Revert(revert) => Some(revert.name.clone()),
-            Operation::Prune { .. } | Operation::Repair | Operation::Finish => None,
+            Operation::Prune { .. } | Operation::Repair | Operation::Finish | Operation::Sweep => None,
         };
         let job = Job { id, vm, operation, asker, asked: now };
         self.table.insert(

@@ -87,6 +87,8 @@ pub enum Event {
     Request(RequestId, Request),
     /// Merges of this VM were cut short in an earlier life, and can be finished.
     Unfinished(VmId),
+    /// On this VM's images are files that were in quarantine for long enough.
+    QuarantineOver(VmId),
     /// A job goes on.
     Progress {
         /// The job.
@@ -265,6 +267,7 @@ impl Machine {
                 self.on_progress(job, phase, progress, snapshot);
             }
             Event::Unfinished(vm) => self.finish_merges(vm, now),
+            Event::QuarantineOver(vm) => self.sweep(vm, now),
             Event::Passed(at) => self.last_plausible = Some(at),
             Event::Ended(job, outcome) => self.on_ended(job, outcome, now, out),
             Event::Stop => self.on_stop(now, out),

@@ -81,6 +81,7 @@ fn record(n: u128, snapshots: &[(&str, bool)]) -> VmRecord {
         chain_depth: 1,
         images: BTreeSet::new(),
         findings: Vec::new(),
+        strays: Vec::new(),
         snapshots: snapshots.collect(),
     }
 }

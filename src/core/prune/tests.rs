@@ -42,6 +42,7 @@ fn vm(snapshots: u32, below: u32) -> VmRecord {
         chain_depth: snapshots + below,
         images: BTreeSet::new(),
         findings: Vec::new(),
+        strays: Vec::new(),
         snapshots: (0..snapshots).map(|i| (name(i), record(snapshot(i)))).collect(),
     }
 }
@@ -112,6 +113,7 @@ fn by_a_wrong_clock_not_even_a_deletion_that_was_begun_is_finished() {
         chain_depth: 1,
         images: BTreeSet::new(),
         findings: Vec::new(),
+        strays: Vec::new(),
         snapshots: [(name.clone(), record)].into(),
     };
     let plan = VmPlan { policies: vec![], max_size: None, disks: None, why: vec![] };

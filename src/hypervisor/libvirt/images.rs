@@ -10,13 +10,13 @@ use virt::{
     storage_vol::StorageVol,
 };
 
-use super::{Libvirt, files, storage, xml};
+use super::{Libvirt, files, storage, strays, xml};
 use crate::{
     core::{
         family::{Family, File, Holder, Named, User},
         model::VmId,
     },
-    hypervisor::{Error, ErrorKind, Image, Images, Layer, Result, Save},
+    hypervisor::{Error, ErrorKind, Image, Images, Layer, Result, Save, Stray},
 };
 
 impl Images for Libvirt {
@@ -30,6 +30,10 @@ impl Images for Libvirt {
 
     fn users(&self, images: &[String], of: VmId) -> Result<Vec<(String, User)>> {
         users(&self.now()?.work, images, of)
+    }
+
+    fn strays(&self) -> Result<Vec<Stray>> {
+        strays::strays(&self.now()?.work)
     }
 
     fn load(&self, path: &str, at_most: u64) -> Result<Vec<u8>> {
@@ -96,7 +100,7 @@ pub(super) fn in_use(connection: &Connect, images: &[String], of: VmId) -> Resul
 
 /// What it is that names images.
 #[derive(Clone, Copy)]
-struct Role {
+pub(super) struct Role {
     vm: VmId,
     /// What a snapshot put on top, in contrast to what it holds.
     overlays: bool,
@@ -108,7 +112,6 @@ fn find(
     images: &[String],
     counts: impl Fn(Role) -> Option<bool>,
 ) -> Result<Vec<(String, User)>> {
-    let mut family = Family::default();
     let mut looked = BTreeSet::new();
     for path in images {
         let directory = storage::directory(path)?;
@@ -116,11 +119,23 @@ fn find(
             storage::refreshed(connection, directory)?;
         }
     }
+    let family = family(connection, &mut looked, &counts)?;
+    let images = images.iter().cloned().collect();
+    family.users(&images).map_err(|unknown| Error::new(ErrorKind::Unsupported, unknown.to_string()))
+}
+
+/// All images and all that name them. `looked`: the directories whose new files are known already.
+pub(super) fn family(
+    connection: &Connect,
+    looked: &mut BTreeSet<String>,
+    counts: &impl Fn(Role) -> Option<bool>,
+) -> Result<Family> {
+    let mut family = Family::default();
     for pool in connection.list_all_storage_pools(virt_sys::VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE)? {
         add_volumes(&mut family, &pool)?;
     }
     for domain in connection.list_all_domains(0)? {
-        match add_domain(connection, &mut family, &domain, &counts) {
+        match add_domain(connection, &mut family, &domain, counts) {
             // It went while we looked.
             Err(e) if matches!(e.kind, ErrorKind::NoSuchVm | ErrorKind::NoSuchSnapshot) => {}
             other => other.map_err(|e| {
@@ -135,12 +150,11 @@ fn find(
             break;
         }
         for path in unexplored {
-            let file = explore(connection, &path, &mut looked)?;
+            let file = explore(connection, &path, looked)?;
             family.files.insert(path, file);
         }
     }
-    let images = images.iter().cloned().collect();
-    family.users(&images).map_err(|unknown| Error::new(ErrorKind::Unsupported, unknown.to_string()))
+    Ok(family)
 }
 
 fn add_volumes(family: &mut Family, pool: &StoragePool) -> Result<()> {
@@ -263,7 +277,7 @@ fn explore(connection: &Connect, path: &str, looked: &mut BTreeSet<String>) -> R
 }
 
 /// A volume as its header is now; `None` if the file is gone.
-fn read(volume: &StorageVol) -> Result<Option<xml::VolumeXml>> {
+pub(super) fn read(volume: &StorageVol) -> Result<Option<xml::VolumeXml>> {
     match volume.xml_desc(0) {
         Ok(text) => xml::volume(&text).map(Some),
         Err(e) if e.code() == Enum::Known(ErrorNumber::NoStorageVolume) => Ok(None),
@@ -272,7 +286,7 @@ fn read(volume: &StorageVol) -> Result<Option<xml::VolumeXml>> {
     }
 }
 
-fn image(volume: xml::VolumeXml) -> Image {
+pub(super) fn image(volume: xml::VolumeXml) -> Image {
     let xml::VolumeXml { path, format, capacity, allocation, backing, .. } = volume;
     Image { path, format, capacity, allocation, backing }
 }

@@ -46,6 +46,7 @@ mod inspect;
 mod nodes;
 mod redefine;
 mod storage;
+mod strays;
 mod switch;
 #[cfg(test)]
 mod tests;

@@ -78,6 +78,8 @@ pub(super) struct VolumeXml {
     pub(super) capacity: u64,
     pub(super) allocation: u64,
     pub(super) backing: Option<Layer>,
+    /// When somebody wrote to it last, as libvirt writes that.
+    pub(super) modified: String,
     /// Owner, group and mode, the latter in octal.
     pub(super) access: Option<Access>,
 }
@@ -270,6 +272,10 @@ pub(super) fn volume(xml: &str) -> Result<VolumeXml> {
         capacity: bytes("capacity"),
         allocation: bytes("allocation"),
         backing,
+        modified: target
+            .and_then(|t| child(t, "timestamps"))
+            .and_then(|t| child_text(t, "mtime"))
+            .unwrap_or_default(),
         access,
     })
 }

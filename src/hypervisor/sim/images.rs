@@ -8,7 +8,7 @@ use crate::{
         family::{Family, File, Holder, Named, User},
         model::VmId,
     },
-    hypervisor::{Error, ErrorKind, Image, Images, Layer, Result, Save},
+    hypervisor::{Error, ErrorKind, Image, Images, Layer, Result, Save, Stray},
 };
 
 /// A disk's size: all have the same.
@@ -46,6 +46,10 @@ impl Images for Sim {
 
     fn users(&self, images: &[String], of: VmId) -> Result<Vec<(String, User)>> {
         self.call(Asked::vm(Op::Users, of, images.join(" ")), |s| s.users(images, of))
+    }
+
+    fn strays(&self) -> Result<Vec<Stray>> {
+        self.call(Asked::host(Op::Strays, ""), |s| Ok(s.strays()))
     }
 
     fn load(&self, path: &str, at_most: u64) -> Result<Vec<u8>> {
@@ -101,6 +105,22 @@ impl State {
         images: &[String],
         counts: impl Fn(VmId, bool) -> Option<bool>,
     ) -> Result<Vec<(String, User)>> {
+        let images: BTreeSet<String> = images.iter().cloned().collect();
+        let family = self.family(counts);
+        family.users(&images).map_err(|e| Error::new(ErrorKind::Unsupported, e.to_string()))
+    }
+
+    fn strays(&self) -> Vec<Stray> {
+        let family = self.family(|_, _| Some(false));
+        let of = |(path, name): (&str, &str)| {
+            let (vm, machine) = self.vms.iter().find(|(_, m)| m.name == name)?;
+            let file = self.store.files.get(path).filter(|_| !machine.block_job)?;
+            Some(Stray { vm: *vm, image: image(self, path, file), stamp: format!("{:?}", file.blocks) })
+        };
+        family.strays().into_iter().filter_map(of).collect()
+    }
+
+    fn family(&self, counts: impl Fn(VmId, bool) -> Option<bool>) -> Family {
         let below = |file: &Stored| {
             let path = file.backing.clone()?;
             let raw = self.store.files.get(&path).is_some_and(|f| f.format == "raw");
@@ -117,8 +137,7 @@ impl State {
                 family.holders.extend(counts(*id, overlays).map(|own| Holder { user, own, names }));
             }
         }
-        let images: BTreeSet<String> = images.iter().cloned().collect();
-        family.users(&images).map_err(|e| Error::new(ErrorKind::Unsupported, e.to_string()))
+        family
     }
 
     /// What a small file holds; a hand for tests that look at what was written.

@@ -57,6 +57,8 @@ pub enum Op {
     Chain,
     /// `users`
     Users,
+    /// `strays`
+    Strays,
     /// `load`
     Load,
     /// `save`

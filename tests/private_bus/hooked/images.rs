@@ -2,7 +2,7 @@
 
 use virtsnap::{
     core::model::VmId,
-    hypervisor::{Image, Images, Layer, Result, Save, User, sim::Op},
+    hypervisor::{Image, Images, Layer, Result, Save, Stray, User, sim::Op},
 };
 
 use super::Hooked;
@@ -18,6 +18,10 @@ impl Images for Hooked {
 
     fn users(&self, images: &[String], of: VmId) -> Result<Vec<(String, User)>> {
         self.at(Op::Users).users(images, of)
+    }
+
+    fn strays(&self) -> Result<Vec<Stray>> {
+        self.at(Op::Strays).strays()
     }
 
     fn load(&self, path: &str, at_most: u64) -> Result<Vec<u8>> {

@@ -58,6 +58,7 @@ fn vm(words: &str) -> VmRecord {
         chain_depth: 1,
         images: BTreeSet::new(),
         findings: Vec::new(),
+        strays: Vec::new(),
         snapshots: words.split(' ').enumerate().map(snapshot).collect(),
     }
 }

@@ -1,0 +1,48 @@
+//! The look for files that nobody has: now and then, on a thread of its own, one at a time.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use super::{Engine, Input, thread};
+use crate::{
+    core::{machine::Event, stray::QUARANTINE, view::DaemonState},
+    strays,
+};
+
+/// How often, beside with each new connection.
+pub(super) const PAUSE: Duration = Duration::from_secs(3600);
+
+impl Engine {
+    /// Begins one if one is due, all VMs are known, and none is at work.
+    pub(super) fn look_if_due(&mut self) {
+        let manager = &self.machine.view().manager;
+        let ready = manager.hypervisor_connected && manager.state == DaemonState::Running;
+        if !self.look_due || !ready || self.looking.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        self.look_due = false;
+        let (tools, reader, send) = (self.tools.clone(), self.reader.clone(), self.send.clone());
+        let looking = Arc::clone(&self.looking);
+        let spawned = thread("look", move || {
+            let look = || strays::look(tools.hypervisor.as_ref(), &tools.store);
+            match std::panic::catch_unwind(std::panic::AssertUnwindSafe(look)) {
+                Ok(Ok(changed)) => changed.into_iter().for_each(|vm| reader.read(vm)),
+                Ok(Err(e)) => tracing::warn!(error = %e, "files that belong to nobody cannot be looked for"),
+                Err(_) => tracing::error!("a bug ended the look for files that belong to nobody"),
+            }
+            let long_ago = tools.clock.now().saturating_sub(QUARANTINE).unwrap_or_default();
+            match tools.store.quarantined_since(long_ago) {
+                Ok(vms) => vms.into_iter().for_each(|vm| {
+                    let _ = send.send(Input::Machine(Event::QuarantineOver(vm)));
+                }),
+                Err(e) => tracing::error!(error = %e, "cannot read what is in quarantine"),
+            }
+            looking.store(false, Ordering::SeqCst);
+        });
+        if !spawned {
+            self.looking.store(false, Ordering::SeqCst);
+        }
+    }
+}
