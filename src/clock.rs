@@ -9,7 +9,7 @@ use std::{
     io,
     os::fd::AsFd as _,
     path::Path,
-    sync::Arc,
+    sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
@@ -66,6 +66,26 @@ impl Clock for SystemClock {
 #[expect(clippy::disallowed_methods, reason = "this is the place for it")]
 pub fn pause(time: Duration) {
     std::thread::sleep(time);
+}
+
+/// Does something if a time passes in which nobody drops this.
+#[derive(Debug)]
+pub struct Alarm {
+    /// Its end tells the thread.
+    _kept: mpsc::Sender<()>,
+}
+
+impl Alarm {
+    /// Does it on a thread of its own, after so long in real time.
+    pub fn set(after: Duration, ring: impl FnOnce() + Send + 'static) -> io::Result<Self> {
+        let (kept, dropped) = mpsc::channel::<()>();
+        std::thread::Builder::new().name("alarm".into()).spawn(move || {
+            if dropped.recv_timeout(after) == Err(mpsc::RecvTimeoutError::Timeout) {
+                ring();
+            }
+        })?;
+        Ok(Self { _kept: kept })
+    }
 }
 
 /// Far enough: libvirt and this daemon will have been restarted by then. A timer that is not armed would not be

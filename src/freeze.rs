@@ -13,16 +13,19 @@
 //! back, so an error is no reason not to thaw; and a thaw that *succeeds* proves that no earlier freeze is on its
 //! way, because the agent takes its commands in order.
 
+mod slots;
+
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use jiff::SignedDuration;
 
+use self::slots::Slots;
 use crate::{
-    clock::Clock,
+    clock::{self, Clock},
     core::{
         inventory::Quality,
         model::{Consistency, VmId, VmState},
@@ -38,6 +41,8 @@ const THAW_TIMEOUT: Duration = Duration::from_secs(10);
 const THAW_TRIES: u32 = 3;
 /// How long a question about the state may take.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
+/// No guest is kept frozen for longer than this by a snapshot, which takes some hundredths of a second.
+const LONGEST: Duration = Duration::from_secs(30);
 /// The keeper's pauses: the first and the longest.
 const KEEPER_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
@@ -50,18 +55,7 @@ pub struct Freezer {
     clock: Arc<dyn Clock>,
     report: Box<Report>,
     kept: Mutex<BTreeSet<VmId>>,
-    frozen: (Mutex<u32>, Condvar),
-}
-
-/// One of the guests that may be frozen at once, for as long as this lives.
-struct Slot<'a>(&'a Freezer);
-
-impl Drop for Slot<'_> {
-    fn drop(&mut self) {
-        let (frozen, freed) = &self.0.frozen;
-        *frozen.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
-        freed.notify_one();
-    }
+    slots: Slots,
 }
 
 impl std::fmt::Debug for Freezer {
@@ -89,25 +83,7 @@ impl Freezer {
         clock: Arc<dyn Clock>,
         report: Box<Report>,
     ) -> Arc<Self> {
-        Arc::new(Self {
-            hypervisor,
-            store,
-            clock,
-            report,
-            kept: Mutex::default(),
-            frozen: Default::default(),
-        })
-    }
-
-    /// Waits until fewer than `max` guests are frozen: with each more, each is frozen for longer.
-    fn slot(&self, max: u32) -> Slot<'_> {
-        let (frozen, freed) = &self.frozen;
-        let mut now = frozen.lock().unwrap_or_else(PoisonError::into_inner);
-        while *now >= max.max(1) {
-            now = freed.wait(now).unwrap_or_else(PoisonError::into_inner);
-        }
-        *now += 1;
-        Slot(self)
+        Arc::new(Self { hypervisor, store, clock, report, kept: Mutex::default(), slots: Slots::default() })
     }
 
     /// Runs `transaction` with the guest's file systems frozen as far as policy and guest allow, and says what was
@@ -144,7 +120,10 @@ impl Freezer {
                 );
             }
         }
-        let slot = self.slot(max_frozen);
+        let Some(slot) = self.slots.take(max_frozen) else {
+            let why = format!("{max_frozen} other guests are frozen, and have been for too long");
+            return Self::without(how, Error::new(ErrorKind::Busy, why), quality, transaction);
+        };
         let frozen = match self.freeze(vm, how, targets) {
             Ok(frozen) => frozen,
             Err(e) => {
@@ -153,7 +132,9 @@ impl Freezer {
             }
         };
         let count = frozen.count;
+        let fuse = self.fuse(vm.id);
         let result = transaction();
+        drop(fuse);
         let (thawed, time) = frozen.thaw();
         drop(slot);
         quality.frozen = SignedDuration::try_from(time).unwrap_or(SignedDuration::MAX);
@@ -172,6 +153,22 @@ impl Freezer {
             }
         }
         Ok((value, quality))
+    }
+
+    /// Thaws the guest when the transaction takes too long, as on storage that hangs: whoever waits for the transaction
+    /// cannot, and a thaw gets through beside it.
+    fn fuse(self: &Arc<Self>, vm: VmId) -> Option<clock::Alarm> {
+        let this = Arc::clone(self);
+        let blown = move || {
+            tracing::error!(
+                VIRTSNAP_VM_UUID = %vm,
+                "the snapshot of the frozen guest has not ended within {} s: it is thawed now, and the snapshot is not \
+                 consistent", LONGEST.as_secs()
+            );
+            this.keep_thawing(vm);
+        };
+        let unset = |e: &_| tracing::warn!(error = %e, "nothing ends the freeze should the snapshot hang");
+        clock::Alarm::set(LONGEST, blown).inspect_err(unset).ok()
     }
 
     /// No freeze was to be had: on without it, or not at all.
