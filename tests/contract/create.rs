@@ -165,3 +165,13 @@ pub(crate) fn a_foreign_snapshot_is_listed_and_current(rig: &mut dyn Rig) {
     assert_eq!((theirs.storage, theirs.description.as_str()), (Storage::External, ""));
     assert_eq!(theirs.disks[0].overlay, chain(&*hv, vm, "vda")[0]);
 }
+
+/// It may run on another host by now, on these very images.
+pub(crate) fn nothing_is_discarded_of_a_vm_that_is_not_there(rig: &mut dyn Rig) {
+    let (hv, _events) = connected(rig);
+    let vm = rig.new_vm(RigVm { running: false, ..RUNNING });
+    let image = take(rig, &*hv, vm, "s1").remove(0).path;
+    rig.undefine_vm(vm);
+    refused(hv.discard(vm, std::slice::from_ref(&image)), ErrorKind::NoSuchVm);
+    assert!(rig.file_exists(&image));
+}

@@ -46,7 +46,7 @@ pub(super) fn commit(
     let (base, top) = (commit.base.as_str(), commit.top.as_str());
     block::commit(&running.domain, &commit.target, (base, top), speed, place == Place::Active)
         .map_err(|e| running.refused(e))?;
-    let committed = running.watch(speed, steer)?;
+    let committed = running.watch(speed, steer).inspect_err(|_| running.leave_nothing())?;
     // Else a pool would go on telling the chain of a stopped VM as it was.
     storage::refresh_pools(&connections.work, [commit.base.clone(), commit.top.clone()].into_iter());
     Ok(committed)
@@ -128,6 +128,14 @@ impl Running<'_> {
             pause = (pause * 3 / 2).min(PAUSE.1);
         }
         self.outcome()
+    }
+
+    /// Whoever was to end the job is gone by an error: one of the active layer would wait for its pivot for ever, and
+    /// forbid every snapshot meanwhile. What cannot be ended now is ended by whoever finishes the merge.
+    fn leave_nothing(&self) {
+        if let Err(e) = self.end(false) {
+            tracing::warn!(error = %e, "a block job goes on that nobody watches");
+        }
     }
 
     /// Ends the job, and waits for its end.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use virt::{connect::Connect, domain::Domain, enumutil::Enum, error::ErrorNumber};
 
-use super::{Connections, domain, errors, images, inspect, redefine, storage, xml};
+use super::{Connections, domain, errors, images, inspect, redefine, storage, wake, xml};
 use crate::{
     core::{
         chain,
@@ -44,8 +44,9 @@ pub(super) fn create(connections: &Connections, id: VmId, spec: &CreateSpec) -> 
 fn left_behind(mut error: Error) -> Error {
     let signs = ["Duplicate nodes with node-name", "node is used as backing hd"];
     if signs.iter().any(|sign| error.message.contains(sign)) {
-        error.message += ". libvirtd ended in the middle of an earlier snapshot, and the VM's QEMU still has its images: \
-                          shut the VM down and start it again";
+        error.message += ". libvirtd ended in the middle of an earlier snapshot, and the VM's QEMU has images that libvirt \
+                          does not know of, to which it may be writing: save what matters from inside the guest, and \
+                          only then shut the VM down and start it again";
     }
     error
 }
@@ -132,23 +133,15 @@ struct Awake<'a>(&'a Domain);
 
 impl<'a> Awake<'a> {
     fn start(domain: &'a Domain) -> Result<Self> {
-        domain
-            .create_with_flags(virt_sys::VIR_DOMAIN_START_PAUSED | virt_sys::VIR_DOMAIN_START_AUTODESTROY)
-            .map_err(|e| {
-                let mut error = Error::from(e).context("starting it, paused, to merge its images");
-                // Whatever kept it from starting, nothing was merged.
-                if !error.kind.untouched() {
-                    error.kind = ErrorKind::Busy;
-                }
-                error
-            })?;
+        wake::begin(domain)?;
         Ok(Self(domain))
     }
 }
 
 impl Drop for Awake<'_> {
     fn drop(&mut self) {
-        if let Err(e) = self.0.destroy() {
+        // Whoever has let it go on has it.
+        if let Err(e) = wake::end(self.0) {
             tracing::error!(error = %e, "a stopped VM that was started, paused, for a merge cannot be stopped again");
         }
     }

@@ -34,9 +34,9 @@ pub(super) struct Connections {
     /// For events and short questions.
     pub(super) control: Watched,
     /// For what may take long: merges, creates, volumes.
-    pub(super) work: Connect,
+    pub(super) work: Watched,
     /// For the guest agent: a thaw must never wait behind anything else.
-    pub(super) guard: Connect,
+    pub(super) guard: Watched,
     /// The host confines VMs with AppArmor.
     pub(super) apparmor: bool,
     /// What this libvirt can do.
@@ -53,7 +53,17 @@ impl Slot {
     }
 
     fn set(&self, connections: Option<Arc<Connections>>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = connections;
+        let old = {
+            let mut now = self.0.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *now, connections)
+        };
+        // To close one is a question to libvirtd: on a host that does not answer any more nobody else may wait for that.
+        if let Some(old) = old {
+            let closing = std::thread::Builder::new().name("libvirt-close".into()).spawn(move || drop(old));
+            if let Err(e) = closing {
+                tracing::warn!(error = %e, "cannot start the thread that closes old connections");
+            }
+        }
     }
 }
 
@@ -144,21 +154,8 @@ fn open(
     events: &Events,
 ) -> Result<(Connections, Info, Gate)> {
     ffi::start_event_loop()?;
-    let mut control = Watched::new(Connect::open(Some(uri))?);
-    let signal = signal.clone();
-    control.on_close(move |reason| {
-        let reason = match reason {
-            1 => "libvirt closed the connection",
-            2 => "libvirt did not answer keepalives",
-            3 => "the connection was closed here",
-            _ => "the connection to libvirt broke",
-        };
-        let _ = signal.send(Signal::Closed(number, reason));
-    })?;
-    // The test driver has no keepalive; that is no reason not to work with it.
-    if let Err(e) = control.set_keep_alive(KEEPALIVE.0, KEEPALIVE.1) {
-        tracing::debug!(error = %e, "no keepalive on this connection");
-    }
+    let connect = || -> Result<Watched> { watched(Connect::open(Some(uri))?, number, signal.clone()) };
+    let mut control = connect()?;
     let gate = Gate::default();
     let (passing, forward) = (gate.clone(), Arc::clone(events));
     control.on_domain_events(move |event| {
@@ -169,13 +166,31 @@ fn open(
             });
         }
     })?;
-    let work = Connect::open(Some(uri))?;
-    let guard = Connect::open(Some(uri))?;
+    let (work, guard) = (connect()?, connect()?);
     let capabilities = control.capabilities()?;
     let apparmor = xml::security_models(&capabilities).iter().any(|m| m == "apparmor");
     let features = features::of(control.lib_version()?, &capabilities);
     let info = Info { uri: control.uri()?, version: version(&control), features };
     Ok((Connections { control, work, guard, apparmor, features }, info, gate))
+}
+
+/// With any of them gone all are: a thaw that waits on a host that is silent would wait for ever.
+fn watched(connection: Connect, number: u64, signal: mpsc::Sender<Signal>) -> Result<Watched> {
+    let mut connection = Watched::new(connection);
+    connection.on_close(move |reason| {
+        let reason = match reason {
+            1 => "libvirt closed the connection",
+            2 => "libvirt did not answer keepalives",
+            3 => "the connection was closed here",
+            _ => "the connection to libvirt broke",
+        };
+        let _ = signal.send(Signal::Closed(number, reason));
+    })?;
+    // The test driver has no keepalive; that is no reason not to work with it.
+    if let Err(e) = connection.set_keep_alive(KEEPALIVE.0, KEEPALIVE.1) {
+        tracing::debug!(error = %e, "no keepalive on this connection");
+    }
+    Ok(connection)
 }
 
 fn version(connection: &Connect) -> String {

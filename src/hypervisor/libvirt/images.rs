@@ -137,7 +137,7 @@ pub(super) fn family(
     for domain in connection.list_all_domains(0)? {
         match add_domain(connection, &mut family, &domain, counts) {
             // It went while we looked.
-            Err(e) if matches!(e.kind, ErrorKind::NoSuchVm | ErrorKind::NoSuchSnapshot) => {}
+            Err(e) if e.kind == ErrorKind::NoSuchVm => {}
             other => other.map_err(|e| {
                 let name = domain.name().unwrap_or_default();
                 e.context(format_args!("which images VM {name} has cannot be told"))
@@ -168,7 +168,12 @@ fn add_volumes(family: &mut Family, pool: &StoragePool) -> Result<()> {
         }
     };
     for volume in volumes {
-        let path = volume.path()?;
+        let path = match volume.path() {
+            Ok(path) => path,
+            // Removed since it was listed.
+            Err(e) if e.code() == Enum::Known(ErrorNumber::NoStorageVolume) => continue,
+            Err(e) => return Err(e.into()),
+        };
         let file = match read(&volume) {
             Ok(None) => File::Missing,
             Ok(Some(read)) => File::On(read.backing.map(lies_on)),
@@ -209,7 +214,13 @@ fn add_domain(
         family.holders.extend(own.map(|own| Holder { user: User::Vm(name.clone()), own, names }));
     }
     for snapshot in domain.list_all_snapshots(0)? {
-        let (before, above, memory) = xml::snapshot_images(&snapshot.xml_desc(0)?)?;
+        let text = match snapshot.xml_desc(0) {
+            Ok(text) => text,
+            // Forgotten since it was listed; the others still stand on what they name.
+            Err(e) if e.code() == Enum::Known(ErrorNumber::NoDomainSnapshot) => continue,
+            Err(e) => return Err(e.into()),
+        };
+        let (before, above, memory) = xml::snapshot_images(&text)?;
         let user = User::Snapshot {
             vm: name.clone(),
             name: crate::core::model::SnapshotName::existing(snapshot.name()?),

@@ -142,10 +142,10 @@ fn make(connection: &Connect, overlay: &Overlay, capacity: u64) -> Result<Storag
 
 /// Removes overlays that nothing uses.
 pub(super) fn discard(connections: &Connections, vm: VmId, paths: &[String]) -> Result<()> {
+    // Of a VM that is not here nobody can say what uses its images: it may run on another host.
+    let domain = super::domain(&connections.work, vm)?;
     // A create that outlived whoever asked for it may be about to use them: libvirtd carries it out all the same.
-    if let Ok(domain) = super::domain(&connections.work, vm)
-        && domain.job_info().is_ok_and(|job| job.r#type != 0)
-    {
+    if domain.job_info().is_ok_and(|job| job.r#type != 0) {
         return Err(Error::new(
             ErrorKind::Busy,
             "a job runs on the VM, which may need the overlays; they stay",

@@ -3,6 +3,8 @@
 //! Neither libvirt merges but with a QEMU: 9.0 cannot delete any but the newest snapshot of a stopped VM, and both leave
 //! a QEMU of their own behind, paused, when libvirtd dies meanwhile. Started here, it is ended here.
 
+use virt::domain::Domain;
+
 use super::{Connections, domain, inspect};
 use crate::{
     core::model::{VmId, VmState},
@@ -10,8 +12,16 @@ use crate::{
 };
 
 pub(super) fn wake(connections: &Connections, id: VmId) -> Result<()> {
+    begin(&domain(&connections.work, id)?)
+}
+
+pub(super) fn let_sleep(connections: &Connections, id: VmId) -> Result<()> {
+    end(&domain(&connections.work, id)?)
+}
+
+pub(super) fn begin(domain: &Domain) -> Result<()> {
     let flags = virt_sys::VIR_DOMAIN_START_PAUSED | virt_sys::VIR_DOMAIN_START_AUTODESTROY;
-    domain(&connections.work, id)?.create_with_flags(flags).map(drop).map_err(|e| {
+    domain.create_with_flags(flags).map(drop).map_err(|e| {
         let mut error = Error::from(e).context("starting it, paused, to merge its images");
         // Whatever kept it from starting, nothing was merged.
         if !error.kind.untouched() {
@@ -21,9 +31,8 @@ pub(super) fn wake(connections: &Connections, id: VmId) -> Result<()> {
     })
 }
 
-pub(super) fn let_sleep(connections: &Connections, id: VmId) -> Result<()> {
-    let domain = domain(&connections.work, id)?;
-    match inspect::state(&domain)? {
+pub(super) fn end(domain: &Domain) -> Result<()> {
+    match inspect::state(domain)? {
         VmState::ShutOff => Ok(()),
         VmState::Paused => match domain.destroy() {
             Err(e) if domain.is_active()? => {
