@@ -138,8 +138,8 @@ fn snapshot_now<'a>(record: &'a SnapshotRecord, vm: VmId, images: &'a [String]) 
     }
 }
 
-/// Nothing is given back before the last disk is merged.
-fn check_room(hypervisor: &dyn Hypervisor, vm: &Vm, recipe: &Recipe) -> Result<()> {
+/// Whether there is room for what is still to be merged: nothing is given back before the last disk is.
+pub fn check_room(hypervisor: &dyn Hypervisor, vm: &Vm, recipe: &Recipe) -> Result<()> {
     let mut growths = Vec::new();
     for part in &recipe.disks {
         let top = vm.disks.iter().find(|d| d.target == part.target).and_then(|d| d.chain.first());

@@ -4,9 +4,12 @@
 //! |---|---|
 //! | a stopped VM is woken | it was written down before; it is let sleep again whatever comes |
 //! | each disk's images are merged, one disk after the other | what is done is passed over; what was cut short is copied anew |
-//! | who stays is told of its new image | what is told already is not written |
+//! | who stays is told of its new image | what is told already is not written; what libvirt lost is put back |
 //! | who goes is forgotten, the newest first | one that is not there is passed over |
 //! | the images are removed | one that is not there is passed over |
+//!
+//! Nobody is told or forgotten before it is proven of every disk that its images are merged: whoever finds a merge half
+//! done may find the disks on something else as well.
 //!
 //! From the first copied cluster until a snapshot is forgotten its image holds newer data than it should: all of the
 //! run read through the image that is written to. Everything else is right at every moment: who stays reads the old
@@ -14,19 +17,19 @@
 
 mod look;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-pub use self::look::look;
+pub use self::look::{check_room, look};
 use crate::{
     clock,
     core::{
         marker,
-        merge::{DiskPart, Recipe},
+        merge::{DiskPart, Doomed, Place, Recipe},
         model::{SnapshotName, VmId, VmState},
     },
     hypervisor::{
         BlockJob, Commit, Committed, Copied, Disk, Error, ErrorKind, Hypervisor, JobKind, Layer, Redefine,
-        Result, SnapshotXml, Steer, Vm,
+        Result, SnapshotDisk, SnapshotRecord, SnapshotXml, Steer, Vm,
     },
 };
 
@@ -69,6 +72,21 @@ pub trait Watcher {
     fn keep(&mut self, _name: &SnapshotName, _xml: &SnapshotXml) -> Result<()> {
         Ok(())
     }
+
+    /// It is changed: nobody will ask for how it was.
+    fn changed(&mut self, _name: &SnapshotName) -> Result<()> {
+        Ok(())
+    }
+
+    /// How metadata was before a change that may have lost it.
+    fn kept(&mut self, _name: &SnapshotName) -> Result<Option<SnapshotXml>> {
+        Ok(None)
+    }
+
+    /// Everybody knows: what is left is to remove images that nobody names.
+    fn known(&mut self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// What an earlier try left.
@@ -89,8 +107,13 @@ pub fn carry_out(
     watcher: &mut dyn Watcher,
 ) -> Result<()> {
     let vm = hypervisor.vm(id)?;
+    let records = hypervisor.snapshots(id)?;
     let mut awake = earlier.woken && vm.state == VmState::Paused;
-    let merged = if recipe.disks.iter().any(|part| has(&vm, part, &part.top)) {
+    let mut to_do = false;
+    for part in &recipe.disks {
+        to_do |= place(&vm, recipe, part, &records)? == Place::ToDo;
+    }
+    let merged = if to_do {
         if vm.state == VmState::ShutOff {
             watcher.phase("starting it, paused");
             watcher.awake(true)?;
@@ -98,7 +121,7 @@ pub fn carry_out(
         }
         // What QEMU has really opened is looked at once more before each disk.
         let woken = if vm.state == VmState::ShutOff { hypervisor.wake(id) } else { Ok(()) };
-        woken.and_then(|()| merge(hypervisor, id, recipe, earlier, watcher))
+        woken.and_then(|()| merge(hypervisor, id, (recipe, &records), earlier, watcher))
     } else {
         Ok(())
     };
@@ -110,7 +133,7 @@ pub fn carry_out(
         }
     }
     merged?;
-    tell(hypervisor, id, recipe, watcher).map_err(touched)?;
+    tell(hypervisor, id, recipe, watcher).and_then(|()| watcher.known()).map_err(touched)?;
     watcher.phase("removing images");
     hypervisor.discard(id, &recipe.removed()).map_err(touched)
 }
@@ -118,7 +141,7 @@ pub fn carry_out(
 fn merge(
     hypervisor: &dyn Hypervisor,
     id: VmId,
-    recipe: &Recipe,
+    (recipe, records): (&Recipe, &[SnapshotRecord]),
     earlier: Earlier,
     watcher: &mut dyn Watcher,
 ) -> Result<()> {
@@ -126,7 +149,8 @@ fn merge(
     let all = recipe.disks.len();
     for (i, part) in recipe.disks.iter().enumerate() {
         watcher.phase(&format!("merging {} ({}/{all})", part.target, i + 1));
-        let done = one(hypervisor, id, (i, part), earlier, watcher);
+        let place = |vm: &Vm| place(vm, recipe, part, records);
+        let done = one(hypervisor, id, (i, part), &place, earlier, watcher);
         any |= done.as_ref().is_ok_and(|done| *done == Committed::Now);
         done.and_then(|_| watcher.merged(part)).map_err(|e| if any { touched(e) } else { e })?;
     }
@@ -138,6 +162,7 @@ fn one(
     hypervisor: &dyn Hypervisor,
     id: VmId,
     (i, part): (usize, &DiskPart),
+    place: &dyn Fn(&Vm) -> Result<Place>,
     earlier: Earlier,
     watcher: &mut dyn Watcher,
 ) -> Result<Committed> {
@@ -145,15 +170,16 @@ fn one(
         end_left_over(hypervisor, id, (i, part), watcher)?;
     }
     let vm = hypervisor.vm(id)?;
-    if has(&vm, part, &part.top) {
-        check_between(disk(&vm, part)?, part)?;
-        // For each disk anew: at the end of one's merge libvirt writes the profile again.
-        watcher.allow(&vm)?;
-    }
-    let Commit { target, base, top } =
-        Commit { target: part.target.clone(), base: part.base.clone(), top: part.top.clone() };
-    let done =
-        hypervisor.commit(id, &Commit { target, base, top }, &mut |copied| watcher.steer(i, copied))?;
+    let done = match place(&vm)? {
+        Place::Done => Committed::Before,
+        Place::ToDo => {
+            // For each disk anew: at the end of one's merge libvirt writes the profile again.
+            watcher.allow(&vm)?;
+            let commit =
+                Commit { target: part.target.clone(), base: part.base.clone(), top: part.top.clone() };
+            hypervisor.commit(id, &commit, &mut |copied| watcher.steer(i, copied))?
+        }
+    };
     // libvirt writes the definition after the pivot: should it not have, the next start would be on what goes now.
     let vm = hypervisor.vm(id).map_err(touched)?;
     let disk = disk(&vm, part).map_err(touched)?;
@@ -206,23 +232,74 @@ fn end_left_over(
 /// Those who stay name other images, and those who go are forgotten.
 fn tell(hypervisor: &dyn Hypervisor, id: VmId, recipe: &Recipe, watcher: &mut dyn Watcher) -> Result<()> {
     watcher.phase("updating metadata");
-    let records = hypervisor.snapshots(id)?;
+    let mut records = hypervisor.snapshots(id)?;
+    for name in &recipe.told {
+        // A libvirt that cannot write a snapshot's file takes the snapshot off its list.
+        if !records.iter().any(|r| r.name == *name)
+            && let Some(copy) = watcher.kept(name)?
+        {
+            let current = recipe.current.as_ref() == Some(name) && !records.iter().any(|r| r.current);
+            hypervisor.put_back(id, &copy, current)?;
+            records = hypervisor.snapshots(id)?;
+        }
+    }
     let moved = |part: &DiskPart| {
         (part.top.clone(), Layer { path: part.base.clone(), format: part.base_format.clone() })
     };
     let images: Vec<(String, Layer)> = recipe.disks.iter().map(moved).collect();
-    for name in recipe.told.iter().filter(|name| records.iter().any(|r| r.name == **name)) {
+    for name in concerned(recipe, &records, id) {
         watcher.keep(name, &hypervisor.copy(id, name)?)?;
         hypervisor.redefine(id, &Redefine { images: images.clone(), ..Redefine::new(name.clone()) })?;
+        watcher.changed(name)?;
     }
     for doomed in recipe.run.iter().rev() {
-        // One that has the name and not the identity is another one.
-        let is_it = |description: &str| marker::split(description, id).1.map(|m| m.id) == doomed.id;
-        if records.iter().any(|r| r.name == doomed.name && is_it(&r.description)) {
+        if records.iter().any(|r| is(r, doomed, id)) {
             hypervisor.forget(id, &doomed.name)?;
         }
     }
     Ok(())
+}
+
+/// Who stays and has to be told: also of what was taken after the merge was worked out.
+fn concerned<'a>(recipe: &Recipe, records: &'a [SnapshotRecord], id: VmId) -> Vec<&'a SnapshotName> {
+    let goes = |r: &SnapshotRecord| recipe.run.iter().any(|doomed| is(r, doomed, id));
+    let mut after: BTreeSet<&SnapshotName> = records.iter().filter(|r| goes(r)).map(|r| &r.name).collect();
+    let going = after.clone();
+    let mut known = 0;
+    while after.len() > known {
+        known = after.len();
+        let children = records.iter().filter(|r| r.parent.as_ref().is_some_and(|p| after.contains(p)));
+        let children: Vec<_> = children.map(|r| &r.name).collect();
+        after.extend(children);
+    }
+    let names_one = |r: &SnapshotRecord| {
+        let images = r.sources.iter().map(|(_, path)| path).chain(r.disks.iter().map(|d| &d.state_image));
+        images.into_iter().any(|path| recipe.disks.iter().any(|part| part.top == *path))
+    };
+    let told = |r: &&SnapshotRecord| {
+        !going.contains(&r.name) && (recipe.told.contains(&r.name) || after.contains(&r.name) || names_one(r))
+    };
+    let mut all: Vec<&SnapshotName> = records.iter().filter(told).map(|r| &r.name).collect();
+    // In the recipe's order; what came later last.
+    all.sort_by_key(|name| recipe.told.iter().position(|t| t == *name).unwrap_or(usize::MAX));
+    all
+}
+
+/// One that has the name and not the identity is another one.
+pub(crate) fn is(record: &SnapshotRecord, doomed: &Doomed, vm: VmId) -> bool {
+    record.name == doomed.name && marker::split(&record.description, vm).1.map(|m| m.id) == doomed.id
+}
+
+/// What is left to do with a disk, as the VM is now.
+fn place(vm: &Vm, recipe: &Recipe, part: &DiskPart, records: &[SnapshotRecord]) -> Result<Place> {
+    let chain: Vec<&str> = disk(vm, part)?.chain.iter().map(|l| l.path.as_str()).collect();
+    let staying = records.iter().filter(|r| !recipe.run.iter().any(|doomed| is(r, doomed, vm.id)));
+    let on_it = |d: &&SnapshotDisk| {
+        d.target == part.target && (d.state_image == part.base || d.state_image == part.top)
+    };
+    let overlays: Vec<&str> =
+        staying.flat_map(|r| &r.disks).filter(on_it).map(|d| d.overlay.as_str()).collect();
+    part.place(&chain, &overlays).map_err(|e| Error::new(ErrorKind::ChainMismatch, e.to_string()))
 }
 
 fn disk<'a>(vm: &'a Vm, part: &DiskPart) -> Result<&'a Disk> {
@@ -237,26 +314,6 @@ fn has(vm: &Vm, part: &DiskPart, image: &str) -> bool {
 
 fn chain(disk: &Disk) -> String {
     disk.chain.iter().map(|l| l.path.as_str()).collect::<Vec<_>>().join(" → ")
-}
-
-/// What lies between is what was found when it was worked out, and nothing else.
-fn check_between(disk: &Disk, part: &DiskPart) -> Result<()> {
-    let from = disk.chain.iter().skip_while(|l| l.path != part.top).map(|l| &l.path);
-    if from.clone().take(part.gone.len()).eq(&part.gone)
-        && from.clone().nth(part.gone.len()) == Some(&part.base)
-    {
-        return Ok(());
-    }
-    Err(Error::new(
-        ErrorKind::ChainMismatch,
-        format!(
-            "disk {} runs on {} now, where {} → {} was to be merged: somebody else changed it meanwhile",
-            part.target,
-            chain(disk),
-            part.gone.join(" → "),
-            part.base
-        ),
-    ))
 }
 
 /// An error after something was merged.

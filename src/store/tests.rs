@@ -143,9 +143,11 @@ fn recipe(run: &[(&str, Option<u128>)]) -> Recipe {
             base_format: "raw".into(),
             top: "/i/b.qcow2".into(),
             gone: vec!["/i/a.qcow2".into(), "/i/b.qcow2".into()],
+            above: Some("/i/c.qcow2".into()),
         }],
         told: vec![SnapshotName::existing("c")],
         files: vec!["/i/a.memory".into()],
+        current: None,
     }
 }
 

@@ -90,7 +90,7 @@ pub(super) fn remove(hypervisor: &dyn Hypervisor, vm: &Vm, record: &SnapshotReco
 }
 
 /// The file that a snapshot's variables are in, if it says that it has them.
-fn file_of(vm: &Vm, record: &SnapshotRecord) -> Option<String> {
+pub(super) fn file_of(vm: &Vm, record: &SnapshotRecord) -> Option<String> {
     let (_, marker) = marker::split(&record.description, vm.id);
     let marker = marker.filter(|m| m.nvram)?;
     Some(path_beside(&record.disks.first()?.state_image, marker.id, "nvram"))

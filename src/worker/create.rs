@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{Stop, Work, beside, memory, prune};
+use super::{Stop, Work, beside, memory, merge, prune};
 use crate::{
     core::{
         chain,
@@ -41,6 +41,10 @@ pub(super) fn take(work: &Work<'_>, create: &CreateJob, origin: Origin) -> Resul
         // Else a policy could never recover from a chain that something else filled: only a success prunes.
         make_room(work, &vm.name);
         work.phase("looking", None, create.name.as_ref());
+        vm = hypervisor.vm(vm.id)?;
+    }
+    if merge::is_in_the_way(work, &vm)? {
+        merge::finish(work, &vm)?;
         vm = hypervisor.vm(vm.id)?;
     }
     let records = hypervisor.snapshots(vm.id)?;

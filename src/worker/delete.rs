@@ -11,7 +11,7 @@ use crate::{
     core::{
         job::Failure,
         marker::{self, Marker},
-        model::{SnapshotName, Storage},
+        model::{SnapshotName, Storage, VmState},
     },
     hypervisor::{SnapshotRecord, Vm},
     store::{Begun, Intent},
@@ -55,15 +55,15 @@ pub(super) fn all(work: &Work<'_>, run: &[SnapshotName], share: (f64, f64)) -> R
         run.iter()
             .zip(marked)
             .try_for_each(|(name, marker)| natively(work, &vm, name, &marker, memory(name)))?;
+        for record in records.iter().filter(|r| run.contains(&r.name)) {
+            beside::remove(hypervisor.as_ref(), &vm, record);
+        }
     } else if let ([name], [marker]) = (run, marked.as_slice())
         && drop::is_end(&records, name)
     {
         drop::run(work, &vm, name, marker)?;
     } else {
         merge::run(work, &vm, run, share)?;
-    }
-    for record in records.iter().filter(|r| run.contains(&r.name)) {
-        beside::remove(hypervisor.as_ref(), &vm, record);
     }
     Ok(())
 }
@@ -107,7 +107,16 @@ fn natively(
     };
     work.tools.store.begin(&intent, work.tools.clock.now())?;
     work.phase("merging", None, Some(name));
-    match work.tools.hypervisor.delete(vm.id, name) {
+    // libvirt's own deletion may have to start it, and a libvirtd that dies meanwhile leaves that QEMU behind, paused.
+    let off = vm.state == VmState::ShutOff;
+    if off {
+        work.tools.store.wakes(vm.id, work.tools.clock.now())?;
+    }
+    let deleted = work.tools.hypervisor.delete(vm.id, name);
+    if off && work.tools.hypervisor.vm(vm.id).is_ok_and(|vm| vm.state == VmState::ShutOff) {
+        work.tools.store.sleeps(vm.id)?;
+    }
+    match deleted {
         Ok(()) => {
             work.tools.hypervisor.discard(vm.id, &intent.overlays).map_err(|e| {
                 e.context(format_args!(

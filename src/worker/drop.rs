@@ -9,11 +9,11 @@
 
 use std::collections::BTreeSet;
 
-use super::{Stop, Tools, Work};
+use super::{Stop, Tools, Work, beside};
 use crate::{
     core::{
         chain,
-        marker::Marker,
+        marker::{self, Marker},
         model::{SnapshotName, Storage},
     },
     hypervisor::{self, Error, ErrorKind, Layer, Result, SnapshotRecord, User, Vm},
@@ -38,13 +38,18 @@ pub(super) fn run(
     let refused = |e: Error| e.context(format_args!("snapshot {name} of VM {} was not deleted", vm.name));
     work.phase("looking", None, Some(name));
     let records = hypervisor.snapshots(vm.id)?;
-    let images = images(tools, vm, &records, name).map_err(refused)?;
+    let mut images = images(tools, vm, &records, name).map_err(refused)?;
+    images.extend(records.iter().find(|r| r.name == *name).and_then(|r| beside::file_of(vm, r)));
     work.safe_point()?;
     let intent = Intent { overlays: images, ..Intent::new(marker.id, vm.id, name.clone(), Begun::Drop) };
     tools.store.begin(&intent, tools.clock.now())?;
     work.phase("removing images", None, Some(name));
     if let Err(e) = hypervisor.forget(vm.id, name) {
-        tools.store.abandoned(intent.id)?;
+        // It may be forgotten all the same; where that is not certain, whoever settles this looks.
+        let left = hypervisor.snapshots(vm.id);
+        if left.is_ok_and(|records| records.iter().any(|r| r.name == *name)) {
+            tools.store.abandoned(intent.id)?;
+        }
         return Err(refused(e).into());
     }
     settle(tools, &intent).map_err(|e| {
@@ -66,6 +71,10 @@ pub(crate) fn settle(tools: &Tools, intent: &Intent) -> Result<()> {
         Err(e) if e.kind == ErrorKind::NoSuchVm => Vec::new(),
         records => records?,
     };
+    if records.iter().any(|r| marker::split(&r.description, intent.vm).1.is_some_and(|m| m.id == intent.id)) {
+        // It was not even forgotten: it is as good as before.
+        return tools.store.abandoned(intent.id).map_err(|e| Error::new(ErrorKind::Failed, e.to_string()));
+    }
     let needed = |path: &String| {
         records.iter().any(|r| {
             r.disks.iter().any(|d| d.state_image == *path)

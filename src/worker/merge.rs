@@ -3,7 +3,7 @@
 
 use uuid::Uuid;
 
-use super::{Stop, Work};
+use super::{Stop, Work, beside, drop};
 use crate::{
     core::{
         job::{Failure, Operation},
@@ -26,8 +26,12 @@ pub(super) fn run(
     if vm.confined_by.is_some() {
         work.tools.access.possible(vm.id).map_err(|e| not_deleted(vm, run, e))?;
     }
-    let recipe =
-        merging::look(work.tools.hypervisor.as_ref(), vm.id, run).map_err(|e| not_deleted(vm, run, e))?;
+    let hypervisor = work.tools.hypervisor.as_ref();
+    let mut recipe = merging::look(hypervisor, vm.id, run).map_err(|e| not_deleted(vm, run, e))?;
+    let records = hypervisor.snapshots(vm.id)?;
+    recipe
+        .files
+        .extend(records.iter().filter(|r| run.contains(&r.name)).filter_map(|r| beside::file_of(vm, r)));
     work.safe_point()?;
     let id = recipe.run.iter().find_map(|d| d.id).unwrap_or_else(Uuid::new_v4);
     let intent = Intent::new(id, vm.id, oldest.clone(), Begun::Merge(recipe.clone()));
@@ -37,7 +41,7 @@ pub(super) fn run(
 
 /// Ends the merges of the job's VM that were cut short.
 pub(super) fn finish_all(work: &Work<'_>) -> std::result::Result<(), Stop> {
-    finish(work, &work.tools.hypervisor.vm(work.job.vm)?).map(drop)
+    finish(work, &work.tools.hypervisor.vm(work.job.vm)?).map(std::mem::drop)
 }
 
 /// Ends the merges of this VM that were cut short, and says what is gone with them. As long as one is not ended the
@@ -47,16 +51,69 @@ pub(super) fn finish(work: &Work<'_>, vm: &Vm) -> std::result::Result<Vec<Snapsh
     // Before what is asked for: that has its own.
     let share = if work.job.operation == Operation::Finish { (0.0, 1.0) } else { (0.0, 0.0) };
     for intent in work.tools.store.intents()?.into_iter().filter(|i| i.vm == vm.id) {
+        if intent.what == Begun::Drop
+            && let Err(e) = drop::settle(work.tools, &intent)
+        {
+            // It is in nobody's way.
+            tracing::warn!(
+                VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, error = %e,
+                "images of VM {} that nobody needs cannot be removed yet", vm.name
+            );
+        }
         if let Begun::Merge(recipe) = &intent.what {
             tracing::info!(
                 VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %intent.name,
                 "the merge of {} of VM {} was cut short; it is finished now", list(&names(recipe)), vm.name
             );
-            carry_out(work, vm, &intent, recipe, true, share)?;
-            finished.extend(names(recipe));
+            if let Err(e) = merging::check_room(work.tools.hypervisor.as_ref(), vm, recipe)
+                && e.kind == ErrorKind::NoSpace
+            {
+                let what = list(&names(recipe));
+                let what =
+                    format!("the merge of {what} of VM {}, which was cut short, is not finished", vm.name);
+                return Err(e.context(what).into());
+            }
+            match carry_out(work, vm, &intent, recipe, true, share) {
+                Err(Stop::Failed(e)) if e.name == ErrorKind::ChainMismatch.as_str() => {
+                    if !given_up(work, vm, recipe)? {
+                        return Err(Stop::Failed(e));
+                    }
+                    tracing::warn!(
+                        VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %intent.name,
+                        "the merge of {} of VM {} is given up: somebody has forgotten them, and the VM is on other \
+                         images. These were to be removed, and stay: {}",
+                        list(&names(recipe)), vm.name, recipe.removed().join(", ")
+                    );
+                    work.tools.store.all_gone(recipe.run.iter().filter_map(|d| d.id).chain([intent.id]))?;
+                }
+                done => {
+                    done?;
+                    finished.extend(names(recipe));
+                }
+            }
         }
     }
     Ok(finished)
+}
+
+/// Whether a merge that was cut short forbids every snapshot until it is ended: a block job of it goes on, or a disk
+/// has left the image that the newest snapshot says it is on.
+pub(super) fn is_in_the_way(work: &Work<'_>, vm: &Vm) -> std::result::Result<bool, Stop> {
+    let begun = work.tools.store.intents()?;
+    let left = |part: &DiskPart| {
+        let disk = vm.disks.iter().find(|d| d.target == part.target);
+        part.above.is_none() && disk.is_some_and(|d| d.chain.iter().all(|l| l.path != part.top))
+    };
+    Ok(begun.iter().filter(|i| i.vm == vm.id).any(|intent| match &intent.what {
+        Begun::Merge(recipe) => vm.block_jobs || recipe.disks.iter().any(left),
+        _ => false,
+    }))
+}
+
+/// Nothing is left of what was to be merged away but images that the VM is not on.
+fn given_up(work: &Work<'_>, vm: &Vm, recipe: &Recipe) -> std::result::Result<bool, Stop> {
+    let records = work.tools.hypervisor.snapshots(vm.id)?;
+    Ok(!recipe.run.iter().any(|doomed| records.iter().any(|r| merging::is(r, doomed, vm.id))))
 }
 
 fn carry_out(
@@ -76,18 +133,16 @@ fn carry_out(
         phase: String::new(),
         told: None,
         share,
+        recipe,
         going: begun,
+        known: false,
     };
     let done = merging::carry_out(work.tools.hypervisor.as_ref(), vm.id, recipe, earlier, &mut watcher);
-    let going = watcher.going;
+    let (going, known) = (watcher.going, watcher.known);
     let names = names(recipe);
     match done {
         Ok(()) => {
-            let store = &work.tools.store;
-            for name in &recipe.told {
-                store.drop_copy(vm.id, name)?;
-            }
-            store.all_gone(recipe.run.iter().filter_map(|d| d.id).chain([intent.id]))?;
+            work.tools.store.gone(intent.id)?;
             for name in &names {
                 tracing::info!(
                     VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %name,
@@ -96,6 +151,14 @@ fn carry_out(
             }
             Ok(())
         }
+        Err(e) if known => Err(e
+            .context(format_args!(
+                "{} of VM {} {} deleted, but the images are not all removed yet, which is tried again",
+                list(&names),
+                vm.name,
+                if names.len() == 1 { "is" } else { "are" }
+            ))
+            .into()),
         // Refused before anything was copied, they are as good as before.
         Err(e) if !going || (e.kind.untouched() && !begun) => {
             work.tools.store.abandoned(intent.id)?;
@@ -116,8 +179,16 @@ fn carry_out(
                 return Err(Stop::Cancelled);
             }
             let kind = e.kind.as_str();
-            let text =
-                format!("the merge of {} of VM {} did not end: {e}. They {count}", list(&names), vm.name);
+            let begun = format!("the merge of {} of VM {} did not end: {e}", list(&names), vm.name);
+            let text = if e.kind == ErrorKind::ChainMismatch {
+                format!(
+                    "{begun}. They count as failed, as their images may hold newer data, and nothing of the VM can be \
+                     merged until the disks are on what was merged again, or the snapshots are given up: \
+                     `virsh snapshot-delete --metadata` forgets them and leaves all images where they are"
+                )
+            } else {
+                format!("{begun}. They {count}")
+            };
             Err(Stop::Failed(Failure::new(kind, text)))
         }
     }
@@ -147,8 +218,11 @@ struct Watching<'a> {
     /// What was told last.
     told: Option<f64>,
     share: (f64, f64),
+    recipe: &'a Recipe,
     /// Something was allowed to be copied.
     going: bool,
+    /// The metadata is right again.
+    known: bool,
 }
 
 fn written(stored: std::result::Result<(), StoreError>) -> Result<()> {
@@ -205,5 +279,26 @@ impl Watcher for Watching<'_> {
     fn keep(&mut self, name: &SnapshotName, xml: &SnapshotXml) -> Result<()> {
         let now = self.work.tools.clock.now();
         written(self.work.tools.store.keep_copy(self.vm.id, name, xml.as_str(), now))
+    }
+
+    fn changed(&mut self, name: &SnapshotName) -> Result<()> {
+        written(self.work.tools.store.drop_copy(self.vm.id, name))
+    }
+
+    fn kept(&mut self, name: &SnapshotName) -> Result<Option<SnapshotXml>> {
+        let copy = self.work.tools.store.copy(self.vm.id, name);
+        copy.map(|xml| xml.map(SnapshotXml::new)).map_err(|e| Error::new(ErrorKind::Failed, e.to_string()))
+    }
+
+    /// From here on nothing can be merged a second time: what is left is to remove files.
+    fn known(&mut self) -> Result<()> {
+        let next = Intent {
+            overlays: self.recipe.removed(),
+            ..Intent::new(self.intent.id, self.intent.vm, self.intent.name.clone(), Begun::Drop)
+        };
+        let ended = self.recipe.run.iter().filter_map(|d| d.id).chain([self.intent.id]);
+        written(self.work.tools.store.becomes(ended, &next, self.work.tools.clock.now()))?;
+        self.known = true;
+        Ok(())
     }
 }

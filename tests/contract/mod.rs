@@ -231,6 +231,7 @@ macro_rules! contracts {
                 prepare_refuses_a_backing_image_that_is_not_the_active_layer [];
                 discard_removes_what_nobody_uses_and_passes_over_what_is_missing [];
                 discard_refuses_what_a_chain_has [];
+                nothing_is_discarded_of_a_vm_that_is_not_there [];
                 a_name_that_is_taken_changes_nothing [];
                 an_overlay_that_others_overtook_is_refused [Foreign];
                 a_foreign_snapshot_is_listed_and_current [Foreign];
@@ -280,6 +281,8 @@ macro_rules! contracts {
                 snapshots_of_some_disks_are_merged_between_each_other [];
                 a_stopped_vm_is_woken_and_sleeps_again [];
                 a_merge_that_was_stopped_is_finished_later [];
+                a_merge_that_was_stopped_is_not_ended_on_other_images [Branches];
+                a_snapshot_taken_meanwhile_is_told_as_well [];
                 what_forbids_a_merge_is_said_before_anything_is_touched [Foreign, Branches];
             }
             memory [Images] {

@@ -278,6 +278,7 @@ pub(crate) fn a_revert_that_cannot_be_safe_is_refused_and_touches_nothing(rig: &
             disks: Vec::new(),
             told: Vec::new(),
             files: Vec::new(),
+            current: None,
         }),
     );
     daemon.tools.store.begin(&half, daemon.tools.clock.now()).unwrap();

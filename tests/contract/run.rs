@@ -224,6 +224,49 @@ pub(crate) fn a_merge_that_was_stopped_is_finished_later(rig: &mut dyn Rig) {
     }
 }
 
+/// Nobody is told or forgotten, and nothing is removed, where the disks are on something else by then.
+pub(crate) fn a_merge_that_was_stopped_is_not_ended_on_other_images(rig: &mut dyn Rig) {
+    let (hv, _events) = connected(rig);
+    for (run, back_to) in [(["s4"], "s4"), (["s5"], "s4"), (["s3"], "s1")] {
+        let vm = with_five(rig, &*hv);
+        let recipe = merging::look(&*hv, vm, &run.map(name)).unwrap();
+        let mut stops = Noted { stop_at: Some(1), ..Noted::default() };
+        merging::carry_out(&*hv, vm, &recipe, Earlier::default(), &mut stops).unwrap_err();
+        rig.stop_vm(vm);
+        rig.revert(vm, &name(back_to));
+        let before = records(&*hv, vm);
+        let earlier = Earlier { begun: true, woken: false };
+        let ended = merging::carry_out(&*hv, vm, &recipe, earlier, &mut Noted::default());
+        refused(ended, ErrorKind::ChainMismatch);
+        assert_eq!(records(&*hv, vm), before);
+        for image in recipe.removed() {
+            assert!(rig.file_exists(&image), "{image}");
+        }
+    }
+}
+
+pub(crate) fn a_snapshot_taken_meanwhile_is_told_as_well(rig: &mut dyn Rig) {
+    let (hv, _events) = connected(rig);
+    let vm = with_five(rig, &*hv);
+    let recipe = merging::look(&*hv, vm, &[name("s5")]).unwrap();
+    let mut stops = Noted { stop_at: Some(1), ..Noted::default() };
+    merging::carry_out(&*hv, vm, &recipe, Earlier::default(), &mut stops).unwrap_err();
+    take(rig, &*hv, vm, "s6");
+    let earlier = Earlier { begun: true, woken: false };
+    merging::carry_out(&*hv, vm, &recipe, earlier, &mut Noted::default()).unwrap();
+    for target in TARGETS {
+        assert_eq!(rig.marker_in_snapshot(vm, &name("s6"), target), 6);
+        assert_eq!(chain(&*hv, vm, target).len(), 6);
+    }
+    assert!(recipe.removed().iter().all(|image| !rig.file_exists(image)));
+    for gone in ["s1", "s2", "s3", "s4", "s6"] {
+        hv.delete(vm, &name(gone)).unwrap();
+    }
+    for target in TARGETS {
+        assert_eq!((rig.marker_now(vm, target), chain(&*hv, vm, target).len()), (6, 1));
+    }
+}
+
 pub(crate) fn what_forbids_a_merge_is_said_before_anything_is_touched(rig: &mut dyn Rig) {
     let (hv, _events) = connected(rig);
     let vm = with_five(rig, &*hv);

@@ -12,15 +12,15 @@ use virtsnap::{
     clock::Clock as _,
     config::{self, ConfigRoots},
     core::{
-        job::{Asker, Job, Operation, Outcome, Pace},
+        job::{Asker, CreateJob, Job, Operation, Outcome, Pace},
         marker::{self, Marker},
         model::{Origin, SnapshotName, SnapshotState, VmId, VmState},
         settings::Settings,
     },
     freeze::Freezer,
     hypervisor::{
-        CreateSpec, Hypervisor, JobKind, Merge as _, Overlay,
-        sim::{Blocks, Sim, VmSpec},
+        CreateSpec, Error, ErrorKind, Hypervisor, JobKind, Merge as _, Overlay,
+        sim::{Blocks, Fault, Mishap, Op, Sim, VmSpec},
     },
     reader,
     store::Store,
@@ -291,4 +291,88 @@ fn the_newest_one_is_merged_into_the_one_before_it_and_finished_when_it_was_cut_
     let ended = world.does(world.sim.clone(), newest, drop);
     assert!(matches!(ended, Outcome::Done(_)), "{ended:?}");
     world.check_done(&["s0", "s1", "s2", "s3"], VmState::Running);
+}
+
+/// libvirt takes a snapshot off its list when it cannot write its file.
+#[test]
+fn metadata_that_is_lost_while_it_is_changed_is_put_back() {
+    for nth in 0..2 {
+        let world = World::new(VmState::Running, "keep-last = 2");
+        let full = Error::new(ErrorKind::Failed, "cannot write: No space left on device");
+        world.sim.inject(Fault::new(Op::Redefine, Mishap::Half(full)).after(nth));
+        assert!(matches!(world.prune(), Outcome::Failed(_)));
+        assert!(world.left().len() < 5, "it is lost");
+        world.check();
+        let ended = world.prune();
+        assert!(matches!(ended, Outcome::Done(_)), "{ended:?}");
+        world.check_done(&["s3", "s4"], VmState::Running);
+    }
+}
+
+#[test]
+fn a_snapshot_on_top_of_a_merge_that_was_cut_short_keeps_what_it_holds() {
+    for at in [1, 5, 9] {
+        let mut world = World::new(VmState::Running, "max-count = 3");
+        let looks = AtomicUsize::new(0);
+        let newest = Operation::Delete { name: SnapshotName::existing("s4"), pace: Pace::default() };
+        let outcome = world.does(world.sim.clone(), newest, move |p| {
+            let merging = p.phase.starts_with("merging");
+            assert!(!merging || looks.fetch_add(1, Ordering::SeqCst) != at, "killed, as arranged");
+        });
+        assert!(matches!(outcome, Outcome::Failed(_)));
+        for job in world.sim.block_jobs(VM).unwrap() {
+            world.sim.end_block_job(VM, &job.target).unwrap();
+        }
+        let name = SnapshotName::existing("s5");
+        world.take(&name);
+        world.oracle.insert(name, world.live());
+        world.check();
+        let ended = world.prune();
+        assert!(matches!(ended, Outcome::Done(_)), "{at}: {ended:?}");
+        world.check_done(&["s2", "s3", "s5"], VmState::Running);
+    }
+}
+
+#[test]
+fn images_that_cannot_be_removed_now_go_with_the_next_prune() {
+    let world = World::new(VmState::Running, "keep-last = 2");
+    let busy = Error::new(ErrorKind::Busy, "storage pool 'images' is refreshing");
+    world.sim.inject(Fault::new(Op::Discard, Mishap::Refuse(busy)));
+    let Outcome::Failed(failure) = world.prune() else { panic!("they cannot be removed") };
+    assert!(failure.message.contains("are deleted, but"), "{failure:?}");
+    assert_eq!(world.left(), ["s3", "s4"]);
+    assert!(!world.store.unfinished(VM).unwrap(), "nothing else waits for that");
+    world.check();
+    assert!(matches!(world.prune(), Outcome::Done(_)));
+    world.check_done(&["s3", "s4"], VmState::Running);
+}
+
+/// Only a snapshot that was taken is followed by a prune: what forbade it would never end.
+#[test]
+fn a_merge_of_the_newest_that_was_cut_short_forbids_no_snapshot() {
+    for (at, disconnect) in (0..14).flat_map(|at| [(at, true), (at, false)]) {
+        let world = World::new(VmState::Running, "keep-last = 5");
+        let (looks, sim) = (AtomicUsize::new(0), Arc::clone(&world.sim));
+        let newest = Operation::Delete { name: SnapshotName::existing("s4"), pace: Pace::default() };
+        drop(world.does(world.sim.clone(), newest, move |p| {
+            if p.phase.starts_with("merging") && looks.fetch_add(1, Ordering::SeqCst) == at {
+                assert!(disconnect, "killed, as arranged");
+                sim.disconnect("libvirtd was killed, as arranged");
+            }
+        }));
+        world.sim.connect();
+        let stays = world.left().contains(&"s4".to_owned()) && !world.store.unfinished(VM).unwrap();
+        let how = world.settings.policies.values().next().unwrap().how.clone();
+        let name = Some(SnapshotName::existing("s5"));
+        let create = CreateJob { name, description: String::new(), policies: [].into(), how, disks: None };
+        let taken = world.does(world.sim.clone(), Operation::Create(create), drop);
+        assert!(matches!(taken, Outcome::Done(Some(_))), "{at} {disconnect}: {taken:?}");
+        assert!(matches!(world.prune(), Outcome::Done(_)), "and the merge is finished");
+        assert_eq!(world.sim.block_jobs(VM), Ok(Vec::new()));
+        assert_eq!(world.store.intents().unwrap(), []);
+        assert_eq!(world.live(), world.now);
+        let all = ["s0", "s1", "s2", "s3", "s4", "s5"];
+        let left: Vec<_> = all.into_iter().filter(|name| stays || *name != "s4").collect();
+        assert_eq!(world.left(), left, "{at} {disconnect}");
+    }
 }

@@ -32,7 +32,7 @@ use std::collections::BTreeMap;
 use self::tree::{Tree, age};
 pub use self::{
     hold::{Blocker, Breakage, Held, Hold},
-    recipe::{DiskNow, DiskPart, Doomed, Obstacle, Recipe, SnapshotNow, recipe},
+    recipe::{DiskNow, DiskPart, Doomed, Obstacle, Place, Recipe, SnapshotNow, Strayed, recipe},
     step::{Plan, Step},
 };
 use super::{

@@ -9,6 +9,9 @@
 //!
 //! A disk that only some of the run have is merged between those. A snapshot that stays and does not have a disk names
 //! its image of then all the same, so it is told as well.
+//!
+//! A merge that was cut short is ended on what is there by then, which somebody else may have changed: [`DiskPart::place`]
+//! says of each disk what is left to do, and that it is done only where that is proven.
 
 use std::collections::BTreeSet;
 
@@ -39,6 +42,57 @@ pub struct DiskPart {
     pub top: String,
     /// What goes, from `top` down to the one above `base`.
     pub gone: Vec<String>,
+    /// The image on `top`, which lies on `base` afterwards; `None` if `top` is what the VM writes to.
+    #[serde(default)]
+    pub above: Option<String>,
+}
+
+/// What is left to do with a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Its images are all there, to be merged.
+    ToDo,
+    /// They are merged.
+    Done,
+}
+
+impl DiskPart {
+    /// What is left to do with this disk, which has this chain now; `overlays` are those of snapshots that stay and
+    /// whose state image `base` is, by now. An error says what the chain is instead.
+    pub fn place(&self, chain: &[&str], overlays: &[&str]) -> Result<Place, Strayed> {
+        let at = |path: &str| chain.iter().position(|image| *image == path);
+        let was = || format!("{} → {}", self.gone.join(" → "), self.base);
+        let strayed = || Strayed { target: self.target.clone(), chain: chain.join(" → "), was: was() };
+        let base = at(&self.base).ok_or_else(strayed)?;
+        if let Some(top) = at(&self.top) {
+            return if chain[top..base.max(top)] == self.gone[..] { Ok(Place::ToDo) } else { Err(strayed()) };
+        }
+        // That its images are not there is no proof: a revert takes them away as well, and the disk is then on the base
+        // as it was, or half written. What lay above them, on the base, is one.
+        let done = match (&self.above, base.checked_sub(1).map(|i| chain[i])) {
+            (Some(above), Some(on)) => above == on,
+            (Some(_), None) => false,
+            (None, None) => true,
+            // Merged, and then somebody took a snapshot.
+            (None, Some(on)) => overlays.contains(&on),
+        };
+        let some_left = self.gone.iter().any(|gone| at(gone).is_some());
+        if done && !some_left { Ok(Place::Done) } else { Err(strayed()) }
+    }
+}
+
+/// A disk is no longer on what was to be merged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "disk {target} runs on {chain} now, where {was} was to be merged: somebody else changed it meanwhile"
+)]
+pub struct Strayed {
+    /// The disk's target.
+    pub target: String,
+    /// Its images now.
+    pub chain: String,
+    /// What they were.
+    pub was: String,
 }
 
 /// All of it.
@@ -53,6 +107,9 @@ pub struct Recipe {
     pub told: Vec<SnapshotName>,
     /// Other files that go: what was kept of the VM's memory.
     pub files: Vec<String>,
+    /// The current snapshot, if it stays.
+    #[serde(default)]
+    pub current: Option<SnapshotName>,
 }
 
 impl Recipe {
@@ -178,7 +235,8 @@ pub fn recipe(
     let told = newer.iter().chain(beside.iter().filter(stood_on)).map(|s| s.name.clone()).collect();
     let files = going.iter().filter_map(|s| s.memory).map(str::to_owned).collect();
     let run = going.iter().map(|s| Doomed { name: s.name.clone(), id: s.id }).collect();
-    Ok(Recipe { run, disks: parts, told, files })
+    let current = newer.last().map(|s| s.name.clone());
+    Ok(Recipe { run, disks: parts, told, files, current })
 }
 
 /// A disk's part; `None` if no snapshot that goes has it.
@@ -190,8 +248,10 @@ fn part(disk: &DiskNow<'_>, going: &[SnapshotNow<'_>]) -> Option<DiskPart> {
     let from = disk.chain.iter().position(|(path, _)| *path == newest.above)?;
     let to = disk.chain.iter().position(|(path, _)| *path == oldest.part.state_image)?;
     let (base, base_format) = disk.chain[to];
+    let above = from.checked_sub(1).and_then(|i| disk.chain.get(i));
     Some(DiskPart {
         target: disk.target.to_owned(),
+        above: above.map(|(path, _)| (*path).to_owned()),
         base: base.to_owned(),
         base_format: base_format.to_owned(),
         top: newest.above.to_owned(),

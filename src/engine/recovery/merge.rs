@@ -16,8 +16,9 @@ pub(super) fn settle(
     recipe: &Recipe,
     records: &[SnapshotRecord],
 ) -> std::result::Result<(), StoreError> {
-    if records.is_empty() {
-        // The VM went, or all its snapshots with it.
+    // That there are no snapshots any more is no sign: they may all have been merged.
+    let went = || tools.hypervisor.vm(intent.vm).is_err_and(|e| e.kind == ErrorKind::NoSuchVm);
+    if records.is_empty() && went() {
         return tools.store.all_gone(recipe.run.iter().filter_map(|d| d.id).chain([intent.id]));
     }
     // The intent stays: all of the run count as failed until somebody has ended it.

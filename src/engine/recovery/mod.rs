@@ -80,8 +80,6 @@ fn settle(tools: &Tools, intent: &Intent) -> Result<()> {
     let stored = match &intent.what {
         Begun::Create => create::settle(tools, intent, &records)?,
         Begun::Delete => delete::settle(tools, intent, &records)?,
-        // It was not even forgotten: it is as good as before.
-        Begun::Drop if find(&records, intent.vm, intent.id).is_some() => tools.store.abandoned(intent.id),
         Begun::Drop => return worker::settle_drop(tools, intent),
         Begun::Merge(recipe) => merge::settle(tools, intent, recipe, &records),
         Begun::Revert(plan) => return worker::settle_revert(tools, intent, plan),

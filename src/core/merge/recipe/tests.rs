@@ -269,14 +269,18 @@ fn a_disk_is_merged_between_those_of_the_run_that_have_it() {
     // s00 has vda, s01 vdb, s02 both.
     let world = World::after(&[Act::Take(1), Act::Take(2), Act::Take(3)]);
     let recipe = world.recipe(&[0, 1]).unwrap().unwrap();
-    let part = |target: &str, base: &str, top: &str| DiskPart {
+    let part = |target: &str, base: &str, top: &str, above: &str| DiskPart {
+        above: Some(above.into()),
         target: target.into(),
         base: base.into(),
         base_format: "qcow2".into(),
         top: top.into(),
         gone: vec![top.into()],
     };
-    assert_eq!(recipe.disks, [part("vda", "/vda", "/vda-00"), part("vdb", "/vdb", "/vdb-01")]);
+    assert_eq!(
+        recipe.disks,
+        [part("vda", "/vda", "/vda-00", "/vda-02"), part("vdb", "/vdb", "/vdb-01", "/vdb-02")]
+    );
     assert_eq!(recipe.told, [name(2)]);
     assert_eq!(recipe.removed(), ["/vda-00", "/vdb-01"]);
     assert_eq!(recipe.touched(), ["/vda", "/vda-00", "/vdb", "/vdb-01"]);
@@ -301,4 +305,36 @@ fn an_image_that_another_disk_stands_on_is_left_alone() {
     world.put_on(1, "/vda", 9);
     let shared = Obstacle::Shared { disk: "vdb".into(), image: "/vda".into() };
     assert_eq!(world.recipe(&[0]), Some(Err(shared)));
+}
+
+#[test]
+fn a_disk_is_merged_only_where_what_lay_above_lies_on_the_base_now() {
+    let part = |above: Option<&str>| DiskPart {
+        target: "vda".into(),
+        base: "/b".into(),
+        base_format: "qcow2".into(),
+        top: "/2".into(),
+        gone: vec!["/2".into(), "/1".into()],
+        above: above.map(str::to_owned),
+    };
+    let place = |above, chain: &[&str], overlays: &[&str]| part(above).place(chain, overlays).ok();
+    let (inner, active) = (Some("/3"), None);
+    assert_eq!(place(inner, &["/3", "/2", "/1", "/b", "/0"], &[]), Some(Place::ToDo));
+    assert_eq!(place(active, &["/2", "/1", "/b"], &[]), Some(Place::ToDo));
+    // With a snapshot that was taken on top meanwhile.
+    assert_eq!(place(active, &["/4", "/2", "/1", "/b"], &[]), Some(Place::ToDo));
+    assert_eq!(place(inner, &["/3", "/b", "/0"], &[]), Some(Place::Done));
+    assert_eq!(place(inner, &["/4", "/3", "/b"], &[]), Some(Place::Done));
+    assert_eq!(place(active, &["/b", "/0"], &[]), Some(Place::Done));
+    assert_eq!(place(active, &["/4", "/b"], &["/4"]), Some(Place::Done));
+
+    // Reverted to the oldest of the run, to one before it, to one within it; merged by others; another disk.
+    for chain in [&["/9", "/b", "/0"][..], &["/9", "/0"], &["/9", "/1", "/b"], &["/b"], &["/x"], &[]] {
+        assert_eq!(place(inner, chain, &[]), None, "{chain:?}");
+    }
+    for chain in [&["/9", "/b"][..], &["/9", "/1", "/b"], &["/b", "/1"], &["/x"], &[]] {
+        assert_eq!(place(active, chain, &[]), None, "{chain:?}");
+    }
+    let strayed = part(inner).place(&["/9", "/b"], &[]).unwrap_err().to_string();
+    assert!(strayed.contains("runs on /9 → /b now, where /2 → /1 → /b was to be merged"), "{strayed}");
 }
