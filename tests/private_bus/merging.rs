@@ -182,6 +182,10 @@ fn ends_at(sim: &Arc<Sim>, n: usize) -> (Arc<Hooked>, Arc<AtomicUsize>) {
     (hooked, count)
 }
 
+fn delete_newest() -> Operation {
+    Operation::Delete { name: SnapshotName::existing("s4"), pace: Pace::default(), foreign: false }
+}
+
 /// How many calls a prune takes.
 fn calls(state: VmState) -> usize {
     let world = World::new(state, "keep-last = 2");
@@ -274,8 +278,7 @@ fn a_merge_that_goes_on_without_its_daemon_is_awaited_by_the_next_one() {
 fn the_newest_one_is_merged_into_the_one_before_it_and_finished_when_it_was_cut_short() {
     let world = World::new(VmState::Running, "keep-last = 5");
     let (looks, sim) = (AtomicUsize::new(0), Arc::clone(&world.sim));
-    let newest =
-        Operation::Delete { name: SnapshotName::existing("s4"), pace: Pace::default(), foreign: false };
+    let newest = delete_newest();
     let outcome = world.does(world.sim.clone(), newest.clone(), move |p| {
         if p.phase.starts_with("merging") && looks.fetch_add(1, Ordering::SeqCst) == 5 {
             sim.disconnect("libvirtd was killed, as arranged");
@@ -314,7 +317,7 @@ fn a_snapshot_on_top_of_a_merge_that_was_cut_short_keeps_what_it_holds() {
     for at in [1, 5, 9] {
         let mut world = World::new(VmState::Running, "max-count = 3");
         let looks = AtomicUsize::new(0);
-        let newest = Operation::Delete { name: SnapshotName::existing("s4"), pace: Pace::default() };
+        let newest = delete_newest();
         let outcome = world.does(world.sim.clone(), newest, move |p| {
             let merging = p.phase.starts_with("merging");
             assert!(!merging || looks.fetch_add(1, Ordering::SeqCst) != at, "killed, as arranged");
@@ -353,7 +356,7 @@ fn a_merge_of_the_newest_that_was_cut_short_forbids_no_snapshot() {
     for (at, disconnect) in (0..14).flat_map(|at| [(at, true), (at, false)]) {
         let world = World::new(VmState::Running, "keep-last = 5");
         let (looks, sim) = (AtomicUsize::new(0), Arc::clone(&world.sim));
-        let newest = Operation::Delete { name: SnapshotName::existing("s4"), pace: Pace::default() };
+        let newest = delete_newest();
         drop(world.does(world.sim.clone(), newest, move |p| {
             if p.phase.starts_with("merging") && looks.fetch_add(1, Ordering::SeqCst) == at {
                 assert!(disconnect, "killed, as arranged");
