@@ -5,6 +5,7 @@
 
 use std::{
     ffi::OsStr,
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -96,9 +97,14 @@ pub fn prepare(
     access: Arc<dyn Access>,
     clock: Arc<dyn Clock>,
 ) -> anyhow::Result<(Ready, Control)> {
-    std::fs::create_dir_all(&options.state)
+    // Definitions in it may hold passwords. The unit says the same; who starts it by hand need not.
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&options.state)
         .with_context(|| format!("cannot make the state directory {}", options.state.display()))?;
     let store = open_store(&options.state)?;
+    store.set_uri(&options.settings.daemon.uri)?;
     let boot_file = options.runtime.map(|d| d.join("started"));
     let machine = Machine::new(Start {
         settings: Arc::new(options.settings),
@@ -174,7 +180,9 @@ async fn signals(control: Control) -> std::io::Result<()> {
 }
 
 /// Thaws whatever a daemon that is no more left frozen: the unit's last resort. True if all is thawed.
-pub fn thaw(settings: &Settings, state: &Path) -> anyhow::Result<bool> {
+///
+/// On the libvirt that it was connected to, as it wrote down: the configuration may be broken by now, or name another.
+pub fn thaw(state: &Path) -> anyhow::Result<bool> {
     if !state.join(DATABASE).exists() {
         return Ok(true);
     }
@@ -183,7 +191,8 @@ pub fn thaw(settings: &Settings, state: &Path) -> anyhow::Result<bool> {
     if frozen.is_empty() {
         return Ok(true);
     }
-    let hypervisor = Arc::new(Libvirt::new(settings.daemon.uri.clone()));
+    let uri = store.uri()?.unwrap_or_else(|| apparmor::URI.to_owned());
+    let hypervisor = Arc::new(Libvirt::new(uri));
     hypervisor.connect().context("libvirt does not answer, so guests may still be frozen")?;
     let freezer = Freezer::new(hypervisor, store, Arc::new(SystemClock::default()), Box::new(|_, _| {}));
     Ok(freezer.thaw_left_over(&frozen).is_empty())

@@ -11,6 +11,8 @@ mod strays;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs::OpenOptions,
+    os::unix::fs::OpenOptionsExt as _,
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -94,7 +96,11 @@ pub struct Store {
 
 impl Store {
     /// Opens it, makes it if it is not there, and brings it up to date.
+    ///
+    /// Nobody but its owner may read it: what it keeps of definitions may hold passwords.
     pub fn open(path: &Path) -> Result<Self> {
+        // SQLite gives the files beside it the same mode. Should this fail, it says why.
+        let _ = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
         Self::prepare(Connection::open(path)?)
     }
 
@@ -184,6 +190,22 @@ impl Store {
             all.insert(id, Quality { reached, requested, memory, note, frozen });
         }
         Ok(all)
+    }
+
+    /// Before anything is frozen: this is the libvirt that all of it is on.
+    pub fn set_uri(&self, uri: &str) -> Result<()> {
+        self.write(
+            "INSERT INTO fact VALUES ('uri', ?1) ON CONFLICT (key) DO UPDATE SET value = ?1",
+            params![uri],
+        )
+    }
+
+    /// The libvirt that the last daemon was on.
+    pub fn uri(&self) -> Result<Option<String>> {
+        let connection = self.lock();
+        Ok(connection
+            .query_row("SELECT value FROM fact WHERE key = 'uri'", [], |row| row.get(0))
+            .optional()?)
     }
 
     /// The newest time that is known to have passed.

@@ -247,11 +247,16 @@ harness::on_both! {
         guest.hook_sleep_thaw(0);
         tb.ok("virtsnap create vm1 --name killed --no-wait");
         wait_freezing(&guest);
+        // With this no daemon starts again: the unit's ExecStopPost is the only one left to thaw.
+        tb.push_file("/etc/virtsnap/policies.d/broken.toml", "[policy", 0o644);
         tb.ok("systemctl kill -s KILL virtsnapd");
-        // The unit's ExecStopPost thaws, and the daemon that systemd starts again does, before anything else.
-        wait_for(Duration::from_secs(40), "systemd starts it again", || {
-            tb.sh("systemctl is-active virtsnapd").success().then_some(())
+        wait_for(Duration::from_secs(60), "the guest is thawed, and the unit failed", || {
+            let failed = tb.sh("systemctl is-failed virtsnapd").success();
+            (failed && guest.freeze_status() == "thawed").then_some(())
         });
+        assert!(guest.exec("tail -n 1 /run/hook.log").contains("thaw"), "it was frozen before");
+        tb.ok("rm /etc/virtsnap/policies.d/broken.toml; systemctl reset-failed virtsnapd");
+        daemon.start();
         daemon.wait_running();
         is_thawed(&daemon, &guest);
         guest.hook_sleep_freeze(0);

@@ -61,6 +61,14 @@ fn main() -> ExitCode {
         return if loaded.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(BROKEN_CONFIGURATION) };
     }
     logging::init();
+    if arguments.thaw {
+        // Whatever became of the configuration meanwhile: a guest that is frozen must not wait until it is mended.
+        return match daemon::thaw(&arguments.state_dir) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(e) => fail(&e),
+        };
+    }
     let loaded = match loaded {
         Ok(loaded) => loaded,
         Err(diagnostics) => {
@@ -68,13 +76,6 @@ fn main() -> ExitCode {
             return ExitCode::from(BROKEN_CONFIGURATION);
         }
     };
-    if arguments.thaw {
-        return match daemon::thaw(&loaded.settings, &arguments.state_dir) {
-            Ok(true) => ExitCode::SUCCESS,
-            Ok(false) => ExitCode::FAILURE,
-            Err(e) => fail(&e),
-        };
-    }
     for line in loaded.warnings.lines() {
         tracing::warn!("{line}");
     }

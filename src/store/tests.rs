@@ -254,3 +254,20 @@ fn what_was_begun_becomes_the_rest_of_it_at_once_or_stays() {
     store.becomes([again.id], &again, at).unwrap();
     assert_eq!(store.intents().unwrap(), [again]);
 }
+
+#[test]
+fn nobody_else_may_read_it_and_it_knows_its_libvirt() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state.db");
+    let store = Store::open(&path).unwrap();
+    assert_eq!(store.uri().unwrap(), None);
+    for uri in ["qemu:///system", "qemu+ssh://host/system"] {
+        store.set_uri(uri).unwrap();
+        assert_eq!(store.uri().unwrap().as_deref(), Some(uri));
+    }
+    for entry in std::fs::read_dir(directory.path()).unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{entry:?}");
+    }
+}
