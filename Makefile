@@ -18,7 +18,7 @@ FUZZ_TIME ?= 60
 
 TESTBED := tests/testbed
 
-.PHONY: help build deb demo test test-quick lint bench fuzz deny install install-files clean
+.PHONY: help build deb demo test test-quick lint bench bench-real fuzz deny install install-files clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -52,9 +52,13 @@ lint: build-packages
 	cargo fmt --manifest-path fuzz/Cargo.toml -- --check
 	cargo clippy --locked --all-targets -- -D warnings
 
-## make bench         the benchmarks
+## make bench         the benchmarks that need no guest
 bench: build-packages
-	cargo bench --locked
+	cargo bench --locked --bench retention
+
+## make bench-real    how long real guests are frozen, and what pruning copies, with virsh beside it (some minutes)
+bench-real: build-packages test-packages
+	cargo bench --locked --bench real
 
 ## make fuzz          each fuzz target for FUZZ_TIME seconds, 60 if not said (needs cargo-fuzz)
 # Without a sanitizer: there is hardly any `unsafe` to look for, and the variable lets the stable compiler take
