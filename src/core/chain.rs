@@ -12,6 +12,9 @@
 //!
 //! So an overlay that no snapshot names is right too, where it lies directly on the state image of the snapshot that
 //! it must belong to.
+//!
+//! A revert leaves a disk that its snapshot does not have on what it is on: on images of the branch that the VM leaves,
+//! or that nobody knows any more. Those lie between the snapshots of the line from then on, and are nobody's of it.
 
 use std::fmt;
 
@@ -83,10 +86,19 @@ pub fn check_top(target: &str, chain: &[&str], told: &Told<'_>) -> Result<(), Mi
     }
 }
 
-/// Finds the place of each snapshot of the line in the disk's chain, which must have all of them, from the top down and
-/// joined without a gap.
+/// Finds the place of each snapshot of the line in the disk's chain, which must have all of them, from the top down. What
+/// lies between two of them is on the way to the newer one's state image, and no other's of the line.
 pub fn links<'a>(target: &str, chain: &[&'a str], told: &Told<'a>) -> Result<Vec<Link<'a>>, Mismatch> {
-    told.line.iter().enumerate().map(|(at, part)| link(target, chain, at, part, told)).collect()
+    let of_line = |image: &&str| told.line.iter().any(|p| p.overlay == *image || p.reverted == Some(*image));
+    let mut from = 0;
+    let mut place = |(i, part): (usize, &Part<'a>)| {
+        let strict = i == 0 && told.current;
+        let at = (from..chain.len()).find(|at| chain.get(at + 1) == Some(&part.state_image));
+        let at = at.filter(|at| !strict && !chain[from..*at].iter().any(of_line)).unwrap_or(from);
+        from = at + 1;
+        link(target, chain, at, part, told)
+    };
+    told.line.iter().enumerate().map(&mut place).collect()
 }
 
 fn link<'a>(
@@ -205,5 +217,31 @@ mod tests {
         assert!(check_top("vda", &["/elsewhere"], &older).is_ok());
         assert!(links("vda", &["/elsewhere"], &older).is_err());
         assert!(check_top("vda", &["/any"], &Told::default()).is_ok());
+    }
+
+    #[test]
+    fn a_revert_to_one_without_the_disk_leaves_images_of_the_branch_between() {
+        let w = leaked();
+        // s1 has it, s2 does not, s3 was the safety snapshot on s2, which the VM left for s2 again.
+        let s1 = w.part(1, "/1", "/0");
+        let left = told(vec![s1], vec![w.part(3, "/3", "/1")]);
+        let left = Told { current: false, ..left };
+        assert_eq!(above(&["/3", "/1", "/0"], &left), ["/1"]);
+        // And when that one is deleted, and when s4 is taken on top.
+        let forgotten = Told { beside: vec![], ..left };
+        assert_eq!(above(&["/3", "/1", "/0"], &forgotten), ["/1"]);
+        let newer = told(vec![w.part(4, "/4", "/3"), s1], vec![]);
+        assert_eq!(above(&["/4", "/3", "/1", "/0"], &newer), ["/4", "/1"]);
+        // On top is what the current one has, and what lies on the state image must be its own.
+        for wrong in [
+            &["/4", "/x", "/3", "/1", "/0"][..],
+            &["/4", "/3", "/1", "/x", "/0"],
+            &["/4", "/3", "/1"],
+            &["/3", "/1", "/0"],
+        ] {
+            assert!(links("vda", wrong, &newer).is_err(), "{wrong:?}");
+        }
+        let other = told(newer.line.clone(), vec![w.part(2, "/2", "/0")]);
+        assert!(links("vda", &["/4", "/3", "/2", "/0"], &other).is_err());
     }
 }

@@ -6,8 +6,8 @@ use virtsnap::hypervisor::{
 };
 
 use super::{
-    client::none,
-    rig::{Rig, id, snapshot_path},
+    client::{none, options},
+    rig::{Rig, id, snapshot_path, vm_path},
 };
 
 /// A VM that was reverted to the first of two snapshots; the names of the two on the branch that it left.
@@ -98,4 +98,37 @@ async fn what_was_cut_short_is_ended_at_the_next_connection() {
     delete(&rig, &safety).await.unwrap_err();
     assert!(rig.store().intents().unwrap().is_empty());
     delete(&rig, &safety).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_the_snapshot_reverted_to_lacks_goes_on_and_is_merged_later() {
+    let rig = Rig::start("", |sim| {
+        sim.add_vm(VmSpec::new("web", 1).with_disks(&["vda", "vdb"]));
+    })
+    .await;
+    let fill = |value| assert!(["vda", "vdb"].iter().all(|target| rig.sim.write(id(1), target, 0, value)));
+    fill(1);
+    rig.client.create(id(1), "s1", none()).await.unwrap();
+    fill(2);
+    rig.client.create(id(1), "s2", options([("disks", vec!["vda"].into())])).await.unwrap();
+    fill(3);
+    let safety = rig.client.job(&snapshot_path(id(1), "s2"), "Snapshot.Revert", none()).await.unwrap();
+    let holds = |value: [u64; 2]| {
+        for (target, value) in ["vda", "vdb"].into_iter().zip(value) {
+            assert_eq!(rig.sim.read(id(1), target).unwrap()[&0], value, "{target}");
+        }
+    };
+    holds([2, 3]);
+    let healthy = async || rig.client.until(&vm_path(id(1)), "VM.Health", |h: &String| h == "ok").await;
+    healthy().await;
+    rig.client.create(id(1), "s3", none()).await.unwrap();
+    healthy().await;
+    // The branch first: it stands on what the merges change.
+    rig.client.job(&safety, "Snapshot.Delete", none()).await.unwrap();
+    for name in ["s1", "s2", "s3"] {
+        rig.client.job(&snapshot_path(id(1), name), "Snapshot.Delete", none()).await.unwrap();
+        healthy().await;
+        holds([2, 3]);
+    }
+    assert_eq!(names(&rig), [] as [String; 0]);
 }
