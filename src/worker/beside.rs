@@ -139,10 +139,16 @@ pub(super) fn put_aside(hypervisor: &dyn Hypervisor, variables: &Variables) -> R
 
 /// Gives the VM, which is off, the variables in this file.
 pub(super) fn put_in(hypervisor: &dyn Hypervisor, variables: &Variables, from: &str) -> Result<()> {
-    let bytes = hypervisor.load(from, LARGEST)?;
-    hypervisor
-        .save(&variables.original, &bytes, Save::Over)
-        .map_err(|e| e.context("the firmware's variables cannot be put back"))
+    let (path, bytes) = (&variables.original, hypervisor.load(from, LARGEST)?);
+    let saved = match hypervisor.save(path, &bytes, Save::Over) {
+        // Those of another length are removed and made anew: who was killed between the two has left none.
+        Err(e) if !e.kind.retry() => match hypervisor.save(path, &bytes, Save::New(Some(from))) {
+            Err(new) if new.kind == ErrorKind::Exists => Err(e),
+            saved => saved,
+        },
+        saved => saved,
+    };
+    saved.map_err(|e| e.context("the firmware's variables cannot be put back"))
 }
 
 /// Reads a file that somebody may be writing, until it was twice the same.

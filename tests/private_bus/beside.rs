@@ -89,6 +89,24 @@ async fn a_revert_that_fails_leaves_those_that_the_vm_had() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn those_that_were_lost_while_they_were_replaced_are_made_again() {
+    let mut rig = web().await;
+    rig.client.create(id(1), "s1", none()).await.unwrap();
+    rig.sim.put_bytes(VARIABLES, b"two");
+    let gone = Error::new(ErrorKind::Disconnected, "the daemon was killed");
+    rig.sim.inject(Fault::new(Op::Define, Mishap::Refuse(gone)));
+    revert(&rig, "s1").await.unwrap_err();
+    rig.stop().await;
+    rig.sim.connect();
+    rig.sim.remove_file(VARIABLES);
+    rig.boot().await;
+    rig.until_running().await;
+    assert_eq!(rig.sim.bytes_of(VARIABLES).unwrap(), b"two");
+    assert_eq!(rig.store().intents().unwrap(), []);
+    assert_eq!(rig.sim.vm(id(1)).unwrap().state, virtsnap::core::model::VmState::Running);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_without_them_is_not_reverted_to() {
     let rig = web().await;
     rig.client.create(id(1), "s1", none()).await.unwrap();
