@@ -36,7 +36,11 @@ pub fn read(hypervisor: &dyn Hypervisor, store: &Store, id: VmId) -> Result<VmRe
         health::examine(&hypervisor::facts(&vm, &snapshots, hypervisor.features()?, unfinished));
     let strays = store.strays(id)?;
     findings.extend(stray::finding(&strays));
-    let known = Known { qualities: store.qualities(id)?, half_deleted: store.half_deleted(id)? };
+    let known = Known {
+        qualities: store.qualities(id)?,
+        half_deleted: store.half_deleted(id)?,
+        wrong: store.wrong(id)?,
+    };
     Ok(VmRecord { findings, strays, ..join(vm, snapshots, &known) })
 }
 
@@ -44,6 +48,7 @@ pub fn read(hypervisor: &dyn Hypervisor, store: &Store, id: VmId) -> Result<VmRe
 struct Known {
     qualities: BTreeMap<Uuid, Quality>,
     half_deleted: HalfDeleted,
+    wrong: BTreeSet<Uuid>,
 }
 
 fn join(vm: Vm, snapshots: Vec<hypervisor::SnapshotRecord>, known: &Known) -> VmRecord {
@@ -103,7 +108,8 @@ fn snapshot(vm: VmId, spoiled: bool, s: hypervisor::SnapshotRecord, known: &Know
     let (description, marker) = marker::split(&s.description, vm);
     let description = description.to_owned();
     let half_deleted = known.half_deleted.has(&s.name, marker.as_ref().map(|m| m.id));
-    let state = if spoiled || half_deleted { SnapshotState::Failed } else { SnapshotState::Ready };
+    let wrong = marker.as_ref().is_some_and(|m| known.wrong.contains(&m.id));
+    let state = if spoiled || half_deleted || wrong { SnapshotState::Failed } else { SnapshotState::Ready };
     let quality = marker
         .as_ref()
         .and_then(|m| known.qualities.get(&m.id).cloned())

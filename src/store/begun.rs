@@ -84,9 +84,18 @@ pub struct Intent {
 }
 
 impl Intent {
+    /// The phase of a snapshot that was taken and is not what the hypervisor says of it.
+    pub const WRONG: &'static str = "wrong";
+
     /// One of which nothing is done yet, and which makes no overlays.
     pub fn new(id: Uuid, vm: VmId, name: SnapshotName, what: Begun) -> Self {
         Self { id, vm, name, what, overlays: Vec::new(), phase: String::new() }
+    }
+
+    /// Whether it is about a snapshot that was found wrong. It is over, and a person's to look at: nobody ends it, and
+    /// it stays for as long as the snapshot does.
+    pub fn is_wrong(&self) -> bool {
+        self.what == Begun::Create && self.phase == Self::WRONG
     }
 }
 
@@ -225,8 +234,14 @@ impl Store {
 
     /// Whether something was begun on this VM that leaves its images and its metadata apart until it is ended.
     pub fn unfinished(&self, vm: VmId) -> Result<bool> {
-        // Images that still wait for their removal are in nobody's chain.
-        Ok(self.intents()?.iter().any(|intent| intent.vm == vm && intent.what != Begun::Drop))
+        // Images that still wait for their removal are in nobody's chain; what is wrong is to be told.
+        let ends = |intent: &Intent| intent.what != Begun::Drop && !intent.is_wrong();
+        Ok(self.intents()?.iter().any(|intent| intent.vm == vm && ends(intent)))
+    }
+
+    /// The snapshots of this VM that were found wrong when they were taken.
+    pub fn wrong(&self, vm: VmId) -> Result<BTreeSet<Uuid>> {
+        Ok(self.intents()?.into_iter().filter(|i| i.vm == vm && i.is_wrong()).map(|i| i.id).collect())
     }
 
     /// Snapshots of this VM whose deletion was begun and did not end: their data cannot be trusted, and they are to go.

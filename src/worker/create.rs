@@ -100,7 +100,7 @@ pub(super) fn take(work: &Work<'_>, create: &CreateJob, origin: Origin) -> Resul
     match memory::take(work, &create.how, &vm, spec, &wish) {
         Ok((spec, mut quality)) => {
             work.phase("verifying", None, Some(&name));
-            verify(work, &vm, &spec)?;
+            verify(work, &vm, &spec, &intent)?;
             if let Some(kept) = &kept {
                 beside::keep_up(hypervisor.as_ref(), kept, &mut quality);
             }
@@ -290,7 +290,7 @@ pub(super) fn check_space(work: &Work<'_>, vm: &Vm, target: &str, image: &str) -
 
 /// libvirt said yes: is it so? A snapshot that nobody can find later is worse than an error now, and a definition that
 /// still names the old image would let the VM start on it, past all that was written since.
-fn verify(work: &Work<'_>, vm: &Vm, spec: &CreateSpec) -> Result<(), Stop> {
+fn verify(work: &Work<'_>, vm: &Vm, spec: &CreateSpec, intent: &Intent) -> Result<(), Stop> {
     let records = work.tools.hypervisor.snapshots(vm.id)?;
     let after = work.tools.hypervisor.vm(vm.id)?;
     let listed = records.iter().find(|r| r.name == spec.name && r.current);
@@ -311,6 +311,8 @@ fn verify(work: &Work<'_>, vm: &Vm, spec: &CreateSpec) -> Result<(), Stop> {
     } else {
         return Ok(());
     };
+    // So whoever comes next neither takes it for complete nor takes it back.
+    work.tools.store.reached(intent.id, Intent::WRONG)?;
     refuse(
         "ChainMismatch",
         format!(

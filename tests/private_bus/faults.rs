@@ -1,7 +1,12 @@
 //! What cannot be had from a real host on demand: errors in the middle, a full disk, a lost connection, a bug.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
 use virtsnap::hypervisor::{
-    Error, ErrorKind,
+    Error, ErrorKind, Hypervisor as _,
     sim::{EMPTY_IMAGE, Fault, Mishap, Op, Sim, VmSpec},
 };
 
@@ -234,4 +239,41 @@ async fn a_vm_that_cannot_be_snapshotted_now_says_why() {
         assert!(text.contains(part) && text.contains("VM "), "{text}");
         assert_eq!(rig.images(), images);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_was_found_wrong_is_shown_so_and_left_for_a_person() {
+    let mut rig = web(|_| {}).await;
+    rig.client.create(id(1), "s1", none()).await.unwrap();
+    rig.stop().await;
+    let (sim, taken) = (Arc::clone(&rig.sim), AtomicBool::new(false));
+    rig.hypervisor = Hooked::new(&rig.sim, move |op| match op {
+        Op::Create => taken.store(true, Ordering::SeqCst),
+        Op::Snapshots if taken.swap(false, Ordering::SeqCst) => {
+            sim.point_definition_at(id(1), "vda", "/images/web-vda.qcow2").unwrap();
+        }
+        _ => {}
+    });
+    rig.boot().await;
+    rig.until_running().await;
+    let (kind, text) = rig.client.create(id(1), "s2", none()).await.unwrap_err();
+    assert_eq!(kind, "ChainMismatch", "{text}");
+    rig.hypervisor = rig.sim.clone();
+    let s2 = snapshot_path(id(1), "s2");
+    for life in 1..=2 {
+        rig.client.until(&s2, "Snapshot.State", |s: &String| s == "failed").await;
+        rig.client.until(&vm_path(id(1)), "VM.Health", |h: &String| h == "broken").await;
+        if life == 1 {
+            rig.stop().await;
+            rig.boot().await;
+            rig.until_running().await;
+        }
+    }
+    // That person puts it right, and does not want it.
+    let on = rig.sim.vm(id(1)).unwrap().disks[0].chain[0].path.clone();
+    rig.sim.point_definition_at(id(1), "vda", &on).unwrap();
+    rig.sim.stop(id(1)).unwrap();
+    rig.client.job(&s2, "Snapshot.Delete", none()).await.unwrap();
+    assert_eq!(rig.store().intents().unwrap(), []);
+    assert_eq!(rig.client.snapshots(id(1)).await, ["s1"]);
 }

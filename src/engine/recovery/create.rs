@@ -13,6 +13,13 @@ type Stored = std::result::Result<(), StoreError>;
 pub(super) fn settle(tools: &Tools, intent: &Intent, records: &[SnapshotRecord]) -> Result<Stored> {
     let name = &intent.name;
     if let Some(record) = find(records, intent.vm, intent.id) {
+        if intent.is_wrong() {
+            tracing::warn!(
+                VIRTSNAP_SNAPSHOT = %name,
+                "snapshot {name} is not what libvirt said of it when it was taken; it is left for a person to look at"
+            );
+            return Ok(Ok(()));
+        }
         tracing::warn!(VIRTSNAP_SNAPSHOT = %name, "snapshot {name} was interrupted, and is complete");
         let with_memory = record.content == Content::Full;
         let mut quality = Quality::unknown(with_memory);
