@@ -5,8 +5,10 @@
 //! systemd's watchdog itself, so that an engine that is stuck is one that gets restarted.
 
 mod handle;
+mod held;
 mod looking;
 mod reading;
+mod recovering;
 mod recovery;
 mod reload;
 mod telling;
@@ -27,6 +29,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::handle::{Answer, Ask, Control, Handle, Published};
 use self::{
+    held::Held,
     reading::Reader,
     reload::{Reloads, Waiting},
     telling::{log, status_line},
@@ -36,7 +39,7 @@ use crate::{
     clock::{Clock, WakeUp},
     config::{self, ConfigRoots},
     core::{
-        job::{JobId, JobState, Outcome},
+        job::{JobId, Outcome},
         machine::{Effect, Event, Machine, Request, RequestId},
         model::VmId,
     },
@@ -60,6 +63,8 @@ enum Input {
     Hypervisor(hypervisor::Event),
     /// All was settled on the connection of this number.
     Recovered(u64, hypervisor::Info),
+    /// VMs of which not all was settled then, as somebody had them.
+    Skipped(BTreeSet<VmId>),
     Machine(Event),
     Loaded(Result<Box<config::Loaded>, String>, Waiting),
     Ended(JobId, Outcome),
@@ -109,6 +114,10 @@ pub struct Engine {
     looking: Arc<AtomicBool>,
     /// Counts connections and their ends.
     connection: u64,
+    held: Held,
+    skipped: BTreeSet<VmId>,
+    /// What could not be settled is being tried again.
+    recovering: Arc<AtomicBool>,
     stopped: bool,
 }
 
@@ -165,6 +174,9 @@ impl Engine {
             look_due: false,
             looking: Arc::default(),
             connection: 0,
+            held: Held::default(),
+            skipped: BTreeSet::new(),
+            recovering: Arc::default(),
             stopped: false,
             send: send.clone(),
         };
@@ -195,6 +207,7 @@ impl Engine {
                         self.look_due |= ticks.is_multiple_of(per_look);
                         if ticks.is_multiple_of(per_listing) {
                             self.reader.list();
+                            self.recover_again();
                         }
                         self.reader.glance();
                     }
@@ -217,9 +230,14 @@ impl Engine {
                 }
             }
             Input::Machine(event) => self.handle(event),
+            Input::Skipped(vms) => self.take_skipped(vms),
             Input::Ended(job, outcome) => {
                 self.cancels.remove(&job);
+                let vm = self.machine.view().jobs.get(&job).map(|job| job.vm);
                 self.handle(Event::Ended(job, outcome));
+                if let Some(vm) = vm {
+                    self.recover_skipped(vm);
+                }
             }
             Input::Stop => {
                 systemd::stopping();
@@ -234,29 +252,7 @@ impl Engine {
         match event {
             hypervisor::Event::Connected(info) => {
                 tracing::info!("connected to {} ({})", info.uri, info.version);
-                // Before anything else: thaw what was left frozen, and settle what was begun.
-                self.connection += 1;
-                let number = self.connection;
-                let tools = self.tools.clone();
-                let send = self.send.clone();
-                // What a job is at now is that job's to end.
-                let view = self.machine.view();
-                let busy =
-                    view.jobs.values().filter(|j| j.state == JobState::Running).map(|j| j.vm).collect();
-                thread("recovery", move || {
-                    // Nothing would ever start if this did not end; what it settled so far is settled.
-                    let run = std::panic::AssertUnwindSafe(|| recovery::run(&tools, &busy));
-                    let unfinished = std::panic::catch_unwind(run).unwrap_or_else(|_| {
-                        tracing::error!(
-                            "a bug ended the recovery early; what it left is tried at the next one"
-                        );
-                        BTreeSet::new()
-                    });
-                    let _ = send.send(Input::Recovered(number, info));
-                    for vm in unfinished {
-                        let _ = send.send(Input::Machine(Event::Unfinished(vm)));
-                    }
-                });
+                self.recover(info);
             }
             hypervisor::Event::Disconnected(reason) => {
                 tracing::warn!("no connection to libvirt: {reason}; trying again, with growing pauses");

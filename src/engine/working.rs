@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::AtomicBool};
 
-use super::{Engine, Input, recovery};
+use super::{Engine, Input, recovering::caught, recovery};
 use crate::{
     core::{
         job::{Failure, Job, Outcome},
@@ -34,6 +34,7 @@ impl Engine {
         let (send, progress) = (self.send.clone(), self.send.clone());
         let id = job.id;
         let reader = self.reader.clone();
+        let held = self.held.clone();
         let spawned = std::thread::Builder::new().name(format!("job-{id}")).spawn(move || {
             let passed = progress.clone();
             let wire = Wire {
@@ -47,11 +48,18 @@ impl Engine {
                     let _ = progress.send(Input::Machine(event));
                 }),
             };
-            let outcome = worker::run(&tools, &settings, &job, &needed, &wire);
-            if matches!(outcome, Outcome::Failed(_)) {
-                // An answer that got lost may have left more, or less, than the job could tell. The VM is still ours.
-                recovery::settle_vm(&tools, job.vm);
+            let own = held.take(job.vm);
+            let before = caught(|| recovery::before_job(&tools, job.vm)).unwrap_or(Ok(()));
+            let outcome = match before {
+                Ok(()) => worker::run(&tools, &settings, &job, &needed, &wire),
+                Err(failure) => Outcome::Failed(failure),
+            };
+            if !matches!(outcome, Outcome::Done(_)) {
+                // An answer that got lost may have left more, or less, than the job could tell, and one that was
+                // cancelled may not have been able to clear up. The VM is still ours.
+                caught(|| recovery::settle_vm(&tools, job.vm));
             }
+            drop(own);
             // Who waits for the job sees what it did.
             reader.read_and_wait(job.vm);
             let _ = send.send(Input::Ended(job.id, outcome));

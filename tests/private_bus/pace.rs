@@ -5,7 +5,11 @@ use std::num::NonZeroU64;
 use jiff::SignedDuration;
 use virtsnap::{
     clock::Clock as _,
-    hypervisor::sim::{Op, VmSpec},
+    core::model::VmState,
+    hypervisor::{
+        Error, ErrorKind, Hypervisor as _,
+        sim::{Op, VmSpec},
+    },
 };
 
 use super::{
@@ -96,4 +100,19 @@ async fn a_time_that_has_passed_and_a_limit_that_is_no_number_are_refused() {
         }
     }
     assert_eq!(rig.client.snapshots(id(1)).await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_vm_sleeps_again_after_a_merge_that_was_cancelled() {
+    let rig = with_two().await;
+    rig.sim.stop(id(1)).unwrap();
+    let gate = rig.sim.gate(Op::Commit);
+    let job = delete(&rig, "s1", none()).await.unwrap();
+    held(&gate);
+    rig.client.call::<_, ()>(&job, "Job.Cancel", &(none(),)).await.unwrap();
+    rig.sim.fail_next(Op::LetSleep, Error::new(ErrorKind::Busy, "on request"));
+    gate.open();
+    assert_eq!(rig.client.wait(&job).await.unwrap_err().0, "Cancelled");
+    assert_eq!(rig.sim.vm(id(1)).unwrap().state, VmState::ShutOff);
+    assert!(rig.store().awake().unwrap().is_empty());
 }

@@ -1,4 +1,5 @@
-//! What comes before anything else, at start and after every loss of libvirt: thaw, then settle what was begun.
+//! What comes before anything else, at start and after every loss of libvirt: thaw, then settle what was begun. What
+//! cannot be settled then is tried again from time to time, and before the next job on its VM.
 //!
 //! Running it twice changes nothing: each entry is taken off the list only when it is certain what became of it.
 
@@ -10,65 +11,129 @@ use std::collections::BTreeSet;
 
 use uuid::Uuid;
 
+use super::held::{Held, Hold};
 use crate::{
-    core::{marker, model::VmId},
-    hypervisor::{ErrorKind, Result, SnapshotRecord},
+    core::{job::Failure, marker, model::VmId},
+    hypervisor::{Error, ErrorKind, Result, SnapshotRecord},
     store::{Begun, Intent},
     worker::{self, Tools},
 };
 
-/// Settles everything but what is about a VM in `busy`, whose job does that itself. The VMs with merges that are to be
-/// finished by a job of their own: that can take long.
-pub(super) fn run(tools: &Tools, busy: &BTreeSet<VmId>) -> BTreeSet<VmId> {
+/// What it could not end.
+#[derive(Debug, Default)]
+pub(super) struct Left {
+    /// The VMs with merges that are to be finished by a job of their own: that can take long.
+    pub(super) merges: BTreeSet<VmId>,
+    /// The VMs that somebody had.
+    pub(super) skipped: BTreeSet<VmId>,
+}
+
+/// Settles everything, on a new connection, but what is about a VM that somebody has, who does that himself.
+pub(super) fn run(tools: &Tools, held: &Held) -> Left {
     match tools.store.frozen() {
-        Ok(mut frozen) => {
-            frozen.retain(|vm| !busy.contains(vm));
-            for vm in tools.freezer.thaw_left_over(&frozen) {
+        Ok(frozen) => {
+            let holds: Vec<Hold> = frozen.into_iter().filter_map(|vm| held.try_take(vm)).collect();
+            let ours = holds.iter().map(|hold| hold.vm).collect();
+            for vm in tools.freezer.thaw_left_over(&ours) {
                 tools.freezer.keep_thawing(vm);
             }
         }
         Err(e) => tracing::error!(error = %e, "cannot read which VMs may be frozen"),
     }
-    settle_all(tools, |vm| !busy.contains(&vm));
-    let begun = tools.store.intents().unwrap_or_default();
-    let merges = begun.into_iter().filter(|i| matches!(i.what, Begun::Merge(_)));
-    merges.map(|i| i.vm).filter(|vm| !busy.contains(vm)).collect()
-}
-
-/// Settles what was begun on this VM. For who holds the VM.
-pub(super) fn settle_vm(tools: &Tools, vm: VmId) {
-    settle_all(tools, |v| v == vm);
-}
-
-fn settle_all(tools: &Tools, whose: impl Fn(VmId) -> bool) {
-    match tools.store.awake() {
-        Ok(awake) => {
-            for vm in awake.into_iter().filter(|vm| whose(*vm)) {
-                if let Err(e) = merge::let_sleep(tools, vm) {
-                    tracing::error!(
-                        VIRTSNAP_VM_UUID = %vm,
-                        "VM {vm} was started, paused, to merge its images, and cannot be stopped yet: {e}"
-                    );
-                }
+    let mut left = Left::default();
+    for vm in awake(tools).into_iter().chain(intents(tools).iter().map(|i| i.vm)).collect::<BTreeSet<_>>() {
+        match held.try_take(vm) {
+            Some(_hold) => {
+                settle_vm(tools, vm);
             }
+            None => drop(left.skipped.insert(vm)),
         }
-        Err(e) => tracing::error!(error = %e, "cannot read which VMs may be awake"),
     }
-    let intents = match tools.store.intents() {
-        Ok(intents) => intents,
-        Err(e) => {
-            tracing::error!(error = %e, "cannot read what was begun");
-            return;
+    left.merges = merges(tools);
+    left.merges.retain(|vm| !left.skipped.contains(vm));
+    left
+}
+
+/// Settles what could not be until now. Merges and deletions are not among it: jobs end those.
+pub(super) fn again(tools: &Tools, held: &Held) {
+    let again = |i: &Intent| !matches!(i.what, Begun::Merge(_) | Begun::Delete) && !i.is_wrong();
+    let begun = intents(tools).into_iter().filter(again).map(|i| i.vm);
+    for vm in awake(tools).into_iter().chain(begun).collect::<BTreeSet<_>>() {
+        if let Some(_hold) = held.try_take(vm) {
+            let_sleep(tools, vm);
+            settle_those(tools, |i| i.vm == vm && again(i));
         }
-    };
-    for intent in intents.into_iter().filter(|i| whose(i.vm)) {
+    }
+}
+
+/// Settles what was begun on this VM, for who holds it. True if a merge is left to be finished by a job.
+pub(super) fn settle_vm(tools: &Tools, vm: VmId) -> bool {
+    let_sleep(tools, vm);
+    settle_those(tools, |i| i.vm == vm);
+    merges(tools).contains(&vm)
+}
+
+/// Before a job, for who holds its VM: what was begun must not be ended or taken back on top of what the job does.
+pub(super) fn before_job(tools: &Tools, vm: VmId) -> std::result::Result<(), Failure> {
+    let kind = |what: &Begun| matches!(what, Begun::Create | Begun::Drop | Begun::Revert(_));
+    let failed = settle_those(tools, |i| i.vm == vm && kind(&i.what) && !i.is_wrong());
+    // Images that still wait for their removal are in nobody's way, or are found to be: it is looked who stands on what.
+    match failed.into_iter().find(|(i, _)| matches!(i.what, Begun::Revert(_))) {
+        None => Ok(()),
+        Some((intent, e)) => Err(Failure::new(
+            "Busy",
+            format!(
+                "a revert of VM {vm} to snapshot {} was begun and interrupted, and can neither be ended nor taken back \
+                 yet: {e}. That comes first, and is tried again every few minutes; nothing was touched now",
+                intent.name
+            ),
+        )),
+    }
+}
+
+fn awake(tools: &Tools) -> BTreeSet<VmId> {
+    tools.store.awake().unwrap_or_else(|e| {
+        tracing::error!(error = %e, "cannot read which VMs may be awake");
+        BTreeSet::new()
+    })
+}
+
+fn intents(tools: &Tools) -> Vec<Intent> {
+    tools.store.intents().unwrap_or_else(|e| {
+        tracing::error!(error = %e, "cannot read what was begun");
+        Vec::new()
+    })
+}
+
+fn merges(tools: &Tools) -> BTreeSet<VmId> {
+    let merge = |i: &Intent| matches!(i.what, Begun::Merge(_));
+    intents(tools).into_iter().filter(merge).map(|i| i.vm).collect()
+}
+
+fn let_sleep(tools: &Tools, vm: VmId) {
+    if awake(tools).contains(&vm)
+        && let Err(e) = merge::let_sleep(tools, vm)
+    {
+        tracing::error!(
+            VIRTSNAP_VM_UUID = %vm,
+            "VM {vm} was started, paused, to merge its images, and cannot be stopped yet: {e}"
+        );
+    }
+}
+
+/// Those that cannot be settled yet, and why.
+fn settle_those(tools: &Tools, which: impl Fn(&Intent) -> bool) -> Vec<(Intent, Error)> {
+    let mut failed = Vec::new();
+    for intent in intents(tools).into_iter().filter(which) {
         if let Err(e) = settle(tools, &intent) {
             tracing::error!(
                 VIRTSNAP_VM_UUID = %intent.vm, VIRTSNAP_SNAPSHOT = %intent.name,
                 "snapshot {} was begun and interrupted, and cannot be settled yet: {e}", intent.name
             );
+            failed.push((intent, e));
         }
     }
+    failed
 }
 
 fn settle(tools: &Tools, intent: &Intent) -> Result<()> {
@@ -94,3 +159,6 @@ fn settle(tools: &Tools, intent: &Intent) -> Result<()> {
 fn find(records: &[SnapshotRecord], vm: VmId, id: Uuid) -> Option<&SnapshotRecord> {
     records.iter().find(|r| marker::split(&r.description, vm).1.is_some_and(|m| m.id == id))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,87 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::{
+    access::NoAccess,
+    clock::SystemClock,
+    core::model::SnapshotName,
+    freeze::Freezer,
+    hypervisor::sim::{Fault, Mishap, Op, Sim, VmSpec},
+    store::Store,
+};
+
+const VM: VmId = VmId(Uuid::from_u128(1));
+const LEFT: &str = "/images/left.qcow2";
+
+struct World {
+    sim: Arc<Sim>,
+    tools: Tools,
+}
+
+impl World {
+    /// A VM, and an image that is to be removed.
+    fn new() -> Self {
+        let (sim, store) = (Arc::new(Sim::new()), Arc::new(Store::in_memory().unwrap()));
+        sim.add_vm(VmSpec::new("web", 1));
+        sim.make_image(LEFT, "/images/web-vda.qcow2").unwrap();
+        let clock: Arc<dyn crate::clock::Clock> = Arc::new(SystemClock::default());
+        let freezer = Freezer::new(sim.clone(), Arc::clone(&store), Arc::clone(&clock), Box::new(|_, _| {}));
+        let world = Self {
+            tools: Tools { hypervisor: sim.clone(), store, access: Arc::new(NoAccess), clock, freezer },
+            sim,
+        };
+        world.begin(2, Begun::Drop, &[LEFT]);
+        world
+    }
+
+    fn begin(&self, id: u128, what: Begun, overlays: &[&str]) {
+        let intent = Intent::new(Uuid::from_u128(id), VM, SnapshotName::existing("s"), what);
+        let overlays = overlays.iter().map(|path| (*path).to_owned()).collect();
+        self.tools.store.begin(&Intent { overlays, ..intent }, self.tools.clock.now()).unwrap();
+    }
+
+    fn left(&self) -> (usize, bool) {
+        (self.tools.store.intents().unwrap().len(), self.sim.files().contains_key(LEFT))
+    }
+}
+
+#[test]
+fn what_cannot_be_settled_on_a_connection_is_tried_again_later() {
+    let (world, held) = (World::new(), Held::default());
+    let busy = Error::new(ErrorKind::Busy, "a pool is being refreshed");
+    world.sim.inject(Fault::new(Op::Discard, Mishap::Refuse(busy)));
+    let left = run(&world.tools, &held);
+    assert!(left.merges.is_empty() && left.skipped.is_empty());
+    assert_eq!(world.left(), (1, true));
+    again(&world.tools, &held);
+    assert_eq!(world.left(), (0, false));
+}
+
+#[test]
+fn what_is_about_a_vm_that_a_job_has_is_that_job_s() {
+    let (world, held) = (World::new(), Held::default());
+    world.tools.store.wakes(VM, world.tools.clock.now()).unwrap();
+    world.sim.pause(VM).unwrap();
+    world.sim.clear_calls();
+    let job = held.take(VM);
+    assert_eq!(run(&world.tools, &held).skipped, [VM].into());
+    again(&world.tools, &held);
+    assert_eq!((world.left(), world.sim.changes()), ((1, true), vec![]));
+    drop(job);
+    again(&world.tools, &held);
+    assert_eq!(world.left(), (0, false));
+    assert!(world.tools.store.awake().unwrap().is_empty());
+}
+
+#[test]
+fn what_a_job_is_to_end_is_left_to_it_and_said_at_a_connection_alone() {
+    let (world, held) = (World::new(), Held::default());
+    world.begin(3, Begun::Delete, &[]);
+    let recipe =
+        crate::core::merge::Recipe { run: vec![], disks: vec![], told: vec![], files: vec![], current: None };
+    world.sim.make_foreign_snapshot(VM, "s").unwrap();
+    world.begin(4, Begun::Merge(recipe), &[]);
+    again(&world.tools, &held);
+    assert_eq!(world.left(), (2, false));
+    assert_eq!(run(&world.tools, &held).merges, [VM].into());
+}
