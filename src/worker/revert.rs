@@ -8,17 +8,19 @@
 //! | overlays prepared | the same |
 //! | stopped | the same, and it is started again if it ran |
 //! | defined | the old definition and metadata are put back, by who fails; who finds it so later ends it |
-//! | metadata, started, verified | the same |
-//! | the left overlays removed | they are there, and nobody's |
+//! | metadata, started, verified | the same, and who finds it so later never stops it |
+//! | the intent is now to remove the left overlays | they are there, and nobody's, until somebody removes them |
 //!
 //! libvirt's own revert is not used: libvirt 9 has none, that of libvirt 11 rolls back disks that take no part, puts an
 //! overlay on a CD-ROM, removes what was on top, and crashes on a tree without a current snapshot.
 
+mod back;
+mod reached;
 mod steps;
 
 use uuid::Uuid;
 
-pub(crate) use self::steps::settle;
+pub(crate) use self::back::settle;
 use super::{Stop, Work, beside, create};
 use crate::{
     core::{
@@ -79,7 +81,12 @@ pub(super) fn run(work: &Work<'_>, revert: &RevertJob) -> Result<Option<Snapshot
             let kept =
                 safety.map(|s| format!("; snapshot {s} was taken before and stays")).unwrap_or_default();
             let kind = e.error.kind.as_str();
-            let e = e.error.context(format_args!("VM {} was not reverted to snapshot {name}", vm.name));
+            let what = if e.happened {
+                format!("VM {} is reverted to snapshot {name}, and that cannot be written down yet", vm.name)
+            } else {
+                format!("VM {} was not reverted to snapshot {name}", vm.name)
+            };
+            let e = e.error.context(what);
             Err(Stop::Failed(Failure::new(kind, format!("{e}{kept}"))))
         }
     }

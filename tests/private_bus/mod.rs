@@ -28,3 +28,4 @@ mod reload;
 mod restart;
 mod revert;
 mod rig;
+mod settling;

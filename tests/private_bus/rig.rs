@@ -264,6 +264,13 @@ impl Rig {
         Store::open(&self.state().join(daemon::DATABASE)).unwrap()
     }
 
+    /// Something that SQL can do to the daemon's store, at once.
+    pub fn in_store(&self, sql: &str) {
+        let connection = rusqlite::Connection::open(self.state().join(daemon::DATABASE)).unwrap();
+        connection.busy_timeout(DEADLINE).unwrap();
+        connection.execute_batch(sql).unwrap();
+    }
+
     /// What a daemon here would be started with.
     pub fn options(&self) -> Options {
         let roots = ConfigRoots::new([self.directory.path().join("etc")]);

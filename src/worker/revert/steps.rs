@@ -1,30 +1,32 @@
-//! A revert's steps from the intent on, forwards and back, each of which may be done again.
+//! A revert's steps from the intent on, each of which may be done again.
 
 use uuid::Uuid;
 
+use super::{
+    back::back,
+    reached::{Reached, Step},
+};
 use crate::{
     core::{
         model::VmState,
         revert::{Image, Place, RevertPlan},
     },
-    hypervisor::{
-        Definition, Error, ErrorKind, Layer, Overlay, Redefine, Result, RevertDisks, SnapshotXml, Vm,
-    },
+    hypervisor::{Definition, Error, ErrorKind, Layer, Overlay, Redefine, Result, RevertDisks, Vm},
     store::{Begun, Intent, StoreError},
     worker::{Tools, beside, settle_drop},
 };
 
-/// The words for how far a revert got, in the store.
-const PREPARED: &str = "prepared";
-const STOPPED: &str = "stopped";
-const DEFINING: &str = "defining";
-const BACK: &str = "back";
-/// The same, and the firmware's variables may be the snapshot's.
-const BACK_WITH: &str = "back with variables";
-
-/// Why it did not happen. By now it is taken back, or the text says what is not.
+/// Why it did not happen, or cannot be called done.
 pub(super) struct Failed {
     pub(super) error: Error,
+    /// It happened all the same. Else it is taken back by now, or the text says what is not.
+    pub(super) happened: bool,
+}
+
+impl Failed {
+    fn new(error: Error) -> Self {
+        Self { error, happened: false }
+    }
 }
 
 /// All of them. The phase tells a person what goes on.
@@ -36,29 +38,25 @@ pub(super) fn all(
 ) -> std::result::Result<(), Failed> {
     let done = prepare(tools, intent, plan, phase).and_then(|()| forwards(tools, intent, plan, phase));
     match done {
-        Ok(()) => ended(tools, intent, plan),
+        Ok(()) => ended(tools, intent, plan).map_err(|error| Failed { error, happened: true }),
         // What is there is somebody else's, and nothing of ours is.
         Err(error) if error.kind == ErrorKind::Exists && !is_prepared(tools, intent) => {
             forget(tools, intent);
-            return Err(Failed { error: error.context("an overlay cannot be made") });
+            Err(Failed::new(error.context("an overlay cannot be made")))
         }
         Err(error) => {
             phase("taking it back");
             let undone = back(tools, intent, plan);
-            if undone.is_ok() {
-                forget(tools, intent);
-            }
             let text = if undone.is_ok() {
                 format!(". It is {} on its disks as before", plan.was)
             } else {
-                ". What state it is in is looked at again at the next connection to libvirt".to_owned()
+                ". What state it is in is looked at again soon".to_owned()
             };
             let mut error = error.and_rollback(&undone, "putting it back as it was");
             error.message.push_str(&text);
-            return Err(Failed { error });
+            Err(Failed::new(error))
         }
     }
-    Ok(())
 }
 
 fn prepare(tools: &Tools, intent: &Intent, plan: &RevertPlan, phase: &dyn Fn(&str)) -> Result<()> {
@@ -76,13 +74,13 @@ fn prepare(tools: &Tools, intent: &Intent, plan: &RevertPlan, phase: &dyn Fn(&st
     if let Some(variables) = &plan.variables {
         beside::put_aside(tools.hypervisor.as_ref(), variables)?;
     }
-    tools.store.reached(intent.id, PREPARED).map_err(stored)
+    reach(tools, intent, Reached::On(Step::Prepared))
 }
 
 fn forwards(tools: &Tools, intent: &Intent, plan: &RevertPlan, phase: &dyn Fn(&str)) -> Result<()> {
     let hypervisor = &tools.hypervisor;
     phase("stopping");
-    tools.store.reached(intent.id, STOPPED).map_err(stored)?;
+    reach(tools, intent, Reached::On(Step::Stopped))?;
     hypervisor.stop(intent.vm)?;
     // Whatever changed until it stopped is not to be lost.
     if place(plan, &hypervisor.vm(intent.vm)?) != Place::Before {
@@ -92,34 +90,43 @@ fn forwards(tools: &Tools, intent: &Intent, plan: &RevertPlan, phase: &dyn Fn(&s
         phase("putting back the firmware's variables");
         // What the guest changed since they were put aside.
         beside::put_aside(hypervisor.as_ref(), variables)?;
-        tools.store.reached(intent.id, DEFINING).map_err(stored)?;
+    }
+    reach(tools, intent, Reached::On(Step::Defining))?;
+    if let Some(variables) = &plan.variables {
         beside::put_in(hypervisor.as_ref(), variables, &variables.kept)?;
     }
     phase("defining");
     let sources: Vec<(String, Layer)> =
         plan.disks.iter().map(|d| (d.target.clone(), qcow2(&d.overlay))).collect();
     hypervisor.define(intent.vm, &Definition::new(plan.wanted.clone()), &sources)?;
-    to_the_end(tools, intent, plan, phase)
-}
-
-/// What is left when the VM is defined on its new overlays.
-fn to_the_end(tools: &Tools, intent: &Intent, plan: &RevertPlan, phase: &dyn Fn(&str)) -> Result<()> {
-    let hypervisor = &tools.hypervisor;
+    reach(tools, intent, Reached::On(Step::Telling))?;
     phase("updating metadata");
     hypervisor.redefine(intent.vm, &change(plan))?;
-    match plan.then {
-        VmState::Running | VmState::Paused => {
-            phase("starting");
-            hypervisor.start(intent.vm, plan.then == VmState::Paused)?;
-        }
-        _ => hypervisor.stop(intent.vm)?,
-    }
+    phase("starting");
+    start(tools, intent, plan)?;
     phase("verifying");
-    verify(tools, intent, plan)
+    verify(tools, intent, plan)?;
+    match (plan.then, hypervisor.vm(intent.vm)?.state) {
+        (VmState::Running | VmState::Paused, VmState::ShutOff) => {
+            Err(Error::new(ErrorKind::Failed, "it was started, and is off again at once"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Starts it, if that is wanted. It is off; or somebody has started it, and then it is theirs.
+pub(super) fn start(tools: &Tools, intent: &Intent, plan: &RevertPlan) -> Result<()> {
+    if matches!(plan.then, VmState::Running | VmState::Paused) {
+        tools.hypervisor.start(intent.vm, plan.then == VmState::Paused)?;
+    }
+    if let Err(e) = reach(tools, intent, Reached::On(Step::Started)) {
+        tracing::warn!(VIRTSNAP_VM_UUID = %intent.vm, error = %e, "cannot store that a VM was started");
+    }
+    Ok(())
 }
 
 /// A leaf has the new overlays for its own; where there are children, those lie on its own.
-fn change(plan: &RevertPlan) -> Redefine {
+pub(super) fn change(plan: &RevertPlan) -> Redefine {
     let change = Redefine { current: true, ..Redefine::new(plan.snapshot.clone()) };
     if plan.leaf {
         Redefine { overlays: plan.overlays(), revert: RevertDisks::Drop, ..change }
@@ -129,7 +136,7 @@ fn change(plan: &RevertPlan) -> Redefine {
 }
 
 /// libvirt said yes to all of it: is it so?
-fn verify(tools: &Tools, intent: &Intent, plan: &RevertPlan) -> Result<()> {
+pub(super) fn verify(tools: &Tools, intent: &Intent, plan: &RevertPlan) -> Result<()> {
     let vm = tools.hypervisor.vm(intent.vm)?;
     let wrong = |what: &str| {
         Err(Error::new(ErrorKind::ChainMismatch, format!("libvirt did all of it, and yet {what}")))
@@ -140,9 +147,6 @@ fn verify(tools: &Tools, intent: &Intent, plan: &RevertPlan) -> Result<()> {
     let configured = |target: &str| vm.disks.iter().find(|d| d.target == target)?.configured.as_deref();
     if plan.place(configured) != Place::After {
         return wrong("its definition does not name its new overlays");
-    }
-    if vm.state != plan.then {
-        return wrong(&format!("it is {}", vm.state));
     }
     let records = tools.hypervisor.snapshots(intent.vm)?;
     match records.iter().find(|r| r.name == plan.snapshot) {
@@ -162,125 +166,58 @@ fn verify(tools: &Tools, intent: &Intent, plan: &RevertPlan) -> Result<()> {
     }
 }
 
-/// It happened: what it was on goes, if it is nobody's. That is written down for itself, for the revert is over whatever
-/// becomes of it: what cannot be removed now is tried again at the next connection.
-fn ended(tools: &Tools, intent: &Intent, plan: &RevertPlan) {
+/// It happened: what it was on goes, if it is nobody's. From here on that is all that is left to do, whoever does it: the
+/// VM goes on, and what it is on or whether it runs says nothing any more of where the revert was.
+pub(super) fn ended(tools: &Tools, intent: &Intent, plan: &RevertPlan) -> Result<()> {
     let left = plan.disks.iter().map(|d| d.was.path.clone());
     let left = left.chain(plan.variables.iter().map(|v| v.before.clone())).collect();
-    let begun = Intent::new(Uuid::new_v4(), intent.vm, plan.snapshot.clone(), Begun::Drop);
-    let begun = Intent { overlays: left, ..begun };
-    if let Err(e) = tools.store.begin(&begun, tools.clock.now()) {
-        tracing::error!(error = %e, "cannot store which images a revert leaves behind");
-    }
-    forget(tools, intent);
-    if let Err(e) = settle_drop(tools, &begun) {
+    becomes_removal(tools, intent, left)
+}
+
+/// In the place of a revert that is over, whichever way, there are images to remove now. What cannot be removed yet is
+/// tried again.
+pub(super) fn becomes_removal(tools: &Tools, intent: &Intent, images: Vec<String>) -> Result<()> {
+    let rest = Intent::new(Uuid::new_v4(), intent.vm, intent.name.clone(), Begun::Drop);
+    let rest = Intent { overlays: images, ..rest };
+    tools.store.becomes([intent.id], &rest, tools.clock.now()).map_err(stored)?;
+    if let Err(e) = settle_drop(tools, &rest) {
         tracing::warn!(
-            VIRTSNAP_VM_UUID = %intent.vm, VIRTSNAP_SNAPSHOT = %plan.snapshot, error = %e,
-            "what the VM ran on before it was reverted could not be removed yet"
+            VIRTSNAP_VM_UUID = %intent.vm, VIRTSNAP_SNAPSHOT = %intent.name, error = %e,
+            "what a revert of the VM left could not be removed yet: {}", rest.overlays.join(", ")
         );
     }
-}
-
-/// As it was before: definition, metadata, running or not, and no overlay left.
-fn back(tools: &Tools, intent: &Intent, plan: &RevertPlan) -> Result<()> {
-    let hypervisor = &tools.hypervisor;
-    let begun = reached(tools, intent).map_err(stored)?;
-    let changed = matches!(begun.as_str(), DEFINING | BACK_WITH);
-    if changed || matches!(begun.as_str(), STOPPED | BACK) {
-        // Who comes after a crash must not take the new overlays for a reason to go on.
-        tools.store.reached(intent.id, if changed { BACK_WITH } else { BACK }).map_err(stored)?;
-        match place(plan, &hypervisor.vm(intent.vm)?) {
-            Place::Before => {}
-            Place::After => {
-                hypervisor.stop(intent.vm)?;
-                let sources: Vec<(String, Layer)> =
-                    plan.disks.iter().map(|d| (d.target.clone(), layer(&d.was))).collect();
-                hypervisor.define(intent.vm, &Definition::new(plan.definition.clone()), &sources)?;
-            }
-            Place::Elsewhere => {
-                return Err(Error::new(
-                    ErrorKind::ChainMismatch,
-                    "its disks are neither on what they were on nor on the new overlays",
-                ));
-            }
-        }
-        if let Some(variables) = plan.variables.as_ref().filter(|_| changed)
-            && !matches!(hypervisor.vm(intent.vm)?.state, VmState::Running | VmState::Paused)
-        {
-            beside::put_in(hypervisor.as_ref(), variables, &variables.before)?;
-        }
-        hypervisor.put_back(intent.vm, &SnapshotXml::new(plan.metadata.clone()), plan.current.is_none())?;
-        if let Some((_, xml)) = &plan.current {
-            hypervisor.put_back(intent.vm, &SnapshotXml::new(xml.clone()), true)?;
-        }
-        if matches!(plan.was, VmState::Running | VmState::Paused) {
-            hypervisor.start(intent.vm, plan.was == VmState::Paused)?;
-        }
-    }
-    hypervisor.discard(intent.vm, &intent.overlays)
-}
-
-/// Ends a revert that was interrupted, or takes it back; for who holds the VM.
-pub(crate) fn settle(tools: &Tools, intent: &Intent, plan: &RevertPlan) -> Result<()> {
-    let (name, vm) = (&plan.snapshot, tools.hypervisor.vm(intent.vm));
-    let vm = match vm {
-        Ok(vm) => vm,
-        Err(e) if e.kind == ErrorKind::NoSuchVm => {
-            forget(tools, intent);
-            return Ok(());
-        }
-        Err(e) => return Err(e),
-    };
-    if !matches!(intent.phase.as_str(), BACK | BACK_WITH) && place(plan, &vm) == Place::After {
-        match to_the_end(tools, intent, plan, &|_| {}) {
-            Ok(()) => {
-                ended(tools, intent, plan);
-                tracing::warn!(
-                    VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %name,
-                    "the revert of VM {} to snapshot {name} was interrupted, and is done now", vm.name
-                );
-                return Ok(());
-            }
-            Err(e) if e.kind.retry() => return Err(e),
-            Err(e) => tracing::error!(
-                VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %name, error = %e,
-                "the revert of VM {} to snapshot {name} was interrupted and cannot be ended", vm.name
-            ),
-        }
-    }
-    back(tools, intent, plan)?;
-    forget(tools, intent);
-    tracing::warn!(
-        VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %name,
-        "the revert of VM {} to snapshot {name} was interrupted, and is taken back", vm.name
-    );
     Ok(())
 }
 
-/// The last step that is stored: what is in hand was read before it began.
-fn reached(tools: &Tools, intent: &Intent) -> std::result::Result<String, StoreError> {
-    let stored = tools.store.intents()?.into_iter().find(|i| i.id == intent.id);
-    Ok(stored.map(|i| i.phase).unwrap_or_default())
+/// How far it is, by what is stored: what is in hand was read before it began.
+pub(super) fn reached(tools: &Tools, intent: &Intent) -> Result<Reached> {
+    let all = tools.store.intents().map_err(stored)?;
+    let found = all.into_iter().find(|i| i.id == intent.id);
+    Ok(Reached::read(&found.map(|i| i.phase).unwrap_or_default()))
+}
+
+pub(super) fn reach(tools: &Tools, intent: &Intent, reached: Reached) -> Result<()> {
+    tools.store.reached(intent.id, &reached.word()).map_err(stored)
 }
 
 fn is_prepared(tools: &Tools, intent: &Intent) -> bool {
-    reached(tools, intent).is_ok_and(|phase| !phase.is_empty())
+    reached(tools, intent).is_ok_and(|reached| reached != Reached::On(Step::Nothing))
 }
 
-fn forget(tools: &Tools, intent: &Intent) {
+pub(super) fn forget(tools: &Tools, intent: &Intent) {
     if let Err(e) = tools.store.abandoned(intent.id) {
         tracing::error!(VIRTSNAP_VM_UUID = %intent.vm, error = %e, "cannot take back a stored intent");
     }
 }
 
-fn place(plan: &RevertPlan, vm: &Vm) -> Place {
+pub(super) fn place(plan: &RevertPlan, vm: &Vm) -> Place {
     plan.place(|target| {
         let disk = vm.disks.iter().find(|d| d.target == target)?;
         disk.chain.first().map(|layer| layer.path.as_str())
     })
 }
 
-fn layer(image: &Image) -> Layer {
+pub(super) fn layer(image: &Image) -> Layer {
     Layer { path: image.path.clone(), format: image.format.clone() }
 }
 
