@@ -59,14 +59,25 @@ pub fn overlay_path(active: &str, base: &str, snapshot: &SnapshotName, id: Uuid)
     let directory = active.rsplit_once('/').map_or("", |(d, _)| d);
     let file = base.rsplit_once('/').map_or(base, |(_, f)| f);
     let stem = file.rsplit_once('.').map_or(file, |(s, _)| if s.is_empty() { file } else { s });
-    let safe = |s: &str, most: usize| -> String {
-        s.chars()
-            .map(|c| if c.is_ascii_alphanumeric() || "._+-".contains(c) { c } else { '_' })
-            .take(most)
-            .collect()
-    };
     let short = &id.simple().to_string()[..8];
     format!("{directory}/{}.{}.{short}.qcow2", safe(stem, 80), safe(snapshot.as_str(), 100))
+}
+
+/// Whether a file has the name of an overlay that was made for this snapshot: when it was taken, or reverted to.
+pub fn is_overlay_of(path: &str, snapshot: &SnapshotName) -> bool {
+    let file = path.rsplit_once('/').map_or(path, |(_, file)| file);
+    let parts = file.strip_suffix(".qcow2").and_then(|rest| rest.rsplit_once('.'));
+    parts.is_some_and(|(rest, id)| {
+        let stem = rest.strip_suffix(safe(snapshot.as_str(), 100).as_str());
+        id.len() == 8
+            && id.bytes().all(|b| b.is_ascii_hexdigit())
+            && stem.is_some_and(|stem| stem.len() > 1 && stem.ends_with('.'))
+    })
+}
+
+fn safe(s: &str, most: usize) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "._+-".contains(c) { c } else { '_' };
+    s.chars().map(plain).take(most).collect()
 }
 
 fn timestamp(at: Timestamp) -> String {
@@ -107,5 +118,19 @@ mod tests {
             "/i/x y/vm1.a_b__c___.12345678.qcow2"
         );
         assert_eq!(overlay_path("/i/.hidden", "/i/.hidden", &s, id), "/i/.hidden.a_b__c___.12345678.qcow2");
+        assert!(is_overlay_of(&overlay_path("/i/x", "/i/vm1.raw", &s, id), &s));
+        let other = SnapshotName::existing("b");
+        for (path, of) in [
+            ("/i/vm1.qcow2", &other),
+            ("/i/vm1.b.qcow2", &other),
+            ("/i/.b.12345678.qcow2", &other),
+            ("/i/vm1.b.12345678.raw", &other),
+            ("/i/vm1.ab.12345678.qcow2", &other),
+            ("/i/vm1.b.1234567x.qcow2", &other),
+            ("/i/vm1.b.12345678.qcow2", &s),
+        ] {
+            assert!(!is_overlay_of(path, of), "{path}");
+        }
+        assert!(is_overlay_of("/i/vm1.b.12345678.qcow2", &other));
     }
 }

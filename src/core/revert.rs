@@ -96,6 +96,10 @@ pub struct RevertPlan {
     pub safety: Option<SnapshotName>,
     /// The disks.
     pub disks: Vec<Switched>,
+    /// The images, of what the disks were on, that snapshots or reverts made. When it happened they go, if nobody needs
+    /// them; what else the disks were on is somebody's, and stays.
+    #[serde(default)]
+    pub goes: Vec<String>,
     /// Its firmware's variables, if it has any.
     #[serde(default)]
     pub variables: Option<Variables>,
@@ -157,6 +161,7 @@ mod tests {
             snapshot: SnapshotName::existing("s"),
             safety: None,
             disks: vec![disk("vda"), disk("vdb")],
+            goes: vec!["/was".into()],
             variables: None,
             definition: String::new(),
             wanted: String::new(),

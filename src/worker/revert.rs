@@ -270,6 +270,12 @@ fn plan(
             state_image: Image { path: part.state_image.clone(), format: part.format.clone() },
         });
     }
+    let mut goes = Vec::new();
+    for disk in &disks {
+        if is_made(records, disk)? {
+            goes.push(disk.was.path.clone());
+        }
+    }
     let definition = hypervisor.definition(vm.id)?.as_str().to_owned();
     let wanted = match revert.definition {
         DefinitionOf::Keep => definition.clone(),
@@ -283,6 +289,7 @@ fn plan(
         snapshot: name.clone(),
         safety,
         disks,
+        goes,
         variables: beside::for_revert(hypervisor.as_ref(), vm, record, id)?,
         definition,
         wanted,
@@ -292,6 +299,17 @@ fn plan(
         was,
         then: revert.then.of(was),
     })
+}
+
+/// Whether a snapshot or a revert of ours made what this disk is on. What else a VM was put on is somebody's.
+fn is_made(records: &[SnapshotRecord], disk: &Switched) -> Result<bool, Stop> {
+    let was = &disk.was.path;
+    let named = |r: &SnapshotRecord| {
+        r.disks.iter().any(|d| d.overlay == *was) || r.revert_disks.iter().any(|(_, overlay)| overlay == was)
+    };
+    // Not every libvirt keeps what a revert to a snapshot with children made.
+    let reverted = |part: &chain::Part<'_>| naming::is_overlay_of(was, part.snapshot);
+    Ok(records.iter().any(named) || told(records, &disk.target)?.line.first().is_some_and(reverted))
 }
 
 fn refuse<T>(name: &'static str, message: String) -> Result<T, Stop> {

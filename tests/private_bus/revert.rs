@@ -332,3 +332,28 @@ async fn reverts_that_would_end_badly_are_refused_before_anything_is_touched() {
     refused("s3", "ChainMismatch", "vdb").await;
     assert_eq!(rig.sim.snapshots(id(1)).unwrap(), before);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_no_snapshot_made_stays_when_a_revert_takes_the_vm_off_it() {
+    let rig = Rig::start("", |sim| {
+        sim.add_vm(VmSpec::new("web", 1).with_disks(&DISKS));
+    })
+    .await;
+    rig.client.create(id(1), "s1", none()).await.unwrap();
+    rig.client.create(id(1), "s2", options([("disks", vec!["vda"].into())])).await.unwrap();
+    let other = "/images/other.qcow2";
+    rig.sim.stop(id(1)).unwrap();
+    rig.sim.make_image(other, "/images/web-vdb.qcow2").unwrap();
+    rig.sim.point_definition_at(id(1), "vdb", other).unwrap();
+    let tops = || world(&rig).chains.into_iter().map(|mut chain| chain.remove(0)).collect::<Vec<_>>();
+    let off = || options([("safety", false.into()), ("state", "shut-off".into())]);
+    let was = tops();
+    assert_eq!(was[1], other);
+    revert(&rig, "s1", off()).await.unwrap();
+    assert!(rig.images().contains(&was[1]), "{:?}", rig.images());
+    assert!(!rig.images().contains(&was[0]), "s2's own overlay is nobody's any more: {:?}", rig.images());
+    // What a revert made goes with the next one, whatever this libvirt knows of it.
+    let made = tops();
+    revert(&rig, "s1", off()).await.unwrap();
+    assert!(made.iter().all(|image| !rig.images().contains(image)), "{made:?}, {:?}", rig.images());
+}

@@ -169,9 +169,16 @@ pub(super) fn verify(tools: &Tools, intent: &Intent, plan: &RevertPlan) -> Resul
 /// It happened: what it was on goes, if it is nobody's. From here on that is all that is left to do, whoever does it: the
 /// VM goes on, and what it is on or whether it runs says nothing any more of where the revert was.
 pub(super) fn ended(tools: &Tools, intent: &Intent, plan: &RevertPlan) -> Result<()> {
-    let left = plan.disks.iter().map(|d| d.was.path.clone());
-    let left = left.chain(plan.variables.iter().map(|v| v.before.clone())).collect();
-    becomes_removal(tools, intent, left)
+    let goes = plan.goes.iter().cloned().chain(plan.variables.iter().map(|v| v.before.clone()));
+    becomes_removal(tools, intent, goes.collect())?;
+    let stay = plan.disks.iter().filter(|d| !plan.goes.contains(&d.was.path));
+    for disk in stay.filter(|_| plan.safety.is_none()) {
+        tracing::warn!(
+            VIRTSNAP_VM_UUID = %intent.vm, VIRTSNAP_SNAPSHOT = %intent.name,
+            "disk {} was on {} before the revert, which no snapshot made: it is left", disk.target, disk.was.path
+        );
+    }
+    Ok(())
 }
 
 /// In the place of a revert that is over, whichever way, there are images to remove now. What cannot be removed yet is
