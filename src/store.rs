@@ -86,6 +86,8 @@ const MIGRATIONS: &[&str] = &["
     CREATE TABLE stray (
         path TEXT PRIMARY KEY, vm TEXT NOT NULL, bytes INTEGER NOT NULL, stamp TEXT NOT NULL) STRICT;
     CREATE INDEX stray_vm ON stray (vm);
+", "
+    ALTER TABLE awake ADD COLUMN life INTEGER;
 "];
 
 /// The database.

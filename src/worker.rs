@@ -25,7 +25,7 @@ use std::{
 
 use jiff::Timestamp;
 
-pub(crate) use self::{drop::settle as settle_drop, revert::settle as settle_revert};
+pub(crate) use self::{drop::settle as settle_drop, merge::is_woken, revert::settle as settle_revert};
 use crate::{
     access::Access,
     clock::Clock,

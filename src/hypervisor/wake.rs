@@ -14,4 +14,7 @@ pub trait Wake {
     /// Ends the QEMU of one that was woken. One that is off already is no error; one whose CPUs run has an owner by
     /// now, and is left alone ([`ErrorKind::Busy`](super::ErrorKind::Busy)).
     fn let_sleep(&self, vm: VmId) -> Result<()>;
+
+    /// What tells a VM's life, from a start to its end, from those before and after it; `None` while it is off.
+    fn life(&self, vm: VmId) -> Result<Option<u64>>;
 }

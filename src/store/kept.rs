@@ -12,9 +12,28 @@ impl Store {
     /// Before a stopped VM is started, paused, to work on its disks: it is to be off again, whatever comes.
     pub fn wakes(&self, vm: VmId, at: Timestamp) -> Result<()> {
         self.write(
-            "INSERT INTO awake VALUES (?1, ?2) ON CONFLICT (vm) DO NOTHING",
+            "INSERT INTO awake (vm, since_usec) VALUES (?1, ?2) ON CONFLICT (vm) DO UPDATE SET life = NULL",
             params![vm.to_string(), at.as_microsecond()],
         )
+    }
+
+    /// It is started, and this tells that life of it from others: one that somebody starts later is theirs.
+    pub fn woken(&self, vm: VmId, life: u64) -> Result<()> {
+        self.write(
+            "UPDATE awake SET life = ?2 WHERE vm = ?1",
+            params![vm.to_string(), i64::try_from(life).unwrap_or(i64::MAX)],
+        )
+    }
+
+    /// Whether it may be started for our work, where it lives this life now.
+    pub fn is_awake(&self, vm: VmId, life: Option<u64>) -> Result<bool> {
+        let connection = self.lock();
+        let mut statement = connection.prepare_cached("SELECT life FROM awake WHERE vm = ?1")?;
+        let ours: Option<Option<i64>> =
+            statement.query_row(params![vm.to_string()], |row| row.get(0)).optional()?;
+        let now = life.map(|life| i64::try_from(life).unwrap_or(i64::MAX));
+        // Where it is not written down, whoever started it died in the same moment.
+        Ok(ours.is_some_and(|ours| ours.is_none() || ours == now))
     }
 
     /// It is off again, or somebody else has it now.

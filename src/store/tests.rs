@@ -209,6 +209,13 @@ fn who_was_woken_and_how_metadata_was_is_known_until_it_is_settled() {
     }
     store.sleeps(other).unwrap();
     assert_eq!(store.awake().unwrap(), [vm].into());
+    assert!(store.is_awake(vm, Some(4)).unwrap(), "which life that is nobody knows yet");
+    store.woken(vm, 4).unwrap();
+    assert!(store.is_awake(vm, Some(4)).unwrap());
+    assert!(!store.is_awake(vm, Some(5)).unwrap() && !store.is_awake(vm, None).unwrap());
+    assert!(!store.is_awake(other, Some(4)).unwrap());
+    store.wakes(vm, at(2)).unwrap();
+    assert!(store.is_awake(vm, Some(5)).unwrap(), "it is another one");
 
     let (a, b) = (SnapshotName::existing("a\n"), SnapshotName::existing("b"));
     store.keep_copy(vm, &b, "<b/>", at(2)).unwrap();

@@ -3,12 +3,12 @@
 
 use uuid::Uuid;
 
-use super::{Stop, Work, beside, drop};
+use super::{Stop, Tools, Work, beside, drop};
 use crate::{
     core::{
         job::{Failure, Operation},
         merge::{DiskPart, Recipe},
-        model::SnapshotName,
+        model::{SnapshotName, VmId},
     },
     hypervisor::{Copied, Error, ErrorKind, Result, SnapshotXml, Steer, Vm},
     merging::{self, Earlier, Watcher},
@@ -124,7 +124,7 @@ fn carry_out(
     begun: bool,
     share: (f64, f64),
 ) -> std::result::Result<(), Stop> {
-    let earlier = Earlier { begun, woken: work.tools.store.awake()?.contains(&vm.id) };
+    let earlier = Earlier { begun, woken: is_woken(work.tools, vm.id)? };
     let mut watcher = Watching {
         work,
         vm,
@@ -136,6 +136,7 @@ fn carry_out(
         recipe,
         going: begun,
         known: false,
+        woken: false,
     };
     let done = merging::carry_out(work.tools.hypervisor.as_ref(), vm.id, recipe, earlier, &mut watcher);
     let (going, known) = (watcher.going, watcher.known);
@@ -194,6 +195,12 @@ fn carry_out(
     }
 }
 
+/// Whether this VM, which is paused, was started for our work, and nobody has started it since.
+pub(crate) fn is_woken(tools: &Tools, vm: VmId) -> Result<bool> {
+    let woken = tools.store.is_awake(vm, tools.hypervisor.life(vm)?);
+    woken.map_err(|e| Error::new(ErrorKind::Failed, e.to_string()))
+}
+
 fn names(recipe: &Recipe) -> Vec<SnapshotName> {
     recipe.run.iter().map(|d| d.name.clone()).collect()
 }
@@ -223,6 +230,8 @@ struct Watching<'a> {
     going: bool,
     /// The metadata is right again.
     known: bool,
+    /// The VM was woken, and which life of it that is must be written down.
+    woken: bool,
 }
 
 fn written(stored: std::result::Result<(), StoreError>) -> Result<()> {
@@ -253,6 +262,11 @@ impl Watcher for Watching<'_> {
     }
 
     fn allow(&mut self, vm: &Vm) -> Result<()> {
+        if std::mem::take(&mut self.woken)
+            && let Some(life) = self.work.tools.hypervisor.life(vm.id)?
+        {
+            written(self.work.tools.store.woken(vm.id, life))?;
+        }
         if vm.confined_by.is_none() {
             return Ok(());
         }
@@ -269,6 +283,7 @@ impl Watcher for Watching<'_> {
     fn awake(&mut self, awake: bool) -> Result<()> {
         let store = &self.work.tools.store;
         let (vm, now) = (self.vm.id, self.work.tools.clock.now());
+        self.woken = awake;
         written(if awake { store.wakes(vm, now) } else { store.sleeps(vm) })
     }
 

@@ -161,6 +161,14 @@ pub(crate) fn after_a_revert_the_vm_is_what_was_asked_for(rig: &mut dyn Rig) {
         hv.start(vm, paused).unwrap();
         assert_eq!(hv.vm(vm).unwrap().state, state);
     }
+    let life = hv.life(vm).unwrap();
+    assert!(life.is_some());
+    hv.start(vm, false).unwrap();
+    assert_eq!(hv.life(vm).unwrap(), life, "it was on already");
+    hv.stop(vm).unwrap();
+    assert_eq!(hv.life(vm).unwrap(), None);
+    hv.start(vm, true).unwrap();
+    assert!(hv.life(vm).unwrap().is_some_and(|now| Some(now) != life));
 }
 
 pub(crate) fn disks_that_take_no_part_and_cdroms_are_left_alone(rig: &mut dyn Rig) {

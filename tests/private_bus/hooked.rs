@@ -73,6 +73,10 @@ impl Wake for Hooked {
     fn let_sleep(&self, vm: VmId) -> Result<()> {
         self.at(Op::LetSleep).let_sleep(vm)
     }
+
+    fn life(&self, vm: VmId) -> Result<Option<u64>> {
+        self.at(Op::Life).life(vm)
+    }
 }
 
 impl Merge for Hooked {

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use virtsnap::{
+    clock::Clock as _,
     core::model::{SnapshotName, VmState},
     hypervisor::{
-        Error, ErrorKind, Hypervisor as _,
+        Error, ErrorKind, Hypervisor as _, Wake as _,
         sim::{Fault, Mishap, Op, Sim, VmSpec},
     },
     store::{Begun, Intent},
@@ -231,4 +232,42 @@ async fn a_vm_that_others_took_on_from_a_revert_that_was_cut_short_is_left_to_th
         let theirs = rig.sim.content_of_snapshot(id(1), &SnapshotName::existing("theirs"), target).unwrap();
         assert_eq!(theirs[&0], 7);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_that_somebody_started_and_suspended_is_not_taken_for_one_that_was_woken() {
+    for theirs in [false, true] {
+        let mut rig = two().await;
+        rig.stop().await;
+        rig.sim.stop(id(1)).unwrap();
+        rig.store().wakes(id(1), rig.clock.now()).unwrap();
+        rig.sim.wake(id(1)).unwrap();
+        rig.store().woken(id(1), rig.sim.life(id(1)).unwrap().unwrap()).unwrap();
+        if theirs {
+            // It ended with the daemon's connection.
+            rig.sim.stop(id(1)).unwrap();
+            rig.sim.start(id(1)).unwrap();
+            rig.sim.pause(id(1)).unwrap();
+        }
+        rig.boot().await;
+        rig.until_running().await;
+        assert_eq!(state(&rig), if theirs { VmState::Paused } else { VmState::ShutOff });
+        assert!(rig.store().awake().unwrap().is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn which_life_of_a_stopped_vm_a_merge_began_is_written_down() {
+    let rig = two().await;
+    rig.sim.stop(id(1)).unwrap();
+    let gate = rig.sim.gate(Op::Commit);
+    let s1 = snapshot_path(id(1), "s1");
+    let (job,): (zbus::OwnedObjectPath,) = rig.client.call(&s1, "Snapshot.Delete", &(none(),)).await.unwrap();
+    held(&gate);
+    let life = rig.sim.life(id(1)).unwrap().unwrap();
+    assert!(rig.store().is_awake(id(1), Some(life)).unwrap());
+    assert!(!rig.store().is_awake(id(1), Some(life + 1)).unwrap());
+    gate.open();
+    rig.client.wait(&job).await.unwrap();
+    assert!(rig.store().awake().unwrap().is_empty());
 }

@@ -7,7 +7,7 @@ use crate::{
     },
     hypervisor::{ErrorKind, Result, SnapshotRecord},
     store::{Intent, StoreError},
-    worker::Tools,
+    worker::{self, Tools},
 };
 
 pub(super) fn settle(
@@ -35,7 +35,7 @@ pub(super) fn let_sleep(tools: &Tools, vm: VmId) -> Result<()> {
     let slept = match hypervisor.vm(vm) {
         Err(e) if e.kind == ErrorKind::NoSuchVm => Ok(()),
         Err(e) => return Err(e),
-        Ok(found) if found.state == VmState::Paused => {
+        Ok(found) if found.state == VmState::Paused && worker::is_woken(tools, vm)? => {
             // What it was doing is not wanted any more; an end that is refused must not keep it awake.
             for job in hypervisor.block_jobs(vm)? {
                 if let Err(e) = hypervisor.end_block_job(vm, &job.target) {
@@ -44,7 +44,7 @@ pub(super) fn let_sleep(tools: &Tools, vm: VmId) -> Result<()> {
             }
             hypervisor.let_sleep(vm)
         }
-        // Off, or somebody has resumed it: then it is theirs.
+        // Off, or somebody has resumed it, or started it anew: then it is theirs.
         Ok(_) => Ok(()),
     };
     slept?;

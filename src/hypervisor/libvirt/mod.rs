@@ -127,6 +127,10 @@ impl Wake for Libvirt {
     fn let_sleep(&self, vm: VmId) -> Result<()> {
         wake::let_sleep(&*self.now()?, vm)
     }
+
+    fn life(&self, vm: VmId) -> Result<Option<u64>> {
+        Ok(domain(&self.now()?.work, vm)?.id().map(u64::from))
+    }
 }
 
 impl Merge for Libvirt {

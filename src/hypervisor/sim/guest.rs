@@ -33,6 +33,8 @@ pub(super) struct Drive {
 pub(super) struct Machine {
     pub(super) name: String,
     pub(super) state: VmState,
+    /// Counts its starts.
+    pub(super) life: u64,
     pub(super) persistent: bool,
     pub(super) managed_save: bool,
     pub(super) confined_by: Option<String>,
@@ -139,6 +141,7 @@ impl State {
             let text = format!("Requested operation is not valid: the domain is {}", machine.state);
             return Err(Error::new(ErrorKind::Failed, text));
         }
+        machine.life += u64::from(machine.state == VmState::ShutOff && to != VmState::ShutOff);
         machine.state = to;
         self.tell(Event::Changed(vm));
         Ok(())
@@ -162,6 +165,7 @@ impl Sim {
             let machine = Machine {
                 name: spec.name,
                 state: spec.state,
+                life: 1,
                 persistent: spec.persistent,
                 managed_save: spec.managed_save,
                 confined_by: spec.confined_by,

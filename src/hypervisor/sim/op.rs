@@ -51,6 +51,8 @@ pub enum Op {
     Wake,
     /// `let_sleep`
     LetSleep,
+    /// `life`
+    Life,
     /// `images_beside`
     ImagesBeside,
     /// `chain`

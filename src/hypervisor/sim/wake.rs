@@ -22,4 +22,11 @@ impl Wake for Sim {
             state => Err(Error::new(ErrorKind::Busy, format!("the VM is {state} now: somebody has it"))),
         })
     }
+
+    fn life(&self, vm: VmId) -> Result<Option<u64>> {
+        self.call(Asked::vm(Op::Life, vm, ""), |s| {
+            let machine = s.machine(vm)?;
+            Ok(machine.active().then_some(machine.life))
+        })
+    }
 }
