@@ -35,6 +35,8 @@ use crate::{
 
 /// Between two looks at a job that an earlier life left.
 const PAUSE: Duration = Duration::from_millis(200);
+/// So often jobs are asked for while something else has the VM: for each the hypervisor waits a while by itself.
+const LOCKED: u32 = 10;
 
 /// Whoever a merge tells what it does, and asks how to go on. Each method's error ends the merge there.
 pub trait Watcher {
@@ -209,7 +211,7 @@ fn end_left_over(
     watcher: &mut dyn Watcher,
 ) -> Result<()> {
     let of_disk = |jobs: Vec<BlockJob>| jobs.into_iter().find(|job| job.target == part.target);
-    while let Some(job) = of_disk(hypervisor.block_jobs(id)?) {
+    while let Some(job) = of_disk(jobs(hypervisor, id)?) {
         if job.kind == JobKind::Other {
             let text = format!("disk {} has another block job now", part.target);
             return Err(Error::new(ErrorKind::Busy, text));
@@ -227,6 +229,18 @@ fn end_left_over(
         clock::pause(PAUSE);
     }
     Ok(())
+}
+
+/// The VM's block jobs. What the hypervisor does at the end of one, a profile written anew for each image, has to be over
+/// before it can tell, and may take longer than it waits for that.
+pub fn jobs(hypervisor: &dyn Hypervisor, id: VmId) -> Result<Vec<BlockJob>> {
+    for _ in 1..LOCKED {
+        match hypervisor.block_jobs(id) {
+            Err(e) if e.kind == ErrorKind::Busy => {}
+            told => return told,
+        }
+    }
+    hypervisor.block_jobs(id)
 }
 
 /// Those who stay name other images, and those who go are forgotten.

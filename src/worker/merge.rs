@@ -274,7 +274,7 @@ impl Watcher for Watching<'_> {
         say("letting it write its images");
         // libvirt's work on a merge that ended goes on for a moment, and the profile is the last of it; to be asked for
         // block jobs it has to be done.
-        self.work.tools.hypervisor.block_jobs(vm.id)?;
+        merging::jobs(self.work.tools.hypervisor.as_ref(), vm.id)?;
         self.work.tools.access.grant(vm.id)?;
         say(&self.phase);
         Ok(())

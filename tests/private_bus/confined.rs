@@ -52,6 +52,31 @@ async fn it_is_let_write_before_each_disk_s_merge() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn while_libvirt_still_writes_the_profile_a_merge_waits() {
+    let locked = || {
+        let text =
+            "Timed out during operation: cannot acquire state change lock (held by monitor=qemu-event)";
+        Error::new(ErrorKind::Busy, text)
+    };
+    let rig = with_snapshots(VmState::Running).await;
+    for _ in 0..3 {
+        rig.sim.fail_next(Op::BlockJobs, locked());
+    }
+    rig.client.job(&snapshot_path(id(1), "s2"), "Snapshot.Delete", none()).await.unwrap();
+    assert_eq!(rig.client.snapshots(id(1)).await, ["s1", "s3"]);
+
+    // Not for ever; nothing was begun then.
+    for _ in 0..10 {
+        rig.sim.fail_next(Op::BlockJobs, locked());
+    }
+    let (error, text) =
+        rig.client.job(&snapshot_path(id(1), "s1"), "Snapshot.Delete", none()).await.unwrap_err();
+    assert_eq!(error, "Busy", "{text}");
+    assert_eq!(rig.client.snapshots(id(1)).await, ["s1", "s3"]);
+    assert_eq!(rig.store().intents().unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn where_it_cannot_be_let_nothing_is_begun() {
     for state in [VmState::Running, VmState::ShutOff] {
         let rig = with_snapshots(state).await;

@@ -22,6 +22,10 @@ use crate::{
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(250));
 /// So many looks more, at the longest pause, when the job is gone and the XML does not show it yet.
 const SETTLE: u32 = 20;
+/// So often a look is tried that the VM's lock was in the way of: libvirt waits 30 s for it by itself. When a job ends
+/// libvirt holds the lock while AppArmor's profile is written and loaded anew for each image of the disk, which on a busy
+/// host takes longer.
+const LOCKED: u32 = 10;
 
 pub(super) fn commit(
     connections: &Connections,
@@ -105,7 +109,7 @@ impl Running<'_> {
     fn watch(&self, mut speed: u64, steer: &mut dyn FnMut(Copied) -> Steer) -> Result<Committed> {
         let mut pause = PAUSE.0;
         let target = &self.commit.target;
-        while let Some(job) = block::job(&self.domain, target).map_err(begun)? {
+        while let Some(job) = self.job()? {
             match steer(Copied { done: job.done, total: job.total }) {
                 Steer::Stop => {
                     self.end(false)?;
@@ -143,18 +147,25 @@ impl Running<'_> {
         match block::end(&self.domain, &self.commit.target, pivot) {
             Ok(()) => Ok(()),
             // It may have ended by itself just now; and what a failed pivot left is in the XML.
-            Err(_) if block::job(&self.domain, &self.commit.target).map_err(begun)?.is_none() => Ok(()),
+            Err(_) if self.job()?.is_none() => Ok(()),
             Err(e) => Err(self.error("cannot be ended", e)),
         }
+    }
+
+    fn job(&self) -> Result<Option<Job>> {
+        let look = || Ok(block::job(&self.domain, &self.commit.target)?);
+        patient(LOCKED, look).map_err(started)
     }
 
     /// There is no job any more: what did it do? The XML follows a moment later.
     fn outcome(&self) -> Result<Committed> {
         for _ in 0..SETTLE {
             if self.place().map_err(started)? == Place::Done {
+                // What comes next wants the lock that libvirt may still have. A VM that is off by now has none.
+                let _ = self.job();
                 return Ok(Committed::Now);
             }
-            if block::job(&self.domain, &self.commit.target).map_err(begun)?.is_none() {
+            if self.job()?.is_none() {
                 clock::pause(PAUSE.1);
             }
         }
@@ -203,6 +214,17 @@ fn started(mut e: Error) -> Error {
     e
 }
 
+/// Looks again, up to so often in all, while something else has the VM.
+fn patient<T>(tries: u32, mut look: impl FnMut() -> Result<T>) -> Result<T> {
+    for _ in 1..tries {
+        match look() {
+            Err(e) if e.kind == ErrorKind::Busy => {}
+            done => return done,
+        }
+    }
+    look()
+}
+
 fn cancelled(commit: &Commit) -> Error {
     Error::new(ErrorKind::Cancelled, format!("the merge of disk {} was stopped", commit.target))
 }
@@ -238,5 +260,33 @@ pub(super) fn end(connections: &Connections, id: VmId, target: &str) -> Result<(
         Ok(()) => Ok(()),
         Err(_) if block::job(&domain, target)?.is_none() => Ok(()),
         Err(e) => Err(begun(e).context(format_args!("the block job on disk {target} cannot be ended"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_waited_for_and_not_for_ever() {
+        let busy = || Err(Error::new(ErrorKind::Busy, "cannot acquire state change lock"));
+        let asked = |until: u32| {
+            let mut looks = 0;
+            let mut look = || {
+                looks += 1;
+                if looks < until { busy() } else { Ok(()) }
+            };
+            let done = patient(3, &mut look);
+            (done.is_ok(), looks)
+        };
+        assert_eq!(asked(1), (true, 1));
+        assert_eq!(asked(3), (true, 3));
+        assert_eq!(asked(4), (false, 3));
+        let mut looks = 0;
+        let gone: Result<()> = patient(3, || {
+            looks += 1;
+            Err(Error::new(ErrorKind::Disconnected, "client socket is closed"))
+        });
+        assert_eq!((gone.map_err(|e| e.kind), looks), (Err(ErrorKind::Disconnected), 1));
     }
 }
