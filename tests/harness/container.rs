@@ -1,4 +1,4 @@
-//! The container: a pristine Debian with systemd, D-Bus, polkit, libvirtd and QEMU.
+//! The container: a pristine Debian with systemd, D-Bus, polkit, libvirtd and QEMU. Or the same as a full VM.
 
 use std::fs;
 use std::io::Write as _;
@@ -17,6 +17,8 @@ use super::wait_for;
 const DEFAULT_DEADLINE: Duration = Duration::from_mins(1);
 /// How long a start may take: on a new machine it builds the root trees and the guest first.
 const START_DEADLINE: Duration = Duration::from_mins(15);
+/// So much longer may things take where the kernel itself is emulated, and so QEMU by an emulated processor.
+const FULL_FACTOR: u32 = 10;
 /// All units of libvirtd that could bring it back.
 const LIBVIRTD: &str = "libvirtd.socket libvirtd-ro.socket libvirtd-admin.socket libvirtd.service";
 
@@ -62,7 +64,21 @@ pub struct Testbed {
 struct Container {
     name: String,
     suite: Suite,
-    leader: u32,
+    /// `None`: it is a full VM, with no file and no process that this host sees.
+    leader: Option<u32>,
+}
+
+impl Container {
+    /// What starts it, runs commands in it and stops it.
+    fn script(&self) -> &'static str {
+        if self.leader.is_some() { "container.sh" } else { "full-vm.sh" }
+    }
+}
+
+/// A name that no other has.
+fn new_name() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!("t{}-{}", id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
 impl Testbed {
@@ -72,8 +88,7 @@ impl Testbed {
     /// In the container `/src` is the repository, `/target` Cargo's target directory and `/guest`
     /// the guest's image, all read-only.
     pub fn start(suite: Suite) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("t{}-{}", id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = new_name();
         let owner = format!("--owner={}", id());
         let mut args = vec!["start", &name, suite.name(), &owner];
         let target = target_dir().map(|dir| format!("--bind-ro={}:/target", dir.display()));
@@ -83,7 +98,22 @@ impl Testbed {
         assert!(output.success(), "the test container does not start: {output}");
         let leader = host(DEFAULT_DEADLINE, "container.sh", &["leader", &name]);
         let leader = leader.stdout.trim().parse().unwrap_or_else(|_| panic!("no leader: {leader}"));
-        let testbed = Self { container: Arc::new(Container { name, suite, leader }) };
+        let testbed = Self { container: Arc::new(Container { name, suite, leader: Some(leader) }) };
+        testbed.announce();
+        testbed
+    }
+
+    /// Starts a pristine full VM, whose kernel has AppArmor; what is in `files` is at `/files` in it. There is no way
+    /// into it but commands: no bus, no libvirt and no path of it for this host, and no guest. What waits for
+    /// commands waits ten times as long.
+    pub fn start_full(suite: Suite, files: &Path) -> Self {
+        let name = new_name();
+        let owner = format!("--owner={}", id());
+        let files = format!("--files={}", files.display());
+        host(Duration::from_mins(1), "full-vm.sh", &["reap"]);
+        let output = host(START_DEADLINE * 2, "full-vm.sh", &["start", &name, suite.name(), &owner, &files]);
+        assert!(output.success(), "the full VM does not start: {output}");
+        let testbed = Self { container: Arc::new(Container { name, suite, leader: None }) };
         testbed.announce();
         testbed
     }
@@ -121,11 +151,13 @@ impl Testbed {
     /// For a process with a cgroup of its own, or as another user, let the script use `systemd-run`
     /// or `runuser`.
     pub fn sh_within(&self, within: Duration, script: &str) -> Output {
+        let container = &self.container;
+        let within = if container.leader.is_some() { within } else { within * FULL_FACTOR };
         let inner = within.as_secs_f64().to_string();
         host(
             // The one inside, which knows the processes, comes first.
             within + Duration::from_secs(10),
-            "container.sh",
+            container.script(),
             &["exec", &self.container.name, "timeout", "--kill-after=2", &inner, "bash", "-c", script],
         )
     }
@@ -148,7 +180,8 @@ impl Testbed {
     /// A path inside the container as this host sees it.
     pub fn path(&self, inside: impl AsRef<Path>) -> PathBuf {
         let inside = inside.as_ref();
-        let root = PathBuf::from(format!("/proc/{}/root", self.container.leader));
+        let leader = self.container.leader.expect("this host sees no path of a full VM");
+        let root = PathBuf::from(format!("/proc/{leader}/root"));
         root.join(inside.strip_prefix("/").unwrap_or(inside))
     }
 
@@ -164,6 +197,15 @@ impl Testbed {
 
     /// Writes a file in the container, owned by root; missing directories are made.
     pub fn push_file(&self, inside: impl AsRef<Path>, contents: impl AsRef<[u8]>, mode: u32) {
+        if self.container.leader.is_none() {
+            let path = quote(&inside.as_ref().display().to_string());
+            let text = std::str::from_utf8(contents.as_ref()).expect("a full VM is given text");
+            self.ok(&format!(
+                "set -e; mkdir -p \"$(dirname {path})\"; printf %s {} >{path}; chmod {mode:o} {path}",
+                quote(text)
+            ));
+            return;
+        }
         let path = self.path(inside);
         let written = path
             .parent()
@@ -226,7 +268,7 @@ impl Testbed {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        let output = host(DEFAULT_DEADLINE, "container.sh", &["stop", &self.name]);
+        let output = host(DEFAULT_DEADLINE, self.script(), &["stop", &self.name]);
         // A panic in here while a test panics would abort and hide why the test failed.
         if !output.success() {
             let _ = writeln!(std::io::stderr(), "testbed: {} does not stop: {output}", self.name);

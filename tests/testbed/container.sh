@@ -20,17 +20,6 @@ set -euo pipefail
 
 ENV=(env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=dumb LANG=C.UTF-8)
 
-# A process is named by its PID and its start time, since PIDs are used again.
-identity() {
-  local stat
-  { stat=$(<"/proc/$1/stat"); } 2>/dev/null || return 1
-  # The second field is the command in parentheses, which may hold anything.
-  # shellcheck disable=SC2086
-  set -- "$1" ${stat##*) }
-  [ "$2" != Z ] && echo "$1:${21}"
-}
-alive() { [ "$(identity "${1%%:*}" || true)" = "$1" ]; }
-
 check_name() { [[ ${1:-} =~ ^[a-z0-9][a-z0-9-]{0,40}$ ]] || die "a container's name is lower-case letters, digits and '-', not '${1:-}'"; }
 get() { sed -n "s/^$2=//p" "$RUN/$1.state" 2>/dev/null || true; }
 set_state() { echo "$2=$3" >>"$RUN/$1.state"; }

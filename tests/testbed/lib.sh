@@ -38,3 +38,14 @@ lock() {
   exec {LOCK_FD}>"$CACHE/$1.lock"
   flock "$LOCK_FD"
 }
+
+# A process is named by its PID and its start time, since PIDs are used again.
+identity() {
+  local stat
+  { stat=$(<"/proc/$1/stat"); } 2>/dev/null || return 1
+  # The second field is the command in parentheses, which may hold anything.
+  # shellcheck disable=SC2086
+  set -- "$1" ${stat##*) }
+  [ "$2" != Z ] && echo "$1:${21}"
+}
+alive() { [ "$(identity "${1%%:*}" || true)" = "$1" ]; }
