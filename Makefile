@@ -18,7 +18,7 @@ FUZZ_TIME ?= 60
 
 TESTBED := tests/testbed
 
-.PHONY: help build deb demo test test-quick lint bench bench-real fuzz deny install install-files clean
+.PHONY: help build deb demo test test-quick test-full lint bench bench-real fuzz deny install install-files clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -45,6 +45,10 @@ test: build-packages test-packages
 ## make test-quick    the same without real guests
 test-quick: test-packages
 	@tests/run.sh --quick
+
+## make test-full     what wants AppArmor, in full VMs of both Debians with their own kernels (half an hour; no part of make test)
+test-full: build-packages test-packages
+	@tests/run.sh --full
 
 ## make lint          formatting and clippy, warnings are errors
 lint: build-packages

@@ -1,5 +1,6 @@
 #!/bin/bash
-# run.sh [--quick]: all tests, or all but those with real guests. What make test and CI run.
+# run.sh [--quick|--full]: all tests, or all but those with real guests, or those in full VMs and no other. What make
+# test, make test-quick, make test-full and CI run.
 #
 # Its last lines are the test runner's summary. The root trees of the containers are built beside the compiler, so
 # that a new machine waits for the slower of the two only.
@@ -8,6 +9,13 @@ cd "$(dirname "$(readlink -f "$0")")/.."
 
 quick=
 [ "${1:-}" = --quick ] && quick=yes
+
+if [ "${1:-}" = --full ]; then
+  tests/testbed/full-tree.sh trixie
+  tests/testbed/full-tree.sh bookworm
+  if command -v cargo-nextest >/dev/null; then exec cargo nextest run --locked --profile full; fi
+  exec cargo test --locked --test full_apparmor -- --test-threads=2 --nocapture
+fi
 
 say() { printf '\n== %s\n' "$*"; }
 
@@ -47,5 +55,6 @@ if command -v cargo-nextest >/dev/null; then
   [ -z "$quick" ] || without=(-E 'not (binary(/^real_/) | binary(testbed_smoke) | (binary(contract) & test(/^(trixie|bookworm)/)))')
   exec cargo nextest run --locked "${without[@]}"
 fi
-[ -z "$quick" ] || without=(--skip trixie:: --skip bookworm::)
+without=(--skip full_trixie:: --skip full_bookworm::)
+[ -z "$quick" ] || without+=(--skip trixie:: --skip bookworm::)
 exec cargo test --locked --lib --bins --tests -- --test-threads=2 "${without[@]}"
