@@ -13,6 +13,7 @@
 //! * `delete` looks at the chain as it is now and refuses what it does not recognise ([`ErrorKind::ChainMismatch`]).
 //! * `thaw` is safe to call at any time, any number of times.
 
+mod branch;
 mod error;
 mod facts;
 mod ffi;
@@ -35,6 +36,7 @@ use std::{
 use jiff::Timestamp;
 
 pub use self::{
+    branch::{Branch, Drawn, NewVm},
     error::{Error, ErrorKind, Result},
     facts::facts,
     images::{Image, Images, Save, Stray, User},
@@ -305,7 +307,7 @@ pub enum Event {
 
 /// A libvirt/QEMU host.
 pub trait Hypervisor:
-    Images + Merge + Metadata + Power + Switch + Wake + Send + Sync + std::fmt::Debug + 'static
+    Branch + Images + Merge + Metadata + Power + Switch + Wake + Send + Sync + std::fmt::Debug + 'static
 {
     /// Starts to connect, and to reconnect, with back-off, for ever. Returns at once; events go to the function
     /// from whatever thread has them, so it must not block.

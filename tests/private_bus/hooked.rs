@@ -1,5 +1,6 @@
 //! A hypervisor that does something else before each call: that has a bug, or is slow.
 
+mod branch;
 mod images;
 
 use std::{

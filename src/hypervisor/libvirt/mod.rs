@@ -13,6 +13,7 @@
 //!   define, stop … ─▶ switch.rs   other images, power    (work)
 //!   commit, block_jobs ─▶ blockjob.rs   merges           (work, control)
 //!   wake, let_sleep ─▶ wake.rs   a stopped VM's QEMU     (work)
+//!   draw, define_new … ─▶ branch.rs   a VM beside it     (work)
 //!   freeze, thaw … ─▶ agent.rs    the guest agent        (guard)
 //! ```
 //!
@@ -34,6 +35,7 @@
 
 mod agent;
 mod blockjob;
+mod branch;
 mod change;
 mod connection;
 mod definition;
@@ -45,6 +47,7 @@ mod images;
 mod inspect;
 mod nodes;
 mod redefine;
+mod redraw;
 mod storage;
 mod strays;
 mod switch;
@@ -63,9 +66,9 @@ use virt::domain::Domain;
 
 use self::connection::{Connections, Signal, Slot};
 use super::{
-    BlockJob, Commit, Committed, Copied, CreateSpec, Definition, Error, ErrorKind, Event, Features,
-    FreezeStatus, GuestFileSystem, Hypervisor, Layer, Merge, Metadata, Overlay, Power, Redefine, Result,
-    SnapshotRecord, SnapshotXml, Space, Steer, Switch, Vm, Wake,
+    BlockJob, Branch, Commit, Committed, Copied, CreateSpec, Definition, Drawn, Error, ErrorKind, Event,
+    Features, FreezeStatus, GuestFileSystem, Hypervisor, Layer, Merge, Metadata, NewVm, Overlay, Power,
+    Redefine, Result, SnapshotRecord, SnapshotXml, Space, Steer, Switch, Vm, Wake,
 };
 use crate::core::model::{SnapshotName, VmId};
 
@@ -256,6 +259,24 @@ impl Power for Libvirt {
 
     fn start(&self, vm: VmId, paused: bool) -> Result<()> {
         switch::start(&*self.now()?, vm, paused)
+    }
+}
+
+impl Branch for Libvirt {
+    fn named(&self, name: &str) -> Result<Option<VmId>> {
+        branch::named(&*self.now()?, name)
+    }
+
+    fn draw(&self, vm: VmId, snapshot: &SnapshotName, new: &NewVm) -> Result<Drawn> {
+        branch::draw(&*self.now()?, vm, snapshot, new)
+    }
+
+    fn define_new(&self, vm: VmId, definition: &Definition) -> Result<()> {
+        branch::define_new(&*self.now()?, vm, definition)
+    }
+
+    fn undefine_new(&self, vm: VmId) -> Result<()> {
+        branch::undefine_new(&*self.now()?, vm)
     }
 }
 

@@ -52,7 +52,7 @@ pub(super) struct Machine {
     /// Somebody else's block job runs.
     pub(super) block_job: bool,
     autostart: bool,
-    nvram: Option<Nvram>,
+    pub(super) nvram: Option<Nvram>,
     tpm: bool,
     xml_bytes: usize,
     /// What its definition gives it, in MiB.
@@ -70,6 +70,34 @@ impl Drive {
 }
 
 impl Machine {
+    /// As it is made, with nothing on it.
+    pub(super) fn new(spec: VmSpec) -> Self {
+        Self {
+            name: spec.name,
+            state: spec.state,
+            life: 1,
+            persistent: spec.persistent,
+            managed_save: spec.managed_save,
+            confined_by: spec.confined_by,
+            lifted: false,
+            tags: spec.tags,
+            agent: GuestAgent::new(spec.agent, spec.file_systems),
+            drives: spec.disks.into_iter().map(Drive::new).collect(),
+            snapshots: BTreeMap::new(),
+            current: None,
+            making: None,
+            job: None,
+            block_job: false,
+            autostart: spec.autostart,
+            nvram: spec.nvram,
+            tpm: spec.tpm,
+            xml_bytes: spec.xml_bytes,
+            memory: 128,
+            ram: Ram::new(spec.migratable),
+            merging: BTreeMap::new(),
+        }
+    }
+
     /// Whether there is a QEMU process.
     pub(super) fn active(&self) -> bool {
         self.state != VmState::ShutOff
@@ -162,33 +190,11 @@ impl Sim {
                 let image = || Image::new(&disk.format, disk.backing.clone());
                 s.store.files.entry(disk.path.clone()).or_insert_with(image);
             }
-            let machine = Machine {
-                name: spec.name,
-                state: spec.state,
-                life: 1,
-                persistent: spec.persistent,
-                managed_save: spec.managed_save,
-                confined_by: spec.confined_by,
-                lifted: false,
-                tags: spec.tags,
-                agent: GuestAgent::new(spec.agent, spec.file_systems),
-                drives: spec.disks.into_iter().map(Drive::new).collect(),
-                snapshots: BTreeMap::new(),
-                current: None,
-                making: None,
-                job: None,
-                block_job: false,
-                autostart: spec.autostart,
-                nvram: spec.nvram,
-                tpm: spec.tpm,
-                xml_bytes: spec.xml_bytes,
-                memory: 128,
-                ram: Ram::new(spec.migratable),
-                merging: BTreeMap::new(),
-            };
-            s.vms.insert(spec.id, machine);
-            s.tell(Event::Changed(spec.id));
-            spec.id
+            let id = spec.id;
+            let machine = Machine::new(spec);
+            s.vms.insert(id, machine);
+            s.tell(Event::Changed(id));
+            id
         })
     }
 

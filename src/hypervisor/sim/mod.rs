@@ -21,6 +21,7 @@
 
 mod agent;
 mod beside;
+mod branch;
 mod fault;
 mod guest;
 mod image;

@@ -75,6 +75,14 @@ pub enum Op {
     Stop,
     /// `start`
     Start,
+    /// `named`
+    Named,
+    /// `draw`
+    Draw,
+    /// `define_new`
+    DefineNew,
+    /// `undefine_new`
+    UndefineNew,
 }
 
 impl Op {
@@ -100,6 +108,8 @@ impl Op {
                 | Self::Define
                 | Self::Stop
                 | Self::Start
+                | Self::DefineNew
+                | Self::UndefineNew
         )
     }
 
