@@ -260,7 +260,11 @@ impl Engine {
                 self.handle(Event::Disconnected);
             }
             hypervisor::Event::Changed(vm) => self.handle(Event::Changed(vm)),
-            hypervisor::Event::Gone(vm) => self.handle(Event::VmGone(vm)),
+            hypervisor::Event::Gone(vm) => {
+                self.handle(Event::VmGone(vm));
+                // Read before and told after that, it would seem to be there for a long time.
+                self.reader.read(vm);
+            }
         }
     }
 
