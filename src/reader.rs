@@ -41,7 +41,8 @@ pub fn read(hypervisor: &dyn Hypervisor, store: &Store, id: VmId) -> Result<VmRe
         half_deleted: store.half_deleted(id)?,
         wrong: store.wrong(id)?,
     };
-    Ok(VmRecord { findings, strays, ..join(vm, snapshots, &known) })
+    let stem = store.stem_of(id)?;
+    Ok(VmRecord { stem, findings, strays, ..join(vm, snapshots, &known) })
 }
 
 /// What the store knows of a VM's snapshots.
@@ -62,6 +63,7 @@ fn join(vm: Vm, snapshots: Vec<hypervisor::SnapshotRecord>, known: &Known) -> Vm
         agent_connected: vm.agent == Agent::Connected,
         chain_depth: u32::try_from(depth).unwrap_or(u32::MAX),
         images,
+        stem: None,
         findings: Vec::new(),
         strays: Vec::new(),
         snapshots: {

@@ -5,6 +5,7 @@
 //! (`synchronous=FULL`): an intent is stored before the hypervisor is asked, a result before it is published.
 
 mod begun;
+mod branches;
 mod kept;
 mod runs;
 mod strays;
@@ -23,6 +24,7 @@ use uuid::Uuid;
 
 pub use self::{
     begun::{Begun, HalfDeleted, Intent},
+    branches::Branched,
     strays::{Found, News},
 };
 use crate::core::{inventory::Quality, model::VmId};

@@ -3,6 +3,7 @@
 
 mod adopt;
 mod beside;
+mod branch;
 mod create;
 mod delete;
 mod drop;
@@ -25,12 +26,17 @@ use std::{
 
 use jiff::Timestamp;
 
-pub(crate) use self::{drop::settle as settle_drop, merge::is_woken, revert::settle as settle_revert};
+pub(crate) use self::{
+    branch::{settle as settle_branch, tidy as tidy_branches},
+    drop::settle as settle_drop,
+    merge::is_woken,
+    revert::settle as settle_revert,
+};
 use crate::{
     access::Access,
     clock::Clock,
     core::{
-        job::{Failure, Job, JobId, Operation, Outcome, Pace},
+        job::{Failure, Job, JobId, Made, Operation, Outcome, Pace},
         model::SnapshotName,
         retention::Need,
         settings::Settings,
@@ -150,18 +156,19 @@ pub fn run(
 ) -> Outcome {
     let work = Work { tools, settings, job, needed, wire };
     let done = catch_unwind(AssertUnwindSafe(|| match &job.operation {
-        Operation::Create(create) => create::run(&work, create).map(Some),
+        Operation::Create(create) => create::run(&work, create).map(|name| Some(Made::Snapshot(name))),
         Operation::Delete { name, foreign, .. } => delete::run(&work, name, *foreign).map(|()| None),
         Operation::Forget(name) => forget::run(&work, name).map(|()| None),
         Operation::Adopt(adopt) => adopt::run(&work, adopt).map(|()| None),
-        Operation::Revert(revert) => revert::run(&work, revert),
+        Operation::Revert(revert) => revert::run(&work, revert).map(|safety| safety.map(Made::Snapshot)),
+        Operation::Branch(branch) => branch::run(&work, branch).map(|vm| Some(Made::Vm(vm))),
         Operation::Prune { all, .. } => prune::run(&work, *all).map(|()| None),
         Operation::Repair => repair::run(&work).map(|()| None),
         Operation::Finish => merge::finish_all(&work).map(|()| None),
         Operation::Sweep => sweep::run(&work).map(|()| None),
     }));
     match done {
-        Ok(Ok(snapshot)) => Outcome::Done(snapshot),
+        Ok(Ok(made)) => Outcome::Done(made),
         Ok(Err(Stop::Failed(failure))) => Outcome::Failed(failure),
         Ok(Err(Stop::Cancelled)) => Outcome::Cancelled,
         Err(_) => Outcome::Failed(Failure::new(

@@ -1,12 +1,13 @@
 //! The command line.
 
+mod branch;
 mod rules;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use self::rules::InlineRules;
+pub use self::{branch::Branch, rules::InlineRules};
 
 /// Snapshots of libvirt VMs: see, take, delete and prune them, through virtsnapd
 #[derive(Debug, Parser)]
@@ -52,6 +53,8 @@ pub enum Verb {
     Adopt(Adopt),
     /// Put a VM back to a snapshot; another one that is taken first is the way back
     Revert(Revert),
+    /// Make another VM that goes on from a snapshot, without copying its disks
+    Branch(Branch),
     /// Run a policy now
     Run(Run),
     /// Show what pruning would delete and keep, and why

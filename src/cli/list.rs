@@ -113,7 +113,9 @@ fn list_snapshots(
         count(vm.chain_depth as usize, "image"),
     );
     console.line(&summary)?;
-    for line in snapshots.iter().filter_map(|s| shortfall(s)) {
+    for line in
+        snapshots.iter().filter_map(|s| branches(s)).chain(snapshots.iter().filter_map(|s| shortfall(s)))
+    {
         console.line(&line)?;
     }
     orphans(vm, console)
@@ -146,6 +148,12 @@ fn snapshot_row(indent: &str, snapshot: &Object<Snapshot>, all: &Inventory, watc
         known_size(snapshot.size),
         if policies.is_empty() { cell(&snapshot.origin) } else { names(&policies) },
     ]
+}
+
+/// Which VMs were branched off a snapshot, in a line.
+fn branches(snapshot: &Snapshot) -> Option<String> {
+    let names: Vec<String> = snapshot.branches.iter().map(|name| quoted(name)).collect();
+    (!names.is_empty()).then(|| format!("{}: branched off as {}", quoted(&snapshot.name), names.join(", ")))
 }
 
 /// What a snapshot lacks of what was asked for, in a line.
@@ -213,6 +221,14 @@ mod tests {
         assert_eq!(json["snapshots"][1]["name"], "second");
         let json: serde_json::Value = serde_json::from_str(&shown(None, true)).unwrap();
         assert_eq!(json["vms"].as_array().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_snapshot_s_branches_are_named_in_a_line() {
+        let mut snapshot = Snapshot { name: "s1".into(), ..Snapshot::default() };
+        assert_eq!(branches(&snapshot), None);
+        snapshot.branches = vec!["trial".into(), "a b".into()];
+        assert_eq!(branches(&snapshot).unwrap(), "\"s1\": branched off as \"trial\", \"a b\"");
     }
 
     #[test]

@@ -14,6 +14,7 @@
 
 mod adopt;
 pub mod args;
+mod branch;
 mod check;
 pub mod console;
 mod create;
@@ -77,6 +78,7 @@ async fn dispatch(cli: &Cli, address: Option<&str>, console: &mut Console<'_>) -
         Verb::Delete(args) => delete::delete(args, &bus, console).await,
         Verb::Adopt(args) => adopt::adopt(args, &bus, console).await,
         Verb::Revert(args) => revert::revert(args, &bus, console).await,
+        Verb::Branch(args) => branch::branch(args, &bus, console).await,
         Verb::Run(args) => run::run(args, &bus, console).await,
         Verb::Plan(args) => prune::plan(args, &bus, console).await,
         Verb::Prune(args) => prune::prune(args, &bus, console).await,

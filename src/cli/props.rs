@@ -127,6 +127,8 @@ properties! {
         policies: Vec<OwnedObjectPath> = "Policies",
         /// Who asked for it.
         origin: String = "Origin",
+        /// The VMs that were branched off it.
+        branches: Vec<String> = "Branches",
     }
 }
 

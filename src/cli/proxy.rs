@@ -79,6 +79,10 @@ pub trait Snapshot {
     /// Reverts the VM to it; answers with the job.
     #[zbus(allow_interactive_auth)]
     fn revert(&self, options: Options<'_>) -> zbus::Result<OwnedObjectPath>;
+
+    /// Makes another VM on it; answers with the job.
+    #[zbus(allow_interactive_auth)]
+    fn branch(&self, new_vm: &str, options: Options<'_>) -> zbus::Result<OwnedObjectPath>;
 }
 
 /// `org.virtsnap1.Policy`

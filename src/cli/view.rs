@@ -95,6 +95,7 @@ pub struct Snapshot<'a> {
     managed: bool,
     policies: Vec<String>,
     origin: &'a str,
+    branches: &'a [String],
 }
 
 impl<'a> Snapshot<'a> {
@@ -124,6 +125,7 @@ impl<'a> Snapshot<'a> {
             managed: snapshot.managed,
             policies: all.policy_names(&snapshot.policies),
             origin: &snapshot.origin,
+            branches: &snapshot.branches,
         }
     }
 }

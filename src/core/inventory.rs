@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::SignedDuration;
 
+use super::branch::Stem;
 use super::health::Finding;
 use super::model::{Consistency, Snapshot, SnapshotName, VmId, VmState};
 use super::policy::Quiesce;
@@ -27,6 +28,8 @@ pub struct VmRecord {
     pub chain_depth: u32,
     /// Every image under its disks, by path.
     pub images: BTreeSet<String>,
+    /// What it was branched off, if it was made so.
+    pub stem: Option<Stem>,
     /// What is wrong with its disks and snapshots, the worst first.
     pub findings: Vec<Finding>,
     /// Files on its images that belong to nobody, by path.
@@ -67,7 +70,9 @@ pub fn needed<'a>(
         for name in images.filter_map(|image| of_image.get(image.as_str())) {
             let mut next = Some(*name);
             while let Some(name) = next.filter(|name| !needed.contains_key(*name)) {
-                needed.insert(name.clone(), Need::OtherVm(other.name.clone()));
+                let stem = Stem { vm: vm.id, snapshot: name.clone() };
+                let need = if other.stem == Some(stem) { Need::Branch } else { Need::OtherVm };
+                needed.insert(name.clone(), need(other.name.clone()));
                 next = vm.snapshots.get(name).and_then(|s| s.snapshot.parent.as_ref());
             }
         }
@@ -161,6 +166,7 @@ mod tests {
             agent_connected: false,
             chain_depth: 1,
             images: layers.iter().map(|l| (*l).to_owned()).collect(),
+            stem: None,
             findings: Vec::new(),
             strays: Vec::new(),
             snapshots: all,
@@ -179,6 +185,19 @@ mod tests {
         assert_eq!(names(&found), ["a", "b"]);
         assert_eq!(found[&SnapshotName::existing("a")], Need::OtherVm("vm2".to_owned()));
         assert!(needed(&clone, [&template, &clone]).is_empty());
+    }
+
+    #[test]
+    fn a_branch_is_called_one_where_it_starts_and_below_it_is_another_vm() {
+        let web = vm(1, &["/base", "/o1", "/o2"], &[("a", "/base"), ("b", "/o1")]);
+        let stem = Stem { vm: web.id, snapshot: SnapshotName::existing("b") };
+        let trial = VmRecord { stem: Some(stem), ..vm(2, &["/trial", "/o1", "/base"], &[]) };
+        let found = needed(&web, [&web, &trial]);
+        assert_eq!(found[&SnapshotName::existing("b")], Need::Branch("vm2".to_owned()));
+        assert_eq!(found[&SnapshotName::existing("a")], Need::OtherVm("vm2".to_owned()));
+        // What is written down of it pins nothing: what it stands on does.
+        let promoted = VmRecord { images: ["/trial".to_owned()].into(), ..trial };
+        assert!(needed(&web, [&promoted]).is_empty());
     }
 
     #[test]

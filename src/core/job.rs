@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, num::NonZeroU64};
 use jiff::Timestamp;
 
 use super::{
+    branch::BranchJob,
     model::{Origin, PolicyName, SnapshotName, VmId, words},
     policy::How,
     revert::{DefinitionOf, Then},
@@ -91,6 +92,8 @@ pub enum Operation {
     Adopt(AdoptJob),
     /// Put the VM back to a snapshot.
     Revert(Box<RevertJob>),
+    /// Make another VM on a snapshot.
+    Branch(BranchJob),
     /// Delete what the VM's policies let go.
     Prune {
         /// A person said that all of it goes: also beyond `max-delete`, and the clock is right.
@@ -120,6 +123,7 @@ impl Operation {
             Self::Forget(_) => "forget",
             Self::Adopt(_) => "adopt",
             Self::Revert(_) => "revert",
+            Self::Branch(_) => "branch",
             Self::Prune { .. } => "prune",
             Self::Repair => "repair",
             Self::Finish => "finish",
@@ -183,11 +187,20 @@ impl Failure {
     }
 }
 
+/// What a job made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Made {
+    /// A snapshot of its VM.
+    Snapshot(SnapshotName),
+    /// Another VM.
+    Vm(VmId),
+}
+
 /// What a job came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// Done; with the snapshot that it made, if any.
-    Done(Option<SnapshotName>),
+    /// Done; with what it made, if anything.
+    Done(Option<Made>),
     /// Failed.
     Failed(Failure),
     /// Stopped on request.

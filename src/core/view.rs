@@ -76,6 +76,8 @@ pub struct VmView {
     pub deleting: BTreeSet<SnapshotName>,
     /// The snapshot that a job reverts to now.
     pub reverting: Option<SnapshotName>,
+    /// The VMs that were branched off its snapshots, by name.
+    pub branches: BTreeMap<SnapshotName, Vec<String>>,
 }
 
 /// A policy.
@@ -108,7 +110,7 @@ pub struct PolicyView {
 pub struct JobView {
     /// Its number.
     pub id: JobId,
-    /// `create`, `delete`, `forget`, `adopt`, `revert`, `prune`, `repair`, `finish` or `sweep`.
+    /// `create`, `delete`, `forget`, `adopt`, `revert`, `branch`, `prune`, `repair`, `finish` or `sweep`.
     pub operation: &'static str,
     /// The VM it works on.
     pub vm: VmId,

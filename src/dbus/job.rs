@@ -11,7 +11,7 @@ use super::{
     publish::usec,
 };
 use crate::core::{
-    job::{JobId, Outcome},
+    job::{JobId, Made, Outcome},
     machine::Change,
     view::JobView,
 };
@@ -45,7 +45,8 @@ impl Job {
         Options::new(options, &[])?;
         let job = self.shared.ended(self.id).await?;
         let object = match &job.outcome {
-            Some(Outcome::Done(Some(made))) => path::snapshot(job.vm, made),
+            Some(Outcome::Done(Some(Made::Snapshot(name)))) => path::snapshot(job.vm, name),
+            Some(Outcome::Done(Some(Made::Vm(vm)))) => path::vm(*vm),
             _ => path::none(),
         };
         Ok(("done".to_owned(), object))

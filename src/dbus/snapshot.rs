@@ -6,6 +6,7 @@ use zbus::{Connection, OwnedObjectPath, OwnedVariant, fdo, interface, message::H
 
 use super::{Options, Shared, auth, error::BusError, path, publish::usec};
 use crate::core::{
+    branch::BranchJob,
     inventory::SnapshotRecord,
     machine::Change,
     model::{Consistency, SnapshotName, SnapshotState, VmId},
@@ -75,6 +76,23 @@ impl Snapshot {
         let permit = auth::authorise(connection, &header, "revert to snapshots").await?;
         let change = Change::Revert { vm: self.vm, name: self.name.clone(), then, definition, safety };
         self.shared.start(change, permit).await
+    }
+
+    #[zbus(out_args("job"))]
+    async fn branch(
+        &self,
+        new_vm: &str,
+        options: HashMap<String, OwnedVariant>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<OwnedObjectPath, BusError> {
+        let mut options = Options::new(options, &["start", "leave-out"])?;
+        let start = options.take::<bool>("start", "a boolean")?.unwrap_or(false);
+        let leave_out = options.take::<bool>("leave-out", "a boolean")?.unwrap_or(false);
+        let permit = auth::authorise(connection, &header, "branch VMs off snapshots").await?;
+        let (name, new_vm) = (self.name.clone(), new_vm.to_owned());
+        let job = BranchJob { name, new_vm, start, leave_out };
+        self.shared.start(Change::Branch { vm: self.vm, job }, permit).await
     }
 
     #[zbus(property(emits_changed_signal = "const"))]
@@ -184,6 +202,11 @@ impl Snapshot {
     #[zbus(property)]
     fn policies(&self) -> fdo::Result<Vec<OwnedObjectPath>> {
         self.with(|r| r.snapshot.policies.iter().map(path::policy).collect())
+    }
+
+    #[zbus(property)]
+    fn branches(&self) -> fdo::Result<Vec<String>> {
+        Ok(self.vm_view()?.branches.get(&self.name).cloned().unwrap_or_default())
     }
 
     #[zbus(property)]

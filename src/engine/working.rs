@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::AtomicBool};
 use super::{Engine, Input, recovering::caught, recovery};
 use crate::{
     core::{
-        job::{Failure, Job, Outcome},
+        job::{Failure, Job, Made, Outcome},
         machine::Event,
     },
     worker::{self, Progress, Wire},
@@ -14,8 +14,9 @@ use crate::{
 impl Engine {
     /// VMs may be gone. Nobody waits for it, and the next one makes good what one did not.
     pub(super) fn tidy(&self) {
-        let access = Arc::clone(&self.tools.access);
+        let (access, tools) = (Arc::clone(&self.tools.access), self.tools.clone());
         let spawned = std::thread::Builder::new().name("tidy".into()).spawn(move || {
+            worker::tidy_branches(&tools);
             if let Err(e) = access.tidy() {
                 tracing::debug!(error = %e, "what VMs that are gone were let write is not taken back");
             }
@@ -61,6 +62,9 @@ impl Engine {
             }
             drop(own);
             // Who waits for the job sees what it did.
+            if let Outcome::Done(Some(Made::Vm(made))) = &outcome {
+                reader.read_and_wait(*made);
+            }
             reader.read_and_wait(job.vm);
             let _ = send.send(Input::Ended(job.id, outcome));
         });

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::{Result, Store};
 use crate::core::{
+    branch::BranchPlan,
     inventory::Quality,
     merge::Recipe,
     model::{SnapshotName, VmId},
@@ -29,6 +30,8 @@ pub enum Begun {
     Drop,
     /// A VM is put back to a snapshot.
     Revert(Box<RevertPlan>),
+    /// A VM is made on a snapshot.
+    Branch(Box<BranchPlan>),
 }
 
 impl Begun {
@@ -40,6 +43,7 @@ impl Begun {
             Self::Drop => ("drop", String::new()),
             Self::Merge(recipe) => ("merge", json(recipe)?),
             Self::Revert(plan) => ("revert", json(plan)?),
+            Self::Branch(plan) => ("branch", json(plan)?),
         })
     }
 
@@ -50,6 +54,7 @@ impl Begun {
             "drop" => Some(Self::Drop),
             "merge" => parsed(detail).map(Self::Merge),
             "revert" => parsed(detail).map(|plan| Self::Revert(Box::new(plan))),
+            "branch" => parsed(detail).map(|plan| Self::Branch(Box::new(plan))),
             _ => None,
         }
     }
@@ -68,8 +73,8 @@ fn parsed<T: DeserializeOwned>(detail: &str) -> Option<T> {
 /// Something that was about to be done and whose end is not written down.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Intent {
-    /// The identity of the snapshot that it is about; of a merge, that of the oldest of its run; of a revert
-    /// its own.
+    /// The identity of the snapshot that it is about; of a merge, that of the oldest of its run; of a revert and a
+    /// branch its own.
     pub id: Uuid,
     /// Its VM.
     pub vm: VmId,
@@ -234,9 +239,11 @@ impl Store {
 
     /// Whether something was begun on this VM that leaves its images and its metadata apart until it is ended.
     pub fn unfinished(&self, vm: VmId) -> Result<bool> {
-        // Images that still wait for their removal are in nobody's chain; what is wrong is to be told.
-        let ends = |intent: &Intent| intent.what != Begun::Drop && !intent.is_wrong();
-        Ok(self.intents()?.iter().any(|intent| intent.vm == vm && ends(intent)))
+        // Images that still wait for their removal are in nobody's chain, a branch's are another VM's, and what is wrong
+        // is to be told.
+        let apart =
+            |intent: &Intent| !matches!(intent.what, Begun::Drop | Begun::Branch(_)) && !intent.is_wrong();
+        Ok(self.intents()?.iter().any(|intent| intent.vm == vm && apart(intent)))
     }
 
     /// The snapshots of this VM that were found wrong when they were taken.

@@ -13,7 +13,7 @@
 use uuid::Uuid;
 
 use crate::{
-    core::{inventory::Quality, marker, revert::Variables},
+    core::{branch, inventory::Quality, marker, revert::Variables},
     hypervisor::{Error, ErrorKind, Hypervisor, Overlay, Result, Save, SnapshotRecord, Vm},
 };
 
@@ -126,6 +126,29 @@ pub(super) fn for_revert(
             Err(e) => refuse(&format!("are lost: {}", e.message)),
         },
     }
+}
+
+/// The file with what a branch of this snapshot gets a copy of; `None` if nothing of the kind was kept.
+pub(super) fn for_branch(
+    hypervisor: &dyn Hypervisor,
+    vm: &Vm,
+    record: &SnapshotRecord,
+) -> Result<Option<String>> {
+    let Some(kept) = file_of(vm, record) else { return Ok(None) };
+    hypervisor.load(&kept, LARGEST).map_err(|e| {
+        let what =
+            format!("the firmware's variables of snapshot {} of VM {} cannot be read", record.name, vm.name);
+        e.context(what)
+    })?;
+    Ok(Some(kept))
+}
+
+/// Gives a branch its own.
+pub(super) fn copy(hypervisor: &dyn Hypervisor, copy: &branch::Copy) -> Result<()> {
+    let bytes = hypervisor.load(&copy.kept, LARGEST)?;
+    hypervisor
+        .save(&copy.own, &bytes, Save::New(Some(&copy.kept)))
+        .map_err(|e| e.context("the firmware's variables cannot be copied"))
 }
 
 /// Puts aside what the VM has now; may be done again.

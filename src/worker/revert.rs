@@ -193,23 +193,32 @@ fn check_spoiled(
     records: &[SnapshotRecord],
     name: &SnapshotName,
 ) -> Result<(), Stop> {
-    let half = work.tools.store.half_deleted(vm.id)?;
-    let id = |r: &SnapshotRecord| crate::core::marker::split(&r.description, vm.id).1.map(|m| m.id);
-    let spoiled = reader::spoiled(records);
-    let begun = records
-        .iter()
-        .find(|r| r.delete_in_progress || spoiled.contains(&r.name) || half.has(&r.name, id(r)));
-    match begun {
-        Some(r) => refuse(
+    match spoiled_by(work, vm, records)? {
+        Some(begun) => refuse(
             "Unsupported",
             format!(
-                "VM {} cannot be reverted to {name}: a deletion at snapshot {} was begun and did not end, and images may \
-                 hold newer data than their snapshots say. Nothing was touched; `virsh` or a prune ends it first",
-                vm.name, r.name
+                "VM {} cannot be reverted to {name}: a deletion at snapshot {begun} was begun and did not end, and \
+                 images may hold newer data than their snapshots say. Nothing was touched; `virsh` or a prune ends it \
+                 first",
+                vm.name
             ),
         ),
         None => Ok(()),
     }
+}
+
+/// The snapshot at which a deletion was begun that did not end: what it left may be under any of them.
+pub(super) fn spoiled_by(
+    work: &Work<'_>,
+    vm: &Vm,
+    records: &[SnapshotRecord],
+) -> Result<Option<SnapshotName>, Stop> {
+    let half = work.tools.store.half_deleted(vm.id)?;
+    let id = |r: &SnapshotRecord| crate::core::marker::split(&r.description, vm.id).1.map(|m| m.id);
+    let spoiled = reader::spoiled(records);
+    let begun =
+        |r: &&SnapshotRecord| r.delete_in_progress || spoiled.contains(&r.name) || half.has(&r.name, id(r));
+    Ok(records.iter().find(begun).map(|r| r.name.clone()))
 }
 
 /// The disks must be what the metadata says: else nobody knows what would be left behind.

@@ -7,7 +7,7 @@ use virtsnap::{
     clock::{Clock, SystemClock},
     config::Environment,
     core::{
-        job::{Asker, CreateJob, Failure, Job, Operation, Outcome, RevertJob},
+        job::{Asker, CreateJob, Failure, Job, Made, Operation, Outcome, RevertJob},
         model::{Origin, SnapshotName, VmId, VmState},
         policy::{How, Memory, Mountpoints, Quiesce},
         revert::{DefinitionOf, Then},
@@ -68,7 +68,9 @@ impl Daemon {
         let outcome = self.run(vm, Operation::Revert(Box::new(revert)));
         assert_eq!(self.tools.store.intents().unwrap(), [], "it ended, whichever way");
         match outcome {
-            Outcome::Done(safety) => Ok(safety),
+            Outcome::Done(None) => Ok(None),
+            Outcome::Done(Some(Made::Snapshot(safety))) => Ok(Some(safety)),
+            Outcome::Done(made) => panic!("{made:?}"),
             Outcome::Failed(failure) => Err(failure),
             Outcome::Cancelled => panic!("nobody cancelled it"),
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use virtsnap::{
     core::{
-        job::{CreateJob, Failure, Operation, Outcome, Pace},
+        job::{CreateJob, Failure, Made, Operation, Outcome, Pace},
         marker,
         model::{Consistency, Content, SnapshotName, VmId, VmState},
         policy::{How, Memory as Wish},
@@ -47,9 +47,9 @@ fn ask_of(
     let outcome = daemon.run(vm, Operation::Create(create));
     assert_eq!(daemon.tools.store.intents().unwrap(), [], "it ended, whichever way");
     match outcome {
-        Outcome::Done(made) => Ok(made.unwrap()),
+        Outcome::Done(Some(Made::Snapshot(made))) => Ok(made),
         Outcome::Failed(failure) => Err(failure),
-        Outcome::Cancelled => panic!("nobody cancelled it"),
+        other => panic!("nobody asked for that: {other:?}"),
     }
 }
 

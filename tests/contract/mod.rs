@@ -2,6 +2,8 @@
 
 pub(crate) mod adopt;
 pub(crate) mod agent;
+pub(crate) mod branch;
+mod capability;
 pub(crate) mod create;
 mod daemon;
 pub(crate) mod delete;
@@ -31,6 +33,7 @@ use virtsnap::{
     hypervisor::Hypervisor,
 };
 
+pub(crate) use capability::Capability;
 pub(crate) use given::{
     chain, connected, name, overlays, records, refused, spec, take, targets, wait_for, watched,
 };
@@ -39,43 +42,6 @@ pub(crate) use given::{
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 /// How long an agent that is well may take to answer.
 pub(crate) const AGENT: Duration = Duration::from_secs(10);
-
-/// What not every driver can bring about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Capability {
-    /// Images of disks, and external snapshots of them.
-    Images,
-    /// A guest with an agent that freezes real file systems.
-    Agent,
-    /// Stopping that agent's process, and a freeze hook that fails.
-    AgentTrouble,
-    /// A snapshot made by somebody else.
-    Foreign,
-    /// A chain that is no longer what the metadata says.
-    Mismatch,
-    /// A revert, so that a snapshot has two children.
-    Branches,
-    /// A merge that fails after it has begun.
-    MergeTrouble,
-    /// The connection's loss and return.
-    Disconnect,
-    /// Metadata that says what a revert to a snapshot with children put the VM on.
-    RevertDisks,
-}
-
-impl Capability {
-    const ALL: [Self; 9] = [
-        Self::Images,
-        Self::Agent,
-        Self::AgentTrouble,
-        Self::Foreign,
-        Self::Mismatch,
-        Self::Branches,
-        Self::MergeTrouble,
-        Self::Disconnect,
-        Self::RevertDisks,
-    ];
-}
 
 /// A VM to be made, with the disks `vda`, `vdb` and so on.
 #[derive(Debug, Clone, Copy)]
@@ -88,7 +54,7 @@ pub(crate) struct RigVm {
 
 /// A host to be tested, and a hand on everything around it. Its methods panic if they cannot do it; each
 /// returns when it is done: a started VM with an agent is one whose agent answers.
-pub(crate) trait Rig: fitness::Kinds + images::Images + memory::Memory {
+pub(crate) trait Rig: branch::Branches + fitness::Kinds + images::Images + memory::Memory {
     /// All that it can do.
     fn capabilities(&self) -> BTreeSet<Capability>;
     /// The driver, not watched yet; each contract asks once.
@@ -321,6 +287,15 @@ macro_rules! contracts {
                 what_was_in_quarantine_for_a_week_is_removed [];
                 what_somebody_has_again_is_out_of_quarantine [];
                 what_is_being_made_is_left_alone [];
+            }
+            branch [Images] {
+                a_branch_holds_the_snapshot_s_data_and_pins_it [];
+                writes_in_either_are_not_seen_in_the_other [];
+                a_branch_of_a_stopped_vm [];
+                a_taken_name_is_refused [];
+                what_a_branch_cannot_have_is_refused_or_left_out [];
+                firmware_variables_are_its_own [];
+                a_branch_that_went_unpins [];
             }
             agent [] {
                 what_is_frozen_is_counted_reported_and_thawed [Agent];

@@ -1,5 +1,6 @@
 //! The simulator as a driver. The marker is the disk's first block.
 
+mod branches;
 mod images;
 mod kinds;
 mod memory;

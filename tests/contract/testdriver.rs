@@ -17,7 +17,7 @@ use virtsnap::{
     hypervisor::{Hypervisor, libvirt::Libvirt},
 };
 
-use super::{Capability, Rig, RigVm, fitness::Kinds, images::Images, memory::Memory};
+use super::{Capability, Rig, RigVm, branch::Branches, fitness::Kinds, images::Images, memory::Memory};
 
 const URI: &str = "test:///default";
 
@@ -163,5 +163,12 @@ impl Memory for TestRig {
         fn new_bound_vm[&mut self]() -> VmId;
         fn lived[&self](vm: VmId) -> u64;
         fn live[&mut self](vm: VmId);
+    }
+}
+
+impl Branches for TestRig {
+    declared_not_to! {
+        fn adopt_vm[&mut self](vm: VmId);
+        fn new_firmware_vm[&mut self]() -> VmId;
     }
 }

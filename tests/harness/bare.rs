@@ -65,6 +65,14 @@ impl Bare {
         Self { testbed: testbed.clone(), name: name.to_owned(), uuid: uuid.trim().to_owned(), disks: targets }
     }
 
+    /// One that is there already.
+    pub fn existing(testbed: &Testbed, uuid: &str) -> Self {
+        let name = testbed.ok(&format!("virsh -q domname {uuid}")).trim().to_owned();
+        let listed = testbed.ok(&format!("virsh -q domblklist {uuid}"));
+        let disks = listed.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned);
+        Self { testbed: testbed.clone(), name, uuid: uuid.to_owned(), disks: disks.collect() }
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name

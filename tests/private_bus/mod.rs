@@ -4,6 +4,7 @@ mod access;
 mod adopt;
 mod beside;
 mod branches;
+mod branching;
 mod callers;
 mod client;
 mod command_line;

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{Effect, Machine, Note};
 use crate::core::{
-    job::{Asker, CreateJob, Failure, Job, JobId, JobState, Operation, Outcome, Pace},
+    job::{Asker, CreateJob, Failure, Job, JobId, JobState, Made, Operation, Outcome, Pace},
     model::{Origin, SnapshotName, VmId},
     queue,
     view::JobView,
@@ -75,6 +75,7 @@ impl Jobs {
             Operation::Delete { name, .. } | Operation::Forget(name) => Some(name.clone()),
             Operation::Adopt(adopt) => adopt.snapshots.first().cloned(),
             Operation::Revert(revert) => Some(revert.name.clone()),
+            Operation::Branch(branch) => Some(branch.name.clone()),
             Operation::Prune { .. } | Operation::Repair | Operation::Finish | Operation::Sweep => None,
         };
         let job = Job { id, vm, operation, asker, asked: now };
@@ -136,7 +137,7 @@ impl Jobs {
         entry.state = JobState::Done;
         entry.phase = String::new();
         entry.progress = matches!(outcome, Outcome::Done(_)).then_some(1.0);
-        if let Outcome::Done(Some(name)) = &outcome {
+        if let Outcome::Done(Some(Made::Snapshot(name))) = &outcome {
             entry.snapshot = Some(name.clone());
         }
         entry.ended = Some(now);

@@ -20,6 +20,7 @@
 //! the daemon, each run is paid once, by a job that ended.
 
 mod adopt;
+mod branching;
 mod debts;
 mod jobs;
 mod memory;
@@ -144,6 +145,8 @@ pub struct Machine {
     /// When it was told that the clock shows a time long past.
     too_early: Option<Timestamp>,
     vms: BTreeMap<VmId, Arc<VmRecord>>,
+    /// Those that are branches.
+    branched: BTreeSet<VmId>,
     /// Listed and not read yet.
     unread: BTreeSet<VmId>,
     /// Listed and never read, for it failed. Nobody knows which policies are for them.
@@ -181,6 +184,7 @@ impl Machine {
             fresh_boot: start.fresh_boot,
             too_early: None,
             vms: BTreeMap::new(),
+            branched: BTreeSet::new(),
             unread: BTreeSet::new(),
             unreadable: BTreeSet::new(),
             listed: false,
@@ -308,6 +312,7 @@ impl Machine {
             self.can_tell(vm);
         }
         for vm in gone {
+            self.branched_off(vm, None);
             self.vms.remove(&vm);
             self.errors.remove(&vm);
             self.stale.insert(vm);
@@ -327,6 +332,8 @@ impl Machine {
         if old.is_none_or(|o| o.name != record.name || o.tags != record.tags) {
             self.stale_policies = true;
         }
+        // What it is called is shown where it was branched off.
+        self.branched_off(id, record.stem.as_ref());
         self.vms.insert(id, Arc::new(record));
         self.stale.insert(id);
         self.can_tell(id);
@@ -337,6 +344,7 @@ impl Machine {
         self.can_tell(vm);
         self.errors.remove(&vm);
         self.mended.remove(&vm);
+        self.branched_off(vm, None);
         if self.vms.remove(&vm).is_some() {
             self.stale.insert(vm);
             self.stale_policies = true;
@@ -368,6 +376,7 @@ impl Machine {
             last_error: self.errors.get(&id).cloned().unwrap_or_default(),
             deleting: self.jobs.deleting(id),
             reverting: self.jobs.reverting(id),
+            branches: self.branches_of(id),
         })
     }
 }

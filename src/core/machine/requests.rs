@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::{Effect, Machine};
 use crate::core::{
+    branch::BranchJob,
     inventory::{self, SnapshotRecord, VmRecord},
     job::{AdoptJob, Asker, CreateJob, Failure, JobId, JobState, Operation, Pace, RevertJob},
     model::{Origin, PolicyName, SnapshotName, SnapshotState, VmId},
@@ -98,6 +99,13 @@ pub enum Change {
         definition: DefinitionOf,
         /// Whether a snapshot is taken before.
         safety: bool,
+    },
+    /// Another VM on a snapshot.
+    Branch {
+        /// Of this VM.
+        vm: VmId,
+        /// What it is.
+        job: BranchJob,
     },
     /// A prune of a VM.
     Prune {
@@ -237,6 +245,10 @@ impl Machine {
                 let safety = safety.then(|| before_revert(&name));
                 let revert = RevertJob { name, then, definition, safety };
                 Ok(self.queue(vm, Operation::Revert(Box::new(revert)), uid, now))
+            }
+            Change::Branch { vm, job } => {
+                let operation = self.branch(vm, job)?;
+                Ok(self.queue(vm, operation, uid, now))
             }
             Change::Prune { vm, all, pace } => {
                 self.known(vm)?;

@@ -8,7 +8,7 @@ use crate::{
     config::{self, Environment, FileKind, SourceFile},
     core::{
         inventory::{Quality, SnapshotRecord},
-        job::{Failure, Operation, Pace},
+        job::{Failure, Made, Operation, Pace},
         model::{Content, Origin, Snapshot, SnapshotState, Storage, VmState},
         policy::Memory,
     },
@@ -80,6 +80,7 @@ fn record(n: u128, snapshots: &[(&str, bool)]) -> VmRecord {
         agent_connected: true,
         chain_depth: 1,
         images: BTreeSet::new(),
+        stem: None,
         findings: Vec::new(),
         strays: Vec::new(),
         snapshots: snapshots.collect(),
@@ -157,7 +158,7 @@ fn started(effects: &[Effect]) -> Vec<Job> {
 }
 
 fn created() -> Outcome {
-    Outcome::Done(Some(SnapshotName::existing("s")))
+    Outcome::Done(Some(Made::Snapshot(SnapshotName::existing("s"))))
 }
 
 #[test]

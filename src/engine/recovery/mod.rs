@@ -49,6 +49,7 @@ pub(super) fn run(tools: &Tools, held: &Held) -> Left {
             None => drop(left.skipped.insert(vm)),
         }
     }
+    worker::tidy_branches(tools);
     left.merges = merges(tools);
     left.merges.retain(|vm| !left.skipped.contains(vm));
     left
@@ -75,7 +76,8 @@ pub(super) fn settle_vm(tools: &Tools, vm: VmId) -> bool {
 
 /// Before a job, for who holds its VM: what was begun must not be ended or taken back on top of what the job does.
 pub(super) fn before_job(tools: &Tools, vm: VmId) -> std::result::Result<(), Failure> {
-    let kind = |what: &Begun| matches!(what, Begun::Create | Begun::Drop | Begun::Revert(_));
+    let kind =
+        |what: &Begun| matches!(what, Begun::Create | Begun::Drop | Begun::Revert(_) | Begun::Branch(_));
     let failed = settle_those(tools, |i| i.vm == vm && kind(&i.what) && !i.is_wrong());
     // Images that still wait for their removal are in nobody's way, or are found to be: it is looked who stands on what.
     match failed.into_iter().find(|(i, _)| matches!(i.what, Begun::Revert(_))) {
@@ -148,6 +150,7 @@ fn settle(tools: &Tools, intent: &Intent) -> Result<()> {
         Begun::Drop => return worker::settle_drop(tools, intent),
         Begun::Merge(recipe) => merge::settle(tools, intent, recipe, &records),
         Begun::Revert(plan) => return worker::settle_revert(tools, intent, plan),
+        Begun::Branch(plan) => return worker::settle_branch(tools, intent, plan),
     };
     if let Err(e) = stored {
         tracing::error!(error = %e, "cannot store what became of snapshot {}", intent.name);

@@ -5,6 +5,7 @@
 //! its disks, read from a raw copy of the image where the guest cannot be asked: so nothing of what is tested has a
 //! part in reading it.
 
+mod branches;
 mod definition;
 mod images;
 mod kinds;
@@ -387,7 +388,8 @@ impl Rig for RealRig {
                 guest.destroy();
             }
             self.tb().ok(&format!(
-                "virsh -q destroy {0} >/dev/null 2>&1; virsh -q undefine {0} --snapshots-metadata --managed-save",
+                "virsh -q destroy {0} >/dev/null 2>&1
+                 virsh -q undefine {0} --snapshots-metadata --managed-save --keep-nvram",
                 vm.0
             ));
         }

@@ -1,0 +1,25 @@
+//! What `virtsnap branch` takes.
+
+use clap::Args;
+
+use super::Wait;
+
+/// `virtsnap branch`
+#[derive(Debug, Args)]
+pub struct Branch {
+    /// The VM's name or UUID
+    pub vm: String,
+    /// The snapshot's name
+    pub snapshot: String,
+    /// The new VM's name
+    pub new_name: String,
+    /// Start the new VM
+    #[arg(long)]
+    pub start: bool,
+    /// Leave out disks that have no part in the snapshot and are written to, instead of refusing
+    #[arg(long)]
+    pub leave_out: bool,
+    /// How to wait for the job.
+    #[command(flatten)]
+    pub wait: Wait,
+}

@@ -1,0 +1,38 @@
+//! What drivers differ in.
+
+/// What not every driver can bring about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Capability {
+    /// Images of disks, and external snapshots of them.
+    Images,
+    /// A guest with an agent that freezes real file systems.
+    Agent,
+    /// Stopping that agent's process, and a freeze hook that fails.
+    AgentTrouble,
+    /// A snapshot made by somebody else.
+    Foreign,
+    /// A chain that is no longer what the metadata says.
+    Mismatch,
+    /// A revert, so that a snapshot has two children.
+    Branches,
+    /// A merge that fails after it has begun.
+    MergeTrouble,
+    /// The connection's loss and return.
+    Disconnect,
+    /// Metadata that says what a revert to a snapshot with children put the VM on.
+    RevertDisks,
+}
+
+impl Capability {
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Images,
+        Self::Agent,
+        Self::AgentTrouble,
+        Self::Foreign,
+        Self::Mismatch,
+        Self::Branches,
+        Self::MergeTrouble,
+        Self::Disconnect,
+        Self::RevertDisks,
+    ];
+}
