@@ -10,6 +10,7 @@ mod drop;
 mod forget;
 mod memory;
 mod merge;
+mod promote;
 mod prune;
 mod repair;
 mod revert;
@@ -140,7 +141,9 @@ impl Work<'_> {
 
     fn pace(&self) -> Pace {
         match self.job.operation {
-            Operation::Delete { pace, .. } | Operation::Prune { pace, .. } => pace,
+            Operation::Delete { pace, .. } | Operation::Prune { pace, .. } | Operation::Promote { pace } => {
+                pace
+            }
             _ => Pace::default(),
         }
     }
@@ -162,6 +165,7 @@ pub fn run(
         Operation::Adopt(adopt) => adopt::run(&work, adopt).map(|()| None),
         Operation::Revert(revert) => revert::run(&work, revert).map(|safety| safety.map(Made::Snapshot)),
         Operation::Branch(branch) => branch::run(&work, branch).map(|vm| Some(Made::Vm(vm))),
+        Operation::Promote { .. } => promote::run(&work).map(|()| None),
         Operation::Prune { all, .. } => prune::run(&work, *all).map(|()| None),
         Operation::Repair => repair::run(&work).map(|()| None),
         Operation::Finish => merge::finish_all(&work).map(|()| None),

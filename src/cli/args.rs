@@ -7,7 +7,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use self::{branch::Branch, rules::InlineRules};
+pub use self::{
+    branch::{Branch, Promote},
+    rules::InlineRules,
+};
 
 /// Snapshots of libvirt VMs: see, take, delete and prune them, through virtsnapd
 #[derive(Debug, Parser)]
@@ -55,6 +58,8 @@ pub enum Verb {
     Revert(Revert),
     /// Make another VM that goes on from a snapshot, without copying its disks
     Branch(Branch),
+    /// Make a branch independent of the snapshot that it goes on from
+    Promote(Promote),
     /// Run a policy now
     Run(Run),
     /// Show what pruning would delete and keep, and why
@@ -286,7 +291,7 @@ pub struct Consent {
     pub yes: bool,
 }
 
-/// For verbs that merge images.
+/// For verbs that merge or copy images.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Pace {
     /// Copy at most this much per second, such as 100MiB

@@ -26,6 +26,7 @@ pub mod inventory;
 mod jobs;
 mod list;
 mod pace;
+mod promote;
 pub mod props;
 pub mod proxy;
 mod prune;
@@ -79,6 +80,7 @@ async fn dispatch(cli: &Cli, address: Option<&str>, console: &mut Console<'_>) -
         Verb::Adopt(args) => adopt::adopt(args, &bus, console).await,
         Verb::Revert(args) => revert::revert(args, &bus, console).await,
         Verb::Branch(args) => branch::branch(args, &bus, console).await,
+        Verb::Promote(args) => promote::promote(args, &bus, console).await,
         Verb::Run(args) => run::run(args, &bus, console).await,
         Verb::Plan(args) => prune::plan(args, &bus, console).await,
         Verb::Prune(args) => prune::prune(args, &bus, console).await,

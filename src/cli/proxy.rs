@@ -60,6 +60,10 @@ pub trait VM {
     /// What of the configuration is for it, and why.
     fn explain(&self, options: Options<'_>) -> zbus::Result<Vec<HashMap<String, OwnedVariant>>>;
 
+    /// Copies what its disks lie on into their own images; answers with the job.
+    #[zbus(allow_interactive_auth)]
+    fn promote(&self, options: Options<'_>) -> zbus::Result<OwnedObjectPath>;
+
     /// Deletes what no policy wants to keep; answers with the job.
     #[zbus(allow_interactive_auth)]
     fn prune(&self, options: Options<'_>) -> zbus::Result<OwnedObjectPath>;

@@ -94,6 +94,11 @@ pub enum Operation {
     Revert(Box<RevertJob>),
     /// Make another VM on a snapshot.
     Branch(BranchJob),
+    /// Copy what the VM's disks lie on into their own images.
+    Promote {
+        /// At this pace.
+        pace: Pace,
+    },
     /// Delete what the VM's policies let go.
     Prune {
         /// A person said that all of it goes: also beyond `max-delete`, and the clock is right.
@@ -110,9 +115,10 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// True if it stops at once, whatever it does, when it is told to: what it leaves half done is finished later.
+    /// True if it stops at once, whatever it does, when it is told to: what it leaves half done is finished later, or
+    /// harms nobody.
     pub const fn stops(&self) -> bool {
-        matches!(self, Self::Delete { .. } | Self::Prune { .. } | Self::Finish)
+        matches!(self, Self::Delete { .. } | Self::Prune { .. } | Self::Finish | Self::Promote { .. })
     }
 
     /// Its name on D-Bus.
@@ -124,6 +130,7 @@ impl Operation {
             Self::Adopt(_) => "adopt",
             Self::Revert(_) => "revert",
             Self::Branch(_) => "branch",
+            Self::Promote { .. } => "promote",
             Self::Prune { .. } => "prune",
             Self::Repair => "repair",
             Self::Finish => "finish",

@@ -135,6 +135,18 @@ impl Vm {
         }
     }
 
+    #[zbus(out_args("job"))]
+    async fn promote(
+        &self,
+        options: HashMap<String, OwnedVariant>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<OwnedObjectPath, BusError> {
+        let pace = Options::new(options, &["bandwidth", "until"])?.pace()?;
+        let permit = auth::authorise(connection, &header, "make VMs independent").await?;
+        self.shared.start(Change::Promote { vm: self.id, pace }, permit).await
+    }
+
     #[zbus(property)]
     fn name(&self) -> fdo::Result<String> {
         Ok(self.view()?.record.name.clone())

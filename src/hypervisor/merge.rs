@@ -81,6 +81,13 @@ pub trait Merge {
     /// An error whose kind is [`untouched`](super::ErrorKind::untouched) left that right as well.
     fn commit(&self, vm: VmId, commit: &Commit, steer: &mut dyn FnMut(Copied) -> Steer) -> Result<Committed>;
 
+    /// Copies what this disk of a running VM lies on into the image that it is written to, until it lies on nothing
+    /// ([`Committed::Before`]: it did not). No other image is touched.
+    ///
+    /// However it ends, the disk reads as before, and to do it again is to go on with it. `steer` is asked as with
+    /// `commit`; ended early by it, it is [`ErrorKind::Cancelled`](super::ErrorKind::Cancelled).
+    fn pull(&self, vm: VmId, target: &str, steer: &mut dyn FnMut(Copied) -> Steer) -> Result<Committed>;
+
     /// All block jobs on the VM's disks, whoever began them; none of a stopped VM.
     fn block_jobs(&self, vm: VmId) -> Result<Vec<BlockJob>>;
 

@@ -296,6 +296,10 @@ macro_rules! contracts {
                 what_a_branch_cannot_have_is_refused_or_left_out [];
                 firmware_variables_are_its_own [];
                 a_branch_that_went_unpins [];
+                a_promoted_branch_no_longer_pins_and_keeps_its_data [];
+                a_stopped_branch_is_woken_to_be_promoted_and_sleeps_again [];
+                a_cancelled_promotion_loses_nothing [];
+                a_branch_with_snapshots_is_not_promoted [];
             }
             agent [] {
                 what_is_frozen_is_counted_reported_and_thawed [Agent];

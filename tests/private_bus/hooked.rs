@@ -85,6 +85,10 @@ impl Merge for Hooked {
         self.at(Op::Commit).commit(vm, commit, steer)
     }
 
+    fn pull(&self, vm: VmId, target: &str, steer: &mut dyn FnMut(Copied) -> Steer) -> Result<Committed> {
+        self.at(Op::Pull).pull(vm, target, steer)
+    }
+
     fn block_jobs(&self, vm: VmId) -> Result<Vec<BlockJob>> {
         self.at(Op::BlockJobs).block_jobs(vm)
     }

@@ -21,6 +21,7 @@ mod mirror;
 mod orphans;
 mod pace;
 mod policies;
+mod promoting;
 mod prune;
 mod quiesce;
 mod reading;

@@ -1,8 +1,8 @@
-//! What `virtsnap branch` takes.
+//! What `virtsnap branch` and `virtsnap promote` take.
 
 use clap::Args;
 
-use super::Wait;
+use super::{Pace, Wait};
 
 /// `virtsnap branch`
 #[derive(Debug, Args)]
@@ -19,6 +19,19 @@ pub struct Branch {
     /// Leave out disks that have no part in the snapshot and are written to, instead of refusing
     #[arg(long)]
     pub leave_out: bool,
+    /// How to wait for the job.
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+/// `virtsnap promote`
+#[derive(Debug, Args)]
+pub struct Promote {
+    /// The VM's name or UUID
+    pub vm: String,
+    /// How fast, and for how long.
+    #[command(flatten)]
+    pub pace: Pace,
     /// How to wait for the job.
     #[command(flatten)]
     pub wait: Wait,

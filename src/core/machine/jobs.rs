@@ -76,7 +76,11 @@ impl Jobs {
             Operation::Adopt(adopt) => adopt.snapshots.first().cloned(),
             Operation::Revert(revert) => Some(revert.name.clone()),
             Operation::Branch(branch) => Some(branch.name.clone()),
-            Operation::Prune { .. } | Operation::Repair | Operation::Finish | Operation::Sweep => None,
+            Operation::Prune { .. }
+            | Operation::Promote { .. }
+            | Operation::Repair
+            | Operation::Finish
+            | Operation::Sweep => None,
         };
         let job = Job { id, vm, operation, asker, asked: now };
         self.table.insert(

@@ -107,6 +107,13 @@ pub enum Change {
         /// What it is.
         job: BranchJob,
     },
+    /// A VM made independent of other VMs' images.
+    Promote {
+        /// This VM.
+        vm: VmId,
+        /// At this pace.
+        pace: Pace,
+    },
     /// A prune of a VM.
     Prune {
         /// This VM.
@@ -249,6 +256,11 @@ impl Machine {
             Change::Branch { vm, job } => {
                 let operation = self.branch(vm, job)?;
                 Ok(self.queue(vm, operation, uid, now))
+            }
+            Change::Promote { vm, pace } => {
+                self.known(vm)?;
+                in_time(pace, now)?;
+                Ok(self.queue(vm, Operation::Promote { pace }, uid, now))
             }
             Change::Prune { vm, all, pace } => {
                 self.known(vm)?;

@@ -42,6 +42,15 @@ pub(in crate::hypervisor) fn commit(
     })
 }
 
+/// Starts to copy what the disk lies on into the image that it is written to. `bandwidth`: bytes per second, 0 for any.
+pub(in crate::hypervisor) fn pull(domain: &Domain, disk: &str, bandwidth: u64) -> Result<(), Error> {
+    let disk = CString::new(disk)?;
+    let flags = virt_sys::VIR_DOMAIN_BLOCK_PULL_BANDWIDTH_BYTES;
+    let bandwidth = c_ulong::try_from(bandwidth).unwrap_or(c_ulong::MAX);
+    // SAFETY: the domain and the string are alive for the call.
+    done(unsafe { virt_sys::virDomainBlockPull(domain.as_ptr(), disk.as_ptr(), bandwidth, flags) })
+}
+
 /// Ends a job and waits until it has: with the disk on what it was merged into if `pivot`, else as it was.
 pub(in crate::hypervisor) fn end(domain: &Domain, disk: &str, pivot: bool) -> Result<(), Error> {
     let disk = CString::new(disk)?;

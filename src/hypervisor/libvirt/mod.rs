@@ -12,6 +12,7 @@
 //!   redefine, forget ─▶ redefine.rs   metadata alone     (work)
 //!   define, stop … ─▶ switch.rs   other images, power    (work)
 //!   commit, block_jobs ─▶ blockjob.rs   merges           (work, control)
+//!   pull ─▶ pull.rs            a disk made to stand alone   (work)
 //!   wake, let_sleep ─▶ wake.rs   a stopped VM's QEMU     (work)
 //!   draw, define_new … ─▶ branch.rs   a VM beside it     (work)
 //!   freeze, thaw … ─▶ agent.rs    the guest agent        (guard)
@@ -46,6 +47,7 @@ mod files;
 mod images;
 mod inspect;
 mod nodes;
+mod pull;
 mod redefine;
 mod redraw;
 mod storage;
@@ -139,6 +141,10 @@ impl Wake for Libvirt {
 impl Merge for Libvirt {
     fn commit(&self, vm: VmId, commit: &Commit, steer: &mut dyn FnMut(Copied) -> Steer) -> Result<Committed> {
         blockjob::commit(&*self.now()?, vm, commit, steer)
+    }
+
+    fn pull(&self, vm: VmId, target: &str, steer: &mut dyn FnMut(Copied) -> Steer) -> Result<Committed> {
+        pull::pull(&*self.now()?, vm, target, steer)
     }
 
     fn block_jobs(&self, vm: VmId) -> Result<Vec<BlockJob>> {

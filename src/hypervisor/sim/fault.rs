@@ -26,7 +26,7 @@ pub enum Mishap {
     /// * `delete` has copied the data of all disks but the last, and half of that one; the disks run on what they
     ///   ran on, and the next older snapshot is marked;
     /// * `redefine` has lost the snapshot's metadata (a full disk, and no way to put it back);
-    /// * `commit` has copied half of what it is to copy, and the disk runs on what it ran on;
+    /// * `commit` and `pull` have copied half of what they are to copy, and the disk runs on what it ran on;
     /// * all others do nothing.
     Half(Error),
     /// The work is done, and this error is the answer all the same: the true one got lost on the way.
@@ -250,7 +250,13 @@ impl State {
                     Mishap::Half(e)
                         if !matches!(
                             op,
-                            Op::Prepare | Op::PrepareOn | Op::Create | Op::Delete | Op::Redefine | Op::Commit
+                            Op::Prepare
+                                | Op::PrepareOn
+                                | Op::Create
+                                | Op::Delete
+                                | Op::Redefine
+                                | Op::Commit
+                                | Op::Pull
                         ) =>
                     {
                         Mishap::Refuse(e)

@@ -9,6 +9,7 @@ use super::{
     memory::Ram,
     merge::Merging,
     op::Op,
+    pull::Pulling,
     snapshot::Saved,
     spec::{DiskSpec, VmSpec},
 };
@@ -60,6 +61,8 @@ pub(super) struct Machine {
     pub(super) ram: Ram,
     /// The merges that go on, by target.
     pub(super) merging: BTreeMap<String, Merging>,
+    /// The pulls that go on, by target.
+    pub(super) pulling: BTreeMap<String, Pulling>,
 }
 
 impl Drive {
@@ -95,6 +98,7 @@ impl Machine {
             memory: 128,
             ram: Ram::new(spec.migratable),
             merging: BTreeMap::new(),
+            pulling: BTreeMap::new(),
         }
     }
 
@@ -149,7 +153,7 @@ impl State {
             tags: vm.tags.clone(),
             agent,
             disks: vm.drives.iter().map(disk).collect(),
-            block_jobs: vm.block_job || !vm.merging.is_empty(),
+            block_jobs: vm.block_job || !vm.merging.is_empty() || !vm.pulling.is_empty(),
             busy: vm.job.is_some(),
             autostart: vm.autostart,
             nvram: vm.nvram.clone(),

@@ -222,6 +222,10 @@ impl Merge for Sim {
         self.leave(state, (number, mishap), done.map(|()| Committed::Now))
     }
 
+    fn pull(&self, vm: VmId, target: &str, steer: &mut dyn FnMut(Copied) -> Steer) -> Result<Committed> {
+        self.pull_disk(vm, target, steer)
+    }
+
     fn block_jobs(&self, vm: VmId) -> Result<Vec<BlockJob>> {
         self.call(Asked::vm(Op::BlockJobs, vm, ""), |s| {
             let machine = s.machine(vm)?;
@@ -237,13 +241,15 @@ impl Merge for Sim {
                 copied: job.copied(),
                 ready: job.active && job.left,
             });
-            Ok(ours.chain(foreign).collect())
+            let pulls = machine.pulling.iter().map(|(target, job)| job.job(target));
+            Ok(ours.chain(pulls).chain(foreign).collect())
         })
     }
 
     fn end_block_job(&self, vm: VmId, target: &str) -> Result<()> {
         self.call(Asked::vm(Op::EndBlockJob, vm, target), |s| {
             let machine = s.machine(vm)?;
+            machine.pulling.remove(target);
             match machine.merging.get(target) {
                 Some(job) if job.active && job.left => s.complete(vm, target),
                 Some(_) => {

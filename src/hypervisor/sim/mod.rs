@@ -30,6 +30,7 @@ mod memory;
 mod merge;
 mod metadata;
 mod op;
+mod pull;
 mod snapshot;
 mod spec;
 mod switch;

@@ -43,6 +43,8 @@ pub enum Op {
     PutBack,
     /// `commit`
     Commit,
+    /// `pull`
+    Pull,
     /// `block_jobs`
     BlockJobs,
     /// `end_block_job`
@@ -100,6 +102,7 @@ impl Op {
                 | Self::Forget
                 | Self::PutBack
                 | Self::Commit
+                | Self::Pull
                 | Self::EndBlockJob
                 | Self::Wake
                 | Self::LetSleep

@@ -103,6 +103,7 @@ impl State {
             drive.active = drive.configured.take().unwrap_or_else(|| drive.active.clone());
         }
         machine.merging.clear();
+        machine.pulling.clear();
         if !machine.persistent {
             self.vms.remove(&vm);
         }

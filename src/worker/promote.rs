@@ -1,0 +1,189 @@
+//! Making a VM independent of other VMs' images: what lies under its disks is copied into what it writes to.
+//!
+//! Whatever ends it early, each disk reads as before: what is copied is a matter of its own image alone. So nothing is
+//! written down but that the VM was woken, and to finish it is to do it again.
+
+use super::{Stop, Work};
+use crate::{
+    core::{
+        job::Failure,
+        model::VmState,
+        room::{Growth, Room, room_for},
+    },
+    hypervisor::{Committed, Copied, Disk, Error, ErrorKind, Steer, Vm},
+};
+
+pub(super) fn run(work: &Work<'_>) -> Result<(), Stop> {
+    let hypervisor = &work.tools.hypervisor;
+    work.phase("checking", None, None);
+    let vm = hypervisor.vm(work.job.vm)?;
+    let disks = preflight(work, &vm)?;
+    work.safe_point()?;
+    if !disks.is_empty() {
+        let asleep = vm.state == VmState::ShutOff;
+        if asleep {
+            work.phase("starting it, paused", None, None);
+            work.tools.store.wakes(vm.id, work.tools.clock.now())?;
+        }
+        let woken = if asleep { hypervisor.wake(vm.id) } else { Ok(()) };
+        let not = |e: Error| e.context(format_args!("VM {} was not made independent", vm.name)).into();
+        let done = woken.map_err(not).and_then(|()| pull_all(work, &vm, &disks));
+        if asleep {
+            let slept = hypervisor.let_sleep(vm.id);
+            if slept.is_ok() {
+                work.tools.store.sleeps(vm.id)?;
+            }
+            match &done {
+                Err(Stop::Failed(failure)) => {
+                    let e = Error::new(ErrorKind::Failed, failure.message.clone());
+                    let e = e.and_rollback(&slept, "ending the QEMU that was started for it");
+                    return refuse(failure.name, e.message);
+                }
+                _ => slept?,
+            }
+        }
+        done?;
+    }
+    verify(work, &vm)?;
+    work.tools.store.branch_ended(vm.id)?;
+    tracing::info!(
+        VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_JOB = work.job.id,
+        "VM {} is independent of all other VMs' images", vm.name
+    );
+    Ok(())
+}
+
+/// All that can be known before anything is touched; the disks that lie on something.
+fn preflight<'a>(work: &Work<'_>, vm: &'a Vm) -> Result<Vec<&'a Disk>, Stop> {
+    let (hypervisor, its) = (&work.tools.hypervisor, &vm.name);
+    let unsupported = |why: String| {
+        refuse("Unsupported", format!("VM {its} was not made independent: {why}. Nothing was touched"))
+    };
+    if vm.managed_save {
+        return unsupported(
+            "it has a managed save, which belongs to its disks as they are; start it, or `virsh managedsave-remove` \
+             first"
+                .into(),
+        );
+    }
+    if !matches!(vm.state, VmState::Running | VmState::Paused | VmState::ShutOff) {
+        return unsupported(format!("it is {}", vm.state));
+    }
+    if vm.block_jobs || vm.busy {
+        return refuse(
+            "Busy",
+            format!(
+                "a block job, a backup or something else has VM {its} now; try again when that has ended"
+            ),
+        );
+    }
+    let own = hypervisor.snapshots(vm.id)?;
+    if let Some(first) = own.first() {
+        return unsupported(format!(
+            "it has snapshots of its own ({} and so on), which lie on what would be left; delete them first",
+            first.name
+        ));
+    }
+    let mut disks = Vec::new();
+    for disk in vm.disks.iter().filter(|d| d.writable && d.kind == "file") {
+        let Some(top) = disk.chain.first() else { continue };
+        if disk.configured.as_ref().is_some_and(|c| *c != top.path) {
+            return refuse(
+                "ChainMismatch",
+                format!(
+                    "disk {} of VM {its} is on {}, and its definition says {}. Nothing was touched",
+                    disk.target,
+                    top.path,
+                    disk.configured.as_deref().unwrap_or_default()
+                ),
+            );
+        }
+        if disk.chain.len() > 1 || hypervisor.chain(top)?.len() > 1 {
+            disks.push(disk);
+        }
+    }
+    check_room(work, vm, &disks)?;
+    Ok(disks)
+}
+
+/// All that lies under the disks has to fit in, and what is to stay free has to stay free.
+fn check_room(work: &Work<'_>, vm: &Vm, disks: &[&Disk]) -> Result<(), Stop> {
+    let hypervisor = &work.tools.hypervisor;
+    let mut growths = Vec::new();
+    for top in disks.iter().filter_map(|d| d.chain.first()) {
+        let images = hypervisor.chain(top)?;
+        let own = images.first().map_or(0, |i| i.allocation);
+        let capacity = images.iter().map(|i| i.capacity).max().unwrap_or(0);
+        let below = images.iter().skip(1).fold(0_u64, |sum, i| sum.saturating_add(i.allocation));
+        let space = hypervisor.space(&top.path)?;
+        let least = work.settings.daemon.min_free.bytes_of(space.capacity);
+        let room = Room { capacity: space.capacity, available: space.available.saturating_sub(least) };
+        let (image, format) = (top.path.clone(), top.format.clone());
+        growths.push((Growth { image, format, capacity, allocation: own, comes: below.min(capacity) }, room));
+    }
+    room_for(growths.iter().map(|(growth, room)| (growth, *room))).or_else(|e| {
+        refuse(
+            "NoSpace",
+            format!(
+                "there is too little room to make VM {} independent, with min-free kept: {e}. Nothing was touched",
+                vm.name
+            ),
+        )
+    })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a progress bar's precision")]
+fn pull_all(work: &Work<'_>, vm: &Vm, disks: &[&Disk]) -> Result<(), Stop> {
+    for (i, disk) in disks.iter().enumerate() {
+        let phase = format!("copying {} ({}/{})", disk.target, i + 1, disks.len());
+        let mut told = i as f64 / disks.len() as f64;
+        work.phase(&phase, Some(told), None);
+        let mut steer = |copied: Copied| {
+            if work.stopped() {
+                return Steer::Stop;
+            }
+            let of_disk = if copied.total == 0 { 0.0 } else { copied.done as f64 / copied.total as f64 };
+            let now = (i as f64 + of_disk) / disks.len() as f64;
+            // Not each look is news.
+            if now - told >= 0.01 {
+                told = now;
+                work.phase(&phase, Some(now), None);
+            }
+            Steer::On { limit: work.pace().bandwidth }
+        };
+        match work.tools.hypervisor.pull(vm.id, &disk.target, &mut steer) {
+            Ok(Committed::Now | Committed::Before) => {}
+            Err(e) if e.kind == ErrorKind::Cancelled => return Err(Stop::Cancelled),
+            Err(e) => {
+                let kind = e.kind.as_str();
+                let text = format!("VM {} was not made independent: {e}. Its disks read as before", vm.name);
+                return refuse(kind, text);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// libvirt did it: is it so, also for the next start?
+fn verify(work: &Work<'_>, vm: &Vm) -> Result<(), Stop> {
+    work.phase("verifying", Some(1.0), None);
+    let after = work.tools.hypervisor.vm(vm.id)?;
+    for disk in after.disks.iter().filter(|d| d.writable && d.kind == "file") {
+        let Some(top) = disk.chain.first() else { continue };
+        let images = work.tools.hypervisor.chain(top)?;
+        if let Some(below) = images.get(1) {
+            return refuse(
+                "ChainMismatch",
+                format!(
+                    "libvirt did it, and yet disk {} of VM {} lies on {}",
+                    disk.target, vm.name, below.path
+                ),
+            );
+        }
+    }
+    Ok(())
+}
+
+fn refuse<T>(name: &'static str, message: String) -> Result<T, Stop> {
+    Err(Stop::Failed(Failure::new(name, message)))
+}

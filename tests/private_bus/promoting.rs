@@ -1,0 +1,214 @@
+//! Making a branch independent, and what becomes of that when it goes wrong anywhere.
+
+use std::sync::Arc;
+
+use virtsnap::{
+    core::model::{VmId, VmState},
+    hypervisor::{
+        Error, ErrorKind, Hypervisor,
+        sim::{Fault, Mishap, Op, VmSpec},
+    },
+};
+use zbus::OwnedObjectPath;
+
+use super::{
+    client::{none, options},
+    command_line::virtsnap,
+    hooked::Hooked,
+    rig::{Rig, held, id, snapshot_path, vm_path},
+};
+
+const TWO: [&str; 2] = ["vda", "vdb"];
+/// All that it asks the hypervisor to change.
+const STEPS: [Op; 3] = [Op::Wake, Op::Pull, Op::LetSleep];
+
+/// A VM with snapshot s1 and newer data, and the branch `trial` of s1, which runs or not.
+async fn branched(running: bool) -> (Rig, VmId) {
+    let rig = Rig::start("", |sim| {
+        sim.add_vm(VmSpec::new("web", 1).with_disks(&TWO));
+    })
+    .await;
+    let write = |value: u64| {
+        for target in TWO {
+            assert!((0..4).all(|block| rig.sim.write(id(1), target, block, value)));
+        }
+    };
+    write(1);
+    rig.client.create(id(1), "s1", none()).await.unwrap();
+    write(2);
+    let path = snapshot_path(id(1), "s1");
+    let asked = ("trial", options([("start", running.into())]));
+    let (job,): (OwnedObjectPath,) = rig.client.call(&path, "Snapshot.Branch", &asked).await.unwrap();
+    rig.client.wait(&job).await.unwrap();
+    let trial = virtsnap::hypervisor::Branch::named(&*rig.sim, "trial").unwrap().unwrap();
+    (rig, trial)
+}
+
+async fn promote(rig: &Rig, vm: VmId) -> Result<String, (String, String)> {
+    rig.client.job(&vm_path(vm), "VM.Promote", none()).await
+}
+
+async fn delete(rig: &Rig) -> Result<String, (String, String)> {
+    rig.client.job(&snapshot_path(id(1), "s1"), "Snapshot.Delete", none()).await
+}
+
+fn depths(rig: &Rig, vm: VmId) -> Vec<usize> {
+    rig.sim.vm(vm).unwrap().disks.iter().map(|d| d.chain.len()).collect()
+}
+
+#[track_caller]
+fn reads_the_same(rig: &Rig, trial: VmId, what: &str) {
+    for target in TWO {
+        assert_eq!(rig.sim.read(trial, target).unwrap(), (0..4).map(|block| (block, 1)).collect(), "{what}");
+        assert_eq!(rig.sim.read(id(1), target).unwrap()[&0], 2, "{what}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promotion_is_a_job_that_tells_how_far_it_is_and_then_nothing_is_pinned() {
+    for running in [true, false] {
+        let (rig, trial) = branched(running).await;
+        delete(&rig).await.unwrap_err();
+        let gate = rig.sim.gate(Op::Pull);
+        let (job,): (OwnedObjectPath,) =
+            rig.client.call(&vm_path(trial), "VM.Promote", &(none(),)).await.unwrap();
+        held(&gate);
+        assert_eq!(rig.client.text(&job, "Job.Operation").await, "promote");
+        rig.client.until(&job, "Job.Phase", |p: &String| p == "copying vda (1/2)").await;
+        assert!(rig.client.get::<bool>(&job, "Job.ProgressValid").await);
+        assert!(rig.client.get::<bool>(&job, "Job.Cancelable").await);
+        gate.open();
+        assert_eq!(rig.client.wait(&job).await.unwrap(), "/");
+        assert_eq!(depths(&rig, trial), [1, 1]);
+        reads_the_same(&rig, trial, "after it");
+        let state = if running { VmState::Running } else { VmState::ShutOff };
+        assert_eq!(rig.sim.vm(trial).unwrap().state, state);
+        let s1 = snapshot_path(id(1), "s1");
+        assert_eq!(rig.client.get::<Vec<String>>(&s1, "Snapshot.Branches").await, [] as [&str; 0]);
+        assert!(rig.store().branched().unwrap().is_empty() && rig.store().awake().unwrap().is_empty());
+        delete(&rig).await.unwrap();
+        reads_the_same(&rig, trial, "after the snapshot went");
+        promote(&rig, trial).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_is_cancelled_loses_nothing_and_goes_on_another_time() {
+    for running in [true, false] {
+        let (rig, trial) = branched(running).await;
+        let gate = rig.sim.gate(Op::Pull);
+        let (job,): (OwnedObjectPath,) =
+            rig.client.call(&vm_path(trial), "VM.Promote", &(none(),)).await.unwrap();
+        held(&gate);
+        let () = rig.client.call(&job, "Job.Cancel", &(none(),)).await.unwrap();
+        gate.open();
+        let (kind, _) = rig.client.wait(&job).await.unwrap_err();
+        assert_eq!(kind, "Cancelled");
+        assert_eq!(depths(&rig, trial), [2, 2]);
+        reads_the_same(&rig, trial, "cancelled");
+        let state = if running { VmState::Running } else { VmState::ShutOff };
+        assert_eq!(rig.sim.vm(trial).unwrap().state, state);
+        assert_eq!(delete(&rig).await.unwrap_err().0, "Busy");
+        promote(&rig, trial).await.unwrap();
+        assert_eq!(depths(&rig, trial), [1, 1]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_promoted_is_refused_before_anything_is_touched() {
+    let (rig, trial) = branched(true).await;
+    let refused = async |kind: &str, word: &str| {
+        let before = (rig.images(), rig.sim.vm(trial).unwrap());
+        let (got, text) = promote(&rig, trial).await.unwrap_err();
+        assert_eq!(got, kind, "{text}");
+        assert!(text.contains(word) && text.contains("trial"), "{text}");
+        assert_eq!((rig.images(), rig.sim.vm(trial).unwrap()), before);
+    };
+    rig.sim.block_job(trial, true).unwrap();
+    refused("Busy", "block job").await;
+    rig.sim.block_job(trial, false).unwrap();
+    rig.sim.managed_save(trial).unwrap();
+    refused("Unsupported", "managed save").await;
+    rig.sim.start(trial).unwrap();
+    rig.sim.leave_room_for(7);
+    refused("NoSpace", "min-free").await;
+    rig.sim.set_capacity(1 << 40);
+    rig.client.create(trial, "own", none()).await.unwrap();
+    refused("Unsupported", "own").await;
+    let (kind, text) =
+        rig.client.job(&vm_path(trial), "VM.Promote", options([("x", 1_u32.into())])).await.unwrap_err();
+    assert!(kind == "InvalidArgument" && text.contains('x'), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_fails_leaves_a_branch_that_reads_the_same_and_is_promoted_later() {
+    for running in [true, false] {
+        for op in STEPS.into_iter().filter(|op| !running || *op == Op::Pull) {
+            for mishap in [Mishap::Refuse, Mishap::Half, Mishap::Lose] {
+                let (rig, trial) = branched(running).await;
+                let what = format!("{op:?}, running: {running}");
+                rig.sim.inject(Fault::new(op, mishap(Error::new(ErrorKind::Failed, "on request"))));
+                let (kind, text) = promote(&rig, trial).await.unwrap_err();
+                assert_eq!(kind, "Failed", "{text}");
+                assert!(text.contains("on request"), "{what}: {text}");
+                reads_the_same(&rig, trial, &what);
+                let state = if running { VmState::Running } else { VmState::ShutOff };
+                assert_eq!(rig.sim.vm(trial).unwrap().state, state, "{what}");
+                assert!(rig.store().awake().unwrap().is_empty(), "{what}");
+                promote(&rig, trial).await.unwrap();
+                assert_eq!(depths(&rig, trial), [1, 1], "{what}");
+                reads_the_same(&rig, trial, &what);
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_killed_at_whatever_step_leaves_what_is_promoted_later() {
+    for running in [true, false] {
+        for first in STEPS.into_iter().filter(|op| !running || *op == Op::Pull) {
+            for lost_answer in [false, true] {
+                for second in [None, Some(Op::LetSleep), Some(Op::BlockJobs)] {
+                    let (mut rig, trial) = branched(running).await;
+                    let what =
+                        format!("{first:?}, answer lost: {lost_answer}, {second:?}, running: {running}");
+                    let gone = Error::new(ErrorKind::Disconnected, "the daemon was killed");
+                    let mishap = if lost_answer { Mishap::Lose(gone) } else { Mishap::Refuse(gone) };
+                    rig.sim.inject(Fault::new(first, mishap));
+                    promote(&rig, trial).await.unwrap_err();
+                    rig.stop().await;
+                    rig.sim.connect();
+                    let bent = second.map(|op| Hooked::panics_once(&rig.sim, op) as Arc<dyn Hypervisor>);
+                    for hypervisor in bent.into_iter().chain([rig.sim.clone() as Arc<dyn Hypervisor>]) {
+                        rig.hypervisor = hypervisor;
+                        rig.boot().await;
+                        rig.until_running().await;
+                        rig.stop().await;
+                    }
+                    reads_the_same(&rig, trial, &what);
+                    let state = if running { VmState::Running } else { VmState::ShutOff };
+                    assert_eq!(rig.sim.vm(trial).unwrap().state, state, "{what}");
+                    assert!(rig.store().awake().unwrap().is_empty(), "{what}");
+                    rig.boot().await;
+                    rig.until_running().await;
+                    promote(&rig, trial).await.unwrap();
+                    assert_eq!(depths(&rig, trial), [1, 1], "{what}");
+                    delete(&rig).await.unwrap();
+                    reads_the_same(&rig, trial, &what);
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_client_promotes() {
+    let (rig, _) = branched(true).await;
+    let address = rig.address();
+    let run = async |args: &[&str]| virtsnap(&[&["--bus-address", &address, "promote"], args].concat()).await;
+    let (code, out, err) = run(&["trial", "--bandwidth", "100MiB"]).await;
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+    assert_eq!(out, "trial: its disks lie on no other VM's images\n");
+    let (code, _, err) = run(&["nobody"]).await;
+    assert_eq!(code, Some(3), "{err}");
+}
