@@ -19,6 +19,7 @@ mod facts;
 mod ffi;
 mod fit;
 mod images;
+mod inside;
 pub mod libvirt;
 mod merge;
 mod metadata;
@@ -40,6 +41,7 @@ pub use self::{
     error::{Error, ErrorKind, Result},
     facts::facts,
     images::{Image, Images, Save, Stray, User},
+    inside::Inside,
     merge::{BlockJob, Commit, Committed, Copied, JobKind, Merge, Steer},
     metadata::{Metadata, Redefine, RevertDisks, SnapshotXml},
     power::Power,
@@ -307,7 +309,7 @@ pub enum Event {
 
 /// A libvirt/QEMU host.
 pub trait Hypervisor:
-    Branch + Images + Merge + Metadata + Power + Switch + Wake + Send + Sync + std::fmt::Debug + 'static
+    Branch + Images + Inside + Merge + Metadata + Power + Switch + Wake + Send + Sync + std::fmt::Debug + 'static
 {
     /// Starts to connect, and to reconnect, with back-off, for ever. Returns at once; events go to the function
     /// from whatever thread has them, so it must not block.

@@ -146,7 +146,7 @@ fn make_room(work: &Work<'_>, name: &str) {
 }
 
 /// The name that was asked for, if it is free, or one made from the policy's template.
-fn choose_name(
+pub(super) fn choose_name(
     create: &CreateJob,
     vm: &Vm,
     records: &[SnapshotRecord],

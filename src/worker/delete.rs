@@ -11,9 +11,9 @@ use crate::{
     core::{
         job::Failure,
         marker::{self, Marker},
-        model::{SnapshotName, Storage, VmState},
+        model::{SnapshotName, Storage, VmId, VmState},
     },
-    hypervisor::{SnapshotRecord, Vm},
+    hypervisor::{self, Hypervisor, SnapshotRecord, Vm},
     store::{Begun, Intent},
 };
 
@@ -51,10 +51,9 @@ pub(super) fn all(work: &Work<'_>, run: &[SnapshotName], share: (f64, f64)) -> R
     // What libvirt's own deletion left half done that one alone ends: it put the mark there, and takes it off.
     let native = records.iter().any(|r| r.delete_in_progress || r.storage == Storage::Internal);
     if native {
-        let memory = |name: &SnapshotName| records.iter().find(|r| r.name == *name)?.memory_file.clone();
         run.iter()
             .zip(marked)
-            .try_for_each(|(name, marker)| natively(work, &vm, name, &marker, memory(name)))?;
+            .try_for_each(|(name, marker)| natively(work, &vm, &records, (name, &marker)))?;
         for record in records.iter().filter(|r| run.contains(&r.name)) {
             beside::remove(hypervisor.as_ref(), &vm, record);
         }
@@ -95,12 +94,12 @@ fn ours(work: &Work<'_>, vm: &Vm, records: &[SnapshotRecord], name: &SnapshotNam
 fn natively(
     work: &Work<'_>,
     vm: &Vm,
-    name: &SnapshotName,
-    marker: &Marker,
-    memory: Option<String>,
+    records: &[SnapshotRecord],
+    (name, marker): (&SnapshotName, &Marker),
 ) -> Result<(), Stop> {
     let begun_before = work.tools.store.half_deleted(vm.id)?.has(name, Some(marker.id));
     // libvirt 9.0 leaves the memory where it is.
+    let memory = records.iter().find(|r| r.name == *name).and_then(|r| r.memory_file.clone());
     let intent = Intent {
         overlays: memory.into_iter().collect(),
         ..Intent::new(marker.id, vm.id, name.clone(), Begun::Delete)
@@ -112,7 +111,12 @@ fn natively(
     if off {
         work.tools.store.wakes(vm.id, work.tools.clock.now())?;
     }
-    let deleted = work.tools.hypervisor.delete(vm.id, name);
+    let inside = records.iter().all(|r| r.storage == Storage::Internal);
+    let deleted = if off && inside {
+        awake(work.tools.hypervisor.as_ref(), vm.id, name)
+    } else {
+        work.tools.hypervisor.delete(vm.id, name)
+    };
     if off && work.tools.hypervisor.vm(vm.id).is_ok_and(|vm| vm.state == VmState::ShutOff) {
         work.tools.store.sleeps(vm.id)?;
     }
@@ -139,6 +143,17 @@ fn natively(
             }
             Err(e.context(format_args!("snapshot {name} of VM {} was not deleted", vm.name)).into())
         }
+    }
+}
+
+/// Deletes one inside the images of a stopped VM with its QEMU awake: what cannot be deleted in the images of a stopped
+/// one libvirt only logs, and forgets the snapshot all the same.
+fn awake(hypervisor: &dyn Hypervisor, vm: VmId, name: &SnapshotName) -> hypervisor::Result<()> {
+    let deleted = hypervisor.wake(vm).and_then(|()| hypervisor.delete(vm, name));
+    let slept = hypervisor.let_sleep(vm);
+    match deleted {
+        Ok(()) => slept,
+        Err(e) => Err(e.and_rollback(&slept, "ending the QEMU that was started for it")),
     }
 }
 

@@ -15,6 +15,7 @@
 //! overlay on a CD-ROM, removes what was on top, and crashes on a tree without a current snapshot.
 
 mod back;
+mod inside;
 mod reached;
 mod steps;
 
@@ -41,7 +42,11 @@ pub(super) fn run(work: &Work<'_>, revert: &RevertJob) -> Result<Option<Snapshot
     work.phase("checking", None, Some(name));
     let vm = hypervisor.vm(work.job.vm)?;
     let was = vm.state;
-    preflight(work, revert, &vm, &hypervisor.snapshots(vm.id)?)?;
+    let records = hypervisor.snapshots(vm.id)?;
+    if let Some(record) = records.iter().find(|r| r.name == *name && r.storage == Storage::Internal) {
+        return inside::run(work, revert, &vm, &records, record);
+    }
+    preflight(work, revert, &vm, &records)?;
     work.safe_point()?;
 
     let safety = match &revert.safety {
@@ -113,12 +118,11 @@ fn preflight(work: &Work<'_>, revert: &RevertJob, vm: &Vm, records: &[SnapshotRe
     };
     check_vm(vm)?;
     if let Some(other) = records.iter().find(|r| r.storage == Storage::Internal) {
-        let what = if other.name == *name { "it is" } else { "VM has the" };
         return refuse(
             "Unsupported",
             format!(
-                "VM {its} cannot be reverted to {name}: {what} internal snapshot {}, and reverts beside such ones come \
-                 in a later version; `virsh snapshot-revert` does it. Nothing was touched",
+                "VM {its} cannot be reverted to {name}: it also has the internal snapshot {}, and the two kinds are \
+                 never mixed. Delete the internal ones first, while it is off. Nothing was touched",
                 other.name
             ),
         );

@@ -1,4 +1,4 @@
-//! What drivers differ in.
+//! What drivers can bring about, and what not all of them can.
 
 /// What not every driver can bring about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -11,6 +11,7 @@ pub(crate) mod fitness;
 mod given;
 pub(crate) mod host;
 pub(crate) mod images;
+pub(crate) mod internal;
 pub(crate) mod memory;
 pub(crate) mod merge;
 pub(crate) mod metadata;
@@ -54,7 +55,9 @@ pub(crate) struct RigVm {
 
 /// A host to be tested, and a hand on everything around it. Its methods panic if they cannot do it; each
 /// returns when it is done: a started VM with an agent is one whose agent answers.
-pub(crate) trait Rig: branch::Branches + fitness::Kinds + images::Images + memory::Memory {
+pub(crate) trait Rig:
+    branch::Branches + fitness::Kinds + images::Images + internal::Inside + memory::Memory
+{
     /// All that it can do.
     fn capabilities(&self) -> BTreeSet<Capability>;
     /// The driver, not watched yet; each contract asks once.
@@ -300,6 +303,11 @@ macro_rules! contracts {
                 a_stopped_branch_is_woken_to_be_promoted_and_sleeps_again [];
                 a_cancelled_promotion_loses_nothing [];
                 a_branch_with_snapshots_is_not_promoted [];
+            }
+            internal [Images] {
+                one_inside_is_deleted_on_request_from_all_disks [];
+                one_inside_is_reverted_to_and_that_can_be_reverted [];
+                inside_and_outside_are_never_mixed [Foreign];
             }
             agent [] {
                 what_is_frozen_is_counted_reported_and_thawed [Agent];

@@ -2,6 +2,7 @@
 
 mod branches;
 mod images;
+mod inside;
 mod kinds;
 mod memory;
 

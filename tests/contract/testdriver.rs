@@ -17,7 +17,10 @@ use virtsnap::{
     hypervisor::{Hypervisor, libvirt::Libvirt},
 };
 
-use super::{Capability, Rig, RigVm, branch::Branches, fitness::Kinds, images::Images, memory::Memory};
+use super::{
+    Capability, Rig, RigVm, branch::Branches, fitness::Kinds, images::Images, internal::Inside,
+    memory::Memory,
+};
 
 const URI: &str = "test:///default";
 
@@ -141,6 +144,13 @@ impl Kinds for TestRig {
         fn resume_vm[&mut self](vm: VmId);
         fn describe_vm[&mut self](vm: VmId, bytes: usize);
         fn access[&self](path: &str) -> String;
+    }
+}
+
+impl Inside for TestRig {
+    declared_not_to! {
+        fn internal_snapshot[&mut self](vm: VmId, name: &str);
+        fn inside[&self](vm: VmId, target: &str) -> Vec<String>;
     }
 }
 

@@ -14,10 +14,10 @@ use std::{
 };
 
 use virtsnap::{
-    core::model::{SnapshotName, VmId},
+    core::model::{SnapshotName, VmId, VmState},
     hypervisor::{
         BlockJob, Commit, Committed, Copied, CreateSpec, Definition, Event, Features, FreezeStatus,
-        GuestFileSystem, Hypervisor, Layer, Merge, Metadata, Overlay, Power, Redefine, Result,
+        GuestFileSystem, Hypervisor, Inside, Layer, Merge, Metadata, Overlay, Power, Redefine, Result,
         SnapshotRecord, SnapshotXml, Space, Steer, Switch, Vm, Wake,
         sim::{Op, Sim},
     },
@@ -77,6 +77,16 @@ impl Wake for Hooked {
 
     fn life(&self, vm: VmId) -> Result<Option<u64>> {
         self.at(Op::Life).life(vm)
+    }
+}
+
+impl Inside for Hooked {
+    fn take_inside(&self, vm: VmId, name: &SnapshotName, description: &str) -> Result<()> {
+        self.at(Op::TakeInside).take_inside(vm, name, description)
+    }
+
+    fn revert_inside(&self, vm: VmId, name: &SnapshotName, then: Option<VmState>) -> Result<()> {
+        self.at(Op::RevertInside).revert_inside(vm, name, then)
     }
 }
 

@@ -13,6 +13,7 @@ mod connection;
 mod create;
 mod faults;
 mod hooked;
+mod inside;
 mod introspection;
 mod life;
 mod memory;

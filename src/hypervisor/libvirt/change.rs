@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use virt::{connect::Connect, domain::Domain, enumutil::Enum, error::ErrorNumber};
 
-use super::{Connections, domain, errors, images, inspect, redefine, storage, wake, xml};
+use super::{Connections, domain, errors, images, inside, inspect, redefine, storage, wake, xml};
 use crate::{
     core::{
         chain,
@@ -77,10 +77,19 @@ pub(super) fn delete(connections: &Connections, id: VmId, name: &SnapshotName) -
         .iter()
         .find(|r| r.name == *name)
         .ok_or_else(|| Error::new(ErrorKind::NoSuchSnapshot, format!("there is no snapshot {name}")))?;
-    check_vm(&vm, &work)?;
+    check_vm(&vm, &work, record.storage)?;
     match record.storage {
-        // Each one is for itself inside the image: no chain to agree with.
-        Storage::Internal => {}
+        // Each one is for itself inside the image: no chain to agree with. QEMU reaches those alone that are in what
+        // it writes to.
+        Storage::Internal => {
+            if let Some(target) = inside::elsewhere(&vm, record).filter(|_| vm.state != VmState::ShutOff) {
+                let text = format!(
+                    "disk {target} is no longer on the image that it is inside of: shut the VM down first. Nothing was \
+                     touched"
+                );
+                return Err(Error::new(ErrorKind::Unsupported, text));
+            }
+        }
         Storage::External => {
             check_place(record, &records)?;
             check_chain(&vm, record, &records)?;
@@ -148,8 +157,8 @@ impl Drop for Awake<'_> {
 }
 
 /// What forbids any change of this VM's chain.
-fn check_vm(vm: &Vm, domain: &Domain) -> Result<()> {
-    if let Some(model) = &vm.confined_by {
+fn check_vm(vm: &Vm, domain: &Domain, storage: Storage) -> Result<()> {
+    if let Some(model) = vm.confined_by.as_ref().filter(|_| storage == Storage::External) {
         return Err(Error::new(
             // Ours, before anything is touched; `Denied` would be libvirt's, in the middle of it.
             ErrorKind::Unsupported,

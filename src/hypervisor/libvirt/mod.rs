@@ -45,6 +45,7 @@ mod errors;
 mod features;
 mod files;
 mod images;
+mod inside;
 mod inspect;
 mod nodes;
 mod pull;

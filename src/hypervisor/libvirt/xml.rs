@@ -12,7 +12,9 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use roxmltree::Node;
 
-pub(super) use self::write::{directory_pool, file_volume, overlay_volume, snapshot_request};
+pub(super) use self::write::{
+    directory_pool, file_volume, overlay_volume, snapshot_inside, snapshot_request,
+};
 use super::nodes::{broken, child, child_text, overlays, parse, source};
 use crate::{
     core::model::{Content, SnapshotName, Storage, VmId},

@@ -48,7 +48,7 @@ impl State {
         Ok(drives.map(|d| (d.target.clone(), d.active.clone())).collect())
     }
 
-    fn check_foreign(&mut self, vm: VmId, name: &SnapshotName) -> Result<()> {
+    pub(super) fn check_foreign(&mut self, vm: VmId, name: &SnapshotName) -> Result<()> {
         let machine = self.machine(vm)?;
         machine.check_changeable()?;
         if machine.snapshots.contains_key(name) {
@@ -118,14 +118,7 @@ impl Sim {
         let name = SnapshotName::existing(name);
         self.with(|s| {
             s.check_foreign(vm, &name)?;
-            let on = s.writable(vm)?;
-            let content = if s.machine(vm)?.active() { Content::Full } else { Content::Disk };
-            let inside = on.iter().map(|(target, image)| (target.clone(), s.store.read(image))).collect();
-            s.add(vm, &name, (Storage::Internal, content), Vec::new())?;
-            if let Some(saved) = s.machine(vm)?.snapshots.get_mut(&name) {
-                saved.inside = inside;
-            }
-            Ok(())
+            s.take_inside(vm, &name, "")
         })
     }
 

@@ -26,6 +26,7 @@ mod fault;
 mod guest;
 mod image;
 mod images;
+mod inside;
 mod memory;
 mod merge;
 mod metadata;

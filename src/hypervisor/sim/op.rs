@@ -63,6 +63,10 @@ pub enum Op {
     Users,
     /// `strays`
     Strays,
+    /// `take_inside`
+    TakeInside,
+    /// `revert_inside`
+    RevertInside,
     /// `load`
     Load,
     /// `save`
@@ -113,6 +117,8 @@ impl Op {
                 | Self::Start
                 | Self::DefineNew
                 | Self::UndefineNew
+                | Self::TakeInside
+                | Self::RevertInside
         )
     }
 

@@ -341,7 +341,7 @@ impl State {
         machine.check_deletion(name)?;
         let saved = machine.saved(name)?;
         if saved.storage == Storage::Internal {
-            return Ok(());
+            return machine.check_inside(saved);
         }
         self.check_chain(machine, name)?;
         if saved.disks.iter().any(|d| self.shared(machine, d)) {

@@ -8,6 +8,7 @@
 mod branches;
 mod definition;
 mod images;
+mod inside;
 mod kinds;
 mod memory;
 mod metadata;

@@ -4,7 +4,10 @@ use super::{
     super::nodes::{attribute, element},
     Access,
 };
-use crate::hypervisor::{CreateSpec, Overlay};
+use crate::{
+    core::model::SnapshotName,
+    hypervisor::{CreateSpec, Overlay},
+};
 
 /// The XML that asks for an external snapshot onto prepared overlays.
 ///
@@ -33,6 +36,15 @@ pub(in super::super) fn snapshot_request(spec: &CreateSpec, all_targets: &[Strin
         }
     }
     x.push_str("</disks></domainsnapshot>");
+    x
+}
+
+/// The XML that asks for a snapshot inside the images of all disks, and of the memory if there is any.
+pub(in super::super) fn snapshot_inside(name: &SnapshotName, description: &str) -> String {
+    let mut x = String::from("<domainsnapshot>");
+    element(&mut x, "name", name.as_str());
+    element(&mut x, "description", description);
+    x.push_str("</domainsnapshot>");
     x
 }
 

@@ -1,0 +1,23 @@
+//! The hand on snapshots inside images.
+
+use virtsnap::core::model::VmId;
+
+use super::RealRig;
+use crate::{contract::internal::Inside, harness::quote};
+
+impl Inside for RealRig {
+    fn internal_snapshot(&mut self, vm: VmId, name: &str) {
+        self.tb().ok(&format!("virsh -q snapshot-create-as {} {}", vm.0, quote(name)));
+    }
+
+    fn inside(&self, vm: VmId, target: &str) -> Vec<String> {
+        let image = self.vms[&vm].as_ref().unwrap().active(target);
+        let listed = self.tb().ok(&format!("qemu-img snapshot -U -l {}", quote(&image)));
+        let rows = listed.lines().filter_map(|line| {
+            let mut words = line.split_whitespace();
+            words.next()?.parse::<u32>().ok()?;
+            words.next().map(str::to_owned)
+        });
+        rows.collect()
+    }
+}
