@@ -56,6 +56,34 @@ async fn quarantine(args: &Adopt, bus: &Connection, console: &mut Console<'_>) -
     Ok(Exit::Done)
 }
 
+/// Makes snapshots of layers that belong to none; says which.
+async fn layers(args: &Adopt, bus: &Connection, console: &mut Console<'_>) -> Result<Exit, Failure> {
+    let before = Inventory::fetch(bus).await?;
+    let vm = before.vm(&args.vm)?;
+    let question = format!(
+        "Make a snapshot of each layer under the disks of {} that belongs to none?",
+        quoted(&vm.name)
+    );
+    console.confirm(&question, args.consent.yes)?;
+    let mut options = Options::from([("layers", true.into())]);
+    if !args.policies.is_empty() {
+        options.insert("policies", args.policies.clone().into());
+    }
+    VMProxy::new(bus, &vm.path).await?.adopt(options).await?;
+    let after = Inventory::fetch(bus).await?;
+    let old: Vec<&str> = before.snapshots(vm).iter().map(|s| s.name.as_str()).collect();
+    let now = after.snapshots(after.vm(&args.vm)?).iter().map(|s| s.name.as_str());
+    let snapshots: Vec<&str> = now.filter(|name| !old.contains(name)).collect();
+    if console.json {
+        console.answer(&Adopted { vm: &vm.name, snapshots })?;
+    } else {
+        for name in snapshots {
+            console.line(&format!("{}: snapshot {} made of a layer", safe(&vm.name), quoted(name)))?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
 /// Takes them over, after a look at which if none is named.
 pub(super) async fn adopt(
     args: &Adopt,
@@ -64,6 +92,9 @@ pub(super) async fn adopt(
 ) -> Result<Exit, Failure> {
     if args.orphans {
         return quarantine(args, bus, console).await;
+    }
+    if args.layers {
+        return layers(args, bus, console).await;
     }
     let all = Inventory::fetch(bus).await?;
     let vm = all.vm(&args.vm)?;

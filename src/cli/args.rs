@@ -194,8 +194,11 @@ pub struct Adopt {
     #[arg(long = "policy", value_name = "NAME")]
     pub policies: Vec<String>,
     /// Put the files on its images that belong to nobody in quarantine: if that is so for a week, they are removed
-    #[arg(long, conflicts_with_all = ["snapshots", "policies"])]
+    #[arg(long, conflicts_with_all = ["snapshots", "policies", "layers"])]
     pub orphans: bool,
+    /// Make a snapshot of each layer of its disks that belongs to none
+    #[arg(long, conflicts_with = "snapshots")]
+    pub layers: bool,
     /// Whether to ask first.
     #[command(flatten)]
     pub consent: Consent,

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     chain::{self, Mismatch, Part, Told},
+    layer,
     model::{SnapshotName, words},
 };
 
@@ -211,7 +212,7 @@ pub(super) fn lineage(facts: &Facts<'_>) -> Result<(), String> {
 }
 
 /// What the snapshots say of a disk if `current` is the current one.
-fn told<'a>(facts: &Facts<'a>, current: &SnapshotFacts<'a>, target: &str) -> Told<'a> {
+pub(super) fn told<'a>(facts: &Facts<'a>, current: &SnapshotFacts<'a>, target: &str) -> Told<'a> {
     let mut line = vec![current.name];
     let mut at = Some(current.name);
     while let Some(parent) =
@@ -264,6 +265,10 @@ pub(super) fn current(facts: &Facts<'_>) -> Option<Finding> {
     };
     let text = match &repair {
         Some(Repair::MakeCurrent(name)) => format!("{says}. The VM goes on from {name}."),
+        _ if layer::unnamed(facts).is_ok_and(|layers| !layers.is_empty()) => format!(
+            "{says}: there are layers that belong to no snapshot. `virtsnap adopt --layers` makes a snapshot of each; \
+             until then nothing is merged, deleted or reverted."
+        ),
         _ => format!(
             "{says}. Which snapshot the VM goes on from cannot be told: nothing is merged, deleted or reverted until \
              the chain is what the snapshots say."

@@ -61,6 +61,8 @@ pub struct AdoptJob {
     pub policies: BTreeSet<PolicyName>,
     /// Files that belong to nobody, by path: they go to quarantine.
     pub strays: Vec<String>,
+    /// Layers of the disks that no snapshot names get snapshots, which count for the policies too.
+    pub layers: bool,
 }
 
 /// How fast images are merged, and for how long.

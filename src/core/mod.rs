@@ -10,6 +10,7 @@ mod glob;
 pub mod health;
 pub mod inventory;
 pub mod job;
+pub mod layer;
 pub mod machine;
 pub mod marker;
 pub mod merge;

@@ -120,7 +120,8 @@ impl Vm {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), BusError> {
-        let mut options = Options::new(options, &["snapshots", "policies", "orphans"])?;
+        let mut options = Options::new(options, &["snapshots", "policies", "orphans", "layers"])?;
+        let layers = options.take::<bool>("layers", "a boolean")?.unwrap_or(false);
         let mut names =
             |key| options.take::<Vec<String>>(key, "an array of strings").map(Option::unwrap_or_default);
         let snapshots = names("snapshots")?.into_iter().map(SnapshotName::existing).collect();
@@ -128,7 +129,7 @@ impl Vm {
         let policies = names("policies")?.iter().map(|p| p.parse()).collect::<Result<_, _>>();
         let policies = policies.map_err(|e| BusError::invalid(format!("option \"policies\": {e}")))?;
         let permit = auth::authorise(connection, &header, "adopt what others made").await?;
-        let change = Change::Adopt { vm: self.id, adopt: AdoptJob { snapshots, policies, strays } };
+        let change = Change::Adopt { vm: self.id, adopt: AdoptJob { snapshots, policies, strays, layers } };
         match self.shared.change(change, permit).await? {
             Reply::Job(id) => self.shared.ended(id).await.map(drop),
             _ => Err(BusError::new("Failed", "the engine gave no job")),

@@ -1,5 +1,7 @@
 //! Images as files: what there is, what lies on what, who stands on it, and small ones read and written.
 
+use jiff::Timestamp;
+
 use super::{Layer, Result};
 pub use crate::core::family::User;
 use crate::core::model::VmId;
@@ -17,6 +19,8 @@ pub struct Image {
     pub allocation: u64,
     /// The image it lies on, as its header says.
     pub backing: Option<Layer>,
+    /// When somebody wrote to the file last, if that can be told.
+    pub modified: Option<Timestamp>,
 }
 
 /// An image file that nobody has.

@@ -7,7 +7,9 @@
 //! * No backing chain is left in what is written: it would be older than the images' own headers, and a start from it
 //!   fails.
 
-use super::{Layer, Result};
+use jiff::Timestamp;
+
+use super::{Layer, Result, SnapshotDisk};
 use crate::core::model::{SnapshotName, VmId};
 
 /// The overlays that a revert to a snapshot with children made, which its own `<disks>` cannot name: those are what
@@ -56,6 +58,21 @@ impl Redefine {
     }
 }
 
+/// A snapshot whose images are there, and whose metadata is not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewRecord {
+    /// Its name.
+    pub name: SnapshotName,
+    /// Its description, our marker included.
+    pub description: String,
+    /// When it was taken, to the second.
+    pub created: Timestamp,
+    /// Its parent: the current one.
+    pub parent: Option<SnapshotName>,
+    /// Its disks; all others take no part.
+    pub disks: Vec<SnapshotDisk>,
+}
+
 /// A snapshot's whole metadata, as the hypervisor writes it: secrets included. To be kept, and given back.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SnapshotXml(String);
@@ -93,6 +110,13 @@ pub trait Metadata {
     ///
     /// A parent that was reverted to keeps its overlays apart from those that its other children lie on.
     fn forget(&self, vm: VmId, name: &SnapshotName) -> Result<()>;
+
+    /// Writes the metadata of a snapshot that has none: of layers that are in the VM's disks. It is the current one, and
+    /// keeps the definition that the VM has. No image is touched.
+    ///
+    /// A name that is taken is refused ([`Exists`](super::ErrorKind::Exists)), and so is an overlay that does not lie on
+    /// its state image in the disk's chain ([`ChainMismatch`](super::ErrorKind::ChainMismatch)).
+    fn name_layer(&self, vm: VmId, new: &NewRecord) -> Result<()>;
 
     /// The whole metadata of a snapshot.
     fn copy(&self, vm: VmId, name: &SnapshotName) -> Result<SnapshotXml>;

@@ -43,7 +43,7 @@ pub use self::{
     images::{Image, Images, Save, Stray, User},
     inside::Inside,
     merge::{BlockJob, Commit, Committed, Copied, JobKind, Merge, Steer},
-    metadata::{Metadata, Redefine, RevertDisks, SnapshotXml},
+    metadata::{Metadata, NewRecord, Redefine, RevertDisks, SnapshotXml},
     power::Power,
     switch::{Definition, Switch},
     told::{line_to_current, told},

@@ -8,6 +8,8 @@
 //! | files that belong to nobody are written down | they are in quarantine |
 //! | the description is written | the snapshot is ours: asked for again, it is passed over |
 
+mod layers;
+
 use std::collections::BTreeSet;
 
 use uuid::Uuid;
@@ -27,8 +29,11 @@ use crate::{
 pub(super) fn run(work: &Work<'_>, adopt: &AdoptJob) -> Result<(), Stop> {
     work.phase("looking", None, None);
     // Whatever else was asked for is refused with it.
-    if !adopt.strays.is_empty() || adopt.snapshots.is_empty() {
+    if !adopt.strays.is_empty() || (adopt.snapshots.is_empty() && !adopt.layers) {
         sweep::look(work)?;
+    }
+    if adopt.layers {
+        layers::run(work, &adopt.policies)?;
     }
     let theirs = theirs(work, &adopt.snapshots)?;
     quarantine(work, &adopt.strays)?;

@@ -12,6 +12,7 @@ mod given;
 pub(crate) mod host;
 pub(crate) mod images;
 pub(crate) mod internal;
+pub(crate) mod layers;
 pub(crate) mod memory;
 pub(crate) mod merge;
 pub(crate) mod metadata;
@@ -56,7 +57,7 @@ pub(crate) struct RigVm {
 /// A host to be tested, and a hand on everything around it. Its methods panic if they cannot do it; each
 /// returns when it is done: a started VM with an agent is one whose agent answers.
 pub(crate) trait Rig:
-    branch::Branches + fitness::Kinds + images::Images + internal::Inside + memory::Memory
+    branch::Branches + fitness::Kinds + images::Images + internal::Inside + layers::Layers + memory::Memory
 {
     /// All that it can do.
     fn capabilities(&self) -> BTreeSet<Capability>;
@@ -308,6 +309,12 @@ macro_rules! contracts {
                 one_inside_is_deleted_on_request_from_all_disks [];
                 one_inside_is_reverted_to_and_that_can_be_reverted [];
                 inside_and_outside_are_never_mixed [Foreign];
+            }
+            layers [Images] {
+                layers_on_top_of_snapshots_become_snapshots_that_hold_what_they_should [Foreign];
+                they_are_merged_away_like_others_also_when_libvirt_was_away [Foreign, Disconnect];
+                without_snapshots_all_but_the_base_is_one_unless_it_is_a_clone [];
+                where_it_is_not_proven_none_becomes_one [Foreign];
             }
             agent [] {
                 what_is_frozen_is_counted_reported_and_thawed [Agent];

@@ -19,7 +19,7 @@ use virtsnap::{
 
 use super::{
     Capability, Rig, RigVm, branch::Branches, fitness::Kinds, images::Images, internal::Inside,
-    memory::Memory,
+    layers::Layers, memory::Memory,
 };
 
 const URI: &str = "test:///default";
@@ -151,6 +151,12 @@ impl Inside for TestRig {
     declared_not_to! {
         fn internal_snapshot[&mut self](vm: VmId, name: &str);
         fn inside[&self](vm: VmId, target: &str) -> Vec<String>;
+    }
+}
+
+impl Layers for TestRig {
+    declared_not_to! {
+        fn put_on_top[&mut self](vm: VmId, disks: &[&str]);
     }
 }
 

@@ -17,8 +17,8 @@ use virtsnap::{
     core::model::{SnapshotName, VmId, VmState},
     hypervisor::{
         BlockJob, Commit, Committed, Copied, CreateSpec, Definition, Event, Features, FreezeStatus,
-        GuestFileSystem, Hypervisor, Inside, Layer, Merge, Metadata, Overlay, Power, Redefine, Result,
-        SnapshotRecord, SnapshotXml, Space, Steer, Switch, Vm, Wake,
+        GuestFileSystem, Hypervisor, Inside, Layer, Merge, Metadata, NewRecord, Overlay, Power, Redefine,
+        Result, SnapshotRecord, SnapshotXml, Space, Steer, Switch, Vm, Wake,
         sim::{Op, Sim},
     },
 };
@@ -171,6 +171,10 @@ impl Hypervisor for Hooked {
 }
 
 impl Metadata for Hooked {
+    fn name_layer(&self, vm: VmId, new: &NewRecord) -> Result<()> {
+        self.at(Op::NameLayer).name_layer(vm, new)
+    }
+
     fn redefine(&self, vm: VmId, change: &Redefine) -> Result<()> {
         self.at(Op::Redefine).redefine(vm, change)
     }

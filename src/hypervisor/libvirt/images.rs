@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use jiff::Timestamp;
 use virt::{
     connect::Connect, domain::Domain, enumutil::Enum, error::ErrorNumber, storage_pool::StoragePool,
     storage_vol::StorageVol,
@@ -298,6 +299,8 @@ pub(super) fn read(volume: &StorageVol) -> Result<Option<xml::VolumeXml>> {
 }
 
 pub(super) fn image(volume: xml::VolumeXml) -> Image {
+    let seconds = volume.modified.split('.').next().and_then(|s| s.parse().ok());
+    let modified = seconds.and_then(|s| Timestamp::from_second(s).ok());
     let xml::VolumeXml { path, format, capacity, allocation, backing, .. } = volume;
-    Image { path, format, capacity, allocation, backing }
+    Image { path, format, capacity, allocation, backing, modified }
 }

@@ -47,6 +47,7 @@ mod files;
 mod images;
 mod inside;
 mod inspect;
+mod layers;
 mod nodes;
 mod pull;
 mod redefine;
@@ -70,8 +71,8 @@ use virt::domain::Domain;
 use self::connection::{Connections, Signal, Slot};
 use super::{
     BlockJob, Branch, Commit, Committed, Copied, CreateSpec, Definition, Drawn, Error, ErrorKind, Event,
-    Features, FreezeStatus, GuestFileSystem, Hypervisor, Layer, Merge, Metadata, NewVm, Overlay, Power,
-    Redefine, Result, SnapshotRecord, SnapshotXml, Space, Steer, Switch, Vm, Wake,
+    Features, FreezeStatus, GuestFileSystem, Hypervisor, Layer, Merge, Metadata, NewRecord, NewVm, Overlay,
+    Power, Redefine, Result, SnapshotRecord, SnapshotXml, Space, Steer, Switch, Vm, Wake,
 };
 use crate::core::model::{SnapshotName, VmId};
 
@@ -224,6 +225,10 @@ impl Hypervisor for Libvirt {
 }
 
 impl Metadata for Libvirt {
+    fn name_layer(&self, vm: VmId, new: &NewRecord) -> Result<()> {
+        layers::name(&*self.now()?, vm, new)
+    }
+
     fn redefine(&self, vm: VmId, change: &Redefine) -> Result<()> {
         redefine::redefine(&*self.now()?, vm, change)
     }

@@ -113,6 +113,18 @@ impl Sim {
         })
     }
 
+    /// `virsh snapshot-create-as --disk-only --no-metadata`: overlays on these disks, and nobody says so. No event.
+    pub fn put_on_top(&self, vm: VmId, disks: &[&str]) -> Result<()> {
+        self.with(|s| {
+            s.next_id += 1;
+            let ending = format!("layer{}", s.next_id);
+            let on: Vec<_> =
+                s.writable(vm)?.into_iter().filter(|(target, _)| disks.contains(&target.as_str())).collect();
+            let made = s.make_overlays(&on, &ending)?;
+            s.switch(vm, &made)
+        })
+    }
+
     /// `virsh snapshot-create-as`: an internal snapshot, with the memory if the VM runs. No event.
     pub fn make_internal_snapshot(&self, vm: VmId, name: &str) -> Result<()> {
         let name = SnapshotName::existing(name);

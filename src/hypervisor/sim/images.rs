@@ -187,6 +187,7 @@ fn image(state: &State, path: &str, file: &Stored) -> Image {
         capacity: CAPACITY,
         allocation: file.allocation(),
         backing: file.backing.clone().map(|path| Layer { format: format(&path), path }),
+        modified: Some(state.now),
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
+use jiff::Timestamp;
+
 use super::{
     Asked, Sim, State,
     guest::Machine,
@@ -10,9 +12,10 @@ use super::{
     snapshot::{Saved, mismatch},
 };
 use crate::{
-    core::model::{SnapshotName, VmId},
+    core::model::{Content, SnapshotName, Storage, VmId},
     hypervisor::{
-        Error, ErrorKind, Metadata, Redefine, Result, RevertDisks, SnapshotDisk, SnapshotRecord, SnapshotXml,
+        Error, ErrorKind, Metadata, NewRecord, Redefine, Result, RevertDisks, SnapshotDisk, SnapshotRecord,
+        SnapshotXml, Taken,
     },
 };
 
@@ -216,7 +219,38 @@ impl State {
     }
 }
 
+impl State {
+    fn name_layer(&mut self, vm: VmId, new: &NewRecord) -> Result<()> {
+        self.check_foreign(vm, &new.name)?;
+        for disk in &new.disks {
+            let active = self.machine(vm)?.drive(&disk.target)?.active.clone();
+            let chain = self.store.chain(&active);
+            if !chain.windows(2).any(|w| w[0].path == disk.overlay && w[1].path == disk.state_image) {
+                return Err(mismatch(&format!("disk {} does not have {}", disk.target, disk.overlay)));
+            }
+        }
+        let mut saved =
+            self.new_snapshot(vm, &new.description, Storage::External, Content::Disk, new.disks.clone())?;
+        for (target, image) in &mut saved.sources {
+            if let Some(disk) = new.disks.iter().find(|d| d.target == *target) {
+                image.clone_from(&disk.state_image);
+            }
+        }
+        saved.created = Timestamp::from_second(new.created.as_second()).unwrap_or(new.created);
+        saved.parent.clone_from(&new.parent);
+        saved.taken = Taken::DiskOnly;
+        let machine = self.machine(vm)?;
+        machine.snapshots.insert(new.name.clone(), saved);
+        machine.set_current(&new.name);
+        Ok(())
+    }
+}
+
 impl Metadata for Sim {
+    fn name_layer(&self, vm: VmId, new: &NewRecord) -> Result<()> {
+        self.call(Asked::vm(Op::NameLayer, vm, new.name.as_str()), |s| s.name_layer(vm, new))
+    }
+
     fn redefine(&self, vm: VmId, change: &Redefine) -> Result<()> {
         let asked = Asked::vm(Op::Redefine, vm, change.name.as_str());
         self.call_in_two(asked, |_| Ok(()), |s, half| s.redefine(vm, change, half))

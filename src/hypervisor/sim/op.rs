@@ -37,6 +37,8 @@ pub enum Op {
     Redefine,
     /// `forget`
     Forget,
+    /// `name_layer`
+    NameLayer,
     /// `copy`
     Copy,
     /// `put_back`
@@ -117,6 +119,7 @@ impl Op {
                 | Self::Start
                 | Self::DefineNew
                 | Self::UndefineNew
+                | Self::NameLayer
                 | Self::TakeInside
                 | Self::RevertInside
         )

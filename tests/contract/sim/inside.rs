@@ -1,4 +1,4 @@
-//! The hand on snapshots inside images.
+//! The hand on snapshots inside images, and on layers without metadata.
 
 use virtsnap::{
     core::model::{Storage, VmId},
@@ -6,7 +6,7 @@ use virtsnap::{
 };
 
 use super::SimRig;
-use crate::contract::internal::Inside;
+use crate::contract::{internal::Inside, layers::Layers};
 
 impl Inside for SimRig {
     fn internal_snapshot(&mut self, vm: VmId, name: &str) {
@@ -16,5 +16,11 @@ impl Inside for SimRig {
     fn inside(&self, vm: VmId, _target: &str) -> Vec<String> {
         let records = self.sim.snapshots(vm).unwrap().into_iter();
         records.filter(|r| r.storage == Storage::Internal).map(|r| r.name.as_str().to_owned()).collect()
+    }
+}
+
+impl Layers for SimRig {
+    fn put_on_top(&mut self, vm: VmId, disks: &[&str]) {
+        self.sim.put_on_top(vm, disks).unwrap();
     }
 }
