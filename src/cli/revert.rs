@@ -77,6 +77,8 @@ fn question(args: &Revert, (vm, state): (&str, &str), snapshot: &Snapshot, watch
     let taken = watch.both(snapshot.created);
     let name = quoted(&snapshot.name);
     let stops = if state == "shut-off" { "" } else { " It is stopped for that, as if the plug was pulled." };
+    let resumes = snapshot.content == "full" && !args.then.off;
+    let resumes = if resumes { " Then it goes on where it was at that time, from its memory." } else { "" };
     let costs = if args.no_safety {
         "Everything written to its disks since the last snapshot is LOST, as none is taken first.".to_owned()
     } else {
@@ -86,7 +88,7 @@ fn question(args: &Revert, (vm, state): (&str, &str), snapshot: &Snapshot, watch
             safe(&like)
         )
     };
-    format!("Revert {} to snapshot {name}, taken {taken}?{stops} {costs}", quoted(vm))
+    format!("Revert {} to snapshot {name}, taken {taken}?{stops}{resumes} {costs}", quoted(vm))
 }
 
 #[cfg(test)]
@@ -127,6 +129,13 @@ mod tests {
              the plug was pulled. What its disks hold now is kept in a new snapshot, \"before-revert-good-(time)\", \
              and can be reverted to."
         );
+        let with_memory = Snapshot { content: "full".into(), ..snapshot.clone() };
+        let asked = |args: &[&str]| question(&parsed(args), ("db", "shut-off"), &with_memory, &watch);
+        assert!(
+            asked(&[])
+                .contains("(1 h ago)? Then it goes on where it was at that time, from its memory. What")
+        );
+        assert!(!asked(&["--off"]).contains("goes on"));
         let lost = question(&parsed(&["--no-safety"]), ("db", "shut-off"), &snapshot, &watch);
         assert!(lost.contains("is LOST") && !lost.contains("plug"), "{lost}");
     }

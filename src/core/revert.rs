@@ -11,7 +11,7 @@ use super::model::{SnapshotName, VmState, words};
 words! {
     /// What a VM is to be after a revert.
     Then {
-        /// What it was before: off, or running, or paused.
+        /// What it was before: off, or running, or paused. With its memory, what it was then.
         AsBefore = "as-before",
         /// It runs.
         Running = "running",
@@ -103,6 +103,9 @@ pub struct RevertPlan {
     /// Its firmware's variables, if it has any.
     #[serde(default)]
     pub variables: Option<Variables>,
+    /// The file with the memory that it goes on from; `None`: it is started anew, if at all.
+    #[serde(default)]
+    pub memory: Option<String>,
     /// The definition that it had.
     pub definition: String,
     /// The one that it gets; the disks' images are put into it.
@@ -163,6 +166,7 @@ mod tests {
             disks: vec![disk("vda"), disk("vdb")],
             goes: vec!["/was".into()],
             variables: None,
+            memory: None,
             definition: String::new(),
             wanted: String::new(),
             metadata: String::new(),

@@ -1,6 +1,6 @@
-//! Stopping and starting a VM as a whole, as a revert has to.
+//! Stopping and starting a VM as a whole, as a revert has to: also in the middle of what it did once.
 
-use super::Result;
+use super::{Layer, Result};
 use crate::core::model::VmId;
 
 /// A VM's power switch.
@@ -11,4 +11,15 @@ pub trait Power {
     /// Starts it; `paused`: with its CPUs stopped. One that is on already is no error; if it is paused and is to run,
     /// its CPUs go on: libvirt starts all with their CPUs stopped, and leaves them so if it is killed just then.
     fn start(&self, vm: VmId, paused: bool) -> Result<()>;
+
+    /// Whether the VM could go on from the memory in this file, as far as that can be told without trying: the file is
+    /// there, its head is whole, and what it says of the VM is what the VM is. An error of kind
+    /// [`Unsupported`](super::ErrorKind::Unsupported) says why not.
+    fn resumable(&self, vm: VmId, memory: &str) -> Result<()>;
+
+    /// Starts it in the middle of what it did when its memory was kept in this file, with these images (by target) for
+    /// these disks; all others are as the definition has them. The definition itself stays, for the next start.
+    ///
+    /// One that is on already is taken as by [`start`](Self::start).
+    fn resume(&self, vm: VmId, memory: &str, sources: &[(String, Layer)], paused: bool) -> Result<()>;
 }

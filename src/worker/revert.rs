@@ -27,11 +27,11 @@ use crate::{
     core::{
         chain,
         job::{CreateJob, Failure, RevertJob},
-        model::{Content, Origin, SnapshotName, Storage, VmState},
+        model::{Origin, SnapshotName, Storage, VmState},
         naming,
         revert::{DefinitionOf, Image, RevertPlan, Switched, Then},
     },
-    hypervisor::{Disk, Layer, SnapshotRecord, Vm, line_to_current, told},
+    hypervisor::{Disk, Layer, SnapshotRecord, Taken, Vm, line_to_current, told},
     reader,
     store::{Begun, Intent},
 };
@@ -127,14 +127,13 @@ fn preflight(work: &Work<'_>, revert: &RevertJob, vm: &Vm, records: &[SnapshotRe
             ),
         );
     }
-    if record.content == Content::Full && revert.then == Then::AsBefore {
-        return refuse(
-            "Unsupported",
-            format!(
-                "snapshot {name} of VM {its} holds its memory, and resuming from that comes in a later version. Its \
-                 disks alone can be reverted to: say whether the VM is to be started then"
-            ),
-        );
+    if let Some(memory) = memory(revert, record) {
+        work.tools.hypervisor.resumable(vm.id, memory).map_err(|mut e| {
+            e = e.context(format_args!("VM {its} cannot go on from the memory of snapshot {name}"));
+            e.message += ". Nothing was touched; its disks alone can be reverted to, if the VM is to be off afterwards \
+                          (`--off`)";
+            e
+        })?;
     }
     beside::for_revert(work.tools.hypervisor.as_ref(), vm, record, Uuid::nil())?;
     line_to_current(records).map_err(|e| e.context(format_args!("VM {its} was not reverted to {name}")))?;
@@ -161,6 +160,11 @@ fn preflight(work: &Work<'_>, revert: &RevertJob, vm: &Vm, records: &[SnapshotRe
         }
     }
     Ok(())
+}
+
+/// The memory that the VM goes on from, if that was kept and it is to be on.
+fn memory<'a>(revert: &RevertJob, record: &'a SnapshotRecord) -> Option<&'a String> {
+    record.memory_file.as_ref().filter(|_| revert.then != Then::ShutOff)
 }
 
 fn check_vm(vm: &Vm) -> Result<(), Stop> {
@@ -298,11 +302,18 @@ fn plan(
         Some(r) => Some((r.name.clone(), hypervisor.copy(vm.id, &r.name)?.as_str().to_owned())),
         None => None,
     };
+    let memory = memory(revert, record);
+    let before = match (memory, record.taken) {
+        (None, _) => was,
+        (Some(_), Taken::Paused) => VmState::Paused,
+        (Some(_), _) => VmState::Running,
+    };
     Ok(RevertPlan {
         snapshot: name.clone(),
         safety,
         disks,
         goes,
+        memory: memory.cloned(),
         variables: beside::for_revert(hypervisor.as_ref(), vm, record, id)?,
         definition,
         wanted,
@@ -310,7 +321,7 @@ fn plan(
         current,
         leaf: !records.iter().any(|r| r.parent.as_ref() == Some(name)),
         was,
-        then: revert.then.of(was),
+        then: revert.then.of(before),
     })
 }
 

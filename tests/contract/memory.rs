@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use virtsnap::{
     core::{
-        job::{CreateJob, Failure, Made, Operation, Outcome, Pace},
+        job::{CreateJob, Failure, Made, Operation, Outcome, Pace, RevertJob},
         marker,
         model::{Consistency, Content, SnapshotName, VmId, VmState},
         policy::{How, Memory as Wish},
+        revert::Then,
     },
     hypervisor::{CreateSpec, ErrorKind, Hypervisor, SnapshotRecord, Taken},
 };
@@ -230,4 +231,122 @@ pub(crate) fn the_memory_file_goes_with_it(rig: &mut dyn Rig) {
     assert_eq!(records(&*hv, vm), []);
     let left = chain(&*hv, vm, "vda");
     assert_eq!(left.len(), 1, "{left:?}");
+}
+
+pub(crate) fn memory_resumes_where_it_was(rig: &mut dyn Rig) {
+    let (hv, _events) = connected(rig);
+    let daemon = Daemon::new(&hv);
+    let vm = rig.new_vm(RUNNING);
+    let write = |rig: &mut dyn Rig, value| {
+        for target in ["vda", "vdb"] {
+            rig.write_marker(vm, target, value);
+        }
+    };
+    let is = |rig: &dyn Rig, state, value| {
+        assert_eq!(hv.vm(vm).unwrap().state, state);
+        assert_eq!(["vda", "vdb"].map(|target| rig.marker_now(vm, target)), [value; 2]);
+        for disk in hv.vm(vm).unwrap().disks {
+            assert_eq!(disk.configured.as_ref(), Some(&disk.chain[0].path), "what it starts on next");
+        }
+    };
+    write(rig, 1);
+    rig.live(vm);
+    rig.pause_vm(vm);
+    let then = rig.lived(vm);
+    ask(&daemon, vm, "s1", Wish::Require).unwrap();
+    rig.resume_vm(vm);
+    rig.live(vm);
+    write(rig, 2);
+    let from = rig.lived(vm);
+    ask(&daemon, vm, "s2", Wish::Require).unwrap();
+    let to = rig.lived(vm);
+    rig.live(vm);
+    write(rig, 3);
+
+    // As it was then, to the moment.
+    daemon.revert(vm, "s1");
+    is(rig, VmState::Paused, 1);
+    assert_eq!(rig.lived(vm), then);
+    rig.resume_vm(vm);
+    rig.live(vm);
+    assert!(rig.lived(vm) > then);
+    // Or as it is asked for.
+    daemon.ask(vm, RevertJob { then: Then::Paused, ..usual("s2") }).unwrap();
+    is(rig, VmState::Paused, 2);
+    assert!((from..=to).contains(&rig.lived(vm)), "{from} to {to}: {}", rig.lived(vm));
+    rig.resume_vm(vm);
+    rig.live(vm);
+    write(rig, 5);
+    ask(&daemon, vm, "s3", Wish::Require).unwrap();
+    // From off as well; the files are as they were.
+    rig.stop_vm(vm);
+    daemon.revert(vm, "s2");
+    is(rig, VmState::Running, 2);
+    assert!(rig.lived(vm) >= from);
+    daemon.ask(vm, RevertJob { then: Then::ShutOff, ..usual("s3") }).unwrap();
+    is(rig, VmState::ShutOff, 5);
+    rig.start_vm(vm);
+    is(rig, VmState::Running, 5);
+    for (label, value) in [("s1", 1), ("s2", 2), ("s3", 5)] {
+        assert_eq!(rig.marker_in_snapshot(vm, &name(label), "vda"), value, "{label}");
+    }
+    ask(&daemon, vm, "s4", Wish::Require).unwrap();
+    is(rig, VmState::Running, 5);
+}
+
+pub(crate) fn memory_that_is_lost_is_refused_before_anything_is_touched(rig: &mut dyn Rig) {
+    let (hv, _events) = connected(rig);
+    let daemon = Daemon::new(&hv);
+    let vm = rig.new_vm(RUNNING);
+    rig.write_marker(vm, "vda", 1);
+    ask(&daemon, vm, "s1", Wish::Require).unwrap();
+    rig.write_marker(vm, "vda", 2);
+    let path = record(&*hv, vm, "s1").memory_file.unwrap();
+    let whole = rig.bytes_of(&path);
+    for damaged in [None, Some(&whole[..whole.len() / 64])] {
+        rig.remove_file(&path);
+        if let Some(bytes) = damaged {
+            rig.put_bytes(&path, bytes);
+        }
+        let before = (hv.vm(vm).unwrap(), records(&*hv, vm).len());
+        let failure = daemon.ask(vm, usual("s1")).unwrap_err();
+        assert_eq!(failure.name, "Unsupported", "{}", failure.message);
+        assert!(failure.message.contains(&path) && failure.message.contains("--off"), "{}", failure.message);
+        assert_eq!((hv.vm(vm).unwrap(), records(&*hv, vm).len()), before);
+        rig.put_bytes(&path, &whole);
+    }
+    rig.remove_file(&path);
+    daemon.ask(vm, RevertJob { then: Then::ShutOff, ..usual("s1") }).unwrap();
+    assert_eq!((hv.vm(vm).unwrap().state, rig.marker_now(vm, "vda")), (VmState::ShutOff, 1));
+}
+
+pub(crate) fn memory_that_does_not_load_leaves_the_vm_as_it_was(rig: &mut dyn Rig) {
+    let (hv, _events) = connected(rig);
+    let daemon = Daemon::new(&hv);
+    let vm = rig.new_vm(RUNNING);
+    rig.write_marker(vm, "vda", 1);
+    ask(&daemon, vm, "s1", Wish::Require).unwrap();
+    rig.set_memory(vm, 24);
+    rig.write_marker(vm, "vda", 2);
+    let path = record(&*hv, vm, "s1").memory_file.unwrap();
+    let mut bytes = rig.bytes_of(&path);
+    // Its head and its end are whole.
+    let third = bytes.len() / 3;
+    bytes[third..2 * third].fill(0xff);
+    rig.remove_file(&path);
+    rig.put_bytes(&path, &bytes);
+    let failure = daemon.ask(vm, usual("s1")).unwrap_err();
+    assert!(failure.message.contains("as before"), "{}", failure.message);
+    let after = hv.vm(vm).unwrap();
+    assert_eq!((after.state, rig.marker_now(vm, "vda"), rig.memory(vm)), (VmState::Running, 2, 24));
+    let safety = records(&*hv, vm).into_iter().find(|r| r.current).unwrap();
+    for disk in after.disks {
+        let overlay = safety.disks.iter().find(|d| d.target == disk.target).unwrap();
+        assert_eq!(
+            (&disk.chain[0].path, disk.configured.as_ref()),
+            (&overlay.overlay, Some(&overlay.overlay))
+        );
+    }
+    daemon.ask(vm, RevertJob { then: Then::ShutOff, ..usual("s1") }).unwrap();
+    assert_eq!(rig.marker_now(vm, "vda"), 1);
 }

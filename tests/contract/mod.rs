@@ -264,6 +264,9 @@ macro_rules! contracts {
                 all_disks_take_part_where_the_memory_is_kept [];
                 a_paused_vm_s_memory_is_kept_and_merges_wait_for_its_cpus [];
                 the_memory_file_goes_with_it [Branches];
+                memory_resumes_where_it_was [];
+                memory_that_is_lost_is_refused_before_anything_is_touched [];
+                memory_that_does_not_load_leaves_the_vm_as_it_was [];
             }
             revert [Images] {
                 after_a_revert_to_one_with_children_snapshots_are_taken_and_merged [Branches];

@@ -218,4 +218,12 @@ impl Power for Hooked {
     fn start(&self, vm: VmId, paused: bool) -> Result<()> {
         Power::start(self.at(Op::Start), vm, paused)
     }
+
+    fn resumable(&self, vm: VmId, memory: &str) -> Result<()> {
+        self.at(Op::Resumable).resumable(vm, memory)
+    }
+
+    fn resume(&self, vm: VmId, memory: &str, sources: &[(String, Layer)], paused: bool) -> Result<()> {
+        Power::resume(self.at(Op::Resume), vm, memory, sources, paused)
+    }
 }

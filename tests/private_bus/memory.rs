@@ -216,3 +216,98 @@ async fn the_client_says_what_became_of_it() {
         "{err}"
     );
 }
+
+/// A running VM with s1, taken in the middle of what it did, and newer on its disks and in its memory.
+async fn lived() -> Rig {
+    let rig = web(|vm| vm).await;
+    for value in [1, 2] {
+        assert!(rig.sim.write(id(1), "vda", 0, value) && rig.sim.work(id(1)));
+        if value == 1 {
+            create(&rig, "s1", "require").await.unwrap();
+        }
+    }
+    rig
+}
+
+/// Its state, what its disk holds, and what its memory knows.
+fn now(rig: &Rig) -> (VmState, u64, u64) {
+    let disk = rig.sim.read(id(1), "vda").unwrap()[&0];
+    (rig.sim.vm(id(1)).unwrap().state, disk, rig.sim.ram(id(1)).unwrap())
+}
+
+async fn revert(rig: &Rig, state: &'static str) -> Result<String, (String, String)> {
+    let options = options([("state", state.into()), ("safety", false.into())]);
+    rig.client.job(&snapshot_path(id(1), "s1"), "Snapshot.Revert", options).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revert_goes_on_from_it_as_asked() {
+    for (state, after) in [
+        ("as-before", (VmState::Running, 1, 1)),
+        ("running", (VmState::Running, 1, 1)),
+        ("paused", (VmState::Paused, 1, 1)),
+        ("shut-off", (VmState::ShutOff, 1, 0)),
+    ] {
+        for before in [VmState::Running, VmState::ShutOff] {
+            let rig = lived().await;
+            if before == VmState::ShutOff {
+                rig.sim.stop(id(1)).unwrap();
+            }
+            revert(&rig, state).await.unwrap();
+            assert_eq!(now(&rig), after, "{state} from {before}");
+            assert_eq!(kept(&rig.sim).len(), 1, "it can be gone back to again");
+        }
+    }
+}
+
+const STEPS: [Op; 6] = [Op::PrepareOn, Op::Stop, Op::Define, Op::Redefine, Op::Resume, Op::Discard];
+
+/// Either as before, but for what the plug cost, or reverted: and nothing left to do, and no file of nobody.
+fn settled(rig: &Rig, images: usize, what: &str) {
+    assert_eq!(rig.store().intents().unwrap(), [], "{what}");
+    let now = now(rig);
+    assert!(matches!(now, (VmState::Running, 2, 0 | 2) | (VmState::Running, 1, 1)), "{what}: it is {now:?}");
+    assert_eq!(rig.images().len(), images, "{what}: {:?}", rig.images());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_of_going_on_from_it_that_fails_is_taken_back() {
+    for op in [Op::PrepareOn, Op::Stop, Op::Define, Op::Redefine, Op::Resume] {
+        let rig = lived().await;
+        let images = rig.images().len();
+        rig.sim.fail_next(op, Error::new(ErrorKind::Failed, "on request"));
+        let (_, text) = revert(&rig, "as-before").await.unwrap_err();
+        assert!(text.contains("on request") && text.contains("as before"), "{op:?}: {text}");
+        assert_eq!(now(&rig).1, 2, "{op:?}");
+        settled(&rig, images, &format!("{op:?}"));
+        revert(&rig, "as-before").await.unwrap();
+        assert_eq!(now(&rig), (VmState::Running, 1, 1));
+    }
+}
+
+/// The daemon is killed at each step, and the next life's settling of it ends early at each step too.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_killed_while_it_goes_on_from_it_leaves_what_a_later_life_ends() {
+    for first in STEPS {
+        for second in STEPS {
+            let mut rig = lived().await;
+            let images = rig.images().len();
+            let gone = Error::new(ErrorKind::Disconnected, "the daemon was killed");
+            rig.sim.inject(Fault::new(first, Mishap::Lose(gone)));
+            let done = revert(&rig, "as-before").await;
+            if first == Op::Discard && done.is_ok() {
+                continue;
+            }
+            rig.stop().await;
+            rig.sim.connect();
+            for hypervisor in [Hooked::panics_once(&rig.sim, second) as Arc<dyn Hypervisor>, rig.sim.clone()]
+            {
+                rig.hypervisor = hypervisor;
+                rig.boot().await;
+                rig.until_running().await;
+                rig.stop().await;
+            }
+            settled(&rig, images, &format!("{first:?}, then {second:?}"));
+        }
+    }
+}

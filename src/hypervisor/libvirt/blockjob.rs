@@ -188,10 +188,11 @@ impl Running<'_> {
             // Locked by another process it may go soon; what else QEMU or libvirt say has to be dealt with.
             let locked = error.message.contains(" lock");
             error.kind = if locked { ErrorKind::Busy } else { ErrorKind::Unsupported };
-            // Seen with QEMU 10 and 7.2: a save leaves the images of a paused VM inactive until its CPUs run.
+            // QEMU leaves a paused VM's images inactive until its CPUs run: 10 and 7.2 after they wrote its memory, 10
+            // also after it took it from a file.
             if ["Inactive '", "Block node is read-only"].iter().any(|sign| error.message.contains(sign)) {
-                error.message += ". A VM whose memory was kept while it was paused is merged only after it was resumed \
-                                  or stopped (`virsh resume`, `virsh destroy`)";
+                error.message += ". A paused VM whose memory was kept, or that went on from it, is merged only after it \
+                                  was resumed or stopped (`virsh resume`, `virsh destroy`)";
             }
         }
         error

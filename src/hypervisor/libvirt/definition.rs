@@ -6,7 +6,7 @@ use roxmltree::Node;
 
 use super::{
     edit::{Edits, disks, forget_chain, put_on, target, with_its_line},
-    nodes::{broken, child, child_text, parse},
+    nodes::{broken, child, child_text, parse, source},
 };
 use crate::hypervisor::{Error, ErrorKind, Layer, Result};
 
@@ -72,6 +72,46 @@ pub(super) fn put_together(then: &str, now: &str, sources: &[(String, Layer)]) -
     Ok(edits.apply(then))
 }
 
+/// The definition that kept memory goes with, `then`, with these images for these disks, and for all others what they
+/// are on `now`. Nothing else may differ: the guest knows it.
+pub(super) fn with_memory(then: &str, now: &str, sources: &[(String, Layer)]) -> Result<String> {
+    let (then_doc, now_doc) = (parse(then)?, parse(now)?);
+    let (old, new) = (then_doc.root_element(), now_doc.root_element());
+    let refuse = |what: String| Err(Error::new(ErrorKind::Unsupported, what));
+    for (element, what) in [("uuid", "UUID"), ("name", "name")] {
+        let (was, is) = (child_text(old, element), child_text(new, element));
+        if was != is {
+            let (was, is) = (was.unwrap_or_default(), is.unwrap_or_default());
+            return refuse(format!("the VM's {what} was {was} then, and is {is} now"));
+        }
+    }
+    let mut edits = Edits::default();
+    for disk in disks(old) {
+        let name = target(disk);
+        let Some(is) = disks(new).find(|d| name.is_some() && target(*d) == name) else {
+            return refuse(format!("the VM has no disk {} any more", name.unwrap_or_default()));
+        };
+        let layer = sources.iter().find(|(target, _)| Some(target.as_str()) == name).map(|(_, l)| l.clone());
+        forget_chain(disk, &mut edits);
+        match layer.or_else(|| image(is)) {
+            Some(layer) if disk.attribute("type") == Some("file") => put_on(disk, &layer, &mut edits),
+            // A drive that was emptied.
+            None if disk.attribute("type") == Some("file") => {
+                edits.remove(child(disk, "source").map_or(0..0, with_its_line));
+            }
+            _ => {}
+        }
+    }
+    Ok(edits.apply(then))
+}
+
+/// What a disk that is a file is on.
+fn image(disk: Node<'_, '_>) -> Option<Layer> {
+    let path = source(disk).filter(|_| disk.attribute("type") == Some("file"))?;
+    let format = child(disk, "driver").and_then(|d| d.attribute("type")).unwrap_or("raw").to_owned();
+    Some(Layer { path, format })
+}
+
 /// One element of the VM's own, as it is now.
 fn keep(now: &str, element: &str, (old, new): (Node<'_, '_>, Node<'_, '_>), edits: &mut Edits) -> Result<()> {
     let is = child(new, element).map(|n| &now[n.range()]);
@@ -109,10 +149,7 @@ fn address<'t>(text: &'t str, device: Node<'_, '_>) -> Option<&'t str> {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::{nodes::source, xml},
-        *,
-    };
+    use super::{super::xml, *};
 
     const SEEN: [&str; 2] = [include_str!("seen/snapshot-9.0.xml"), include_str!("seen/snapshot-11.3.xml")];
 
@@ -204,6 +241,38 @@ mod tests {
             assert!(put_together(&then, &moved, &sources).unwrap().contains("slot='0x04'"));
             let gone = [("hdc".to_owned(), layer("/i/new", "raw"))];
             assert_eq!(put_together(&then, &now, &gone).unwrap_err().kind, ErrorKind::ChainMismatch);
+        }
+    }
+
+    #[test]
+    fn memory_gets_its_disks_images_and_keeps_all_else_that_the_guest_knows() {
+        for text in SEEN {
+            let then = of_snapshot(text).unwrap();
+            let now = then
+                .replace("<memory unit='KiB'>16384", "<memory unit='KiB'>32768")
+                .replace("/var/lib/libvirt/images/a-vdb.s1", "/i/vdb.later")
+                .replace("/var/lib/libvirt/images/a.iso", "/i/b.iso");
+            let sources = [("vda".to_owned(), layer("/i/new", "qcow2"))];
+            let after = with_memory(&then, &now, &sources).unwrap();
+            let expected = [pair("vda", "/i/new"), pair("vdb", "/i/vdb.later"), pair("hdc", "/i/b.iso")];
+            assert_eq!(images(&after), expected);
+            assert!(!after.contains("backingStore") && after.contains("<memory unit='KiB'>16384"));
+            assert!(after.contains("passwd='secret'"));
+            assert_eq!(with_memory(&after, &now, &sources).unwrap(), after);
+
+            let emptied = now.replace("<source file='/i/b.iso'/>", "");
+            let after = with_memory(&then, &emptied, &sources).unwrap();
+            assert_eq!(images(&after)[2], pair("hdc", ""));
+            let start = now.find("<disk type='file' device='cdrom'>").unwrap();
+            let end = start + now[start..].find("</disk>").unwrap() + "</disk>".len();
+            let gone = format!("{}{}", &now[..start], &now[end..]);
+            for (now, sign) in [
+                (gone, "no disk hdc any more"),
+                (now.replace("<name>a</name>", "<name>b</name>"), "name was a then, and is b now"),
+            ] {
+                let error = with_memory(&then, &now, &sources).unwrap_err();
+                assert!(error.kind == ErrorKind::Unsupported && error.message.contains(sign), "{error}");
+            }
         }
     }
 

@@ -11,6 +11,7 @@
 //!   create, delete ─▶ change.rs   with its guards        (work)
 //!   redefine, forget ─▶ redefine.rs   metadata alone     (work)
 //!   define, stop … ─▶ switch.rs   other images, power    (work)
+//!   resume ─▶ resume.rs           on from kept memory    (work)
 //!   commit, block_jobs ─▶ blockjob.rs   merges           (work, control)
 //!   pull ─▶ pull.rs            a disk made to stand alone   (work)
 //!   wake, let_sleep ─▶ wake.rs   a stopped VM's QEMU     (work)
@@ -52,6 +53,7 @@ mod nodes;
 mod pull;
 mod redefine;
 mod redraw;
+mod resume;
 mod storage;
 mod strays;
 mod switch;
@@ -271,6 +273,14 @@ impl Power for Libvirt {
 
     fn start(&self, vm: VmId, paused: bool) -> Result<()> {
         switch::start(&*self.now()?, vm, paused)
+    }
+
+    fn resumable(&self, vm: VmId, memory: &str) -> Result<()> {
+        resume::resumable(&*self.now()?, vm, memory)
+    }
+
+    fn resume(&self, vm: VmId, memory: &str, sources: &[(String, Layer)], paused: bool) -> Result<()> {
+        resume::resume(&*self.now()?, vm, memory, sources, paused)
     }
 }
 

@@ -60,12 +60,18 @@ pub(super) fn stop(connections: &Connections, id: VmId) -> Result<()> {
 
 pub(super) fn start(connections: &Connections, id: VmId, paused: bool) -> Result<()> {
     let domain = domain(&connections.work, id)?;
-    if domain.is_active()? {
-        if !paused && domain.state()?.0 == Enum::Known(DomainState::Paused) {
-            domain.resume()?;
-        }
+    if is_on(&domain, paused)? {
         return Ok(());
     }
     domain.create_with_flags(if paused { virt_sys::VIR_DOMAIN_START_PAUSED } else { 0 })?;
     Ok(())
+}
+
+/// Whether it is on already. If it is paused and is to run, its CPUs go on.
+pub(super) fn is_on(domain: &Domain, paused: bool) -> Result<bool> {
+    let on = domain.is_active()?;
+    if on && !paused && domain.state()?.0 == Enum::Known(DomainState::Paused) {
+        domain.resume()?;
+    }
+    Ok(on)
 }

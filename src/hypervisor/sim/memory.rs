@@ -4,10 +4,10 @@
 //! kept stands as QEMU leaves it: its images are inactive, and it can neither be kept once more nor be merged until its
 //! CPUs have run.
 
-use super::{Sim, State, guest::Machine, image::Image};
+use super::{Sim, State, guest::Machine, image::Image, snapshot::mismatch};
 use crate::{
     core::model::{VmId, VmState},
-    hypervisor::{Error, ErrorKind, Result},
+    hypervisor::{Error, ErrorKind, Layer, Result},
 };
 
 #[derive(Debug)]
@@ -76,9 +76,45 @@ impl State {
     pub(super) fn keep_memory(&mut self, vm: VmId, path: &str) -> Result<()> {
         let machine = self.machine(vm)?;
         machine.ram.inactive = machine.state == VmState::Paused;
-        let file =
-            Image { bytes: machine.ram.value.to_le_bytes().to_vec(), ..Image::alien(machine.memory << 20) };
+        // Twice, so that what was damaged is seen.
+        let bytes = [machine.ram.value.to_le_bytes(); 2].concat();
+        let file = Image { bytes, ..Image::alien(machine.memory << 20) };
         self.store.files.insert(path.to_owned(), file);
+        Ok(())
+    }
+
+    /// What is kept there: its value, if it is whole.
+    pub(super) fn kept_memory(&self, path: &str) -> Result<Option<u64>> {
+        let unusable = |why: &str| Err(Error::new(ErrorKind::Unsupported, format!("reading {path}: {why}")));
+        let Some(file) = self.store.files.get(path) else {
+            return unusable("Failed to open file: No such file or directory");
+        };
+        let half = |at: usize| file.bytes.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
+        match (half(0), half(8)) {
+            (Some(one), Some(two)) => Ok((one == two).then_some(one)),
+            _ => unusable("operation failed: failed to read qemu header"),
+        }
+    }
+
+    /// Starts it with the memory that is kept there.
+    pub(super) fn go_on_from(
+        &mut self,
+        vm: VmId,
+        path: &str,
+        sources: &[(String, Layer)],
+        to: VmState,
+    ) -> Result<()> {
+        let Some(value) = self.kept_memory(path)? else {
+            let text = "internal error: QEMU unexpectedly closed the monitor: load of migration failed";
+            return Err(Error::new(ErrorKind::Failed, text));
+        };
+        for (target, layer) in sources {
+            if self.machine(vm)?.drive(target)?.active != layer.path {
+                return Err(mismatch(&format!("the definition has disk {target} on something else")));
+            }
+        }
+        self.power_on(vm, to)?;
+        self.machine(vm)?.ram.value = value;
         Ok(())
     }
 

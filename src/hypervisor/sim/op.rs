@@ -91,6 +91,10 @@ pub enum Op {
     DefineNew,
     /// `undefine_new`
     UndefineNew,
+    /// `resumable`
+    Resumable,
+    /// `resume`
+    Resume,
 }
 
 impl Op {
@@ -122,6 +126,7 @@ impl Op {
                 | Self::NameLayer
                 | Self::TakeInside
                 | Self::RevertInside
+                | Self::Resume
         )
     }
 

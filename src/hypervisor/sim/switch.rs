@@ -159,6 +159,22 @@ impl Power for Sim {
             _ => Ok(()),
         })
     }
+
+    fn resumable(&self, vm: VmId, memory: &str) -> Result<()> {
+        self.call(Asked::vm(Op::Resumable, vm, memory), |s| {
+            s.machine(vm)?;
+            s.kept_memory(memory).map(drop)
+        })
+    }
+
+    fn resume(&self, vm: VmId, memory: &str, sources: &[(String, Layer)], paused: bool) -> Result<()> {
+        let to = if paused { VmState::Paused } else { VmState::Running };
+        self.call(Asked::vm(Op::Resume, vm, to.as_str()), |s| match s.machine(vm)?.state {
+            VmState::ShutOff => s.go_on_from(vm, memory, sources, to),
+            VmState::Paused if !paused => s.let_run(vm, &[VmState::Paused]),
+            _ => Ok(()),
+        })
+    }
 }
 
 impl Sim {

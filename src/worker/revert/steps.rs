@@ -96,9 +96,7 @@ fn forwards(tools: &Tools, intent: &Intent, plan: &RevertPlan, phase: &dyn Fn(&s
         beside::put_in(hypervisor.as_ref(), variables, &variables.kept)?;
     }
     phase("defining");
-    let sources: Vec<(String, Layer)> =
-        plan.disks.iter().map(|d| (d.target.clone(), qcow2(&d.overlay))).collect();
-    hypervisor.define(intent.vm, &Definition::new(plan.wanted.clone()), &sources)?;
+    hypervisor.define(intent.vm, &Definition::new(plan.wanted.clone()), &sources(plan))?;
     reach(tools, intent, Reached::On(Step::Telling))?;
     phase("updating metadata");
     hypervisor.redefine(intent.vm, &change(plan))?;
@@ -117,12 +115,21 @@ fn forwards(tools: &Tools, intent: &Intent, plan: &RevertPlan, phase: &dyn Fn(&s
 /// Starts it, if that is wanted. It is off; or somebody has started it, and then it is theirs.
 pub(super) fn start(tools: &Tools, intent: &Intent, plan: &RevertPlan) -> Result<()> {
     if matches!(plan.then, VmState::Running | VmState::Paused) {
-        tools.hypervisor.start(intent.vm, plan.then == VmState::Paused)?;
+        let paused = plan.then == VmState::Paused;
+        match &plan.memory {
+            Some(memory) => tools.hypervisor.resume(intent.vm, memory, &sources(plan), paused)?,
+            None => tools.hypervisor.start(intent.vm, paused)?,
+        }
     }
     if let Err(e) = reach(tools, intent, Reached::On(Step::Started)) {
         tracing::warn!(VIRTSNAP_VM_UUID = %intent.vm, error = %e, "cannot store that a VM was started");
     }
     Ok(())
+}
+
+/// The new overlays, as what its disks are on.
+fn sources(plan: &RevertPlan) -> Vec<(String, Layer)> {
+    plan.disks.iter().map(|d| (d.target.clone(), qcow2(&d.overlay))).collect()
 }
 
 /// A leaf has the new overlays for its own; where there are children, those lie on its own.
