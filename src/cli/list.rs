@@ -161,6 +161,9 @@ pub(super) fn shortfall(snapshot: &Snapshot) -> Option<String> {
     (!snapshot.consistency_note.is_empty()).then(|| {
         let Snapshot { name, consistency, consistency_requested: asked, consistency_note: note, .. } =
             snapshot;
+        if asked == consistency {
+            return format!("{}: {}", quoted(name), safe(note));
+        }
         let asked = if asked.is_empty() { "more" } else { asked };
         format!("{}: asked for {}, got {}: {}", quoted(name), safe(asked), safe(consistency), safe(note))
     })
@@ -240,5 +243,8 @@ mod tests {
         snapshot.consistency_note = "the agent did not answer".into();
         let line = shortfall(&snapshot).unwrap();
         assert_eq!(line, "\"a\\nb\": asked for filesystem, got crash: the agent did not answer");
+        snapshot.consistency = "filesystem".into();
+        snapshot.consistency_note = "the TPM was not kept".into();
+        assert_eq!(shortfall(&snapshot).unwrap(), "\"a\\nb\": the TPM was not kept");
     }
 }

@@ -79,6 +79,10 @@ fn question(args: &Revert, (vm, state): (&str, &str), snapshot: &Snapshot, watch
     let stops = if state == "shut-off" { "" } else { " It is stopped for that, as if the plug was pulled." };
     let resumes = snapshot.content == "full" && !args.then.off;
     let resumes = if resumes { " Then it goes on where it was at that time, from its memory." } else { "" };
+    let known = match snapshot.consistency_note.as_str() {
+        "" => String::new(),
+        note => format!(" What is known of it: {}.", safe(note)),
+    };
     let costs = if args.no_safety {
         "Everything written to its disks since the last snapshot is LOST, as none is taken first.".to_owned()
     } else {
@@ -88,7 +92,7 @@ fn question(args: &Revert, (vm, state): (&str, &str), snapshot: &Snapshot, watch
             safe(&like)
         )
     };
-    format!("Revert {} to snapshot {name}, taken {taken}?{stops}{resumes} {costs}", quoted(vm))
+    format!("Revert {} to snapshot {name}, taken {taken}?{known}{stops}{resumes} {costs}", quoted(vm))
 }
 
 #[cfg(test)]
@@ -128,6 +132,12 @@ mod tests {
             "Revert \"db\" to snapshot \"good\", taken 1970-01-01 01:00:00 (1 h ago)? It is stopped for that, as if \
              the plug was pulled. What its disks hold now is kept in a new snapshot, \"before-revert-good-(time)\", \
              and can be reverted to."
+        );
+        let noted = Snapshot { consistency_note: "the TPM was not kept".into(), ..snapshot.clone() };
+        let asked = question(&parsed(&[]), ("db", "shut-off"), &noted, &watch);
+        assert!(
+            asked.contains("(1 h ago)? What is known of it: the TPM was not kept. What its disks"),
+            "{asked}"
         );
         let with_memory = Snapshot { content: "full".into(), ..snapshot.clone() };
         let asked = |args: &[&str]| question(&parsed(args), ("db", "shut-off"), &with_memory, &watch);

@@ -303,6 +303,12 @@ fn plan(
         None => None,
     };
     let memory = memory(revert, record);
+    if vm.tpm && memory.is_none() {
+        tracing::warn!(
+            VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %name,
+            "the state of VM {}'s emulated TPM stays as it is now: only with the memory is it kept", vm.name
+        );
+    }
     let before = match (memory, record.taken) {
         (None, _) => was,
         (Some(_), Taken::Paused) => VmState::Paused,
