@@ -307,7 +307,19 @@ async fn whoever_is_killed_while_it_goes_on_from_it_leaves_what_a_later_life_end
                 rig.until_running().await;
                 rig.stop().await;
             }
-            settled(&rig, images, &format!("{first:?}, then {second:?}"));
+            let what = format!("{first:?}, then {second:?}");
+            if now(&rig) == (VmState::ShutOff, 1, 0) {
+                // It may have gone on and written since: memory that went on once more would not fit its disks.
+                assert_eq!(second, Op::Resume, "{what}");
+                rig.sim.start(id(1)).unwrap();
+                assert_eq!(
+                    (rig.store().intents().unwrap(), rig.images().len()),
+                    (Vec::new(), images),
+                    "{what}"
+                );
+                continue;
+            }
+            settled(&rig, images, &what);
         }
     }
 }

@@ -128,6 +128,14 @@ fn go_on(tools: &Tools, intent: &Intent, plan: &RevertPlan, vm: &Vm) -> Result<b
         return Ok(true);
     }
     verify(tools, intent, plan)?;
+    if plan.memory.is_some() && is_on(plan.then) && !is_on(hypervisor.vm(vm.id)?.state) {
+        tracing::error!(
+            VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %plan.snapshot,
+            "VM {} was about to go on from the memory of snapshot {} when that was interrupted, and is off: it may have \
+             run since, so it is not done again. Start it, or revert to the snapshot once more",
+            vm.name, plan.snapshot
+        );
+    }
     Ok(false)
 }
 
@@ -168,6 +176,6 @@ fn give_up(tools: &Tools, intent: &Intent, plan: &RevertPlan, vm: &Vm) -> Result
     Ok(())
 }
 
-fn is_on(state: VmState) -> bool {
+pub(super) fn is_on(state: VmState) -> bool {
     state != VmState::ShutOff
 }

@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::{
-    back::back,
+    back::{back, is_on},
     reached::{Reached, Step},
 };
 use crate::{
@@ -114,12 +114,16 @@ fn forwards(tools: &Tools, intent: &Intent, plan: &RevertPlan, phase: &dyn Fn(&s
 
 /// Starts it, if that is wanted. It is off; or somebody has started it, and then it is theirs.
 pub(super) fn start(tools: &Tools, intent: &Intent, plan: &RevertPlan) -> Result<()> {
-    if matches!(plan.then, VmState::Running | VmState::Paused) {
-        let paused = plan.then == VmState::Paused;
-        match &plan.memory {
-            Some(memory) => tools.hypervisor.resume(intent.vm, memory, &sources(plan), paused)?,
-            None => tools.hypervisor.start(intent.vm, paused)?,
+    let (hypervisor, paused) = (&tools.hypervisor, plan.then == VmState::Paused);
+    match &plan.memory {
+        Some(memory) if is_on(plan.then) => {
+            // Written down before: memory that goes on a second time, on disks that were written since the first, has
+            // their file systems destroyed by its own caches. Rather off than that.
+            reach(tools, intent, Reached::On(Step::Started))?;
+            return hypervisor.resume(intent.vm, memory, &sources(plan), paused);
         }
+        _ if is_on(plan.then) => hypervisor.start(intent.vm, paused)?,
+        _ => {}
     }
     if let Err(e) = reach(tools, intent, Reached::On(Step::Started)) {
         tracing::warn!(VIRTSNAP_VM_UUID = %intent.vm, error = %e, "cannot store that a VM was started");
