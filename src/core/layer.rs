@@ -41,7 +41,12 @@ pub fn unnamed<'a>(facts: &Facts<'a>) -> Result<Vec<Layer<'a>>, String> {
             None => disk.chain.len().saturating_sub(1),
             Some(current) => {
                 let told = health::told(facts, current, disk.target);
-                let fits = |at: &usize| chain::links(disk.target, &disk.chain[*at..], &told).is_ok();
+                // With nothing in between: what lies there nobody can name without telling the one above.
+                let fits = |at: &usize| {
+                    let chain = &disk.chain[*at..];
+                    chain::links(disk.target, chain, &told)
+                        .is_ok_and(|links| links.iter().zip(chain).all(|(link, image)| link.above == *image))
+                };
                 let at = (0..disk.chain.len()).find(fits);
                 at.ok_or_else(|| {
                     format!("Disk {} lies on something else than its snapshots say.", disk.target)
