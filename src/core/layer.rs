@@ -47,8 +47,15 @@ pub fn unnamed<'a>(facts: &Facts<'a>) -> Result<Vec<Layer<'a>>, String> {
                     chain::links(disk.target, chain, &told)
                         .is_ok_and(|links| links.iter().zip(chain).all(|(link, image)| link.above == *image))
                 };
+                let named = |image: &&str| {
+                    let names = |s: &health::SnapshotFacts<'_>| {
+                        let own = s.disks.iter().any(|(_, above, below)| above == image || below == image);
+                        own || s.reverted.iter().any(|(_, above)| above == image)
+                    };
+                    facts.snapshots.iter().any(names)
+                };
                 let at = (0..disk.chain.len()).find(fits);
-                at.ok_or_else(|| {
+                at.filter(|at| !disk.chain[..*at].iter().any(named)).ok_or_else(|| {
                     format!("Disk {} lies on something else than its snapshots say.", disk.target)
                 })?
             }

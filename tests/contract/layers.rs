@@ -9,7 +9,7 @@ use virtsnap::{
     hypervisor::{ErrorKind, Hypervisor, NewRecord, SnapshotRecord},
 };
 
-use super::{Rig, RigVm, chain, connected, daemon::Daemon, name, records, refused};
+use super::{DEADLINE, Rig, RigVm, chain, connected, daemon::Daemon, name, records, refused};
 
 const TWO: RigVm = RigVm { disks: 2, running: true, agent: false };
 const DISKS: [&str; 2] = ["vda", "vdb"];
@@ -108,6 +108,9 @@ pub(crate) fn they_are_merged_away_like_others_also_when_libvirt_was_away(rig: &
     rig.reconnect();
     super::wait_for(&events, "the connection", |e| matches!(e, virtsnap::hypervisor::Event::Connected(_)));
     assert_eq!(records(&*hv, vm), before, "libvirt reads it back");
+    // A libvirtd that has just started has a look at each VM first.
+    let idle = || (!hv.vm(vm).unwrap().busy).then_some(());
+    crate::harness::wait_for(DEADLINE, "libvirtd has ended its own job on the VM", idle);
     let [f1, two, three] = &line(&*hv, vm)[..] else { panic!("{before:?}") };
     for (gone, left) in [(two, vec![(f1, 1), (three, 3)]), (f1, vec![(three, 3)]), (three, vec![])] {
         delete(&daemon, vm, gone);
