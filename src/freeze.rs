@@ -9,10 +9,9 @@
 //!                                                              the keeper: on and on, with back-off
 //! ```
 //!
-//! Two facts shape it (seen on real guests): a freeze that timed out is still carried out when the agent comes
-//! back, so an error is no reason not to thaw; and a thaw that *succeeds* proves that no earlier freeze is on its
-//! way, because the agent takes its commands in order.
-
+//! Two facts shape it (seen on real guests): a freeze that timed out is still carried out when the agent comes back, so
+//! an error is no reason not to thaw; and a thaw that *succeeds* proves that no earlier freeze is on its way, because the
+//! agent takes its commands in order.
 mod slots;
 
 use std::{
