@@ -63,15 +63,25 @@ pub(super) fn start(connections: &Connections, id: VmId, paused: bool) -> Result
     if is_on(&domain, paused)? {
         return Ok(());
     }
-    domain.create_with_flags(if paused { virt_sys::VIR_DOMAIN_START_PAUSED } else { 0 })?;
-    Ok(())
+    match domain.create_with_flags(if paused { virt_sys::VIR_DOMAIN_START_PAUSED } else { 0 }) {
+        Ok(_) => Ok(()),
+        // Asked for by somebody who was killed since: libvirt carries that out all the same, and it came first.
+        Err(_) if is_on(&domain, paused)? => Ok(()),
+        Err(e) => Err(e.into()),
+    }
 }
 
 /// Whether it is on already. If it is paused and is to run, its CPUs go on.
 pub(super) fn is_on(domain: &Domain, paused: bool) -> Result<bool> {
     let on = domain.is_active()?;
-    if on && !paused && domain.state()?.0 == Enum::Known(DomainState::Paused) {
-        domain.resume()?;
+    let stands = || Ok::<_, Error>(domain.state()?.0 == Enum::Known(DomainState::Paused));
+    if on && !paused && stands()? {
+        match domain.resume() {
+            Ok(_) => {}
+            // It was being started, by somebody who was killed since: it goes on by itself.
+            Err(_) if !stands()? => {}
+            Err(e) => return Err(e.into()),
+        }
     }
     Ok(on)
 }
