@@ -64,7 +64,7 @@ pub(super) fn start(connections: &Connections, id: VmId, paused: bool) -> Result
         return Ok(());
     }
     match domain.create_with_flags(if paused { virt_sys::VIR_DOMAIN_START_PAUSED } else { 0 }) {
-        Ok(_) => Ok(()),
+        Ok(()) => Ok(()),
         // Asked for by somebody who was killed since: libvirt carries that out all the same, and it came first.
         Err(_) if is_on(&domain, paused)? => Ok(()),
         Err(e) => Err(e.into()),
@@ -77,7 +77,7 @@ pub(super) fn is_on(domain: &Domain, paused: bool) -> Result<bool> {
     let stands = || Ok::<_, Error>(domain.state()?.0 == Enum::Known(DomainState::Paused));
     if on && !paused && stands()? {
         match domain.resume() {
-            Ok(_) => {}
+            Ok(()) => {}
             // It was being started, by somebody who was killed since: it goes on by itself.
             Err(_) if !stands()? => {}
             Err(e) => return Err(e.into()),
