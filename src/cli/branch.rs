@@ -6,11 +6,10 @@ use super::{
     args::Branch,
     console::Console,
     exit::{Exit, Failure},
-    follow::{self, Ended, OneJob},
+    follow,
     inventory::Inventory,
     proxy::{Options, SnapshotProxy},
     render::{quoted, safe},
-    view,
 };
 
 /// Makes a VM on a snapshot.
@@ -24,30 +23,14 @@ pub(super) async fn branch(
     let snapshot = all.snapshot(vm, &args.snapshot)?;
     let proxy = SnapshotProxy::new(bus, &snapshot.path).await?;
     let job = proxy.branch(&args.new_name, options(args)).await?;
-    if args.wait.no_wait {
-        return follow::started(&job, bus, console).await;
-    }
-    let Some(ended) = follow::wait_for(std::slice::from_ref(&job), bus, console).await? else {
-        return Ok(Exit::Interrupted);
-    };
-    if console.json {
-        let job = follow::read(&job, bus).await?;
-        let shown = view::Job::new(&job, &console.watch);
-        console.answer(&OneJob { job: Some(shown) })?;
-    }
-    let exit = ended.first().map_or(Exit::Done, Ended::exit);
     let (new, of) = (quoted(&args.new_name), quoted(&snapshot.name));
-    if exit == Exit::Done && !console.json {
-        console.line(&format!(
-            "{}: {new} branched off snapshot {of}, which stays as long as that is there{}",
-            safe(&vm.name),
-            if args.start { "; it runs" } else { "" }
-        ))?;
-    }
-    for ended in ended {
-        ended.report(&format!("{new} was not branched off snapshot {of} of {}", quoted(&vm.name)), console);
-    }
-    Ok(exit)
+    let done = format!(
+        "{}: {new} branched off snapshot {of}, which stays as long as that is there{}",
+        safe(&vm.name),
+        if args.start { "; it runs" } else { "" }
+    );
+    let failed = format!("{new} was not branched off snapshot {of} of {}", quoted(&vm.name));
+    follow::told(&job, &args.wait, (&done, &failed), bus, console).await
 }
 
 fn options(args: &Branch) -> Options<'_> {

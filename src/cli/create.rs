@@ -1,5 +1,7 @@
 //! `virtsnap create`: takes a snapshot and says how consistent it came out.
 
+use std::ops::ControlFlow;
+
 use serde::Serialize;
 use zbus::{Connection, OwnedObjectPath, Variant};
 
@@ -31,26 +33,22 @@ pub(super) async fn create(
     let vm = ManagerProxy::new(bus).await?.lookup_vm(&args.vm).await?;
     let name = args.name.as_deref().unwrap_or_default();
     let job = VMProxy::new(bus, &vm).await?.create_snapshot(name, options(args)).await?;
-    if args.wait.no_wait {
-        return follow::started(&job, bus, console).await;
-    }
-    let Some(ended) = follow::wait_for(std::slice::from_ref(&job), bus, console).await? else {
-        return Ok(Exit::Interrupted);
+    let ended = match follow::one(&job, &args.wait, bus, console).await? {
+        ControlFlow::Continue(ended) => ended,
+        ControlFlow::Break(exit) => return Ok(exit),
     };
-    for ended in &ended {
-        let made = if let Ended::Done(made) = ended { made.as_ref() } else { None };
-        if console.json {
-            answer(&job, &vm, made, bus, console).await?;
-        } else if let Some(made) = made {
-            let snapshot: Snapshot = props::read(bus, made).await?;
-            console.line(&format!("{}: {}", safe(&args.vm), taken(&snapshot)))?;
-            if let Some(line) = shortfall(&snapshot) {
-                console.line(&line)?;
-            }
+    let made = if let Ended::Done(made) = &ended { made.as_ref() } else { None };
+    if console.json {
+        answer(&job, &vm, made, bus, console).await?;
+    } else if let Some(made) = made {
+        let snapshot: Snapshot = props::read(bus, made).await?;
+        console.line(&format!("{}: {}", safe(&args.vm), taken(&snapshot)))?;
+        if let Some(line) = shortfall(&snapshot) {
+            console.line(&line)?;
         }
-        ended.report(&format!("no snapshot of {} was taken", quoted(&args.vm)), console);
     }
-    Ok(ended.first().map_or(Exit::Done, Ended::exit))
+    ended.report(&format!("no snapshot of {} was taken", quoted(&args.vm)), console);
+    Ok(ended.exit())
 }
 
 fn options(args: &Create) -> Options<'_> {

@@ -6,13 +6,12 @@ use super::{
     args::Delete,
     console::Console,
     exit::{Exit, Failure},
-    follow::{self, Ended, OneJob},
+    follow,
     inventory::Inventory,
     pace,
     props::Snapshot,
     proxy::{Options, SnapshotProxy},
     render::{Watch, known_size, quoted, safe},
-    view,
 };
 
 /// Deletes a snapshot.
@@ -32,26 +31,10 @@ pub(super) async fn delete(
     console.confirm(&question, args.consent.yes)?;
 
     let job = SnapshotProxy::new(bus, &snapshot.path).await?.delete(options).await?;
-    if args.wait.no_wait {
-        return follow::started(&job, bus, console).await;
-    }
-    let Some(ended) = follow::wait_for(std::slice::from_ref(&job), bus, console).await? else {
-        return Ok(Exit::Interrupted);
-    };
-    if console.json {
-        let job = follow::read(&job, bus).await?;
-        let shown = view::Job::new(&job, &console.watch);
-        console.answer(&OneJob { job: Some(shown) })?;
-    }
-    let exit = ended.first().map_or(Exit::Done, Ended::exit);
     let name = quoted(&snapshot.name);
-    if exit == Exit::Done && !console.json {
-        console.line(&format!("{}: snapshot {name} deleted", safe(&vm.name)))?;
-    }
-    for ended in ended {
-        ended.report(&format!("snapshot {name} of {} was not deleted", quoted(&vm.name)), console);
-    }
-    Ok(exit)
+    let done = format!("{}: snapshot {name} deleted", safe(&vm.name));
+    let failed = format!("snapshot {name} of {} was not deleted", quoted(&vm.name));
+    follow::told(&job, &args.wait, (&done, &failed), bus, console).await
 }
 
 fn question(vm: &str, snapshot: &Snapshot, metadata_only: bool, watch: &Watch) -> String {

@@ -1,10 +1,13 @@
 //! Jobs that a verb started: waiting for them, and saying how they ended.
 
+use std::ops::ControlFlow;
+
 use futures_util::future::join_all;
 use serde::Serialize;
 use zbus::{Connection, OwnedObjectPath};
 
 use super::{
+    args::Wait,
     console::Console,
     exit::{Exit, Failure, exit_of, hint_for},
     inventory::Object,
@@ -64,6 +67,54 @@ pub(super) async fn wait_for(
     }
 }
 
+/// Follows a verb's only job to its end. `Break` where there is nothing more to say: it was only to be started, or the
+/// person would not wait.
+pub(super) async fn one(
+    job: &OwnedObjectPath,
+    asked: &Wait,
+    bus: &Connection,
+    console: &mut Console<'_>,
+) -> Result<ControlFlow<Exit, Ended>, Failure> {
+    if asked.no_wait {
+        return started(job, bus, console).await.map(ControlFlow::Break);
+    }
+    let ended = wait_for(std::slice::from_ref(job), bus, console).await?;
+    let ended = ended.and_then(|all| all.into_iter().next());
+    Ok(ended.map_or(ControlFlow::Break(Exit::Interrupted), ControlFlow::Continue))
+}
+
+/// As [`one`], for a verb that has one thing to say whichever way it ended.
+pub(super) async fn told(
+    job: &OwnedObjectPath,
+    asked: &Wait,
+    (done, failed): (&str, &str),
+    bus: &Connection,
+    console: &mut Console<'_>,
+) -> Result<Exit, Failure> {
+    let ended = match one(job, asked, bus, console).await? {
+        ControlFlow::Continue(ended) => ended,
+        ControlFlow::Break(exit) => return Ok(exit),
+    };
+    if console.json {
+        answer(job, bus, console).await?;
+    } else if matches!(ended, Ended::Done(_)) {
+        console.line(done)?;
+    }
+    ended.report(failed, console);
+    Ok(ended.exit())
+}
+
+/// Answers with the job as it is by now.
+pub(super) async fn answer(
+    job: &OwnedObjectPath,
+    bus: &Connection,
+    console: &mut Console<'_>,
+) -> Result<(), Failure> {
+    let job = read(job, bus).await?;
+    let shown = view::Job::new(&job, &console.watch);
+    console.answer(&OneJob { job: Some(shown) })
+}
+
 async fn wait(job: &OwnedObjectPath, bus: &Connection) -> Result<Ended, Failure> {
     let proxy = JobProxy::new(bus, job).await?;
     match proxy.wait(Options::new()).await {
@@ -108,11 +159,10 @@ pub(super) async fn started(
     bus: &Connection,
     console: &mut Console<'_>,
 ) -> Result<Exit, Failure> {
-    let job = read(job, bus).await?;
     if console.json {
-        let shown = view::Job::new(&job, &console.watch);
-        console.answer(&OneJob { job: Some(shown) })?;
+        answer(job, bus, console).await?;
     } else {
+        let job = read(job, bus).await?;
         console.line(&started_line(&job))?;
     }
     Ok(Exit::Done)

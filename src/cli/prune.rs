@@ -2,6 +2,8 @@
 //!
 //! Both ask the daemon's `PreviewPrune`, which is decided by the code that prunes; the client has no rules.
 
+use std::ops::ControlFlow;
+
 use serde::Serialize;
 use zbus::{Connection, OwnedObjectPath};
 
@@ -9,7 +11,7 @@ use super::{
     args::{Plan, Prune},
     console::Console,
     exit::{Exit, Failure},
-    follow::{self, Ended},
+    follow,
     inventory::{Inventory, Object},
     pace,
     props::{Snapshot, Vm},
@@ -148,11 +150,9 @@ pub(super) async fn prune(
     console.confirm(&question, args.consent.yes || doomed.is_empty())?;
 
     let job = VMProxy::new(bus, &vm.path).await?.prune(paced).await?;
-    if args.wait.no_wait {
-        return follow::started(&job, bus, console).await;
-    }
-    let Some(ended) = follow::wait_for(std::slice::from_ref(&job), bus, console).await? else {
-        return Ok(Exit::Interrupted);
+    let ended = match follow::one(&job, &args.wait, bus, console).await? {
+        ControlFlow::Continue(ended) => ended,
+        ControlFlow::Break(exit) => return Ok(exit),
     };
 
     // Not what was planned but what is gone: a limit or a failure may have left some of it.
@@ -172,10 +172,8 @@ pub(super) async fn prune(
             console.line(&format!("{left} more to delete; `virtsnap prune --all` goes beyond max-delete"))?;
         }
     }
-    for ended in &ended {
-        ended.report(&format!("pruning {} was not finished", quoted(&vm.name)), console);
-    }
-    Ok(ended.first().map_or(Exit::Done, Ended::exit))
+    ended.report(&format!("pruning {} was not finished", quoted(&vm.name)), console);
+    Ok(ended.exit())
 }
 
 async fn preview(vm: &Object<Vm>, bus: &Connection, options: Options<'_>) -> Result<Vec<Verdict>, Failure> {

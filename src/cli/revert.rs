@@ -1,17 +1,18 @@
 //! `virtsnap revert`: puts a VM back to a snapshot, after a word on what that costs.
 
+use std::ops::ControlFlow;
+
 use zbus::Connection;
 
 use super::{
     args::{After, Revert},
     console::Console,
     exit::{Exit, Failure},
-    follow::{self, Ended, OneJob},
+    follow::{self, Ended},
     inventory::Inventory,
     props::{self, Snapshot},
     proxy::{Options, SnapshotProxy},
     render::{Watch, quoted, safe},
-    view,
 };
 
 /// Reverts a VM.
@@ -27,33 +28,25 @@ pub(super) async fn revert(
     console.confirm(&question, args.consent.yes)?;
 
     let job = SnapshotProxy::new(bus, &snapshot.path).await?.revert(options(args)).await?;
-    if args.wait.no_wait {
-        return follow::started(&job, bus, console).await;
-    }
-    let Some(ended) = follow::wait_for(std::slice::from_ref(&job), bus, console).await? else {
-        return Ok(Exit::Interrupted);
+    let ended = match follow::one(&job, &args.wait, bus, console).await? {
+        ControlFlow::Continue(ended) => ended,
+        ControlFlow::Break(exit) => return Ok(exit),
     };
-    if console.json {
-        let job = follow::read(&job, bus).await?;
-        let shown = view::Job::new(&job, &console.watch);
-        console.answer(&OneJob { job: Some(shown) })?;
-    }
-    let exit = ended.first().map_or(Exit::Done, Ended::exit);
     let name = quoted(&snapshot.name);
-    for ended in ended {
-        if let (Ended::Done(safety), false) = (&ended, console.json) {
-            let way_back = match safety {
-                Some(path) => {
-                    let safety: Snapshot = props::read(bus, path).await?;
-                    format!("; the way back is snapshot {}", quoted(&safety.name))
-                }
-                None => String::new(),
-            };
-            console.line(&format!("{}: reverted to snapshot {name}{way_back}", safe(&vm.name)))?;
-        }
-        ended.report(&format!("{} was not reverted to snapshot {name}", quoted(&vm.name)), console);
+    if console.json {
+        follow::answer(&job, bus, console).await?;
+    } else if let Ended::Done(safety) = &ended {
+        let way_back = match safety {
+            Some(path) => {
+                let safety: Snapshot = props::read(bus, path).await?;
+                format!("; the way back is snapshot {}", quoted(&safety.name))
+            }
+            None => String::new(),
+        };
+        console.line(&format!("{}: reverted to snapshot {name}{way_back}", safe(&vm.name)))?;
     }
-    Ok(exit)
+    ended.report(&format!("{} was not reverted to snapshot {name}", quoted(&vm.name)), console);
+    Ok(ended.exit())
 }
 
 fn options(args: &Revert) -> Options<'_> {
