@@ -13,7 +13,7 @@ use crate::{
         stray,
     },
     hypervisor::{self, Agent, Hypervisor, Vm},
-    store::{HalfDeleted, Store, StoreError},
+    store::{HalfDeleted, Intent, Store, StoreError},
 };
 
 /// Why a VM could not be read.
@@ -36,6 +36,13 @@ pub fn read(hypervisor: &dyn Hypervisor, store: &Store, id: VmId) -> Result<VmRe
         health::examine(&hypervisor::facts(&vm, &snapshots, hypervisor.features()?, unfinished));
     let strays = store.strays(id)?;
     findings.extend(stray::finding(&strays));
+    if let Some(intent) = store.adrift(id)? {
+        // What else libvirt says is not so.
+        findings = vec![match intent.phase.as_str() {
+            Intent::LOST => health::lost_sight(&intent.name),
+            _ => health::adrift(&intent.name),
+        }];
+    }
     let known = Known {
         qualities: store.qualities(id)?,
         half_deleted: store.half_deleted(id)?,

@@ -127,6 +127,7 @@ harness::on_both! {
                 let connected: bool = daemon.manager("HypervisorConnected");
                 (connected && vm.state() == "running").then_some(())
             });
+            vm.put_right(|| daemon.says_adrift("rev"));
             let value = value_now(tb, &vm);
             println!("{round}: killed at {phase:?}: the disks hold {value}");
             assert!(value == round || value == 1, "{value} is of no time: {}", daemon.journal());

@@ -160,6 +160,27 @@ pub fn examine(facts: &Facts<'_>) -> Vec<Finding> {
     found
 }
 
+/// QEMU has done its part of something, and libvirt, which ended there, does not know.
+pub fn adrift(snapshot: &SnapshotName) -> Finding {
+    let text = format!(
+        "The VM's QEMU writes to images that libvirt does not know of, since libvirtd ended in the middle of work on \
+         snapshot {snapshot}. Its definition names them, so nothing is lost: shut the VM down and start it again. Until \
+         then nothing can be done to its snapshots, by nobody (a reboot from inside is not enough; do not migrate it)."
+    );
+    Finding::new(Health::Broken, text)
+}
+
+/// The same, and libvirt takes the VM for off.
+pub fn lost_sight(snapshot: &SnapshotName) -> Finding {
+    let text = format!(
+        "libvirtd ended just when the VM's QEMU was to leave the image of snapshot {snapshot}, and now calls the VM shut \
+         off, though its QEMU may run on (`pgrep -af qemu`). The image below was written to later than the one that the VM \
+         would start on. Do not start it before that is looked at: the next job that is asked for says which images they \
+         are, and what to do."
+    );
+    Finding::new(Health::Broken, text)
+}
+
 /// The VM would start on something else than it runs on.
 fn misconfigured(disk: &DiskFacts<'_>) -> Option<Finding> {
     let (runs_on, named) = (disk.chain.first()?, disk.configured?);

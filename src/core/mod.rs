@@ -27,5 +27,6 @@ pub mod select;
 pub mod settings;
 pub mod simulate;
 pub mod stray;
+pub mod taking;
 pub mod text;
 pub mod view;

@@ -23,6 +23,7 @@ mod inside;
 pub mod libvirt;
 mod merge;
 mod metadata;
+mod opened;
 mod power;
 pub mod sim;
 mod switch;
@@ -44,6 +45,7 @@ pub use self::{
     inside::Inside,
     merge::{BlockJob, Commit, Committed, Copied, JobKind, Merge, Steer},
     metadata::{Metadata, NewRecord, Redefine, RevertDisks, SnapshotXml},
+    opened::{Opened, OpenedDisk},
     power::Power,
     switch::{Definition, Switch},
     told::{line_to_current, told},
@@ -309,7 +311,19 @@ pub enum Event {
 
 /// A libvirt/QEMU host.
 pub trait Hypervisor:
-    Branch + Images + Inside + Merge + Metadata + Power + Switch + Wake + Send + Sync + std::fmt::Debug + 'static
+    Branch
+    + Images
+    + Inside
+    + Merge
+    + Metadata
+    + Opened
+    + Power
+    + Switch
+    + Wake
+    + Send
+    + Sync
+    + std::fmt::Debug
+    + 'static
 {
     /// Starts to connect, and to reconnect, with back-off, for ever. Returns at once; events go to the function
     /// from whatever thread has them, so it must not block.

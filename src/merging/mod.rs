@@ -16,10 +16,14 @@
 //! images until the last of them is told, and the VM reads what its QEMU knows.
 
 mod look;
+mod truth;
 
 use std::{collections::BTreeSet, time::Duration};
 
-pub use self::look::{check_room, look};
+pub use self::{
+    look::{check_room, look},
+    truth::{adrift, check_times},
+};
 use crate::{
     clock,
     core::{
@@ -62,6 +66,11 @@ pub trait Watcher {
 
     /// The VM is about to be woken (true), or sleeps again (false).
     fn awake(&mut self, _awake: bool) -> Result<()> {
+        Ok(())
+    }
+
+    /// The VM's QEMU is on images that libvirt does not know of.
+    fn adrift(&mut self) -> Result<()> {
         Ok(())
     }
 
@@ -170,6 +179,9 @@ fn one(
 ) -> Result<Committed> {
     if earlier.begun {
         end_left_over(hypervisor, id, (i, part), watcher)?;
+        if let Some(text) = adrift(hypervisor, id, || watcher.adrift())? {
+            return Err(Error::new(ErrorKind::ChainMismatch, text));
+        }
     }
     let vm = hypervisor.vm(id)?;
     let done = match place(&vm)? {
@@ -204,6 +216,9 @@ fn one(
 }
 
 /// A job that outlived whoever began it: an inner one ends by itself, one of the active layer when it is told to.
+///
+/// A libvirtd that was killed when QEMU said that one is ready never learns it (seen with 9.0): such a one is ended, and
+/// the merge begun anew.
 fn end_left_over(
     hypervisor: &dyn Hypervisor,
     id: VmId,
@@ -211,13 +226,16 @@ fn end_left_over(
     watcher: &mut dyn Watcher,
 ) -> Result<()> {
     let of_disk = |jobs: Vec<BlockJob>| jobs.into_iter().find(|job| job.target == part.target);
+    let mut waited = 0;
     while let Some(job) = of_disk(jobs(hypervisor, id)?) {
         if job.kind == JobKind::Other {
             let text = format!("disk {} has another block job now", part.target);
             return Err(Error::new(ErrorKind::Busy, text));
         }
         let stop = watcher.steer(i, job.copied) == Steer::Stop;
-        if job.ready || stop {
+        let copied = job.copied.total > 0 && job.copied.done == job.copied.total;
+        waited = if copied { waited + 1 } else { 0 };
+        if job.ready || stop || waited > LOCKED {
             hypervisor.end_block_job(id, &part.target)?;
         }
         if stop {

@@ -15,13 +15,14 @@ use crate::core::{
     model::{SnapshotName, VmId},
     policy::Quiesce,
     revert::RevertPlan,
+    taking::TakingPlan,
 };
 
 /// What is being done, with all that its end must know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Begun {
     /// A snapshot is taken.
-    Create,
+    Create(Box<TakingPlan>),
     /// One is deleted by the hypervisor's own means.
     Delete,
     /// A run of snapshots is merged away.
@@ -38,7 +39,7 @@ impl Begun {
     /// Its word in the database, and its detail.
     fn written(&self) -> Result<(&'static str, String)> {
         Ok(match self {
-            Self::Create => ("create", String::new()),
+            Self::Create(plan) => ("create", json(plan)?),
             Self::Delete => ("delete", String::new()),
             Self::Drop => ("drop", String::new()),
             Self::Merge(recipe) => ("merge", json(recipe)?),
@@ -49,7 +50,9 @@ impl Begun {
 
     fn read(kind: &str, detail: &str) -> Option<Self> {
         match kind {
-            "create" => Some(Self::Create),
+            // Of an older version: it made overlays, and nothing else is known.
+            "create" if detail.is_empty() => Some(Self::Create(Box::default())),
+            "create" => parsed(detail).map(|plan| Self::Create(Box::new(plan))),
             "delete" => Some(Self::Delete),
             "drop" => Some(Self::Drop),
             "merge" => parsed(detail).map(Self::Merge),
@@ -91,16 +94,25 @@ pub struct Intent {
 impl Intent {
     /// The phase of a snapshot that was taken and is not what the hypervisor says of it.
     pub const WRONG: &'static str = "wrong";
+    /// The phase of a snapshot, or a merge, of which QEMU has done its part and libvirt does not know.
+    pub const ADRIFT: &'static str = "adrift";
+    /// The phase of a merge whose VM is off by libvirt's word, and of which nobody knows how far QEMU came.
+    pub const LOST: &'static str = "lost";
 
     /// One of which nothing is done yet, and which makes no overlays.
     pub fn new(id: Uuid, vm: VmId, name: SnapshotName, what: Begun) -> Self {
         Self { id, vm, name, what, overlays: Vec::new(), phase: String::new() }
     }
 
+    /// Whether QEMU has done its part of it, or may have, and libvirt does not know.
+    pub fn is_adrift(&self) -> bool {
+        [Self::ADRIFT, Self::LOST].contains(&self.phase.as_str())
+    }
+
     /// Whether it is about a snapshot that was found wrong. It is over, and a person's to look at: nobody ends it, and
     /// it stays for as long as the snapshot does.
     pub fn is_wrong(&self) -> bool {
-        self.what == Begun::Create && self.phase == Self::WRONG
+        matches!(self.what, Begun::Create(_)) && self.phase == Self::WRONG
     }
 }
 
@@ -244,6 +256,11 @@ impl Store {
         let apart =
             |intent: &Intent| !matches!(intent.what, Begun::Drop | Begun::Branch(_)) && !intent.is_wrong();
         Ok(self.intents()?.iter().any(|intent| intent.vm == vm && apart(intent)))
+    }
+
+    /// What left this VM's QEMU on images that libvirt does not know of, if something has.
+    pub fn adrift(&self, vm: VmId) -> Result<Option<Intent>> {
+        Ok(self.intents()?.into_iter().find(|i| i.vm == vm && i.is_adrift()))
     }
 
     /// The snapshots of this VM that were found wrong when they were taken.

@@ -12,7 +12,7 @@ fn intent() -> Intent {
         id: Uuid::from_u128(1),
         vm: VmId(Uuid::from_u128(2)),
         name: SnapshotName::existing("a\nb"),
-        what: Begun::Create,
+        what: Begun::Create(Box::default()),
         overlays: vec!["/i/x y.qcow2".into(), "/i/z\n.qcow2".into()],
         phase: String::new(),
     }
@@ -180,7 +180,7 @@ fn all_of_an_interrupted_run_count_as_half_deleted_and_nothing_else_does() {
     };
     begin(vm, 1, "a", Begun::Merge(recipe(&[("a", Some(1)), ("b", Some(2)), ("theirs", None)])));
     begin(vm, 3, "c", Begun::Delete);
-    begin(vm, 4, "d", Begun::Create);
+    begin(vm, 4, "d", Begun::Create(Box::default()));
     begin(other, 5, "e", Begun::Delete);
     let half = store.half_deleted(vm).unwrap();
     let has = |name: &str, id: Option<u128>| half.has(&SnapshotName::existing(name), id.map(Uuid::from_u128));

@@ -23,8 +23,9 @@ use crate::{
         marker::{self, Marker},
         model::{Origin, PolicyName, SnapshotName, Storage, VmState},
         naming::{self, Parts},
+        taking::{Part, TakingPlan},
     },
-    hypervisor::{CreateSpec, Disk, Error, ErrorKind, Overlay, SnapshotRecord, Vm, told},
+    hypervisor::{CreateSpec, Disk, Error, ErrorKind, OpenedDisk, Overlay, SnapshotRecord, Vm, told},
     store::{Begun, Intent},
 };
 
@@ -65,7 +66,6 @@ pub(super) fn take(work: &Work<'_>, create: &CreateJob, origin: Origin) -> Resul
     let kept = beside::read(hypervisor.as_ref(), &vm, &overlays, id)?;
     let beside = kept.as_ref().map(|k| &k.path).into_iter().chain(wish.path());
     let made = overlays.iter().map(|o| &o.path).chain(beside).cloned().collect();
-    let intent = Intent { overlays: made, ..Intent::new(id, vm.id, name.clone(), Begun::Create) };
     let (policies, nvram) = (create.policies.clone(), kept.is_some());
     let marker = Marker { vm: vm.id, id, created: now, origin, policies, nvram };
     let spec = CreateSpec {
@@ -74,6 +74,8 @@ pub(super) fn take(work: &Work<'_>, create: &CreateJob, origin: Origin) -> Resul
         overlays,
         memory: wish.path().cloned(),
     };
+    let what = Begun::Create(Box::new(plan(&spec, now)));
+    let intent = Intent { overlays: made, ..Intent::new(id, vm.id, name.clone(), what) };
 
     work.safe_point()?;
     work.tools.store.begin(&intent, now)?;
@@ -117,7 +119,7 @@ pub(super) fn take(work: &Work<'_>, create: &CreateJob, origin: Origin) -> Resul
             Ok(name)
         }
         Err(e) => {
-            let state = if undo(work, &vm, &intent, &e.message) {
+            let state = if is_off_them(work, &vm, &intent, &e) && undo(work, &vm, &intent, &e.message) {
                 "The VM runs on as before"
             } else {
                 "Whether the VM runs on its new overlays is not known: that is looked at again at the next \
@@ -129,6 +131,18 @@ pub(super) fn take(work: &Work<'_>, create: &CreateJob, origin: Origin) -> Resul
             Err(Stop::Failed(Failure::new(kind, format!("{e}. {state}"))))
         }
     }
+}
+
+/// What whoever finds it cut short must know.
+fn plan(spec: &CreateSpec, now: Timestamp) -> TakingPlan {
+    let part = |o: &Overlay| Part {
+        target: o.target.clone(),
+        overlay: o.path.clone(),
+        image: o.backing.path.clone(),
+        format: o.backing.format.clone(),
+    };
+    let parts = spec.overlays.iter().map(part).collect();
+    TakingPlan { description: spec.description.clone(), created: now, parts, memory: spec.memory.clone() }
 }
 
 /// A disk's chain has as many layers as it may have.
@@ -321,6 +335,30 @@ fn verify(work: &Work<'_>, vm: &Vm, spec: &CreateSpec, intent: &Intent) -> Resul
             spec.name, vm.name
         ),
     )
+}
+
+/// After libvirt was asked for it: whether QEMU is certainly not on the overlays, whatever libvirt says. What is not
+/// known is left to whoever settles it.
+fn is_off_them(work: &Work<'_>, vm: &Vm, intent: &Intent, e: &Error) -> bool {
+    if e.kind.untouched() {
+        return true;
+    }
+    let opened = match e.kind {
+        // Somebody else's libvirtd, by now.
+        ErrorKind::Disconnected => return false,
+        _ => work.tools.hypervisor.opened(vm.id),
+    };
+    let images = |disks: Vec<OpenedDisk>| disks.into_iter().flat_map(|d| d.chain).map(|l| l.path).collect();
+    match opened {
+        Ok(disks) => {
+            let images: Vec<String> = disks.map_or(Vec::new(), images);
+            !intent.overlays.iter().any(|path| images.contains(path))
+        }
+        Err(e) => {
+            tracing::warn!(VIRTSNAP_VM = %vm.name, error = %e, "what its QEMU writes to cannot be told");
+            false
+        }
+    }
 }
 
 /// Takes back what was prepared, and says whether it did. Overlays that a VM runs on are refused by the hypervisor, and

@@ -8,7 +8,7 @@ use crate::{
     core::{
         job::{Failure, Operation},
         merge::{DiskPart, Recipe},
-        model::{SnapshotName, VmId},
+        model::{SnapshotName, VmId, VmState},
     },
     hypervisor::{Copied, Error, ErrorKind, Result, SnapshotXml, Steer, Vm},
     merging::{self, Earlier, Watcher},
@@ -97,12 +97,13 @@ pub(super) fn finish(work: &Work<'_>, vm: &Vm) -> std::result::Result<Vec<Snapsh
 }
 
 /// Whether a merge that was cut short forbids every snapshot until it is ended: a block job of it goes on, or a disk
-/// has left the image that the newest snapshot says it is on.
+/// has left the image that the newest snapshot says it is on, or lies on.
 pub(super) fn is_in_the_way(work: &Work<'_>, vm: &Vm) -> std::result::Result<bool, Stop> {
     let begun = work.tools.store.intents()?;
     let left = |part: &DiskPart| {
-        let disk = vm.disks.iter().find(|d| d.target == part.target);
-        part.above.is_none() && disk.is_some_and(|d| d.chain.iter().all(|l| l.path != part.top))
+        let Some(disk) = vm.disks.iter().find(|d| d.target == part.target) else { return false };
+        let on_top = |above: &String| disk.chain.first().is_some_and(|l| l.path == *above);
+        part.above.as_ref().is_none_or(on_top) && disk.chain.iter().all(|l| l.path != part.top)
     };
     Ok(begun.iter().filter(|i| i.vm == vm.id).any(|intent| match &intent.what {
         Begun::Merge(recipe) => vm.block_jobs || recipe.disks.iter().any(left),
@@ -137,9 +138,19 @@ fn carry_out(
         going: begun,
         known: false,
         woken: false,
+        pivoting: false,
+        adrift: false,
     };
     let done = merging::carry_out(work.tools.hypervisor.as_ref(), vm.id, recipe, earlier, &mut watcher);
-    let (going, known) = (watcher.going, watcher.known);
+    let (going, known, adrift) = (watcher.going, watcher.known, watcher.adrift);
+    if let Err(e) = &done
+        && watcher.pivoting
+        && !adrift
+        && e.kind != ErrorKind::Disconnected
+    {
+        // libvirt told how that ended.
+        work.tools.store.reached(intent.id, "")?;
+    }
     let names = names(recipe);
     match done {
         Ok(()) => {
@@ -181,7 +192,9 @@ fn carry_out(
             }
             let kind = e.kind.as_str();
             let begun = format!("the merge of {} of VM {} did not end: {e}", list(&names), vm.name);
-            let text = if e.kind == ErrorKind::ChainMismatch {
+            let text = if adrift {
+                begun
+            } else if e.kind == ErrorKind::ChainMismatch {
                 format!(
                     "{begun}. They count as failed, as their images may hold newer data, and nothing of the VM can be \
                      merged until the disks are on what was merged again, or the snapshots are given up: \
@@ -216,6 +229,7 @@ fn not_deleted(vm: &Vm, run: &[SnapshotName], e: Error) -> Stop {
 }
 
 /// Writes down what has to outlive us, and tells the job's progress.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct Watching<'a> {
     work: &'a Work<'a>,
     vm: &'a Vm,
@@ -232,6 +246,32 @@ struct Watching<'a> {
     known: bool,
     /// The VM was woken, and which life of it that is must be written down.
     woken: bool,
+    /// It is written down that a disk is about to leave the image that it is written to.
+    pivoting: bool,
+    /// The VM's QEMU is on something else than libvirt says.
+    adrift: bool,
+}
+
+/// The phase in which a disk is about to leave the image that it is written to; its target follows.
+pub(crate) const PIVOTING: &str = "pivoting ";
+
+impl Watching<'_> {
+    /// All of it is copied: what comes next has to be known to whoever finds it cut short.
+    fn pivots(&mut self, disk: usize) {
+        if self.vm.state == VmState::ShutOff {
+            // No guest writes to what was woken for us: to merge it once more is harmless.
+            return;
+        }
+        let Some(part) = self.recipe.disks.get(disk).filter(|p| p.above.is_none() && !self.pivoting) else {
+            return;
+        };
+        match self.work.tools.store.reached(self.intent.id, &format!("{PIVOTING}{}", part.target)) {
+            Ok(()) => self.pivoting = true,
+            Err(e) => {
+                tracing::error!(VIRTSNAP_VM = %self.vm.name, error = %e, "cannot store how far a merge is");
+            }
+        }
+    }
 }
 
 fn written(stored: std::result::Result<(), StoreError>) -> Result<()> {
@@ -258,6 +298,9 @@ impl Watcher for Watching<'_> {
             self.work.phase(&self.phase, self.told, Some(&self.intent.name));
         }
         self.going = true;
+        if copied.total > 0 && copied.done == copied.total {
+            self.pivots(disk);
+        }
         Steer::On { limit: self.work.pace().bandwidth }
     }
 
@@ -287,7 +330,13 @@ impl Watcher for Watching<'_> {
         written(if awake { store.wakes(vm, now) } else { store.sleeps(vm) })
     }
 
+    fn adrift(&mut self) -> Result<()> {
+        self.adrift = true;
+        written(self.work.tools.store.reached(self.intent.id, Intent::ADRIFT))
+    }
+
     fn merged(&mut self, part: &DiskPart) -> Result<()> {
+        self.pivoting = false;
         written(self.work.tools.store.reached(self.intent.id, &part.target))
     }
 

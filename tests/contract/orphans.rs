@@ -144,7 +144,7 @@ pub(crate) fn what_is_being_made_is_left_alone(rig: &mut dyn Rig) {
     let made = rig.image_on(&chain(&*hv, vm, "vda")[0]);
     let intent = Intent {
         overlays: vec![made.clone()],
-        ..Intent::new(Uuid::from_u128(1), vm, name("new"), Begun::Create)
+        ..Intent::new(Uuid::from_u128(1), vm, name("new"), Begun::Create(Box::default()))
     };
     daemon.tools.store.begin(&intent, daemon.tools.clock.now()).unwrap();
     since(&daemon, vm, &stray, SignedDuration::ZERO);

@@ -217,7 +217,7 @@ pub(crate) fn a_merge_that_was_stopped_is_finished_later(rig: &mut dyn Rig) {
         }
         assert_eq!(hv.block_jobs(vm), Ok(Vec::new()));
         for _again in 0..2 {
-            let earlier = Earlier { begun: true, woken: false };
+            let earlier = Earlier { begun: true, ..Earlier::default() };
             merging::carry_out(&*hv, vm, &recipe, earlier, &mut Noted::default()).unwrap();
             check(rig, &*hv, vm, &left);
         }
@@ -235,7 +235,7 @@ pub(crate) fn a_merge_that_was_stopped_is_not_ended_on_other_images(rig: &mut dy
         rig.stop_vm(vm);
         rig.revert(vm, &name(back_to));
         let before = records(&*hv, vm);
-        let earlier = Earlier { begun: true, woken: false };
+        let earlier = Earlier { begun: true, ..Earlier::default() };
         let ended = merging::carry_out(&*hv, vm, &recipe, earlier, &mut Noted::default());
         refused(ended, ErrorKind::ChainMismatch);
         assert_eq!(records(&*hv, vm), before);
@@ -252,7 +252,7 @@ pub(crate) fn a_snapshot_taken_meanwhile_is_told_as_well(rig: &mut dyn Rig) {
     let mut stops = Noted { stop_at: Some(1), ..Noted::default() };
     merging::carry_out(&*hv, vm, &recipe, Earlier::default(), &mut stops).unwrap_err();
     take(rig, &*hv, vm, "s6");
-    let earlier = Earlier { begun: true, woken: false };
+    let earlier = Earlier { begun: true, ..Earlier::default() };
     merging::carry_out(&*hv, vm, &recipe, earlier, &mut Noted::default()).unwrap();
     for target in TARGETS {
         assert_eq!(rig.marker_in_snapshot(vm, &name("s6"), target), 6);

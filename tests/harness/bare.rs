@@ -100,6 +100,34 @@ impl Bare {
         path.unwrap_or_else(|| panic!("no {target}: {listed}")).to_owned()
     }
 
+    /// The disk's images by the word of the QEMU that runs it, from the one that is written to down.
+    pub fn opened(&self, target: &str) -> Vec<String> {
+        let disk = self.disks.iter().position(|d| *d == target).expect("it has this disk");
+        let ask = quote(r#"{"execute":"query-block"}"#);
+        let said = self.testbed.ok(&format!("virsh -q qemu-monitor-command {} {ask}", self.uuid));
+        let said: serde_json::Value = serde_json::from_str(&said).expect("QEMU speaks JSON");
+        let is = |d: &&serde_json::Value| {
+            d["qdev"].as_str().is_some_and(|qdev| qdev.contains(&format!("/virtio-disk{disk}/")))
+        };
+        let drive = said["return"].as_array().and_then(|all| all.iter().find(is)).expect("QEMU has it");
+        std::iter::successors(Some(&drive["inserted"]["image"]), |image| image.get("backing-image"))
+            .map(|image| image["filename"].as_str().expect("it has a name").to_owned())
+            .collect()
+    }
+
+    /// Where its QEMU is on images that libvirt, killed at the wrong moment, does not know of: turns it off and on again,
+    /// as the daemon says. `told`: whether it does say so. True if that was so.
+    pub fn put_right(&self, told: impl FnOnce() -> bool) -> bool {
+        let state = self.state();
+        if state == "shut off" || self.disks.iter().all(|disk| self.opened(disk)[0] == self.active(disk)) {
+            return false;
+        }
+        assert!(told(), "{} is on {:?}, and nobody says so", self.name, self.opened(&self.disks[0]));
+        let paused = if state == "paused" { "--paused" } else { "" };
+        self.testbed.ok(&format!("virsh -q destroy {0} && virsh -q start {0} {paused}", self.uuid));
+        true
+    }
+
     /// Writes a cluster full of this byte to the disk, past all caches: through the running QEMU, so to whatever
     /// layer it runs on, or into the image while the VM is off.
     pub fn write(&self, target: &str, cluster: u64, value: u8) {

@@ -4,7 +4,7 @@ use std::{path::Path, process::Command, time::Duration};
 
 use serde_json::Value;
 
-use super::{Bus, Output, Testbed, quote, wait_for};
+use super::{Bus, Output, Testbed, quote, wait_for, wait_or};
 
 /// virtsnapd in a container.
 #[derive(Debug)]
@@ -75,17 +75,29 @@ impl<'a> Daemon<'a> {
     /// Kills libvirtd in the middle of whatever it does, brings it back, and waits until the daemon has noticed both
     /// and settled what that left.
     pub fn kill_libvirtd(&self) {
-        let connections = || self.journal().matches("connected to qemu").count();
-        let before = connections();
+        let before = self.connections();
         self.tb.kill_libvirtd();
         self.tb.start_libvirtd();
         wait_for(Duration::from_secs(60), "the daemon has a new connection", || {
-            (connections() > before).then_some(())
+            (self.connections() > before).then_some(())
         });
         // Known to be connected it is only after it has settled all.
         wait_for(Duration::from_secs(60), "the daemon has settled all", || {
             self.manager::<bool>("HypervisorConnected").then_some(())
         });
+    }
+
+    /// Waits until it says of a VM that its QEMU is on images which libvirt does not know of, and what to do.
+    pub fn says_adrift(&self, vm: &str) -> bool {
+        wait_for(Duration::from_secs(60), "it says what the VM is on", || {
+            let reason: String = self.bus.get(&self.vm(vm), "org.virtsnap1.VM", "HealthReason");
+            reason.contains("shut the VM down and start it again").then_some(true)
+        })
+    }
+
+    /// How often it has been connected to libvirt.
+    pub fn connections(&self) -> usize {
+        self.journal().matches("connected to qemu").count()
     }
 
     /// What the daemon wrote to the journal.
@@ -183,13 +195,15 @@ impl<'a> Daemon<'a> {
 
     /// Waits until nothing is queued or at work.
     pub fn wait_idle(&self) {
-        wait_for(Duration::from_secs(120), "all jobs have ended", || {
+        let idle = || {
             let jobs = self.bus.managed();
             jobs.iter()
                 .filter(|(path, _)| path.starts_with("/org/virtsnap1/job/"))
                 .all(|(path, _)| self.bus.get::<String>(path, "org.virtsnap1.Job", "State") == "done")
-                .then_some(())
-        });
+        };
+        let deadline = Duration::from_secs(120);
+        let still = || panic!("the jobs have not ended:\n{}\n{}", self.client("jobs"), self.journal());
+        wait_or(deadline, || idle().then_some(()), still);
     }
 
     /// Runs a command as a user who is nobody special.

@@ -26,6 +26,7 @@ mod bus;
 mod command;
 mod container;
 mod daemon;
+mod dying;
 mod guest;
 mod side_channel;
 
@@ -34,6 +35,7 @@ pub use bus::Bus;
 pub use command::{Output, quote};
 pub use container::{ImageState, Suite, Testbed};
 pub use daemon::Daemon;
+pub use dying::Dying;
 pub use guest::{Gap, Guest, GuestSpec, Write};
 
 use std::time::{Duration, Instant};
@@ -42,15 +44,27 @@ use std::time::{Duration, Instant};
 /// `deadline` has passed without one.
 ///
 /// For what has no event to wait for. This is the only place in the tests that pauses.
-#[allow(clippy::disallowed_methods, reason = "the one pause of all tests")]
 #[track_caller]
 pub fn wait_for<T>(deadline: Duration, what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+    wait_or(deadline, &mut probe, || panic!("{what}: not within {deadline:?}"))
+}
+
+/// The same, for who has more to say of it when nothing comes.
+#[allow(clippy::disallowed_methods, reason = "the one pause of all tests")]
+#[track_caller]
+pub fn wait_or<T>(
+    deadline: Duration,
+    mut probe: impl FnMut() -> Option<T>,
+    otherwise: impl FnOnce() -> T,
+) -> T {
     let start = Instant::now();
     loop {
         if let Some(found) = probe() {
             return found;
         }
-        assert!(start.elapsed() < deadline, "{what}: not within {deadline:?}");
+        if start.elapsed() >= deadline {
+            return otherwise();
+        }
         std::thread::sleep(Duration::from_millis(50));
     }
 }

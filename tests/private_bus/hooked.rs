@@ -17,8 +17,8 @@ use virtsnap::{
     core::model::{SnapshotName, VmId, VmState},
     hypervisor::{
         BlockJob, Commit, Committed, Copied, CreateSpec, Definition, Event, Features, FreezeStatus,
-        GuestFileSystem, Hypervisor, Inside, Layer, Merge, Metadata, NewRecord, Overlay, Power, Redefine,
-        Result, SnapshotRecord, SnapshotXml, Space, Steer, Switch, Vm, Wake,
+        GuestFileSystem, Hypervisor, Inside, Layer, Merge, Metadata, NewRecord, Opened, OpenedDisk, Overlay,
+        Power, Redefine, Result, SnapshotRecord, SnapshotXml, Space, Steer, Switch, Vm, Wake,
         sim::{Op, Sim},
     },
 };
@@ -207,6 +207,16 @@ impl Switch for Hooked {
 
     fn define(&self, vm: VmId, definition: &Definition, sources: &[(String, Layer)]) -> Result<()> {
         self.at(Op::Define).define(vm, definition, sources)
+    }
+}
+
+impl Opened for Hooked {
+    fn opened(&self, vm: VmId) -> Result<Option<Vec<OpenedDisk>>> {
+        self.at(Op::Opened).opened(vm)
+    }
+
+    fn name_for_next_start(&self, vm: VmId, sources: &[(String, Layer)]) -> Result<()> {
+        self.at(Op::NameForNextStart).name_for_next_start(vm, sources)
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod access;
 mod adopt;
+mod adrift;
 mod beside;
 mod branches;
 mod branching;

@@ -31,7 +31,12 @@ fn overlay(sim: &Sim, vm: VmId, path: &str) -> Overlay {
 fn intent(rig: &Rig, number: u128, vm: VmId, name: &str, paths: &[&str]) -> Intent {
     let intent = Intent {
         overlays: paths.iter().map(|p| (*p).to_owned()).collect(),
-        ..Intent::new(Uuid::from_u128(number), vm, SnapshotName::existing(name), Begun::Create)
+        ..Intent::new(
+            Uuid::from_u128(number),
+            vm,
+            SnapshotName::existing(name),
+            Begun::Create(Box::default()),
+        )
     };
     rig.store().begin(&intent, rig.clock.now()).unwrap();
     intent

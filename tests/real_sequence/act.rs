@@ -247,5 +247,11 @@ impl<'a> World<'a> {
         }
         self.daemon.wait_running();
         self.daemon.wait_idle();
+        let told = || self.daemon.says_adrift("seq");
+        if self.vm.put_right(told) {
+            // What was cut short is settled before the next job, whatever comes of that one.
+            println!("  {}", self.daemon.client("prune seq --yes"));
+            self.daemon.wait_idle();
+        }
     }
 }

@@ -5,7 +5,8 @@ use crate::{
         merge::Recipe,
         model::{VmId, VmState},
     },
-    hypervisor::{ErrorKind, Result, SnapshotRecord},
+    hypervisor::{Error, ErrorKind, Result, SnapshotRecord},
+    merging,
     store::{Intent, StoreError},
     worker::{self, Tools},
 };
@@ -15,18 +16,43 @@ pub(super) fn settle(
     intent: &Intent,
     recipe: &Recipe,
     records: &[SnapshotRecord],
-) -> std::result::Result<(), StoreError> {
+) -> Result<std::result::Result<(), StoreError>> {
     // That there are no snapshots any more is no sign: they may all have been merged.
     let went = || tools.hypervisor.vm(intent.vm).is_err_and(|e| e.kind == ErrorKind::NoSuchVm);
     if records.is_empty() && went() {
-        return tools.store.all_gone(recipe.run.iter().filter_map(|d| d.id).chain([intent.id]));
+        return Ok(tools.store.all_gone(recipe.run.iter().filter_map(|d| d.id).chain([intent.id])));
+    }
+    let vm = tools.hypervisor.vm(intent.vm)?;
+    let unknown = intent.phase == Intent::LOST || intent.phase.starts_with(worker::PIVOTING);
+    if unknown
+        && vm.state == VmState::ShutOff
+        && let Err(e) = merging::check_times(tools.hypervisor.as_ref(), &vm, recipe)
+    {
+        if let Err(e) = tools.store.reached(intent.id, Intent::LOST) {
+            return Ok(Err(e));
+        }
+        return Err(e);
+    }
+    let mark = || {
+        let stored = tools.store.reached(intent.id, Intent::ADRIFT);
+        stored.map_err(|e| Error::new(ErrorKind::Failed, e.to_string()))
+    };
+    match merging::adrift(tools.hypervisor.as_ref(), intent.vm, mark)? {
+        Some(text) => return Err(Error::new(ErrorKind::ChainMismatch, text)),
+        // It was off meanwhile, and libvirt and QEMU agree.
+        None if intent.is_adrift() => {
+            if let Err(e) = tools.store.reached(intent.id, "") {
+                return Ok(Err(e));
+            }
+        }
+        None => {}
     }
     // The intent stays: all of the run count as failed until somebody has ended it.
     tracing::warn!(
         VIRTSNAP_SNAPSHOT = %intent.name,
         "the merge of snapshot {} and what follows it was interrupted, and is still to be finished", intent.name
     );
-    Ok(())
+    Ok(Ok(()))
 }
 
 /// Lets a VM sleep that was woken only for a merge. A libvirtd that was restarted meanwhile does not do it.

@@ -57,7 +57,8 @@ pub(super) fn run(tools: &Tools, held: &Held) -> Left {
 
 /// Settles what could not be until now. Merges and deletions are not among it: jobs end those.
 pub(super) fn again(tools: &Tools, held: &Held) {
-    let again = |i: &Intent| !matches!(i.what, Begun::Merge(_) | Begun::Delete) && !i.is_wrong();
+    let again =
+        |i: &Intent| i.is_adrift() || !matches!(i.what, Begun::Merge(_) | Begun::Delete) && !i.is_wrong();
     let begun = intents(tools).into_iter().filter(again).map(|i| i.vm);
     for vm in awake(tools).into_iter().chain(begun).collect::<BTreeSet<_>>() {
         if let Some(_hold) = held.try_take(vm) {
@@ -77,9 +78,15 @@ pub(super) fn settle_vm(tools: &Tools, vm: VmId) -> bool {
 /// Before a job, for who holds its VM: what was begun must not be ended or taken back on top of what the job does.
 pub(super) fn before_job(tools: &Tools, vm: VmId) -> std::result::Result<(), Failure> {
     let kind =
-        |what: &Begun| matches!(what, Begun::Create | Begun::Drop | Begun::Revert(_) | Begun::Branch(_));
-    let failed = settle_those(tools, |i| i.vm == vm && kind(&i.what) && !i.is_wrong());
+        |what: &Begun| matches!(what, Begun::Create(_) | Begun::Drop | Begun::Revert(_) | Begun::Branch(_));
+    let failed = settle_those(tools, |i| i.vm == vm && (kind(&i.what) && !i.is_wrong() || i.is_adrift()));
     // Images that still wait for their removal are in nobody's way, or are found to be: it is looked who stands on what.
+    let adrift = |(i, e): &&(Intent, Error)| {
+        matches!(i.what, Begun::Create(_) | Begun::Merge(_)) && e.kind == ErrorKind::ChainMismatch
+    };
+    if let Some((_, e)) = failed.iter().find(adrift) {
+        return Err(Failure::new(e.kind.as_str(), format!("{e}. Nothing was touched now")));
+    }
     match failed.into_iter().find(|(i, _)| matches!(i.what, Begun::Revert(_))) {
         None => Ok(()),
         Some((intent, e)) => Err(Failure::new(
@@ -145,10 +152,10 @@ fn settle(tools: &Tools, intent: &Intent) -> Result<()> {
         Err(e) => return Err(e),
     };
     let stored = match &intent.what {
-        Begun::Create => create::settle(tools, intent, &records)?,
+        Begun::Create(plan) => create::settle(tools, intent, plan, &records)?,
         Begun::Delete => delete::settle(tools, intent, &records)?,
         Begun::Drop => return worker::settle_drop(tools, intent),
-        Begun::Merge(recipe) => merge::settle(tools, intent, recipe, &records),
+        Begun::Merge(recipe) => merge::settle(tools, intent, recipe, &records)?,
         Begun::Revert(plan) => return worker::settle_revert(tools, intent, plan),
         Begun::Branch(plan) => return worker::settle_branch(tools, intent, plan),
     };

@@ -50,6 +50,7 @@ mod inside;
 mod inspect;
 mod layers;
 mod nodes;
+mod opened;
 mod pull;
 mod redefine;
 mod redraw;
@@ -73,8 +74,9 @@ use virt::domain::Domain;
 use self::connection::{Connections, Signal, Slot};
 use super::{
     BlockJob, Branch, Commit, Committed, Copied, CreateSpec, Definition, Drawn, Error, ErrorKind, Event,
-    Features, FreezeStatus, GuestFileSystem, Hypervisor, Layer, Merge, Metadata, NewRecord, NewVm, Overlay,
-    Power, Redefine, Result, SnapshotRecord, SnapshotXml, Space, Steer, Switch, Vm, Wake,
+    Features, FreezeStatus, GuestFileSystem, Hypervisor, Layer, Merge, Metadata, NewRecord, NewVm, Opened,
+    OpenedDisk, Overlay, Power, Redefine, Result, SnapshotRecord, SnapshotXml, Space, Steer, Switch, Vm,
+    Wake,
 };
 use crate::core::model::{SnapshotName, VmId};
 
@@ -263,6 +265,16 @@ impl Switch for Libvirt {
 
     fn define(&self, vm: VmId, definition: &Definition, sources: &[(String, Layer)]) -> Result<()> {
         switch::define(&*self.now()?, vm, definition, sources)
+    }
+}
+
+impl Opened for Libvirt {
+    fn opened(&self, vm: VmId) -> Result<Option<Vec<OpenedDisk>>> {
+        opened::opened(&*self.now()?, vm)
+    }
+
+    fn name_for_next_start(&self, vm: VmId, sources: &[(String, Layer)]) -> Result<()> {
+        opened::name_for_next_start(&*self.now()?, vm, sources)
     }
 }
 

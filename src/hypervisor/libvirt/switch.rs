@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// With the secrets: one without them would lose them when it is defined again.
-const INACTIVE: u32 = virt_sys::VIR_DOMAIN_XML_INACTIVE | virt_sys::VIR_DOMAIN_XML_SECURE;
+pub(super) const INACTIVE: u32 = virt_sys::VIR_DOMAIN_XML_INACTIVE | virt_sys::VIR_DOMAIN_XML_SECURE;
 
 pub(super) fn definition(connections: &Connections, id: VmId) -> Result<Definition> {
     Ok(Definition::new(domain(&connections.control, id)?.xml_desc(INACTIVE)?))

@@ -23,6 +23,10 @@ pub(super) fn begin(domain: &Domain) -> Result<()> {
     let flags = virt_sys::VIR_DOMAIN_START_PAUSED | virt_sys::VIR_DOMAIN_START_AUTODESTROY;
     domain.create_with_flags(flags).map(drop).map_err(|e| {
         let mut error = Error::from(e).context("starting it, paused, to merge its images");
+        if ["virtlogd", " lock"].iter().any(|sign| error.message.contains(sign)) {
+            error.message += ". Somebody has its files: it may be the VM's own QEMU, if libvirtd was killed and lost sight of \
+                              it (`pgrep -af qemu`)";
+        }
         // Whatever kept it from starting, nothing was merged.
         if !error.kind.untouched() {
             error.kind = ErrorKind::Busy;

@@ -196,6 +196,15 @@ fn disk(node: Node<'_, '_>) -> DiskXml {
     }
 }
 
+/// The disks' targets, and what libvirt calls their devices in QEMU; those of a VM that is off have no such name.
+pub(super) fn aliases(xml: &str) -> Result<Vec<(String, String)>> {
+    let doc = parse(xml)?;
+    let disks = doc.root_element().descendants().filter(|n| n.has_tag_name("disk"));
+    let name = |n, element, attribute| child(n, element).and_then(|c: Node<'_, '_>| c.attribute(attribute));
+    let both = |n| Some((name(n, "target", "dev")?.to_owned(), name(n, "alias", "name")?.to_owned()));
+    Ok(disks.filter_map(both).collect())
+}
+
 /// Reads a snapshot's XML.
 pub(super) fn snapshot(xml: &str) -> Result<SnapshotXml> {
     let doc = parse(xml)?;

@@ -27,6 +27,8 @@ pub(super) struct Drive {
     pub(super) active: String,
     /// What the definition names instead, if somebody edited it while the VM runs.
     pub(super) configured: Option<String>,
+    /// What QEMU writes to instead of it, if libvirt does not know.
+    pub(super) adrift: Option<String>,
 }
 
 #[expect(clippy::struct_excessive_bools, reason = "as in what it describes")]
@@ -68,7 +70,7 @@ pub(super) struct Machine {
 impl Drive {
     pub(super) fn new(disk: DiskSpec) -> Self {
         let DiskSpec { target, kind, writable, path, .. } = disk;
-        Self { target, kind, writable, active: path, configured: None }
+        Self { target, kind, writable, active: path, configured: None, adrift: None }
     }
 }
 
@@ -161,10 +163,6 @@ impl State {
             ram: vm.memory << 20,
             xml_bytes: if vm.active() && vm.persistent { 2 * vm.xml_bytes } else { vm.xml_bytes },
         })
-    }
-
-    fn active_layer(&mut self, vm: VmId, target: &str) -> Result<String> {
-        Ok(self.machine(vm)?.drive(target)?.active.clone())
     }
 
     pub(super) fn set_state(&mut self, vm: VmId, from: &[VmState], to: VmState) -> Result<()> {
@@ -276,7 +274,7 @@ impl Sim {
     /// The guest writes a block. False if it cannot now: not running, frozen, or no room, which pauses it.
     pub fn write(&self, vm: VmId, target: &str, block: u64, value: u64) -> bool {
         self.with(|s| {
-            let Ok(active) = s.active_layer(vm, target) else { return false };
+            let Ok(active) = s.written_to(vm, target) else { return false };
             let machine = &s.vms[&vm];
             if machine.state != VmState::Running || machine.agent.holds(target) {
                 return false;
@@ -290,12 +288,12 @@ impl Sim {
 
     /// Writes one block to what a disk is on now, whoever else has it: as `qemu-io` would.
     pub fn write_behind(&self, vm: VmId, target: &str, block: u64, value: u64) -> Result<()> {
-        self.with(|s| s.active_layer(vm, target).and_then(|active| s.store.write(&active, block, value)))
+        self.with(|s| s.written_to(vm, target).and_then(|active| s.store.write(&active, block, value)))
     }
 
     /// What a disk holds now.
     pub fn read(&self, vm: VmId, target: &str) -> Result<Blocks> {
-        self.with(|s| s.active_layer(vm, target).map(|active| s.store.read(&active)))
+        self.with(|s| s.written_to(vm, target).map(|active| s.store.read(&active)))
     }
 
     /// Puts a file there that is no disk of any VM.

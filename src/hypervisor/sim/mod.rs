@@ -31,6 +31,7 @@ mod memory;
 mod merge;
 mod metadata;
 mod op;
+mod opened;
 mod pull;
 mod snapshot;
 mod spec;

@@ -95,6 +95,10 @@ pub enum Op {
     Resumable,
     /// `resume`
     Resume,
+    /// `opened`
+    Opened,
+    /// `name_for_next_start`
+    NameForNextStart,
 }
 
 impl Op {
@@ -119,6 +123,7 @@ impl Op {
                 | Self::Save
                 | Self::PrepareOn
                 | Self::Define
+                | Self::NameForNextStart
                 | Self::Stop
                 | Self::Start
                 | Self::DefineNew

@@ -100,6 +100,7 @@ impl State {
         machine.ram.lose();
         machine.block_job = false;
         for drive in &mut machine.drives {
+            drive.adrift = None;
             drive.active = drive.configured.take().unwrap_or_else(|| drive.active.clone());
         }
         machine.merging.clear();

@@ -115,7 +115,7 @@ fn take(
         policies: safety.policies.clone(),
         nvram: false,
     };
-    let intent = Intent::new(id, vm.id, name.clone(), Begun::Create);
+    let intent = Intent::new(id, vm.id, name.clone(), Begun::Create(Box::default()));
     store.begin(&intent, now)?;
     let description = marker::compose(&safety.description, &marker);
     if let Err(e) = work.tools.hypervisor.take_inside(vm.id, &name, &description) {

@@ -1,0 +1,89 @@
+//! Before a merge that was cut short goes on: is the VM on what libvirt says?
+//!
+//! A libvirtd that is killed within milliseconds of a job's end (seen with 9.0 and 11.3) goes on with what was before it:
+//! QEMU has left an image that libvirt still has in the VM's chain. Where that was the one that was written to, the next
+//! start by the old definition would be without what was written since, and to merge that image once more would write
+//! its old clusters over newer ones. Worse, 9.0 may forget that the VM is on at all, while its QEMU runs.
+
+use crate::{
+    clock,
+    core::{merge::Recipe, model::VmId},
+    hypervisor::{Error, ErrorKind, Hypervisor, Layer, OpenedDisk, Result, Vm},
+};
+
+use super::PAUSE;
+
+/// So often it is looked before QEMU and libvirt are said to differ.
+const LOOKS: u32 = 10;
+
+/// Where QEMU is on something else than libvirt says: what that is, as a sentence. The VM's next start is then on that.
+///
+/// `mark` comes before that is put right: whoever sees the definition changed has to know why.
+pub fn adrift(
+    hypervisor: &dyn Hypervisor,
+    id: VmId,
+    mark: impl FnOnce() -> Result<()>,
+) -> Result<Option<String>> {
+    for _ in 1..LOOKS {
+        if differing(hypervisor, id)?.is_none() {
+            return Ok(None);
+        }
+        // It may be about to note what QEMU has just told it.
+        clock::pause(PAUSE);
+    }
+    let Some((vm, adrift)) = differing(hypervisor, id)? else { return Ok(None) };
+    let Some(first) = adrift.first() else { return Ok(None) };
+    mark()?;
+    // Also where the image that is written to is the same: the definition may hold the old chain below it.
+    let top = |disk: &OpenedDisk| Some((disk.target.clone(), disk.chain.first()?.clone()));
+    let tops: Vec<(String, Layer)> = adrift.iter().filter_map(top).collect();
+    hypervisor.name_for_next_start(id, &tops)?;
+    Ok(Some(format!(
+        "libvirtd ended in the middle of a merge: disk {} of VM {} is on {} by its QEMU's word, and libvirt does not know. \
+         The VM's definition names that, so nothing is lost: shut the VM down and start it again, then the merge can end",
+        first.target,
+        vm.name,
+        paths(&first.chain).join(" → ")
+    )))
+}
+
+/// The disks of which QEMU and libvirt say different things; `None` if there are none.
+fn differing(hypervisor: &dyn Hypervisor, id: VmId) -> Result<Option<(Vm, Vec<OpenedDisk>)>> {
+    let vm = hypervisor.vm(id)?;
+    let Some(opened) = hypervisor.opened(id)? else { return Ok(None) };
+    let differs = |disk: &OpenedDisk| {
+        let told = vm.disks.iter().find(|d| d.target == disk.target);
+        told.is_some_and(|told| told.writable && paths(&told.chain) != paths(&disk.chain))
+    };
+    let adrift: Vec<OpenedDisk> = opened.into_iter().filter(differs).collect();
+    Ok((!adrift.is_empty()).then_some((vm, adrift)))
+}
+
+fn paths(chain: &[Layer]) -> Vec<String> {
+    chain.iter().map(|layer| layer.path.clone()).collect()
+}
+
+/// For a VM that is off by libvirt's word, and of which nobody knows whether QEMU had left the image that it wrote to: to
+/// start it on that, or to merge that once more, is refused where the image below was written to later.
+pub fn check_times(hypervisor: &dyn Hypervisor, vm: &Vm, recipe: &Recipe) -> Result<()> {
+    for part in recipe.disks.iter().filter(|part| part.above.is_none()) {
+        let disk = vm.disks.iter().find(|d| d.target == part.target);
+        let Some(top) = disk.and_then(|d| d.chain.first()).filter(|l| l.path == part.top) else { continue };
+        let images = hypervisor.chain(top)?;
+        let written = |path: &str| images.iter().find(|i| i.path == path).and_then(|image| image.modified);
+        let (Some(above), Some(below)) = (written(&part.top), written(&part.base)) else { continue };
+        if below > above {
+            return Err(Error::new(
+                ErrorKind::ChainMismatch,
+                format!(
+                    "libvirtd or virtsnapd ended just when disk {} of VM {} was to leave {}, and whether it had is not \
+                     known: {} was written to later. If the VM's QEMU runs, though libvirt calls it shut off (`pgrep -af \
+                     qemu`), shut the guest down from inside. If the guest went on after that moment, let the definition \
+                     name {}, without a `<backingStore>` (`virsh edit`); if it did not, start the VM once",
+                    part.target, vm.name, part.top, part.base, part.base
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
