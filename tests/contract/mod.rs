@@ -9,6 +9,7 @@ mod daemon;
 pub(crate) mod delete;
 pub(crate) mod fitness;
 mod given;
+mod hold;
 pub(crate) mod host;
 pub(crate) mod images;
 pub(crate) mod internal;
@@ -16,6 +17,7 @@ pub(crate) mod layers;
 pub(crate) mod memory;
 pub(crate) mod merge;
 pub(crate) mod metadata;
+pub(crate) mod opened;
 pub(crate) mod orphans;
 pub(crate) mod real;
 pub(crate) mod revert;
@@ -25,9 +27,8 @@ pub(crate) mod testdriver;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use virtsnap::{
@@ -39,6 +40,7 @@ pub(crate) use capability::Capability;
 pub(crate) use given::{
     chain, connected, name, overlays, records, refused, spec, take, targets, wait_for, watched,
 };
+pub(crate) use hold::{Contract, Needs, declared, hold, hold_all};
 
 /// How long anything may take before it counts as never.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
@@ -130,44 +132,6 @@ pub(crate) trait Rig:
 
     /// After each contract, also one that failed: what it made may go, and the next one finds all as it was.
     fn tidy(&mut self) {}
-}
-
-/// Runs one contract if the driver can show it, and says so if not.
-pub(crate) fn hold(rig: &mut dyn Rig, name: &str, needs: Needs, contract: fn(&mut dyn Rig)) {
-    let can = rig.capabilities();
-    match needs.into_iter().flatten().find(|c| !can.contains(c)) {
-        Some(lacking) => {
-            println!("{name}: not shown here, since this driver has declared not to have {lacking:?}");
-        }
-        None => contract(rig),
-    }
-}
-
-/// What all contracts of a group need, and what one needs beside that.
-pub(crate) type Needs = [&'static [Capability]; 2];
-/// A contract: its name, what it needs, and how it is held.
-pub(crate) type Contract = (&'static str, Needs, fn(&mut dyn Rig));
-
-/// Runs several contracts one after the other, and fails at the end with all that failed.
-pub(crate) fn hold_all(rig: &mut dyn Rig, contracts: &[Contract]) {
-    let mut failed = Vec::new();
-    for (name, needs, contract) in contracts {
-        let began = Instant::now();
-        // The panic's message and place are on stderr already, right after this.
-        println!("{name}");
-        let held = catch_unwind(AssertUnwindSafe(|| hold(rig, name, *needs, *contract)));
-        println!("{name}: {} in {:.1?}", if held.is_ok() { "held" } else { "BROKEN" }, began.elapsed());
-        failed.extend(held.is_err().then_some(*name));
-        rig.tidy();
-    }
-    assert!(failed.is_empty(), "{} of {} are broken: {}", failed.len(), contracts.len(), failed.join(", "));
-}
-
-/// What a driver cannot do must be what was declared for it, no more and no less.
-pub(crate) fn declared(rig: &dyn Rig, cannot: &[Capability]) {
-    let can = rig.capabilities();
-    let lacking: BTreeSet<_> = Capability::ALL.into_iter().filter(|c| !can.contains(c)).collect();
-    assert_eq!(lacking, cannot.iter().copied().collect());
 }
 
 /// Makes tests of all contracts for the rig that this expression makes: one of each, or, where a rig takes long to
@@ -287,6 +251,11 @@ macro_rules! contracts {
                 what_cannot_be_taken_over_is_refused_with_all_that_is_asked_with_it [Foreign, Mismatch];
                 metadata_without_images_is_forgotten_on_request_alone [Foreign, Mismatch];
                 what_others_need_is_not_forgotten [Foreign];
+            }
+            opened [Images] {
+                what_a_running_vm_has_open_is_what_libvirt_says_too [];
+                the_next_start_is_on_what_was_named_for_it_and_this_life_goes_on [];
+                a_disk_that_is_not_there_cannot_be_named [];
             }
             orphans [Images] {
                 a_file_that_nobody_has_is_found_and_nothing_else [Branches];
