@@ -156,6 +156,7 @@ impl Engine {
                 access: parts.access,
                 clock: parts.clock,
                 freezer,
+                rooms: Arc::default(),
             },
             roots: parts.roots,
             boot_file: parts.boot_file,

@@ -29,6 +29,7 @@
 //! | [`engine`] | the one task that owns all state; recovery; the inventory's thread | wait for inputs |
 //! | [`worker`] | one job's blocking steps | block |
 //! | [`merging`] | a run of snapshots merged away, each step harmless when it is done again | block |
+//! | [`rooms`] | what jobs at work may still write, and where | block |
 //! | [`strays`] | the look for files that nobody has | block |
 //! | [`freeze`] | the freeze protocol, and the thaw that never gives up | block |
 //! | [`store`] | SQLite: intents, results, the runs that are owed | write to the disk |
@@ -56,6 +57,7 @@ pub mod hypervisor;
 pub mod logging;
 pub mod merging;
 pub mod reader;
+pub mod rooms;
 pub mod store;
 pub mod strays;
 pub mod systemd;

@@ -44,6 +44,7 @@ use crate::{
     },
     freeze::Freezer,
     hypervisor::{Error, Hypervisor},
+    rooms::Rooms,
     store::{Store, StoreError},
 };
 
@@ -60,6 +61,8 @@ pub struct Tools {
     pub clock: Arc<dyn Clock>,
     /// Freezes and thaws.
     pub freezer: Arc<Freezer>,
+    /// The room that jobs at work have reserved.
+    pub rooms: Arc<Rooms>,
 }
 
 /// What a worker tells while it works.

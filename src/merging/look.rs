@@ -7,7 +7,7 @@ use crate::{
         chain, marker,
         merge::{DiskNow, DiskPart, Recipe, SnapshotNow, recipe},
         model::{SnapshotName, Storage, VmId, VmState},
-        room::{Growth, Room, room_for},
+        room::Growth,
     },
     hypervisor::{
         Disk, Error, ErrorKind, Hypervisor, Image, Layer, Result, SnapshotRecord, Vm, line_to_current, told,
@@ -36,14 +36,17 @@ pub fn look(hypervisor: &dyn Hypervisor, id: VmId, run: &[SnapshotName]) -> Resu
     }
     let on_line: Vec<_> = line.iter().map(|r| snapshot_now(r, id, &[])).collect();
     let beside: Vec<_> = branches.iter().map(|(r, images)| snapshot_now(r, id, images)).collect();
-    let recipe = recipe(&disks, &on_line, &beside, run)
+    let mut recipe = recipe(&disks, &on_line, &beside, run)
         .map_err(|e| Error::new(ErrorKind::Unsupported, format!("{e}. Nothing was touched")))?;
     if let Some((image, user)) = hypervisor.users(&recipe.touched(), id)?.first() {
         let text =
             format!("{image} is also under {user}: a merge would destroy what that has. Nothing was touched");
         return Err(Error::new(ErrorKind::Busy, text));
     }
-    check_room(hypervisor, &vm, &recipe)?;
+    let growths = growths(hypervisor, &vm, &recipe)?;
+    for part in &mut recipe.disks {
+        part.base_bytes = growths.iter().find(|g| g.image == part.base).map(|g| g.allocation);
+    }
     Ok(recipe)
 }
 
@@ -138,36 +141,31 @@ fn snapshot_now<'a>(record: &'a SnapshotRecord, vm: VmId, images: &'a [String]) 
     }
 }
 
-/// Whether there is room for what is still to be merged: nothing is given back before the last disk is.
-pub fn check_room(hypervisor: &dyn Hypervisor, vm: &Vm, recipe: &Recipe) -> Result<()> {
+/// What grows by what is still to be merged: nothing is given back before the last disk is.
+pub fn growths(hypervisor: &dyn Hypervisor, vm: &Vm, recipe: &Recipe) -> Result<Vec<Growth>> {
     let mut growths = Vec::new();
     for part in &recipe.disks {
         let top = vm.disks.iter().find(|d| d.target == part.target).and_then(|d| d.chain.first());
         let Some(top) = top else { continue };
-        let images = hypervisor.chain(top)?;
-        let space = hypervisor.space(&part.base).map_err(|e| {
-            e.context(format_args!(
-                "whether {} has room for what is merged into it cannot be told",
-                part.base
-            ))
-        })?;
-        let room = Room { capacity: space.capacity, available: space.available };
-        growths.push((growth(part, &images), room));
+        growths.push(growth(part, &hypervisor.chain(top)?));
     }
-    room_for(growths.iter().map(|(growth, room)| (growth, *room))).map_err(|e| {
-        Error::new(ErrorKind::NoSpace, format!("too little room for the merge: {e}. Nothing was touched"))
-    })
+    Ok(growths)
 }
 
 fn growth(part: &DiskPart, images: &[Image]) -> Growth {
     let gone: BTreeSet<&String> = part.gone.iter().collect();
     let taking = images.iter().filter(|i| gone.contains(&i.path) || i.path == part.base);
+    let allocation = images.iter().find(|i| i.path == part.base).map_or(0, |i| i.allocation);
+    let above = taking.clone().filter(|i| i.path != part.base);
+    let all = above.fold(0_u64, |sum, i| sum.saturating_add(i.allocation));
+    // Of one that was cut short a part has come already.
+    let came = part.base_bytes.map_or(0, |then| allocation.saturating_sub(then));
     Growth {
         image: part.base.clone(),
         format: part.base_format.clone(),
-        capacity: taking.clone().map(|i| i.capacity).max().unwrap_or(0),
-        allocation: images.iter().find(|i| i.path == part.base).map_or(0, |i| i.allocation),
-        comes: taking.filter(|i| i.path != part.base).fold(0, |sum, i| sum.saturating_add(i.allocation)),
+        capacity: taking.map(|i| i.capacity).max().unwrap_or(0),
+        allocation,
+        comes: all.saturating_sub(came),
     }
 }
 

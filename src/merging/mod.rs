@@ -21,7 +21,7 @@ mod truth;
 use std::{collections::BTreeSet, time::Duration};
 
 pub use self::{
-    look::{check_room, look},
+    look::{growths, look},
     truth::{adrift, check_times},
 };
 use crate::{

@@ -144,6 +144,7 @@ fn recipe(run: &[(&str, Option<u128>)]) -> Recipe {
             top: "/i/b.qcow2".into(),
             gone: vec!["/i/a.qcow2".into(), "/i/b.qcow2".into()],
             above: Some("/i/c.qcow2".into()),
+            base_bytes: Some(65_536),
         }],
         told: vec![SnapshotName::existing("c")],
         files: vec!["/i/a.memory".into()],

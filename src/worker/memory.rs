@@ -13,8 +13,10 @@ use crate::{
         job::Failure,
         model::{Consistency, VmState},
         policy::{How, Memory},
+        room::Growth,
     },
     hypervisor::{CreateSpec, ErrorKind, Overlay, Result, Vm},
+    rooms::Reserved,
 };
 
 /// What becomes of the memory.
@@ -22,8 +24,8 @@ use crate::{
 pub(super) enum Wish {
     /// It is not asked for, or there is none.
     None,
-    /// It is kept in this file.
-    Keep(String),
+    /// It is kept in this file, and the room for that is reserved.
+    Keep(String, #[expect(dead_code, reason = "given back when this is dropped")] Reserved),
     /// It would be, but for this.
     Without(String),
 }
@@ -31,7 +33,7 @@ pub(super) enum Wish {
 impl Wish {
     /// The file that is made.
     pub(super) fn path(&self) -> Option<&String> {
-        if let Self::Keep(path) = self { Some(path) } else { None }
+        if let Self::Keep(path, _) = self { Some(path) } else { None }
     }
 }
 
@@ -57,10 +59,11 @@ pub(super) fn wish(
             _ => Ok(Wish::None),
         };
     };
-    match against(work, vm, overlays)? {
-        None => Ok(Wish::Keep(beside::path_beside(&first.backing.path, id, "memory"))),
-        Some((_, why)) if how.memory == Memory::Prefer => Ok(Wish::Without(why)),
-        Some((kind, why)) => refuse(
+    let path = beside::path_beside(&first.backing.path, id, "memory");
+    match reserve(work, vm, overlays, &path)? {
+        Ok(room) => Ok(Wish::Keep(path, room)),
+        Err((_, why)) if how.memory == Memory::Prefer => Ok(Wish::Without(why)),
+        Err((kind, why)) => refuse(
             kind,
             format!(
                 "the memory of VM {} cannot be kept, as memory = \"require\" asks: {why}. Nothing was touched",
@@ -70,12 +73,13 @@ pub(super) fn wish(
     }
 }
 
-/// What speaks against it: the error's name, and the reason.
-fn against(
+/// The room for it, or what speaks against it: the error's name, and the reason.
+fn reserve(
     work: &Work<'_>,
     vm: &Vm,
     overlays: &[Overlay],
-) -> std::result::Result<Option<(&'static str, String)>, Stop> {
+    path: &str,
+) -> std::result::Result<std::result::Result<Reserved, (&'static str, String)>, Stop> {
     let covered = |target: &str| overlays.iter().any(|o| o.target == target);
     if let Some(disk) = vm.disks.iter().find(|d| d.writable && !covered(&d.target)) {
         let why = format!(
@@ -83,24 +87,23 @@ fn against(
              is later",
             disk.target
         );
-        return Ok(Some(("Unsupported", why)));
+        return Ok(Err(("Unsupported", why)));
     }
-    let Some(first) = overlays.first() else { return Ok(None) };
-    let space = work.tools.hypervisor.space(&first.backing.path).map_err(|e| {
-        e.context(format_args!("no snapshot of VM {} was taken, as the room for it is unknown", vm.name))
-    })?;
-    let least = work.settings.daemon.min_free.bytes_of(space.capacity);
-    let mib = |bytes: u64| bytes / (1024 * 1024);
-    Ok((space.available < least.saturating_add(vm.ram)).then(|| {
-        let why = format!(
-            "it is {} MiB, and beside {} are {} MiB free, of which min-free wants {} to stay so",
-            mib(vm.ram),
-            first.backing.path,
-            mib(space.available),
-            mib(least)
-        );
-        ("NoSpace", why)
-    }))
+    let file = Growth {
+        image: path.to_owned(),
+        format: "raw".to_owned(),
+        capacity: vm.ram,
+        allocation: 0,
+        comes: vm.ram,
+    };
+    let (hypervisor, min_free) = (work.tools.hypervisor.as_ref(), work.settings.daemon.min_free);
+    match work.tools.rooms.reserve(hypervisor, &[file], min_free) {
+        Ok(reserved) => Ok(Ok(reserved)),
+        Err(e) if e.kind == ErrorKind::NoSpace => Ok(Err(("NoSpace", e.message))),
+        Err(e) => Err(e
+            .context(format_args!("no snapshot of VM {} was taken, as the room for it is unknown", vm.name))
+            .into()),
+    }
 }
 
 /// Takes the snapshot, with the memory as it is wished; what was really taken, and how well.
@@ -115,7 +118,7 @@ pub(super) fn take(
     let why = match wish {
         Wish::None => None,
         Wish::Without(why) => Some(why.clone()),
-        Wish::Keep(_) => match hypervisor.create(vm.id, &spec) {
+        Wish::Keep(..) => match hypervisor.create(vm.id, &spec) {
             Ok(()) => {
                 let unfrozen = Quality { requested: Some(how.quiesce), ..Quality::unknown(true) };
                 return Ok((spec, unfrozen));

@@ -9,9 +9,11 @@ use crate::{
         job::{Failure, Operation},
         merge::{DiskPart, Recipe},
         model::{SnapshotName, VmId, VmState},
+        room::Growth,
     },
     hypervisor::{Copied, Error, ErrorKind, Result, SnapshotXml, Steer, Vm},
     merging::{self, Earlier, Watcher},
+    rooms::Reserved,
     store::{Begun, Intent, StoreError},
 };
 
@@ -32,11 +34,24 @@ pub(super) fn run(
     recipe
         .files
         .extend(records.iter().filter(|r| run.contains(&r.name)).filter_map(|r| beside::file_of(vm, r)));
+    let room = merging::growths(hypervisor, vm, &recipe)
+        .and_then(|growths| reserve(work, &growths))
+        .map_err(|e| not_deleted(vm, run, Error::new(e.kind, format!("{e}. Nothing was touched"))))?;
     work.safe_point()?;
     let id = recipe.run.iter().find_map(|d| d.id).unwrap_or_else(Uuid::new_v4);
     let intent = Intent::new(id, vm.id, oldest.clone(), Begun::Merge(recipe.clone()));
     work.tools.store.begin(&intent, work.tools.clock.now())?;
-    carry_out(work, vm, &intent, &recipe, false, share)
+    carry_out(work, vm, &intent, (&recipe, &room), false, share)
+}
+
+/// The room for what is still to be merged, for as long as that takes.
+fn reserve(work: &Work<'_>, growths: &[Growth]) -> Result<Reserved> {
+    let hypervisor = work.tools.hypervisor.as_ref();
+    let reserved = work.tools.rooms.reserve(hypervisor, growths, work.settings.daemon.min_free);
+    reserved.map_err(|e| match e.kind {
+        ErrorKind::NoSpace => e.context("there is too little room for the merge"),
+        _ => e,
+    })
 }
 
 /// Ends the merges of the job's VM that were cut short.
@@ -65,15 +80,10 @@ pub(super) fn finish(work: &Work<'_>, vm: &Vm) -> std::result::Result<Vec<Snapsh
                 VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %intent.name,
                 "the merge of {} of VM {} was cut short; it is finished now", list(&names(recipe)), vm.name
             );
-            if let Err(e) = merging::check_room(work.tools.hypervisor.as_ref(), vm, recipe)
-                && e.kind == ErrorKind::NoSpace
-            {
-                let what = list(&names(recipe));
-                let what =
-                    format!("the merge of {what} of VM {}, which was cut short, is not finished", vm.name);
-                return Err(e.context(what).into());
-            }
-            match carry_out(work, vm, &intent, recipe, true, share) {
+            // Images that cannot be followed are for who merges to tell of.
+            let growths = merging::growths(work.tools.hypervisor.as_ref(), vm, recipe).unwrap_or_default();
+            let room = reserve(work, &growths).map_err(|e| unfinished(vm, recipe, &e))?;
+            match carry_out(work, vm, &intent, (recipe, &room), true, share) {
                 Err(Stop::Failed(e)) if e.name == ErrorKind::ChainMismatch.as_str() => {
                     if !given_up(work, vm, recipe)? {
                         return Err(Stop::Failed(e));
@@ -121,7 +131,7 @@ fn carry_out(
     work: &Work<'_>,
     vm: &Vm,
     intent: &Intent,
-    recipe: &Recipe,
+    (recipe, room): (&Recipe, &Reserved),
     begun: bool,
     share: (f64, f64),
 ) -> std::result::Result<(), Stop> {
@@ -135,6 +145,7 @@ fn carry_out(
         told: None,
         share,
         recipe,
+        room,
         going: begun,
         known: false,
         woken: false,
@@ -223,6 +234,16 @@ fn list(names: &[SnapshotName]) -> String {
     format!("{} {all}", if names.len() == 1 { "snapshot" } else { "snapshots" })
 }
 
+/// One that was cut short is not finished now, and nothing was done.
+fn unfinished(vm: &Vm, recipe: &Recipe, e: &Error) -> Stop {
+    let text = format!(
+        "the merge of {} of VM {}, which was cut short, is not finished: {e}. They still count as failed, as their images          may hold newer data; nothing was touched now, and the next prune tries again",
+        list(&names(recipe)),
+        vm.name
+    );
+    Stop::Failed(Failure::new(e.kind.as_str(), text))
+}
+
 fn not_deleted(vm: &Vm, run: &[SnapshotName], e: Error) -> Stop {
     let were = if run.len() == 1 { "was" } else { "were" };
     e.context(format_args!("{} of VM {} {were} not deleted", list(run), vm.name)).into()
@@ -240,6 +261,7 @@ struct Watching<'a> {
     told: Option<f64>,
     share: (f64, f64),
     recipe: &'a Recipe,
+    room: &'a Reserved,
     /// Something was allowed to be copied.
     going: bool,
     /// The metadata is right again.
@@ -337,6 +359,7 @@ impl Watcher for Watching<'_> {
 
     fn merged(&mut self, part: &DiskPart) -> Result<()> {
         self.pivoting = false;
+        self.room.written(&part.base);
         written(self.work.tools.store.reached(self.intent.id, &part.target))
     }
 

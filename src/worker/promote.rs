@@ -5,12 +5,9 @@
 
 use super::{Stop, Work};
 use crate::{
-    core::{
-        job::Failure,
-        model::VmState,
-        room::{Growth, Room, room_for},
-    },
+    core::{job::Failure, model::VmState, room::Growth},
     hypervisor::{Committed, Copied, Disk, Error, ErrorKind, Steer, Vm},
+    rooms::Reserved,
 };
 
 pub(super) fn run(work: &Work<'_>) -> Result<(), Stop> {
@@ -18,6 +15,7 @@ pub(super) fn run(work: &Work<'_>) -> Result<(), Stop> {
     work.phase("checking", None, None);
     let vm = hypervisor.vm(work.job.vm)?;
     let disks = preflight(work, &vm)?;
+    let _room = reserve(work, &vm, &disks)?;
     work.safe_point()?;
     if !disks.is_empty() {
         let asleep = vm.state == VmState::ShutOff;
@@ -102,12 +100,11 @@ fn preflight<'a>(work: &Work<'_>, vm: &'a Vm) -> Result<Vec<&'a Disk>, Stop> {
             disks.push(disk);
         }
     }
-    check_room(work, vm, &disks)?;
     Ok(disks)
 }
 
 /// All that lies under the disks has to fit in, and what is to stay free has to stay free.
-fn check_room(work: &Work<'_>, vm: &Vm, disks: &[&Disk]) -> Result<(), Stop> {
+fn reserve(work: &Work<'_>, vm: &Vm, disks: &[&Disk]) -> Result<Reserved, Stop> {
     let hypervisor = &work.tools.hypervisor;
     let mut growths = Vec::new();
     for top in disks.iter().filter_map(|d| d.chain.first()) {
@@ -115,20 +112,18 @@ fn check_room(work: &Work<'_>, vm: &Vm, disks: &[&Disk]) -> Result<(), Stop> {
         let own = images.first().map_or(0, |i| i.allocation);
         let capacity = images.iter().map(|i| i.capacity).max().unwrap_or(0);
         let below = images.iter().skip(1).fold(0_u64, |sum, i| sum.saturating_add(i.allocation));
-        let space = hypervisor.space(&top.path)?;
-        let least = work.settings.daemon.min_free.bytes_of(space.capacity);
-        let room = Room { capacity: space.capacity, available: space.available.saturating_sub(least) };
         let (image, format) = (top.path.clone(), top.format.clone());
-        growths.push((Growth { image, format, capacity, allocation: own, comes: below.min(capacity) }, room));
+        growths.push(Growth { image, format, capacity, allocation: own, comes: below.min(capacity) });
     }
-    room_for(growths.iter().map(|(growth, room)| (growth, *room))).or_else(|e| {
-        refuse(
-            "NoSpace",
-            format!(
-                "there is too little room to make VM {} independent, with min-free kept: {e}. Nothing was touched",
-                vm.name
-            ),
-        )
+    let min_free = work.settings.daemon.min_free;
+    work.tools.rooms.reserve(hypervisor.as_ref(), &growths, min_free).or_else(|e| {
+        let what = format!("VM {} was not made independent", vm.name);
+        match e.kind {
+            ErrorKind::NoSpace => {
+                refuse("NoSpace", format!("{what}: there is too little room: {e}. Nothing was touched"))
+            }
+            _ => Err(e.context(what).into()),
+        }
     })
 }
 

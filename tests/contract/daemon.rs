@@ -54,7 +54,8 @@ impl Daemon {
         let environment = Environment { timezone: jiff::tz::TimeZone::UTC, cores: 2 };
         let settings = Settings::new(DaemonSettings::defaults(&environment), []);
         let access = Arc::new(NotAsked);
-        Self { tools: Tools { hypervisor: Arc::clone(hv), store, access, clock, freezer }, settings }
+        let (hypervisor, rooms) = (Arc::clone(hv), Arc::default());
+        Self { tools: Tools { hypervisor, store, access, clock, freezer, rooms }, settings }
     }
 
     pub(crate) fn run(&self, vm: VmId, operation: Operation) -> Outcome {

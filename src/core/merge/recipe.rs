@@ -45,6 +45,9 @@ pub struct DiskPart {
     /// The image on `top`, which lies on `base` afterwards; `None` if `top` is what the VM writes to.
     #[serde(default)]
     pub above: Option<String>,
+    /// What `base` took when this was worked out, in bytes, if that was looked at.
+    #[serde(default)]
+    pub base_bytes: Option<u64>,
 }
 
 /// What is left to do with a disk.
@@ -252,6 +255,7 @@ fn part(disk: &DiskNow<'_>, going: &[SnapshotNow<'_>]) -> Option<DiskPart> {
     Some(DiskPart {
         target: disk.target.to_owned(),
         above: above.map(|(path, _)| (*path).to_owned()),
+        base_bytes: None,
         base: base.to_owned(),
         base_format: base_format.to_owned(),
         top: newest.above.to_owned(),

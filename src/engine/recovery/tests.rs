@@ -27,7 +27,14 @@ impl World {
         let clock: Arc<dyn crate::clock::Clock> = Arc::new(SystemClock::default());
         let freezer = Freezer::new(sim.clone(), Arc::clone(&store), Arc::clone(&clock), Box::new(|_, _| {}));
         let world = Self {
-            tools: Tools { hypervisor: sim.clone(), store, access: Arc::new(NoAccess), clock, freezer },
+            tools: Tools {
+                hypervisor: sim.clone(),
+                store,
+                access: Arc::new(NoAccess),
+                clock,
+                freezer,
+                rooms: Arc::default(),
+            },
             sim,
         };
         world.begin(2, Begun::Drop, &[LEFT]);

@@ -271,6 +271,7 @@ fn a_disk_is_merged_between_those_of_the_run_that_have_it() {
     let recipe = world.recipe(&[0, 1]).unwrap().unwrap();
     let part = |target: &str, base: &str, top: &str, above: &str| DiskPart {
         above: Some(above.into()),
+        base_bytes: None,
         target: target.into(),
         base: base.into(),
         base_format: "qcow2".into(),
@@ -316,6 +317,7 @@ fn a_disk_is_merged_only_where_what_lay_above_lies_on_the_base_now() {
         top: "/2".into(),
         gone: vec!["/2".into(), "/1".into()],
         above: above.map(str::to_owned),
+        base_bytes: None,
     };
     let place = |above, chain: &[&str], overlays: &[&str]| part(above).place(chain, overlays).ok();
     let (inner, active) = (Some("/3"), None);
