@@ -74,7 +74,12 @@ mod tests {
     fn refused(change: impl for<'a> FnOnce(&mut Facts<'a>), spoiled: &[&str], words: Option<&str>) {
         let names = [name("s1"), name("s2")];
         let mut facts = Facts {
-            disks: vec![DiskFacts { target: "vda", chain: vec!["/2", "/1", "/0"], configured: Some("/2") }],
+            disks: vec![DiskFacts {
+                target: "vda",
+                chain: vec!["/2", "/1", "/0"],
+                configured: Some("/2"),
+                lost: None,
+            }],
             snapshots: vec![
                 snapshot(&names[0], None, "/1", "/0"),
                 SnapshotFacts { current: true, ..snapshot(&names[1], Some(&names[0]), "/2", "/1") },

@@ -93,7 +93,8 @@ impl fmt::Display for Unknown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "what {} stands on cannot be told: {} {}. Bring it back, or take it out of that VM's definition",
+            "what {} stands on cannot be told: {} {}, so it may stand on this. Put it back; or, if it is gone for good, \
+             take the disk out of that VM's definition (`virsh detach-disk --config`), or undefine that VM",
             self.user, self.path, self.why
         )
     }
@@ -104,6 +105,9 @@ impl fmt::Display for Unknown {
 pub struct Family {
     /// What is known of each file, by path.
     pub files: BTreeMap<String, File>,
+    /// What definitions and snapshots say that an image lies on, path and whether that is raw: all that the hypervisor
+    /// still knows of one that is not there. Of one that is there its header says it. An empty set: it lies on nothing.
+    pub told: BTreeMap<String, BTreeSet<(String, bool)>>,
     /// Everybody.
     pub holders: Vec<Holder>,
 }
@@ -113,12 +117,18 @@ impl Family {
     pub fn unexplored(&self) -> BTreeSet<String> {
         let raw = self.raw();
         let named = self.holders.iter().flat_map(|h| &h.names).filter(|n| !n.raw).map(|n| n.path.as_str());
+        let told = self.told.values().flatten().filter(|(_, raw)| !raw).map(|(path, _)| path.as_str());
         let below =
             self.files.iter().filter(|(path, _)| !raw.contains(path.as_str())).filter_map(|(_, f)| match f {
                 File::On(Some((below, false))) => Some(below.as_str()),
                 _ => None,
             });
-        named.chain(below).filter(|path| !self.files.contains_key(*path)).map(str::to_owned).collect()
+        named
+            .chain(told)
+            .chain(below)
+            .filter(|path| !self.files.contains_key(*path))
+            .map(str::to_owned)
+            .collect()
     }
 
     /// Who but its own VM has one of these images, or has anything that lies on one of them.
@@ -168,30 +178,36 @@ impl Family {
         all().map(|(path, _)| path).filter(|path| !not.contains(path)).collect()
     }
 
-    /// The image and all that it lies on; and where that ends too early, the path and why.
+    /// The image and all that it lies on, or may lie on; and where that ends too early, the path and why.
     fn below<'a>(
         &'a self,
         path: &'a str,
         as_raw: bool,
         raw: &BTreeSet<&str>,
     ) -> (Vec<&'a str>, Option<(&'a str, &'a str)>) {
-        let (mut chain, mut at) = (vec![path], path);
-        let mut stop = as_raw || raw.contains(path);
-        while !stop {
-            match self.files.get(at) {
-                Some(File::On(None)) => break,
-                // A ring has no end to be looked for.
-                Some(File::On(Some((next, _)))) if chain.contains(&next.as_str()) => break,
-                Some(File::On(Some((next, as_raw)))) => {
-                    chain.push(next);
-                    at = next;
-                    stop = *as_raw;
+        let (mut chain, mut end) = (Vec::new(), None);
+        let mut next = vec![(path, as_raw)];
+        while let Some((at, as_raw)) = next.pop() {
+            // A ring has no end to be looked for.
+            if chain.contains(&at) {
+                continue;
+            }
+            chain.push(at);
+            if as_raw || raw.contains(at) {
+                continue;
+            }
+            match (self.files.get(at), self.told.get(at)) {
+                (Some(File::On(below)), _) => {
+                    next.extend(below.iter().map(|(path, raw)| (path.as_str(), *raw)));
                 }
-                Some(File::Missing) | None => return (chain, Some((at, MISSING))),
-                Some(File::Unreadable(why)) => return (chain, Some((at, why))),
+                (Some(File::Unreadable(why)), _) => end = end.or(Some((at, why.as_str()))),
+                (Some(File::Missing) | None, Some(told)) => {
+                    next.extend(told.iter().map(|(path, raw)| (path.as_str(), *raw)));
+                }
+                (Some(File::Missing) | None, None) => end = end.or(Some((at, MISSING))),
             }
         }
-        (chain, None)
+        (chain, end)
     }
 }
 

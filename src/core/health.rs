@@ -41,6 +41,8 @@ pub struct DiskFacts<'a> {
     pub chain: Vec<&'a str>,
     /// The image that the definition names.
     pub configured: Option<&'a str>,
+    /// The last of its images, if that is not there and the VM is off.
+    pub lost: Option<&'a str>,
 }
 
 /// A snapshot as its metadata is.
@@ -137,6 +139,7 @@ pub fn examine(facts: &Facts<'_>) -> Vec<Finding> {
     let mut found = Vec::new();
     found.extend(facts.disks.iter().filter_map(misconfigured));
     found.extend(facts.disks.iter().filter_map(|disk| too_deep(disk, facts.layer_limit)));
+    found.extend(facts.disks.iter().filter_map(cannot_start));
     found.extend(facts.snapshots.iter().filter_map(lost));
     match lineage(facts) {
         Ok(()) if facts.unfinished => {}
@@ -190,6 +193,18 @@ fn misconfigured(disk: &DiskFacts<'_>) -> Option<Finding> {
         disk.target
     );
     (*runs_on != named).then(|| Finding::new(Health::Broken, text))
+}
+
+/// Nor can anything be merged that such an image may lie on.
+fn cannot_start(disk: &DiskFacts<'_>) -> Option<Finding> {
+    let lost = disk.lost?;
+    let text = format!(
+        "Disk {} lies on {lost}, which is not there: the VM cannot start. As nobody can tell what that lay on, images of \
+         other VMs may have to stay unmerged. Put it back; or, if it is gone for good, take the disk out of the VM's \
+         definition (`virsh detach-disk --config`), or undefine the VM.",
+        disk.target
+    );
+    Some(Finding::new(Health::Broken, text))
 }
 
 fn too_deep(disk: &DiskFacts<'_>, limit: usize) -> Option<Finding> {

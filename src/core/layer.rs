@@ -90,6 +90,7 @@ mod tests {
             target,
             chain: chain.to_vec(),
             configured: chain.first().copied(),
+            lost: None,
         };
         Facts {
             disks: chains.iter().map(disk).collect(),

@@ -121,6 +121,8 @@ pub struct Disk {
     pub writable: bool,
     /// The images, from the one that is written to down to the base.
     pub chain: Vec<Layer>,
+    /// Of a stopped VM: the last image of the chain, if there is no such file, so that the VM cannot start.
+    pub lost: Option<String>,
     /// The image that the definition names, on which it starts the next time. `None` if the definition does not have
     /// this disk, or there is none, as of a transient VM.
     pub configured: Option<String>,

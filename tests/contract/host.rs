@@ -3,7 +3,7 @@
 use uuid::Uuid;
 use virtsnap::{
     core::model::{VmId, VmState},
-    hypervisor::{Agent, CreateSpec, ErrorKind, Event},
+    hypervisor::{Agent, CreateSpec, Disk, ErrorKind, Event, Vm},
 };
 
 use super::{AGENT, DEADLINE, Rig, RigVm, connected, name, refused, wait_for, watched};
@@ -42,7 +42,9 @@ pub(crate) fn vms_are_described_as_they_are(rig: &mut dyn Rig) {
     assert_eq!(hv.snapshots(vm), Ok(Vec::new()));
     rig.start_vm(vm);
     assert_eq!(hv.vm(vm).unwrap().state, VmState::Running);
-    assert_eq!(hv.vm(vm).unwrap().disks, seen.disks);
+    // libvirt's test driver has no images, so that each is lost while the VM is off.
+    let there = |vm: Vm| vm.disks.into_iter().map(|d| Disk { lost: None, ..d }).collect::<Vec<_>>();
+    assert_eq!(there(hv.vm(vm).unwrap()), there(seen));
 }
 
 pub(crate) fn the_room_for_images_is_known(rig: &mut dyn Rig) {

@@ -154,13 +154,49 @@ pub(crate) fn a_vm_whose_image_cannot_be_found_lets_nothing_be_merged(rig: &mut 
     let other = rig.vm_on(&clone);
     rig.remove_file(&clone);
     let error = hv.users(std::slice::from_ref(&base), vm).unwrap_err();
-    let other_name = hv.vm(other).unwrap().name;
-    assert!(error.message.contains(&other_name) && error.message.contains(&clone), "{error}");
+    let told = hv.vm(other).unwrap();
+    for words in [told.name.as_str(), clone.as_str(), "detach-disk"] {
+        assert!(error.message.contains(words), "{error}");
+    }
+    assert_eq!(told.disks[0].lost.as_ref(), Some(&clone));
+    assert!(hv.vm(vm).unwrap().disks.iter().all(|d| d.lost.is_none()));
     let before = records(&*hv, vm);
     refused(hv.delete(vm, &name("s1")), ErrorKind::Unsupported);
     assert_eq!(records(&*hv, vm), before);
     rig.undefine_vm(other);
     hv.delete(vm, &name("s1")).unwrap();
+}
+
+/// Its snapshots say what it lay on, and only who merges that is refused.
+pub(crate) fn a_vm_whose_overlay_is_gone_is_in_the_way_of_what_it_lay_on_alone(rig: &mut dyn Rig) {
+    let (hv, _events) = connected(rig);
+    let vm = rig.new_vm(STOPPED);
+    let base = chain(&*hv, vm, "vda").remove(0);
+    take(rig, &*hv, vm, "s1");
+    let clone = rig.image_on(&base);
+    let other = rig.vm_on(&clone);
+    let overlay = take(rig, &*hv, other, "theirs").remove(0).path;
+    let third = rig.new_vm(STOPPED);
+    let third_s = chain(&*hv, third, "vda").remove(0);
+    take(rig, &*hv, third, "s1");
+    take(rig, &*hv, third, "s2");
+
+    rig.remove_file(&overlay);
+    assert_eq!(hv.vm(other).unwrap().disks[0].lost, Some(overlay.clone()));
+    let users = hv.users(std::slice::from_ref(&base), vm).unwrap();
+    let name_of_other = hv.vm(other).unwrap().name;
+    assert!(users.contains(&(base.clone(), User::Vm(name_of_other))), "{users:?}");
+    refused(hv.delete(vm, &name("s1")), ErrorKind::Busy);
+    assert_eq!(hv.users(&[third_s], third), Ok(Vec::new()));
+    hv.delete(third, &name("s1")).unwrap();
+
+    // What lies under what it lay on is told by that one's own header, while that is there.
+    rig.remove_file(&clone);
+    let error = hv.users(std::slice::from_ref(&base), vm).unwrap_err();
+    assert!(error.message.contains(&clone), "{error}");
+    refused(hv.delete(third, &name("s2")), ErrorKind::Unsupported);
+    rig.undefine_vm(other);
+    hv.delete(third, &name("s2")).unwrap();
 }
 
 pub(crate) fn a_chain_that_cannot_be_followed_is_an_error(rig: &mut dyn Rig) {

@@ -327,6 +327,7 @@ macro_rules! contracts {
                 a_merge_into_what_another_vm_s_snapshot_has_is_refused [];
                 a_merge_into_what_an_image_of_nobody_lies_on_is_refused [];
                 a_vm_whose_image_cannot_be_found_lets_nothing_be_merged [];
+                a_vm_whose_overlay_is_gone_is_in_the_way_of_what_it_lay_on_alone [];
                 a_chain_that_cannot_be_followed_is_an_error [];
                 small_files_are_read_and_written_whole [];
             }

@@ -20,6 +20,7 @@ mod life;
 mod memory;
 mod merging;
 mod mirror;
+mod missing;
 mod orphans;
 mod pace;
 mod policies;

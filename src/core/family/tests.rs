@@ -18,7 +18,7 @@ fn snapshot(of: &str, images: &[&str]) -> Holder {
 
 fn family(files: &[(&str, File)], holders: Vec<Holder>) -> Family {
     let files = files.iter().map(|(path, file)| ((*path).to_owned(), file.clone())).collect();
-    Family { files, holders }
+    Family { files, holders, ..Family::default() }
 }
 
 fn users(family: &Family, images: &[&str]) -> Vec<String> {
@@ -76,6 +76,38 @@ fn what_cannot_be_followed_is_no_answer() {
     assert_eq!(users(&lost, &["/base"]), ["/base: /a, which no VM has"]);
 }
 
+/// An image that is gone was on what metadata says.
+#[test]
+fn what_metadata_says_of_a_missing_image_is_followed() {
+    let told = |told: &[(&str, &[&str])]| {
+        let mut family = family(&shared(), vec![vm("mine", true, &["/a"]), vm("other", false, &["/lost"])]);
+        let on = |below: &[&str]| below.iter().map(|path| ((*path).to_owned(), false)).collect();
+        family.told = told.iter().map(|(path, below)| ((*path).to_owned(), on(below))).collect();
+        family.files.remove("/c");
+        family
+    };
+    let base = BTreeSet::from(["/base".to_owned()]);
+    // On something else, or on nothing: it is not in the way.
+    for elsewhere in [&[("/lost", &["/x"][..]), ("/x", &[])][..], &[("/lost", &[])]] {
+        let found = told(elsewhere).users(&base).unwrap();
+        assert_eq!(found, [("/base".to_owned(), User::Volume("/b".to_owned()))]);
+    }
+    // On one that lies on it, be that but one of two.
+    for on_it in [&[("/lost", &["/b"][..])][..], &[("/lost", &["/b", "/x"]), ("/x", &[])]] {
+        assert_eq!(users(&told(on_it), &["/base"]), ["/base: VM other"]);
+    }
+    // What nothing says anything of may lie on it.
+    let unknown = told(&[("/lost", &["/x"])]);
+    assert_eq!(unknown.users(&base).unwrap_err().path, "/x");
+    assert!(unknown.unexplored().contains("/x"));
+    // What is there says it itself.
+    let mut there = told(&[("/lost", &["/b"])]);
+    there.files.insert("/lost".to_owned(), File::On(None));
+    assert_eq!(users(&there, &["/base"]), ["/base: /b, which no VM has"]);
+    there.files.insert("/lost".to_owned(), File::Unreadable("is locked".to_owned()));
+    assert_eq!(there.users(&base).unwrap_err().path, "/lost");
+}
+
 /// A guest can write what looks like a header to its raw disk: it must not make others' images look used.
 #[test]
 fn a_raw_image_names_no_other() {
@@ -98,6 +130,7 @@ fn what_is_not_known_yet_is_named_and_a_ring_ends() {
     let family = family(&files, vec![vm("v", false, &["/y", "/a"])]);
     assert_eq!(family.unexplored().into_iter().collect::<Vec<_>>(), ["/elsewhere", "/y"]);
     let ring = [("/a", on("/b")), ("/b", on("/a"))];
-    let ring = super::Family { files: ring.map(|(p, f)| (p.to_owned(), f)).into(), holders: Vec::new() };
+    let ring = ring.map(|(p, f)| (p.to_owned(), f)).into();
+    let ring = super::Family { files: ring, ..super::Family::default() };
     assert_eq!(users(&ring, &["/b"]), ["/b: /a, which no VM has"]);
 }

@@ -6,7 +6,7 @@ fn name(text: &str) -> &'static SnapshotName {
 }
 
 fn disk(chain: &[&'static str]) -> DiskFacts<'static> {
-    DiskFacts { target: "vda", chain: chain.to_vec(), configured: chain.first().copied() }
+    DiskFacts { target: "vda", chain: chain.to_vec(), configured: chain.first().copied(), lost: None }
 }
 
 fn snapshot(
@@ -60,8 +60,19 @@ fn what_is_sound_has_no_finding() {
     assert_eq!(examine(&none), [], "nobody has to be current where nobody is");
     // A disk that no snapshot has may be on anything.
     let mut facts = sound();
-    facts.disks.push(DiskFacts { target: "vdb", chain: vec!["b2", "b1"], configured: Some("b2") });
+    facts.disks.push(DiskFacts { target: "vdb", ..disk(&["b2", "b1"]) });
     assert_eq!(examine(&facts), []);
+}
+
+#[test]
+fn an_image_of_a_stopped_vm_that_is_not_there_is_told_with_the_way_out() {
+    let mut facts = sound();
+    facts.disks[0].lost = Some("base");
+    let found = only(&facts);
+    assert_eq!((found.health, &found.repair), (Health::Broken, &None));
+    for words in ["vda lies on base", "cannot start", "detach-disk"] {
+        assert!(found.text.contains(words), "{}", found.text);
+    }
 }
 
 #[test]

@@ -200,6 +200,7 @@ fn add_domain(
     for (live, text) in texts {
         let mut names = Vec::new();
         for disk in xml::domain(&text)?.disks {
+            let ends = disk.ends;
             let layers = resolved(connection, disk)?;
             if live {
                 // As QEMU has opened them: nothing else is to be looked up.
@@ -208,6 +209,9 @@ fn add_domain(
                     family.files.insert(pair[0].path.clone(), below);
                 }
                 family.files.extend(layers.last().map(|base| (base.path.clone(), File::On(None))));
+            }
+            if !live {
+                say(family, &layers, ends);
             }
             names.extend(layers.into_iter().map(|layer| named(layer, !live)));
         }
@@ -228,11 +232,19 @@ fn add_domain(
         };
         let mut states = Vec::new();
         for disk in before {
-            states.extend(resolved(connection, disk)?.into_iter().take(1).map(|layer| named(layer, false)));
+            let (ends, target) = (disk.ends, disk.disk.target.clone());
+            let layers = resolved(connection, disk)?;
+            say(family, &layers, ends);
+            let Some(state) = layers.into_iter().next() else { continue };
+            for (_, overlay) in above.iter().filter(|(of, _)| *of == target) {
+                let below = family.told.entry(overlay.clone()).or_default();
+                below.insert(lies_on(state.clone()));
+            }
+            states.push(named(state, false));
         }
         let memory = memory.map(|path| named(Layer { path, format: "raw".to_owned() }, false));
         states.extend(memory);
-        let overlay = |path| named(Layer { path, format: "qcow2".to_owned() }, false);
+        let overlay = |(_, path)| named(Layer { path, format: "qcow2".to_owned() }, false);
         let above = above.into_iter().map(overlay).collect();
         for (overlays, names) in [(false, states), (true, above)] {
             let own = counts(Role { vm, overlays });
@@ -240,6 +252,16 @@ fn add_domain(
         }
     }
     Ok(())
+}
+
+/// What lies on what, as a definition or a snapshot says. `ends`: the last one lies on nothing.
+fn say(family: &mut Family, layers: &[Layer], ends: bool) {
+    for pair in layers.windows(2) {
+        family.told.entry(pair[0].path.clone()).or_default().insert(lies_on(pair[1].clone()));
+    }
+    if let Some(last) = layers.last().filter(|_| ends) {
+        family.told.entry(last.path.clone()).or_default();
+    }
 }
 
 /// A disk's images, with its first one's path where the definition names a pool and a volume.
@@ -276,7 +298,7 @@ fn explore(connection: &Connect, path: &str, looked: &mut BTreeSet<String>) -> R
     {
         return match e.kind {
             ErrorKind::Disconnected => Err(e),
-            _ if e.message.contains("No such file or directory") => Ok(File::Missing),
+            _ if no_such_file(&e) => Ok(File::Missing),
             _ => Ok(unreadable(&e)),
         };
     }
@@ -286,6 +308,11 @@ fn explore(connection: &Connect, path: &str, looked: &mut BTreeSet<String>) -> R
         Some(Err(e)) if e.kind == ErrorKind::Disconnected => Err(e),
         Some(Err(e)) => Ok(unreadable(&e)),
     }
+}
+
+/// Nor is there the directory.
+pub(super) fn no_such_file(e: &Error) -> bool {
+    e.message.contains("No such file or directory")
 }
 
 /// A volume as its header is now; `None` if the file is gone.

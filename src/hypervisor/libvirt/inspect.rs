@@ -42,7 +42,7 @@ pub(super) fn vm(connections: &Connections, id: VmId) -> Result<Vm> {
         // A stopped VM's definition names the top image only: the rest is read from the volumes.
         for disk in disks.iter_mut().filter(|d| d.writable && d.kind == "file") {
             if let Some(top) = disk.chain.first().cloned() {
-                disk.chain = storage::chain(&connections.control, top);
+                (disk.chain, disk.lost) = storage::chain_to_its_end(&connections.control, top);
             }
         }
     }

@@ -166,23 +166,35 @@ pub(super) fn discard(connections: &Connections, vm: VmId, paths: &[String]) -> 
 /// The images from this one down, as the volumes' headers name them, as far as they are known: to be shown, not to
 /// be relied on.
 pub(super) fn chain(connection: &Connect, top: Layer) -> Vec<Layer> {
+    chain_to_its_end(connection, top).0
+}
+
+/// The same; and the last of them, if there is no such file.
+pub(super) fn chain_to_its_end(connection: &Connect, top: Layer) -> (Vec<Layer>, Option<String>) {
     let mut layers = vec![top];
-    while layers.len() < MAX_CHAIN {
-        // What looks like a header in a raw image is the guest's.
-        let Some(last) = layers.last().filter(|l| l.format != "raw") else { break };
-        let Some(next) = volume_at(connection, &last.path)
-            .and_then(|v| v.xml_desc(0).ok())
-            .and_then(|text| xml::volume(&text).ok())
-            .and_then(|v| v.backing)
-        else {
-            break;
+    while let Some(last) = layers.last().filter(|_| layers.len() < MAX_CHAIN) {
+        let read = match known(connection, &last.path) {
+            Ok(Some(volume)) => images::read(&volume),
+            Ok(None) => Ok(None),
+            Err(e) if images::no_such_file(&e) => Ok(None),
+            Err(e) => Err(e),
         };
+        let next = match read {
+            Ok(None) => {
+                let lost = last.path.clone();
+                return (layers, Some(lost));
+            }
+            // What looks like a header in a raw image is the guest's.
+            Ok(Some(volume)) => volume.backing.filter(|_| last.format != "raw"),
+            Err(_) => None,
+        };
+        let Some(next) = next else { break };
         if layers.iter().any(|l| l.path == next.path) {
             break;
         }
         layers.push(next);
     }
-    layers
+    (layers, None)
 }
 
 /// What this image takes on disk, in bytes. `None`: no volume was found of it.

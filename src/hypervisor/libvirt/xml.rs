@@ -48,6 +48,8 @@ pub(super) struct DomainXml {
 pub(super) struct DiskXml {
     pub(super) disk: Disk,
     pub(super) pci: Option<[u32; 4]>,
+    /// It says that its last image lies on nothing.
+    pub(super) ends: bool,
     /// A block job has both sides equal, and waits to be ended.
     pub(super) ready: bool,
     /// The pool that it is a volume of, where the definition names it so; the chain's first path is the volume's name.
@@ -160,8 +162,12 @@ fn disk(node: Node<'_, '_>) -> DiskXml {
         chain.push(Layer { path, format: format(node, "driver") });
     }
     let mut below = child(node, "backingStore");
+    let mut ends = false;
     while let Some(store) = below {
-        let Some(path) = source(store) else { break };
+        let Some(path) = source(store) else {
+            ends = !chain.is_empty() && !store.children().any(|n| n.is_element());
+            break;
+        };
         chain.push(Layer { path, format: format(store, "format") });
         below = child(store, "backingStore");
     }
@@ -188,9 +194,11 @@ fn disk(node: Node<'_, '_>) -> DiskXml {
             shared,
             writable,
             chain,
+            lost: None,
             configured: None,
         },
         pci,
+        ends,
         ready,
         pool,
     }
@@ -291,8 +299,10 @@ pub(super) fn volume(xml: &str) -> Result<VolumeXml> {
     })
 }
 
-/// All images that a snapshot's XML names: what the disks were on, what was put on top of them, and the memory file.
-pub(super) fn snapshot_images(xml: &str) -> Result<(Vec<DiskXml>, Vec<String>, Option<String>)> {
+/// All images that a snapshot's XML names: what the disks were on, what was put on top of them, by target, and the memory
+/// file.
+#[expect(clippy::type_complexity, reason = "three lists for one caller")]
+pub(super) fn snapshot_images(xml: &str) -> Result<(Vec<DiskXml>, Vec<(String, String)>, Option<String>)> {
     let doc = parse(xml)?;
     let of = |names: [&'static str; 2]| {
         doc.root_element().children().filter(move |n| names.iter().any(|name| n.has_tag_name(*name)))
@@ -300,7 +310,8 @@ pub(super) fn snapshot_images(xml: &str) -> Result<(Vec<DiskXml>, Vec<String>, O
     let devices = of(["domain", "inactiveDomain"]).filter_map(|d| child(d, "devices"));
     let before = devices.flat_map(|d| d.children()).filter(|n| n.has_tag_name("disk")).map(disk);
     let above = of(["disks", "revertDisks"]).flat_map(|d| d.children()).filter(|n| n.has_tag_name("disk"));
-    Ok((before.collect(), above.filter_map(source).collect(), memory_file(doc.root_element())))
+    let above = above.filter_map(|n| Some((n.attribute("name").unwrap_or_default().to_owned(), source(n)?)));
+    Ok((before.collect(), above.collect(), memory_file(doc.root_element())))
 }
 
 /// A pool's directory, and whether its kind is one of files in a directory.

@@ -142,6 +142,7 @@ impl State {
             bus: "virtio".to_owned(),
             shared: false,
             writable: d.writable,
+            lost: store.lost(&d.active).filter(|_| d.writable && vm.state == VmState::ShutOff),
             chain: store.chain(&d.active),
             configured: vm.persistent.then(|| d.configured.as_ref().unwrap_or(&d.active).clone()),
         };

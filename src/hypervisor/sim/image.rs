@@ -91,6 +91,11 @@ impl Store {
         layers
     }
 
+    /// The image of this one's chain that is not there.
+    pub(super) fn lost(&self, top: &str) -> Option<String> {
+        self.chain(top).into_iter().map(|l| l.path).find(|path| !self.files.contains_key(path))
+    }
+
     /// Whether a VM can start on this image.
     pub(super) fn check_openable(&self, top: &str, layer_limit: usize) -> Result<()> {
         let chain = self.chain(top);

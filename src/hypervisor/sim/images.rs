@@ -128,8 +128,19 @@ impl State {
         };
         let files =
             self.store.files.iter().map(|(path, file)| (path.clone(), File::On(below(file)))).collect();
-        let mut family = Family { files, holders: Vec::new() };
+        let mut family = Family { files, ..Family::default() };
         for (id, machine) in &self.vms {
+            for saved in machine.snapshots.values() {
+                let put_on = saved.disks.iter().flat_map(|d| {
+                    let again = saved.revert_disks.iter().filter(|(target, _)| *target == d.target);
+                    let overlays = again.map(|(_, overlay)| overlay).chain([&d.overlay]);
+                    overlays.map(|overlay| (overlay.clone(), d.state_image.clone()))
+                });
+                for (overlay, below) in put_on {
+                    let raw = self.store.files.get(&below).is_some_and(|f| f.format == "raw");
+                    family.told.entry(overlay).or_default().insert((below, raw));
+                }
+            }
             for (user, overlays, names) in holders(machine) {
                 let raw = |path: &str| self.store.files.get(path).is_some_and(|f| f.format == "raw");
                 let vital = matches!(user, User::Vm(_));

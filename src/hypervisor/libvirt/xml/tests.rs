@@ -142,7 +142,8 @@ fn a_volume_is_read_with_its_owner_and_one_like_it_gets_the_same() {
 
 #[test]
 fn all_images_of_a_snapshot_are_found() {
-    let disk = |path| format!("<disk type='file'><driver type='qcow2'/><source file='{path}'/></disk>");
+    let disk =
+        |path| format!("<disk type='file' name='vda'><driver type='qcow2'/><source file='{path}'/></disk>");
     let (before, above, memory) = snapshot_images(&format!(
         "<domainsnapshot><memory snapshot='external' file='/m'/>
          <disks>{}<disk snapshot='no' name='vdb'/></disks><revertDisks>{}</revertDisks>
@@ -156,6 +157,9 @@ fn all_images_of_a_snapshot_are_found() {
     ))
     .unwrap();
     let before: Vec<_> = before.iter().map(|d| d.disk.chain[0].path.as_str()).collect();
-    assert_eq!((before, above), (vec!["/a", "/b", "/c"], vec!["/o".to_owned(), "/r".to_owned()]));
+    assert_eq!(
+        (before, above),
+        (vec!["/a", "/b", "/c"], ["o", "r"].map(|d| ("vda".to_owned(), format!("/{d}"))).to_vec())
+    );
     assert_eq!(memory.as_deref(), Some("/m"));
 }
