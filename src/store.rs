@@ -90,6 +90,8 @@ const MIGRATIONS: &[&str] = &["
     CREATE INDEX stray_vm ON stray (vm);
 ", "
     ALTER TABLE awake ADD COLUMN life INTEGER;
+", "
+    CREATE TABLE stilled (vm TEXT PRIMARY KEY, life INTEGER NOT NULL) STRICT;
 "];
 
 /// The database.

@@ -84,7 +84,9 @@ pub trait Merge {
     /// Copies what this disk of a running VM lies on into the image that it is written to, until it lies on nothing
     /// ([`Committed::Before`]: it did not). No other image is touched.
     ///
-    /// However it ends, the disk reads as before, and to do it again is to go on with it. `steer` is asked as with
+    /// The image says that it stands alone before all that makes it so is in it: what QEMU 7.2 copied it keeps to itself
+    /// until somebody has it flush ([`Power::suspend`](super::Power::suspend)), and a QEMU that is killed before then takes
+    /// it along. However it ends else, the disk reads as before, and to do it again is to go on with it. `steer` is asked as with
     /// `commit`; ended early by it, it is [`ErrorKind::Cancelled`](super::ErrorKind::Cancelled).
     fn pull(&self, vm: VmId, target: &str, steer: &mut dyn FnMut(Copied) -> Steer) -> Result<Committed>;
 

@@ -12,6 +12,13 @@ pub trait Power {
     /// its CPUs go on: libvirt starts all with their CPUs stopped, and leaves them so if it is killed just then.
     fn start(&self, vm: VmId, paused: bool) -> Result<()>;
 
+    /// Stops the CPUs of one that runs, and with that has its QEMU write to the disks what it kept to itself. Any other is
+    /// left as it is. True: it ran. Whoever calls this writes it down first.
+    fn suspend(&self, vm: VmId) -> Result<bool>;
+
+    /// Lets the CPUs of one go on that is paused. Any other is left as it is.
+    fn go_on(&self, vm: VmId) -> Result<()>;
+
     /// Whether the VM could go on from the memory in this file, as far as that can be told without trying: the file is
     /// there, its head is whole, and what it says of the VM is what the VM is. An error of kind
     /// [`Unsupported`](super::ErrorKind::Unsupported) says why not.

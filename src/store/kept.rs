@@ -1,6 +1,6 @@
 //! What is kept for the way back: which VMs were started only to work on their disks, and metadata as it was.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension, params};
@@ -49,6 +49,34 @@ impl Store {
         let mut all = BTreeSet::new();
         for row in rows {
             all.extend(row?.parse::<VmId>());
+        }
+        Ok(all)
+    }
+
+    /// Before the CPUs of a running VM are stopped for a moment: in this life of it they are to go on.
+    pub fn stills(&self, vm: VmId, life: u64) -> Result<()> {
+        self.write(
+            "INSERT OR REPLACE INTO stilled VALUES (?1, ?2)",
+            params![vm.to_string(), i64::try_from(life).unwrap_or(i64::MAX)],
+        )
+    }
+
+    /// They go on, or it is somebody else's by now.
+    pub fn goes_on(&self, vm: VmId) -> Result<()> {
+        self.write("DELETE FROM stilled WHERE vm = ?1", params![vm.to_string()])
+    }
+
+    /// The VMs whose CPUs may stand still for no other reason than our work, and in which life.
+    pub fn stilled(&self) -> Result<BTreeMap<VmId, u64>> {
+        let connection = self.lock();
+        let mut statement = connection.prepare("SELECT vm, life FROM stilled")?;
+        let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))?;
+        let mut all = BTreeMap::new();
+        for row in rows {
+            let (vm, life) = row?;
+            if let (Ok(vm), Ok(life)) = (vm.parse(), u64::try_from(life)) {
+                all.insert(vm, life);
+            }
         }
         Ok(all)
     }

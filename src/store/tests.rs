@@ -218,6 +218,13 @@ fn who_was_woken_and_how_metadata_was_is_known_until_it_is_settled() {
     store.wakes(vm, at(2)).unwrap();
     assert!(store.is_awake(vm, Some(5)).unwrap(), "it is another one");
 
+    store.stills(vm, 4).unwrap();
+    store.stills(other, u64::from(u32::MAX)).unwrap();
+    store.stills(vm, 5).unwrap();
+    assert_eq!(store.stilled().unwrap(), [(vm, 5), (other, u64::from(u32::MAX))].into());
+    store.goes_on(other).unwrap();
+    assert_eq!(store.stilled().unwrap(), [(vm, 5)].into());
+
     let (a, b) = (SnapshotName::existing("a\n"), SnapshotName::existing("b"));
     store.keep_copy(vm, &b, "<b/>", at(2)).unwrap();
     store.keep_copy(vm, &a, "<a/>", at(3)).unwrap();

@@ -1,7 +1,9 @@
 //! Making a VM independent of other VMs' images: what lies under its disks is copied into what it writes to.
 //!
 //! Whatever ends it early, each disk reads as before: what is copied is a matter of its own image alone. So nothing is
-//! written down but that the VM was woken, and to finish it is to do it again.
+//! written down but that the VM was woken, or that its CPUs were stopped for a moment, and to finish it is to do it again.
+
+use std::time::Duration;
 
 use super::{Stop, Work};
 use crate::{
@@ -9,6 +11,9 @@ use crate::{
     hypervisor::{Committed, Copied, Disk, Error, ErrorKind, Steer, Vm},
     rooms::Reserved,
 };
+
+/// Between two tries to let it go on.
+const PAUSE: Duration = Duration::from_millis(250);
 
 pub(super) fn run(work: &Work<'_>) -> Result<(), Stop> {
     let hypervisor = &work.tools.hypervisor;
@@ -23,9 +28,8 @@ pub(super) fn run(work: &Work<'_>) -> Result<(), Stop> {
             work.phase("starting it, paused", None, None);
             work.tools.store.wakes(vm.id, work.tools.clock.now())?;
         }
-        let woken = if asleep { hypervisor.wake(vm.id) } else { Ok(()) };
-        let not = |e: Error| e.context(format_args!("VM {} was not made independent", vm.name)).into();
-        let done = woken.map_err(not).and_then(|()| pull_all(work, &vm, &disks));
+        let woken = if asleep { wake(work, &vm) } else { Ok(()) };
+        let done = woken.and_then(|()| pull_all(work, &vm, &disks));
         if asleep {
             let slept = hypervisor.let_sleep(vm.id);
             if slept.is_ok() {
@@ -48,6 +52,17 @@ pub(super) fn run(work: &Work<'_>) -> Result<(), Stop> {
         VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_JOB = work.job.id,
         "VM {} is independent of all other VMs' images", vm.name
     );
+    Ok(())
+}
+
+/// What tells this life of it from others is written down: one that somebody starts later is theirs.
+fn wake(work: &Work<'_>, vm: &Vm) -> Result<(), Stop> {
+    let hypervisor = &work.tools.hypervisor;
+    let not = |e: Error| Stop::from(e.context(format_args!("VM {} was not made independent", vm.name)));
+    hypervisor.wake(vm.id).map_err(not)?;
+    if let Some(life) = hypervisor.life(vm.id).map_err(not)? {
+        work.tools.store.woken(vm.id, life)?;
+    }
     Ok(())
 }
 
@@ -147,7 +162,8 @@ fn pull_all(work: &Work<'_>, vm: &Vm, disks: &[&Disk]) -> Result<(), Stop> {
             Steer::On { limit: work.pace().bandwidth }
         };
         match work.tools.hypervisor.pull(vm.id, &disk.target, &mut steer) {
-            Ok(Committed::Now | Committed::Before) => {}
+            Ok(Committed::Before) => {}
+            Ok(Committed::Now) => flush(work, vm, disk)?,
             Err(e) if e.kind == ErrorKind::Cancelled => return Err(Stop::Cancelled),
             Err(e) => {
                 let kind = e.kind.as_str();
@@ -157,6 +173,41 @@ fn pull_all(work: &Work<'_>, vm: &Vm, disks: &[&Disk]) -> Result<(), Stop> {
         }
     }
     Ok(())
+}
+
+/// Has a running VM's QEMU write to the disk what it copied: a stop of its CPUs flushes all.
+fn flush(work: &Work<'_>, vm: &Vm, disk: &Disk) -> Result<(), Stop> {
+    let (hypervisor, store) = (&work.tools.hypervisor, &work.tools.store);
+    let not = |what: &str| {
+        format!("disk {} of VM {} lies on nothing else any more, but {what}", disk.target, vm.name)
+    };
+    if hypervisor.vm(vm.id)?.state != VmState::Running {
+        return Ok(());
+    }
+    let Some(life) = hypervisor.life(vm.id)? else { return Ok(()) };
+    store.stills(vm.id, life)?;
+    let stopped = hypervisor.suspend(vm.id).map_err(|e| e.context(not("it is not safely on its disk yet")));
+    // Where it failed it may be stopped all the same.
+    let went_on = match stopped {
+        Ok(false) => Ok(()),
+        _ => hypervisor.go_on(vm.id).or_else(|_| {
+            // Whatever was in its way a moment ago may be gone.
+            work.tools.clock.pause(PAUSE);
+            hypervisor.go_on(vm.id)
+        }),
+    };
+    if went_on.is_ok() {
+        store.goes_on(vm.id)?;
+    }
+    match stopped {
+        Err(e) => Err(e.and_rollback(&went_on, "letting it go on").into()),
+        Ok(_) => went_on.map_err(|e| {
+            e.context(not(
+                "the VM, whose CPUs were stopped for a moment, does not go on yet, which is tried again",
+            ))
+            .into()
+        }),
+    }
 }
 
 /// libvirt did it: is it so, also for the next start?

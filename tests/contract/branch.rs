@@ -362,6 +362,20 @@ pub(crate) fn a_cancelled_promotion_loses_nothing(rig: &mut dyn Rig) {
     assert_eq!(daemon.tools.store.branched().unwrap().len(), 1);
     assert_eq!(hv.pull(branch, "vda", &mut |_| Steer::On { limit: None }), Ok(Committed::Now));
     assert_eq!(hv.pull(branch, "vda", &mut |_| Steer::On { limit: None }), Ok(Committed::Before));
+    let is = |state| assert_eq!(hv.vm(branch).unwrap().state, state);
+    // What it copied is on its disk with that.
+    for (ran, then) in [(Ok(true), VmState::Paused), (Ok(false), VmState::Paused)] {
+        assert_eq!(hv.suspend(branch), ran);
+        is(then);
+    }
+    for _ in 0..2 {
+        hv.go_on(branch).unwrap();
+        is(VmState::Running);
+    }
+    rig.stop_vm(branch);
+    assert_eq!((hv.suspend(branch), hv.go_on(branch)), (Ok(false), Ok(())));
+    is(VmState::ShutOff);
+    rig.start_vm(branch);
     assert_eq!((chain(&*hv, branch, "vda").len(), rig.marker_now(branch, "vda")), (1, 5));
     assert_eq!(rig.marker_in_snapshot(vm, &name("s1"), "vda"), 1);
     promote(&daemon, branch).unwrap();

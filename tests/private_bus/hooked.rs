@@ -229,6 +229,14 @@ impl Power for Hooked {
         Power::start(self.at(Op::Start), vm, paused)
     }
 
+    fn suspend(&self, vm: VmId) -> Result<bool> {
+        self.at(Op::Suspend).suspend(vm)
+    }
+
+    fn go_on(&self, vm: VmId) -> Result<()> {
+        self.at(Op::GoOn).go_on(vm)
+    }
+
     fn resumable(&self, vm: VmId, memory: &str) -> Result<()> {
         self.at(Op::Resumable).resumable(vm, memory)
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use virtsnap::{
     core::model::{VmId, VmState},
     hypervisor::{
-        Error, ErrorKind, Hypervisor,
+        Error, ErrorKind, Hypervisor, Wake as _,
         sim::{Fault, Mishap, Op, VmSpec},
     },
 };
@@ -20,7 +20,13 @@ use super::{
 
 const TWO: [&str; 2] = ["vda", "vdb"];
 /// All that it asks the hypervisor to change.
-const STEPS: [Op; 3] = [Op::Wake, Op::Pull, Op::LetSleep];
+const STEPS: [Op; 5] = [Op::Wake, Op::Pull, Op::Suspend, Op::GoOn, Op::LetSleep];
+
+/// Those that it has with a VM that runs, or does not.
+fn steps(running: bool) -> impl Iterator<Item = Op> {
+    let of_running = |op: &Op| matches!(op, Op::Suspend | Op::GoOn);
+    STEPS.into_iter().filter(move |op| *op == Op::Pull || of_running(op) == running)
+}
 
 /// A VM with snapshot s1 and newer data, and the branch `trial` of s1, which runs or not.
 async fn branched(running: bool) -> (Rig, VmId) {
@@ -143,11 +149,14 @@ async fn what_cannot_be_promoted_is_refused_before_anything_is_touched() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_step_that_fails_leaves_a_branch_that_reads_the_same_and_is_promoted_later() {
     for running in [true, false] {
-        for op in STEPS.into_iter().filter(|op| !running || *op == Op::Pull) {
+        for op in steps(running) {
             for mishap in [Mishap::Refuse, Mishap::Half, Mishap::Lose] {
                 let (rig, trial) = branched(running).await;
                 let what = format!("{op:?}, running: {running}");
-                rig.sim.inject(Fault::new(op, mishap(Error::new(ErrorKind::Failed, "on request"))));
+                // It is tried to let it go on twice.
+                let times = if op == Op::GoOn { 2 } else { 1 };
+                let error = Error::new(ErrorKind::Failed, "on request");
+                rig.sim.inject(Fault::new(op, mishap(error)).times(times));
                 let (kind, text) = promote(&rig, trial).await.unwrap_err();
                 assert_eq!(kind, "Failed", "{text}");
                 assert!(text.contains("on request"), "{what}: {text}");
@@ -155,6 +164,7 @@ async fn a_step_that_fails_leaves_a_branch_that_reads_the_same_and_is_promoted_l
                 let state = if running { VmState::Running } else { VmState::ShutOff };
                 assert_eq!(rig.sim.vm(trial).unwrap().state, state, "{what}");
                 assert!(rig.store().awake().unwrap().is_empty(), "{what}");
+                assert!(rig.store().stilled().unwrap().is_empty(), "{what}");
                 promote(&rig, trial).await.unwrap();
                 assert_eq!(depths(&rig, trial), [1, 1], "{what}");
                 reads_the_same(&rig, trial, &what);
@@ -166,7 +176,7 @@ async fn a_step_that_fails_leaves_a_branch_that_reads_the_same_and_is_promoted_l
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_is_killed_at_whatever_step_leaves_what_is_promoted_later() {
     for running in [true, false] {
-        for first in STEPS.into_iter().filter(|op| !running || *op == Op::Pull) {
+        for first in steps(running) {
             for lost_answer in [false, true] {
                 for second in [None, Some(Op::LetSleep), Some(Op::BlockJobs)] {
                     let (mut rig, trial) = branched(running).await;
@@ -199,6 +209,51 @@ async fn whoever_is_killed_at_whatever_step_leaves_what_is_promoted_later() {
             }
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn which_life_of_a_vm_it_began_or_stopped_for_a_moment_is_written_down() {
+    let (rig, trial) = branched(false).await;
+    let gate = rig.sim.gate(Op::Pull);
+    let promote = ("VM.Promote", (none(),));
+    let (job,): (OwnedObjectPath,) = rig.client.call(&vm_path(trial), promote.0, &promote.1).await.unwrap();
+    held(&gate);
+    let life = rig.sim.life(trial).unwrap().unwrap();
+    assert!(rig.store().is_awake(trial, Some(life)).unwrap());
+    assert!(!rig.store().is_awake(trial, Some(life + 1)).unwrap());
+    gate.open();
+    rig.client.wait(&job).await.unwrap();
+
+    let (rig, trial) = branched(true).await;
+    let life = rig.sim.life(trial).unwrap().unwrap();
+    let gate = rig.sim.gate(Op::GoOn);
+    let (job,): (OwnedObjectPath,) = rig.client.call(&vm_path(trial), promote.0, &promote.1).await.unwrap();
+    held(&gate);
+    assert_eq!(rig.sim.vm(trial).unwrap().state, VmState::Paused);
+    assert_eq!(rig.store().stilled().unwrap(), [(trial, life)].into());
+    gate.open();
+    rig.client.wait(&job).await.unwrap();
+    assert_eq!(rig.sim.vm(trial).unwrap().state, VmState::Running);
+    assert!(rig.store().stilled().unwrap().is_empty());
+}
+
+/// Killed while its CPUs stand still, and then its owner starts it anew and suspends it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_that_is_suspended_in_another_life_is_left_so() {
+    let (mut rig, trial) = branched(true).await;
+    let gone = || Error::new(ErrorKind::Disconnected, "the daemon was killed");
+    rig.sim.inject(Fault::new(Op::GoOn, Mishap::Refuse(gone())));
+    promote(&rig, trial).await.unwrap_err();
+    rig.stop().await;
+    assert_eq!(rig.store().stilled().unwrap().len(), 1);
+    rig.sim.stop(trial).unwrap();
+    rig.sim.start(trial).unwrap();
+    rig.sim.pause(trial).unwrap();
+    rig.sim.connect();
+    rig.boot().await;
+    rig.until_running().await;
+    assert_eq!(rig.sim.vm(trial).unwrap().state, VmState::Paused);
+    assert!(rig.store().stilled().unwrap().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,8 +6,9 @@
 mod create;
 mod delete;
 mod merge;
+mod promote;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
@@ -41,7 +42,9 @@ pub(super) fn run(tools: &Tools, held: &Held) -> Left {
         Err(e) => tracing::error!(error = %e, "cannot read which VMs may be frozen"),
     }
     let mut left = Left::default();
-    for vm in awake(tools).into_iter().chain(intents(tools).iter().map(|i| i.vm)).collect::<BTreeSet<_>>() {
+    let begun = intents(tools).into_iter().map(|i| i.vm);
+    for vm in awake(tools).into_iter().chain(stilled(tools).into_keys()).chain(begun).collect::<BTreeSet<_>>()
+    {
         match held.try_take(vm) {
             Some(_hold) => {
                 settle_vm(tools, vm);
@@ -60,8 +63,10 @@ pub(super) fn again(tools: &Tools, held: &Held) {
     let again =
         |i: &Intent| i.is_adrift() || !matches!(i.what, Begun::Merge(_) | Begun::Delete) && !i.is_wrong();
     let begun = intents(tools).into_iter().filter(again).map(|i| i.vm);
-    for vm in awake(tools).into_iter().chain(begun).collect::<BTreeSet<_>>() {
+    for vm in awake(tools).into_iter().chain(stilled(tools).into_keys()).chain(begun).collect::<BTreeSet<_>>()
+    {
         if let Some(_hold) = held.try_take(vm) {
+            let_go_on(tools, vm);
             let_sleep(tools, vm);
             settle_those(tools, |i| i.vm == vm && again(i));
         }
@@ -70,6 +75,7 @@ pub(super) fn again(tools: &Tools, held: &Held) {
 
 /// Settles what was begun on this VM, for who holds it. True if a merge is left to be finished by a job.
 pub(super) fn settle_vm(tools: &Tools, vm: VmId) -> bool {
+    let_go_on(tools, vm);
     let_sleep(tools, vm);
     settle_those(tools, |i| i.vm == vm);
     merges(tools).contains(&vm)
@@ -107,6 +113,13 @@ fn awake(tools: &Tools) -> BTreeSet<VmId> {
     })
 }
 
+fn stilled(tools: &Tools) -> BTreeMap<VmId, u64> {
+    tools.store.stilled().unwrap_or_else(|e| {
+        tracing::error!(error = %e, "cannot read which VMs' CPUs may stand still");
+        BTreeMap::new()
+    })
+}
+
 fn intents(tools: &Tools) -> Vec<Intent> {
     tools.store.intents().unwrap_or_else(|e| {
         tracing::error!(error = %e, "cannot read what was begun");
@@ -117,6 +130,14 @@ fn intents(tools: &Tools) -> Vec<Intent> {
 fn merges(tools: &Tools) -> BTreeSet<VmId> {
     let merge = |i: &Intent| matches!(i.what, Begun::Merge(_));
     intents(tools).into_iter().filter(merge).map(|i| i.vm).collect()
+}
+
+fn let_go_on(tools: &Tools, vm: VmId) {
+    if let Some(life) = stilled(tools).get(&vm)
+        && let Err(e) = promote::let_go_on(tools, vm, *life)
+    {
+        tracing::error!(VIRTSNAP_VM_UUID = %vm, "the CPUs of VM {vm} were stopped for a moment, and do not go on yet: {e}");
+    }
 }
 
 fn let_sleep(tools: &Tools, vm: VmId) {

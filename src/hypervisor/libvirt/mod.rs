@@ -287,6 +287,14 @@ impl Power for Libvirt {
         switch::start(&*self.now()?, vm, paused)
     }
 
+    fn suspend(&self, vm: VmId) -> Result<bool> {
+        switch::suspend(&*self.now()?, vm)
+    }
+
+    fn go_on(&self, vm: VmId) -> Result<()> {
+        switch::go_on(&*self.now()?, vm)
+    }
+
     fn resumable(&self, vm: VmId, memory: &str) -> Result<()> {
         resume::resumable(&*self.now()?, vm, memory)
     }

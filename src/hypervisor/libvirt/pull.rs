@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use virt::domain::Domain;
 
-use super::{super::ffi::block, Connections, domain, inspect, storage, xml};
+use super::{super::ffi::block, Connections, domain, storage, xml};
 use crate::{
     clock,
-    core::model::{VmId, VmState},
+    core::model::VmId,
     hypervisor::{Committed, Copied, Error, ErrorKind, Result, Steer},
 };
 
@@ -38,7 +38,6 @@ pub(super) fn pull(
     let speed = limit.map_or(0, u64::from);
     block::pull(&pull.domain, target, speed).map_err(|e| pull.error("cannot begin", e))?;
     pull.watch(speed, steer)?;
-    pull.flush()?;
     storage::refresh_pools(&connections.work, images.into_iter());
     Ok(Committed::Now)
 }
@@ -85,26 +84,6 @@ impl Pull<'_> {
             pause = (pause * 3 / 2).min(PAUSE.1);
         }
         self.outcome(SETTLE)
-    }
-
-    /// The image's header says that it stands alone before all that makes it so is in it: what QEMU 7.2 copied it keeps
-    /// to itself until somebody has it flush, and a QEMU that is killed before then takes it along. A stop flushes all.
-    fn flush(&self) -> Result<()> {
-        if inspect::state(&self.domain)? != VmState::Running {
-            return Ok(());
-        }
-        let error = |e| self.error("is done, but not safely on its disk", e);
-        self.domain.suspend().map_err(error)?;
-        let resume = || self.domain.resume();
-        // Whatever was in its way a moment ago may be gone.
-        let resumed = resume().or_else(|_| {
-            clock::pause(PAUSE.1);
-            resume()
-        });
-        resumed.map(drop).map_err(|e| {
-            let e = self.error("is done, and the VM, which was stopped for a moment, does not go on", e);
-            Error::new(e.kind, format!("{}: `virsh resume` it", e.message))
-        })
     }
 
     /// There is no job any more: is the disk alone? The XML follows a moment later.

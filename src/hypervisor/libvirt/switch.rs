@@ -5,9 +5,9 @@ use virt::{
     enumutil::Enum,
 };
 
-use super::{Connections, definition, domain, storage};
+use super::{Connections, definition, domain, inspect, storage};
 use crate::{
-    core::model::{SnapshotName, VmId},
+    core::model::{SnapshotName, VmId, VmState},
     hypervisor::{Definition, Error, ErrorKind, Layer, Overlay, Result},
 };
 
@@ -69,6 +69,23 @@ pub(super) fn start(connections: &Connections, id: VmId, paused: bool) -> Result
         Err(_) if is_on(&domain, paused)? => Ok(()),
         Err(e) => Err(e.into()),
     }
+}
+
+pub(super) fn suspend(connections: &Connections, id: VmId) -> Result<bool> {
+    let domain = domain(&connections.work, id)?;
+    let runs = || Ok::<_, Error>(inspect::state(&domain)? == VmState::Running);
+    if !runs()? {
+        return Ok(false);
+    }
+    match domain.suspend() {
+        // It went off, or somebody else suspended it, meanwhile.
+        Err(_) if !runs()? => Ok(false),
+        result => Ok(result.map(|()| true)?),
+    }
+}
+
+pub(super) fn go_on(connections: &Connections, id: VmId) -> Result<()> {
+    is_on(&domain(&connections.work, id)?, false).map(drop)
 }
 
 /// Whether it is on already. If it is paused and is to run, its CPUs go on.

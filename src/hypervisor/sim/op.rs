@@ -51,6 +51,10 @@ pub enum Op {
     BlockJobs,
     /// `end_block_job`
     EndBlockJob,
+    /// `suspend`
+    Suspend,
+    /// `go_on`
+    GoOn,
     /// `wake`
     Wake,
     /// `let_sleep`
@@ -118,6 +122,8 @@ impl Op {
                 | Self::Commit
                 | Self::Pull
                 | Self::EndBlockJob
+                | Self::Suspend
+                | Self::GoOn
                 | Self::Wake
                 | Self::LetSleep
                 | Self::Save

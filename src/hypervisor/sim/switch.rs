@@ -161,6 +161,24 @@ impl Power for Sim {
         })
     }
 
+    fn suspend(&self, vm: VmId) -> Result<bool> {
+        self.call(Asked::vm(Op::Suspend, vm, ""), |s| {
+            let runs = s.machine(vm)?.state == VmState::Running;
+            if runs {
+                s.set_state(vm, &[VmState::Running], VmState::Paused).map(|()| true)
+            } else {
+                Ok(false)
+            }
+        })
+    }
+
+    fn go_on(&self, vm: VmId) -> Result<()> {
+        self.call(Asked::vm(Op::GoOn, vm, ""), |s| match s.machine(vm)?.state {
+            VmState::Paused => s.let_run(vm, &[VmState::Paused]),
+            _ => Ok(()),
+        })
+    }
+
     fn resumable(&self, vm: VmId, memory: &str) -> Result<()> {
         self.call(Asked::vm(Op::Resumable, vm, memory), |s| {
             s.machine(vm)?;
