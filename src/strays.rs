@@ -1,4 +1,5 @@
-//! Looking for files that nobody has, and writing down what was found.
+//! Looking for files that nobody has, and writing down what was found: images on VMs' images, and what was kept with
+//! snapshots of ours (memory, firmware's variables) whose metadata others took away.
 //!
 //! | what | when |
 //! |---|---|
@@ -7,11 +8,11 @@
 //! | out of it again | as soon as a look finds that somebody has it, that it was written to, or that it is gone |
 //! | removal | after a week, by a job on the VM that looks once more: who cannot be read may have it |
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    core::model::VmId,
-    hypervisor::Hypervisor,
+    core::{marker, model::VmId, stray},
+    hypervisor::{ErrorKind, Hypervisor},
     reader::ReadError,
     store::{Found, Store, StoreError},
 };
@@ -23,7 +24,7 @@ pub fn look(hypervisor: &dyn Hypervisor, store: &Store) -> Result<BTreeSet<VmId>
     let mut skipped = at_work(store)?;
     let found = hypervisor.strays()?;
     skipped.extend(at_work(store)?);
-    let found: Vec<Found> = found
+    let mut found: Vec<Found> = found
         .into_iter()
         .map(|stray| Found {
             vm: stray.vm,
@@ -32,11 +33,50 @@ pub fn look(hypervisor: &dyn Hypervisor, store: &Store) -> Result<BTreeSet<VmId>
             stamp: stray.stamp,
         })
         .collect();
+    for vm in hypervisor.vms()?.into_iter().filter(|vm| !skipped.contains(vm)) {
+        match kept_for_nobody(hypervisor, store, vm) {
+            // It went while we looked.
+            Err(ReadError::Hypervisor(e)) if e.kind == ErrorKind::NoSuchVm => {}
+            kept => found.extend(kept?),
+        }
+    }
     let news = store.strays_found(&found, &skipped)?;
     for path in news.released {
         tracing::info!("{path} is out of quarantine: somebody has it, it was written to, or it is gone");
     }
     Ok(news.vms)
+}
+
+/// What was kept with snapshots of this VM that we took and that are not there any more.
+fn kept_for_nobody(hypervisor: &dyn Hypervisor, store: &Store, id: VmId) -> Result<Vec<Found>, ReadError> {
+    let mut gone = store.qualities(id)?;
+    if gone.is_empty() {
+        return Ok(Vec::new());
+    }
+    let records = hypervisor.snapshots(id)?;
+    for marker in records.iter().filter_map(|r| marker::split(&r.description, id).1) {
+        gone.remove(&marker.id);
+    }
+    let mut found: Vec<Found> = Vec::new();
+    if gone.is_empty() {
+        return Ok(found);
+    }
+    let vm = hypervisor.vm(id)?;
+    let states = records.iter().flat_map(|r| &r.disks).map(|d| &d.state_image);
+    let images = vm.disks.iter().filter(|d| d.writable && d.kind == "file").flat_map(|d| &d.chain);
+    let directory = |path: &str| path.rsplit_once('/').map(|(directory, _)| directory.to_owned());
+    let beside: BTreeMap<_, _> =
+        images.map(|l| &l.path).chain(states).filter_map(|path| Some((directory(path)?, path))).collect();
+    let named = |path: &String| records.iter().any(|r| r.memory_file.as_ref() == Some(path));
+    for path in beside.into_values() {
+        for image in hypervisor.images_beside(path)? {
+            if stray::kept_with(&image.path).is_some_and(|id| gone.contains_key(&id)) && !named(&image.path) {
+                let stamp = image.modified.map(|at| at.to_string()).unwrap_or_default();
+                found.push(Found { vm: id, path: image.path, bytes: image.allocation, stamp });
+            }
+        }
+    }
+    Ok(found)
 }
 
 fn at_work(store: &Store) -> Result<BTreeSet<VmId>, StoreError> {

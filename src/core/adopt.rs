@@ -65,6 +65,7 @@ mod tests {
             disks: vec![("vda", overlay, image)],
             reverted: Vec::new(),
             lost: Vec::new(),
+            memory_lost: None,
             xml_bytes: 9_000,
         }
     }

@@ -64,6 +64,8 @@ pub struct SnapshotFacts<'a> {
     pub reverted: Vec<(&'a str, &'a str)>,
     /// Its state images that are not there.
     pub lost: Vec<&'a str>,
+    /// Its memory file, if that is not there.
+    pub memory_lost: Option<&'a str>,
     /// How long its metadata is, in bytes.
     pub xml_bytes: usize,
 }
@@ -141,6 +143,7 @@ pub fn examine(facts: &Facts<'_>) -> Vec<Finding> {
     found.extend(facts.disks.iter().filter_map(|disk| too_deep(disk, facts.layer_limit)));
     found.extend(facts.disks.iter().filter_map(cannot_start));
     found.extend(facts.snapshots.iter().filter_map(lost));
+    found.extend(facts.snapshots.iter().filter_map(lost_memory));
     match lineage(facts) {
         Ok(()) if facts.unfinished => {}
         Ok(()) => {
@@ -226,6 +229,17 @@ pub(super) fn lost(snapshot: &SnapshotFacts<'_>) -> Option<Finding> {
         snapshot.lost.join(", ")
     );
     (!snapshot.lost.is_empty()).then(|| Finding::new(Health::Broken, text))
+}
+
+/// Its disks are all there.
+fn lost_memory(snapshot: &SnapshotFacts<'_>) -> Option<Finding> {
+    let memory = snapshot.memory_lost.filter(|_| snapshot.lost.is_empty())?;
+    let text = format!(
+        "The memory of snapshot {} is lost: {memory} is not there. If it lies somewhere else, put it back; else only its \
+         disks can be reverted to (`virtsnap revert --off`).",
+        snapshot.name
+    );
+    Some(Finding::new(Health::Degraded, text))
 }
 
 /// Every parent is there, and none is its own ancestor.

@@ -111,6 +111,7 @@ mod tests {
             disks: vec![("vda", "/a1", "/a0"), ("vdb", "/b1", "/b0")],
             reverted: Vec::new(),
             lost: Vec::new(),
+            memory_lost: None,
             xml_bytes: 9_000,
         }
     }

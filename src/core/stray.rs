@@ -4,6 +4,7 @@
 //! somebody has it or writes to it until then, it is out of it again.
 
 use jiff::{SignedDuration, Timestamp};
+use uuid::Uuid;
 
 use super::health::{Finding, Health};
 
@@ -28,6 +29,22 @@ impl Stray {
     }
 }
 
+/// What is kept beside the images with a snapshot of ours, in a file whose name says which: the end of that name.
+pub const KEPT: [&str; 2] = ["memory", "nvram"];
+
+/// The name of the file in which that is kept with the snapshot of this identity.
+pub fn kept_name(id: Uuid, what: &str) -> String {
+    format!("virtsnap-{}.{what}", id.simple())
+}
+
+/// Of which snapshot this file is, if its name is one of those.
+pub fn kept_with(path: &str) -> Option<Uuid> {
+    let (_, name) = path.rsplit_once('/')?;
+    let (id, what) = name.strip_prefix("virtsnap-")?.split_once('.')?;
+    let id = Uuid::try_parse(id).ok().filter(|_| KEPT.contains(&what))?;
+    (kept_name(id, what) == name).then_some(id)
+}
+
 /// What a person should know of them: nothing of those in quarantine.
 pub fn finding(strays: &[Stray]) -> Option<Finding> {
     let free: Vec<&Stray> = strays.iter().filter(|s| s.quarantined.is_none()).collect();
@@ -35,8 +52,8 @@ pub fn finding(strays: &[Stray]) -> Option<Finding> {
     let bytes = free.iter().fold(0_u64, |sum, s| sum.saturating_add(s.bytes));
     let others = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
     let text = format!(
-        "{}{others} (in all {} KiB) lie on the VM's images and belong to nobody. Left over from a snapshot that broke \
-         off, they are to go: `virtsnap adopt --orphans` puts them in quarantine.",
+        "{}{others} (in all {} KiB) lie on the VM's images, or were kept with snapshots of it, and belong to nobody. Left \
+         over from a snapshot that broke off or was forgotten, they are to go: `virtsnap adopt --orphans` puts them in quarantine.",
         first.path,
         bytes / 1024
     );
@@ -50,6 +67,25 @@ mod tests {
     fn stray(path: &str, quarantined: bool) -> Stray {
         let since = Timestamp::UNIX_EPOCH;
         Stray { path: path.to_owned(), bytes: 4096, quarantined: quarantined.then_some(since) }
+    }
+
+    #[test]
+    fn what_is_kept_with_a_snapshot_has_a_name_that_says_so() {
+        let id = Uuid::from_u128(7);
+        for what in KEPT {
+            assert_eq!(kept_with(&format!("/i/{}", kept_name(id, what))), Some(id));
+        }
+        let hex = "00000000000000000000000000000007";
+        for other in [
+            format!("/i/virtsnap-{hex}.qcow2"),
+            format!("/i/virtsnap-{hex}.memory.old"),
+            format!("/i/x-virtsnap-{hex}.memory"),
+            format!("/i/virtsnap-{}.memory", id.hyphenated()),
+            format!("virtsnap-{hex}.memory"),
+            "/i/virtsnap-.memory".to_owned(),
+        ] {
+            assert_eq!(kept_with(&other), None, "{other}");
+        }
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub fn facts<'a>(
             .collect(),
         reverted: record.revert_disks.iter().map(|(target, on)| (target.as_str(), on.as_str())).collect(),
         lost: record.lost.iter().map(String::as_str).collect(),
+        memory_lost: record.memory_file.as_deref().filter(|_| record.memory_lost),
         xml_bytes: record.xml_bytes,
     });
     Facts {

@@ -243,6 +243,8 @@ pub struct SnapshotRecord {
     pub held: u64,
     /// Its state images that no storage volume was found of.
     pub lost: Vec<String>,
+    /// No storage volume was found of its memory file.
+    pub memory_lost: bool,
     /// How long its metadata is, in bytes.
     pub xml_bytes: usize,
 }

@@ -13,7 +13,7 @@
 use uuid::Uuid;
 
 use crate::{
-    core::{branch, inventory::Quality, marker, revert::Variables},
+    core::{branch, inventory::Quality, marker, revert::Variables, stray},
     hypervisor::{Error, ErrorKind, Hypervisor, Overlay, Result, Save, SnapshotRecord, Vm},
 };
 
@@ -190,5 +190,5 @@ fn steady(hypervisor: &dyn Hypervisor, path: &str) -> Result<Vec<u8>> {
 /// Where beside this image what belongs to the snapshot with that identity is kept.
 pub(super) fn path_beside(image: &str, id: Uuid, what: &str) -> String {
     let directory = image.rsplit_once('/').map_or("", |(directory, _)| directory);
-    format!("{directory}/virtsnap-{}.{what}", id.simple())
+    format!("{directory}/{}", stray::kept_name(id, what))
 }

@@ -1,15 +1,20 @@
 //! Taking away the metadata of a snapshot whose images are gone, so that nobody counts on it any more.
 //!
-//! No image is touched: where some of its disks' images are still there, they are nobody's from then on.
+//! No image is touched: where some of its disks' images are still there, they are nobody's from then on. What we kept
+//! with it (memory, firmware's variables) is of no use without them, and goes.
 
-use super::{Stop, Work};
+use uuid::Uuid;
+
+use super::{Stop, Work, beside, drop};
 use crate::{
     core::{
         job::Failure,
         marker,
         model::{SnapshotName, Storage},
+        stray,
     },
     hypervisor::{SnapshotRecord, Vm},
+    store::{Begun, Intent},
 };
 
 pub(super) fn run(work: &Work<'_>, name: &SnapshotName) -> Result<(), Stop> {
@@ -39,17 +44,43 @@ pub(super) fn run(work: &Work<'_>, name: &SnapshotName) -> Result<(), Stop> {
     let id = marker::split(&record.description, vm.id).1.map(|m| m.id);
     let copy = hypervisor.copy(vm.id, name)?;
     store.keep_copy(vm.id, name, copy.as_str(), work.tools.clock.now())?;
+    // Written down before it is forgotten: then nobody else knows of the files. Where it is not, they stay with it.
+    let kept = id.map(|id| Intent {
+        overlays: kept(&vm, record, id),
+        ..Intent::new(id, vm.id, name.clone(), Begun::Drop)
+    });
+    if let Some(intent) = &kept {
+        store.begin(intent, work.tools.clock.now())?;
+    }
     work.phase("removing metadata", None, Some(name));
-    hypervisor.forget(vm.id, name)?;
+    let forgotten = hypervisor.forget(vm.id, name);
+    let there = |records: Vec<SnapshotRecord>| records.iter().any(|r| r.name == *name);
+    if let (Err(e), Some(intent)) = (&forgotten, &kept)
+        && (e.kind.untouched() || hypervisor.snapshots(vm.id).is_ok_and(there))
+    {
+        store.abandoned(intent.id)?;
+    }
+    forgotten?;
     store.drop_copy(vm.id, name)?;
-    if let Some(id) = id {
-        store.gone(id)?;
+    if let Some(intent) = &kept {
+        drop::settle(work.tools, intent).map_err(|e| {
+            e.context(format_args!(
+                "the metadata of snapshot {name} of VM {} is gone, but not yet what was kept with it, which is tried again",
+                vm.name
+            ))
+        })?;
     }
     tracing::warn!(
         VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %name, VIRTSNAP_JOB = work.job.id,
         "snapshot {name} of VM {} is forgotten: {} is not there", vm.name, record.lost.join(", ")
     );
     Ok(())
+}
+
+/// What we kept with it.
+fn kept(vm: &Vm, record: &SnapshotRecord, id: Uuid) -> Vec<String> {
+    let ours = |path: &&String| stray::kept_with(path) == Some(id);
+    record.memory_file.iter().filter(ours).cloned().chain(beside::file_of(vm, record)).collect()
 }
 
 /// Who else names one of the images that are not there: without them it is lost too, and with them all of it was.

@@ -305,6 +305,7 @@ pub(crate) fn memory_that_is_lost_is_refused_before_anything_is_touched(rig: &mu
     let whole = rig.bytes_of(&path);
     for damaged in [None, Some(&whole[..whole.len() / 64])] {
         rig.remove_file(&path);
+        assert!(record(&*hv, vm, "s1").memory_lost);
         if let Some(bytes) = damaged {
             rig.put_bytes(&path, bytes);
         }
@@ -314,6 +315,7 @@ pub(crate) fn memory_that_is_lost_is_refused_before_anything_is_touched(rig: &mu
         assert!(failure.message.contains(&path) && failure.message.contains("--off"), "{}", failure.message);
         assert_eq!((hv.vm(vm).unwrap(), records(&*hv, vm).len()), before);
         rig.put_bytes(&path, &whole);
+        assert!(!record(&*hv, vm, "s1").memory_lost);
     }
     rig.remove_file(&path);
     daemon.ask(vm, RevertJob { then: Then::ShutOff, ..usual("s1") }).unwrap();

@@ -16,6 +16,7 @@ mod faults;
 mod hooked;
 mod inside;
 mod introspection;
+mod kept;
 mod life;
 mod memory;
 mod merging;

@@ -24,6 +24,7 @@ fn snapshot(
         disks: vec![("vda", overlay, state_image)],
         reverted: vec![],
         lost: vec![],
+        memory_lost: None,
         xml_bytes: 9_000,
     }
 }
@@ -73,6 +74,16 @@ fn an_image_of_a_stopped_vm_that_is_not_there_is_told_with_the_way_out() {
     for words in ["vda lies on base", "cannot start", "detach-disk"] {
         assert!(found.text.contains(words), "{}", found.text);
     }
+}
+
+#[test]
+fn memory_that_is_not_there_is_told_with_what_is_left() {
+    let mut facts = sound();
+    facts.snapshots[1].memory_lost = Some("/i/m");
+    let found = only(&facts);
+    assert_eq!((found.health, &found.repair), (Health::Degraded, &None));
+    assert!(found.text.starts_with("The memory of snapshot s2 is lost: /i/m"), "{}", found.text);
+    assert!(found.text.contains("--off"), "{}", found.text);
 }
 
 #[test]

@@ -158,7 +158,9 @@ pub(super) fn snapshots(connections: &Connections, id: VmId) -> Result<Vec<Snaps
             Err(e) => return Err(e.into()),
         };
         let s = xml::snapshot(&text)?;
-        let memory = s.memory_file.as_deref().and_then(&mut allocation).unwrap_or(0);
+        let memory = s.memory_file.as_deref().map(&mut allocation);
+        let memory_lost = memory == Some(None);
+        let memory = memory.flatten().unwrap_or(0);
         let size = s.disks.iter().filter_map(|d| allocation(&d.overlay)).sum::<u64>() + memory;
         let held = s.disks.iter().filter_map(|d| allocation(&d.state_image)).sum::<u64>() + memory;
         let states = s.disks.iter().map(|d| &d.state_image);
@@ -180,6 +182,7 @@ pub(super) fn snapshots(connections: &Connections, id: VmId) -> Result<Vec<Snaps
             size,
             held,
             lost,
+            memory_lost,
             xml_bytes: text.len(),
         });
     }

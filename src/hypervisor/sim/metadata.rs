@@ -76,6 +76,7 @@ impl Machine {
             sources: s.sources.clone(),
             size: taken(&mut s.disks.iter().map(|d| &d.overlay).chain(&s.memory_file)),
             held: taken(&mut s.disks.iter().map(|d| &d.state_image).chain(&s.memory_file)),
+            memory_lost: s.memory_file.as_ref().is_some_and(|path| !store.files.contains_key(path)),
             lost: s
                 .disks
                 .iter()
