@@ -6,44 +6,21 @@ use std::collections::BTreeSet;
 
 use super::{job::JobId, model::VmId};
 
-/// Why a job waits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wait {
-    /// Another job has its VM.
-    Vm(VmId),
-    /// The host has as many as it may.
-    Host {
-        /// `max-jobs`.
-        limit: usize,
-    },
-}
-
-/// Which of the waiting jobs start, in order, and why each other one does not.
+/// Which of the waiting jobs start, in order.
 ///
 /// A job never overtakes an earlier one of its own VM; one whose VM is busy does not hold up other VMs.
-pub fn admit(
-    waiting: &[(JobId, VmId)],
-    running: &BTreeSet<VmId>,
-    max_jobs: usize,
-) -> (Vec<JobId>, Vec<(JobId, Wait)>) {
+pub fn admit(waiting: &[(JobId, VmId)], running: &BTreeSet<VmId>, max_jobs: usize) -> Vec<JobId> {
     let mut busy = running.clone();
     let mut free = max_jobs.saturating_sub(running.len());
-    let (mut start, mut wait) = (Vec::new(), Vec::new());
+    let mut start = Vec::new();
     for &(job, vm) in waiting {
-        if busy.contains(&vm) {
-            wait.push((job, Wait::Vm(vm)));
-        } else {
-            // Claimed even when it cannot start, so that a later job of this VM stays behind it.
-            busy.insert(vm);
-            if free == 0 {
-                wait.push((job, Wait::Host { limit: max_jobs }));
-            } else {
-                free -= 1;
-                start.push(job);
-            }
+        // Claimed even when it cannot start, so that a later job of this VM stays behind it.
+        if busy.insert(vm) && free > 0 {
+            free -= 1;
+            start.push(job);
         }
     }
-    (start, wait)
+    start
 }
 
 #[cfg(test)]
@@ -59,18 +36,15 @@ mod tests {
     #[test]
     fn one_job_per_vm_and_so_many_per_host_in_order() {
         let waiting = [(1, vm(1)), (2, vm(1)), (3, vm(2)), (4, vm(3))];
-        let (start, wait) = admit(&waiting, &BTreeSet::new(), 2);
-        assert_eq!(start, [1, 3]);
-        assert_eq!(wait, [(2, Wait::Vm(vm(1))), (4, Wait::Host { limit: 2 })]);
-        let (start, _) = admit(&waiting, &[vm(1)].into(), 3);
-        assert_eq!(start, [3, 4]);
-        assert_eq!(admit(&waiting, &[vm(7), vm(8)].into(), 2).0, [] as [JobId; 0]);
+        assert_eq!(admit(&waiting, &BTreeSet::new(), 2), [1, 3]);
+        assert_eq!(admit(&waiting, &[vm(1)].into(), 3), [3, 4]);
+        assert_eq!(admit(&waiting, &[vm(7), vm(8)].into(), 2), [] as [JobId; 0]);
     }
 
     #[test]
     fn a_job_never_overtakes_an_earlier_one_of_its_vm() {
         let waiting = [(1, vm(1)), (2, vm(1))];
-        assert_eq!(admit(&waiting, &[vm(9)].into(), 1).0, [] as [JobId; 0]);
-        assert_eq!(admit(&waiting, &BTreeSet::new(), 9).0, [1]);
+        assert_eq!(admit(&waiting, &[vm(9)].into(), 1), [] as [JobId; 0]);
+        assert_eq!(admit(&waiting, &BTreeSet::new(), 9), [1]);
     }
 }

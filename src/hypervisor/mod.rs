@@ -67,8 +67,6 @@ pub struct Info {
 /// What one libvirt can do and another cannot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Features {
-    /// It knows reverts to external snapshots itself, as its capabilities say.
-    pub external_revert: bool,
     /// Its metadata has a place for the overlays of a revert to a snapshot with children.
     pub revert_disks: bool,
     /// A VM that AppArmor confines may write the images under its active ones when libvirt merges them.
@@ -80,7 +78,7 @@ pub struct Features {
 impl Default for Features {
     /// The least that any libvirt from 9.0 on can do.
     fn default() -> Self {
-        Self { external_revert: false, revert_disks: false, confined_merge: false, layer_limit: 25 }
+        Self { revert_disks: false, confined_merge: false, layer_limit: 25 }
     }
 }
 
@@ -167,8 +165,6 @@ pub struct Vm {
     /// Something else has it now, or may have it, so that a change would wait or fail: a save, a backup, a snapshot
     /// that is being made, a QEMU that does not answer.
     pub busy: bool,
-    /// It starts when the host does.
-    pub autostart: bool,
     /// Its firmware's variables, if it has such firmware and they have a file already.
     pub nvram: Option<Nvram>,
     /// It has an emulated TPM, whose state is a file of the host.

@@ -207,7 +207,7 @@ impl Machine {
             .collect();
         let busy: BTreeSet<VmId> = self.jobs.running.values().copied().collect();
         let limit = usize::try_from(self.settings.daemon.max_jobs).unwrap_or(usize::MAX);
-        let (start, _) = queue::admit(&waiting, &busy, limit);
+        let start = queue::admit(&waiting, &busy, limit);
         for id in start {
             self.jobs.queued.retain(|q| *q != id);
             if let Some(entry) = self.jobs.table.get_mut(&id) {

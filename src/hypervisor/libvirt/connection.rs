@@ -169,7 +169,7 @@ fn open(
     let (work, guard) = (connect()?, connect()?);
     let capabilities = control.capabilities()?;
     let apparmor = xml::security_models(&capabilities).iter().any(|m| m == "apparmor");
-    let features = features::of(control.lib_version()?, &capabilities);
+    let features = features::of(control.lib_version()?);
     let info = Info { uri: control.uri()?, version: version(&control), features };
     Ok((Connections { control, work, guard, apparmor, features }, info, gate))
 }

@@ -2,12 +2,10 @@
 
 use crate::hypervisor::Features;
 
-/// From libvirt's own version (as `virConnectGetLibVersion` gives it) and its capabilities.
-pub(super) fn of(version: u32, capabilities: &str) -> Features {
-    let external_revert = capabilities.contains("<externalSnapshot/>");
+/// From libvirt's own version (as `virConnectGetLibVersion` gives it).
+pub(super) fn of(version: u32) -> Features {
     Features {
-        external_revert,
-        // Both came with libvirt 9.9; what later versions repaired of the revert is no matter to the metadata.
+        // Came with its own reverts to external snapshots; what later versions repaired of those is no matter to this.
         revert_disks: version >= 9_009_000,
         // Before, the profiles that libvirt makes deny it.
         confined_merge: version >= 12_001_000,
@@ -22,15 +20,12 @@ mod tests {
 
     #[test]
     fn each_version_is_known_for_what_it_can_do() {
-        let with = "<guest><features><externalSnapshot/></features></guest>";
-        let bookworm =
-            Features { external_revert: false, revert_disks: false, confined_merge: false, layer_limit: 200 };
-        assert_eq!(of(9_000_000, "<guest/>"), bookworm);
-        let trixie =
-            Features { external_revert: true, revert_disks: true, confined_merge: false, layer_limit: 25 };
-        assert_eq!(of(11_003_000, with), trixie);
+        let bookworm = Features { revert_disks: false, confined_merge: false, layer_limit: 200 };
+        assert_eq!(of(9_000_000), bookworm);
+        let trixie = Features { revert_disks: true, confined_merge: false, layer_limit: 25 };
+        assert_eq!(of(11_003_000), trixie);
         let latest = Features { layer_limit: 200, ..trixie };
-        assert_eq!(of(12_000_000, with), latest);
-        assert_eq!(of(12_001_000, with), Features { confined_merge: true, ..latest });
+        assert_eq!(of(12_000_000), latest);
+        assert_eq!(of(12_001_000), Features { confined_merge: true, ..latest });
     }
 }

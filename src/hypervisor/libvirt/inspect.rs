@@ -64,7 +64,6 @@ pub(super) fn vm(connections: &Connections, id: VmId) -> Result<Vm> {
         disks,
         block_jobs,
         busy,
-        autostart: persistent && domain.autostart()?,
         nvram: read.nvram,
         tpm: read.tpm,
         ram: read.ram,

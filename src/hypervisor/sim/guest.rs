@@ -54,7 +54,6 @@ pub(super) struct Machine {
     pub(super) job: Option<Op>,
     /// Somebody else's block job runs.
     pub(super) block_job: bool,
-    autostart: bool,
     pub(super) nvram: Option<Nvram>,
     tpm: bool,
     xml_bytes: usize,
@@ -93,7 +92,6 @@ impl Machine {
             making: None,
             job: None,
             block_job: false,
-            autostart: spec.autostart,
             nvram: spec.nvram,
             tpm: spec.tpm,
             xml_bytes: spec.xml_bytes,
@@ -158,7 +156,6 @@ impl State {
             disks: vm.drives.iter().map(disk).collect(),
             block_jobs: vm.block_job || !vm.merging.is_empty() || !vm.pulling.is_empty(),
             busy: vm.job.is_some(),
-            autostart: vm.autostart,
             nvram: vm.nvram.clone(),
             tpm: vm.tpm,
             ram: vm.memory << 20,

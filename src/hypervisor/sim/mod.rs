@@ -311,7 +311,7 @@ fn info() -> Info {
     Info {
         uri: "sim:///system".to_owned(),
         version: "QEMU 10.0.2, libvirt 11.3.0".to_owned(),
-        features: Features { external_revert: true, revert_disks: true, ..Features::default() },
+        features: Features { revert_disks: true, ..Features::default() },
     }
 }
 

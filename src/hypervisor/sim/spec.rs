@@ -64,8 +64,6 @@ pub struct VmSpec {
     pub agent: Agent,
     /// What the guest has mounted.
     pub file_systems: Vec<GuestFileSystem>,
-    /// It starts when the host does.
-    pub autostart: bool,
     /// Its firmware's variables.
     pub nvram: Option<Nvram>,
     /// It has an emulated TPM.
@@ -90,7 +88,6 @@ impl VmSpec {
             tags: BTreeSet::new(),
             agent: Agent::Connected,
             file_systems: Vec::new(),
-            autostart: false,
             nvram: None,
             tpm: false,
             migratable: true,
