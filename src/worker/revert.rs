@@ -139,6 +139,7 @@ fn preflight(work: &Work<'_>, revert: &RevertJob, vm: &Vm, records: &[SnapshotRe
     line_to_current(records).map_err(|e| e.context(format_args!("VM {its} was not reverted to {name}")))?;
     check_spoiled(work, vm, records, name)?;
     check_disks(vm, record, records)?;
+    check_left_out(vm, record, records)?;
     for part in &record.disks {
         create::check_space(work, vm, &part.target, &part.state_image)?;
         // Each image down to the base: one that is missing is found now, not when the VM is off.
@@ -227,6 +228,39 @@ pub(super) fn spoiled_by(
     let begun =
         |r: &&SnapshotRecord| r.delete_in_progress || spoiled.contains(&r.name) || half.has(&r.name, id(r));
     Ok(records.iter().find(begun).map(|r| r.name.clone()))
+}
+
+/// A disk that the snapshot does not have stays on what it is on. With that snapshot as the current one, those before it
+/// must still say what that is: else nothing of the VM could be merged, deleted or reverted any more.
+fn check_left_out(vm: &Vm, record: &SnapshotRecord, records: &[SnapshotRecord]) -> Result<(), Stop> {
+    let mut then = records.to_vec();
+    for other in &mut then {
+        other.current = other.name == record.name;
+    }
+    let has = |r: &SnapshotRecord, target: &str| r.disks.iter().any(|d| d.target == target);
+    for disk in vm.disks.iter().filter(|d| d.writable && d.kind == "file" && !has(record, &d.target)) {
+        let images: Vec<&str> = disk.chain.iter().map(|layer| layer.path.as_str()).collect();
+        let target = &disk.target;
+        if chain::links(target, &images, &told(&then, target)?).is_ok() {
+            continue;
+        }
+        let line = line_to_current(&then)?;
+        let with_it = line.into_iter().find(|r| has(r, target));
+        let first = with_it.map_or(String::new(), |r| format!(" Revert to {} first, which has it.", r.name));
+        return refuse(
+            "Unsupported",
+            format!(
+                "VM {} cannot be reverted to {}, which does not have disk {target}: it would stay on {}, which the \
+                 snapshots before {} do not stand on, so that none of them could say any more what it is on.{first} \
+                 Nothing was touched",
+                vm.name,
+                record.name,
+                images.first().unwrap_or(&"nothing"),
+                record.name
+            ),
+        );
+    }
+    Ok(())
 }
 
 /// The disks must be what the metadata says: else nobody knows what would be left behind.

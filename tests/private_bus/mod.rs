@@ -17,6 +17,7 @@ mod hooked;
 mod inside;
 mod introspection;
 mod kept;
+mod lacking;
 mod life;
 mod memory;
 mod merging;
