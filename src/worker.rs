@@ -76,6 +76,8 @@ pub struct Progress {
     pub progress: Option<f64>,
     /// The snapshot it works on now.
     pub snapshot: Option<SnapshotName>,
+    /// Nothing stops what it does now: the hypervisor does it by itself.
+    pub to_its_end: bool,
 }
 
 /// The thread's end of the wire to the engine.
@@ -128,6 +130,18 @@ impl Work<'_> {
             phase: phase.to_owned(),
             progress,
             snapshot: snapshot.cloned(),
+            to_its_end: false,
+        });
+    }
+
+    /// What comes now nobody can stop.
+    fn phase_to_its_end(&self, phase: &str, snapshot: &SnapshotName) {
+        (self.wire.progress)(Progress {
+            job: self.job.id,
+            phase: phase.to_owned(),
+            progress: None,
+            snapshot: Some(snapshot.clone()),
+            to_its_end: true,
         });
     }
 

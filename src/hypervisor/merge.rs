@@ -68,6 +68,8 @@ pub struct BlockJob {
     pub copied: Copied,
     /// Both sides are the same, and it only waits to be ended.
     pub ready: bool,
+    /// The image that a merge of the active layer writes to, if that can be told.
+    pub into: Option<String>,
 }
 
 /// The part of [`Hypervisor`](super::Hypervisor) that merges images.

@@ -228,8 +228,12 @@ fn end_left_over(
     let of_disk = |jobs: Vec<BlockJob>| jobs.into_iter().find(|job| job.target == part.target);
     let mut waited = 0;
     while let Some(job) = of_disk(jobs(hypervisor, id)?) {
-        if job.kind == JobKind::Other {
-            let text = format!("disk {} has another block job now", part.target);
+        if !may_be_ours(&job, part) {
+            let text = format!(
+                "disk {} has another block job now, which is not ours to end: wait for its end, or end it with `virsh \
+                 blockjob`",
+                part.target
+            );
             return Err(Error::new(ErrorKind::Busy, text));
         }
         let stop = watcher.steer(i, job.copied) == Steer::Stop;
@@ -247,6 +251,18 @@ fn end_left_over(
         clock::pause(PAUSE);
     }
     Ok(())
+}
+
+/// Whether an earlier life may have begun it: of the layer that is written to only what writes into our base, of others
+/// any, as nobody can tell what those write to.
+fn may_be_ours(job: &BlockJob, part: &DiskPart) -> bool {
+    match job.kind {
+        JobKind::ActiveCommit => {
+            part.above.is_none() && job.into.as_ref().is_none_or(|into| *into == part.base)
+        }
+        JobKind::Commit => part.above.is_some(),
+        JobKind::Other => false,
+    }
 }
 
 /// The VM's block jobs. What the hypervisor does at the end of one, a profile written anew for each image, has to be over
@@ -355,3 +371,6 @@ fn touched(mut e: Error) -> Error {
     }
     e
 }
+
+#[cfg(test)]
+mod tests;

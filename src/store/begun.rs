@@ -249,6 +249,22 @@ impl Store {
         Ok(all)
     }
 
+    /// What was begun on this VM by another version of this program, and cannot be read by this one: the word for it.
+    pub fn not_understood(&self, vm: VmId) -> Result<Option<String>> {
+        let connection = self.lock();
+        let mut statement = connection.prepare_cached("SELECT kind, detail FROM intent WHERE vm = ?1")?;
+        let rows = statement.query_map(params![vm.to_string()], |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))
+        })?;
+        for row in rows {
+            let (kind, detail) = row?;
+            if Begun::read(&kind, &detail).is_none() {
+                return Ok(Some(kind));
+            }
+        }
+        Ok(None)
+    }
+
     /// Whether something was begun on this VM that leaves its images and its metadata apart until it is ended.
     pub fn unfinished(&self, vm: VmId) -> Result<bool> {
         // Images that still wait for their removal are in nobody's chain, a branch's are another VM's, and what is wrong

@@ -105,7 +105,7 @@ fn natively(
         ..Intent::new(marker.id, vm.id, name.clone(), Begun::Delete)
     };
     work.tools.store.begin(&intent, work.tools.clock.now())?;
-    work.phase("merging", None, Some(name));
+    work.phase_to_its_end("merging", name);
     // libvirt's own deletion may have to start it, and a libvirtd that dies meanwhile leaves that QEMU behind, paused.
     let off = vm.state == VmState::ShutOff;
     if off {

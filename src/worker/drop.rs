@@ -52,6 +52,8 @@ pub(super) fn run(
         }
         return Err(refused(e).into());
     }
+    // A merge that was cut short puts back what it lost: this went because it was to go.
+    tools.store.drop_copy(vm.id, name)?;
     settle(tools, &intent).map_err(|e| {
         e.context(format_args!(
             "snapshot {name} of VM {} is deleted, but its images are not all removed yet, which is tried again",

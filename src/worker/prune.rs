@@ -17,7 +17,12 @@ use crate::{
 #[expect(clippy::cast_precision_loss, reason = "a progress bar's precision")]
 pub(super) fn run(work: &Work<'_>, all: bool) -> Result<(), Stop> {
     let tools = work.tools;
-    merge::finish(work, &tools.hypervisor.vm(work.job.vm)?)?;
+    // As long as one is not ended nothing else can be merged; what was left behind goes all the same.
+    let unfinished = match merge::finish(work, &tools.hypervisor.vm(work.job.vm)?) {
+        Ok(_) => None,
+        Err(Stop::Failed(failure)) => Some(failure),
+        Err(Stop::Cancelled) => return Err(Stop::Cancelled),
+    };
     work.phase("deciding", None, None);
     let record = reader::read(tools.hypervisor.as_ref(), &tools.store, work.job.vm).map_err(|e| match e {
         reader::ReadError::Hypervisor(e) => Stop::from(e),
@@ -57,8 +62,8 @@ pub(super) fn run(work: &Work<'_>, all: bool) -> Result<(), Stop> {
         );
     }
     warn(&record, &decision);
-    let runs = runs(&record, &decision);
-    let mut failures: Vec<Failure> = Vec::new();
+    let runs = if unfinished.is_some() { dropped(&decision) } else { runs(&record, &decision) };
+    let mut failures: Vec<Failure> = unfinished.into_iter().collect();
     for (i, run) in runs.iter().enumerate() {
         work.safe_point()?;
         for name in run {
@@ -85,6 +90,15 @@ pub(super) fn run(work: &Work<'_>, all: bool) -> Result<(), Stop> {
             format!("{} (and {} more could not be pruned either)", first.message, more.len()),
         ))),
     }
+}
+
+/// What goes without a merge.
+fn dropped(decision: &Decision) -> Vec<Vec<SnapshotName>> {
+    let drops = decision.plan.steps.iter().filter_map(|step| match step {
+        Step::DropBranch { snapshot, .. } => Some(vec![snapshot.clone()]),
+        Step::Merge { .. } | Step::DeleteInternal { .. } => None,
+    });
+    drops.collect()
 }
 
 /// What goes together, in order.

@@ -10,7 +10,7 @@ use virtsnap::{
 
 use super::{
     client::{none, options},
-    rig::{Rig, id, snapshot_path, vm_path},
+    rig::{Rig, held, id, snapshot_path, vm_path},
 };
 
 /// A VM with two snapshots inside its images, and newer data.
@@ -57,6 +57,22 @@ async fn a_revert_gives_a_safety_snapshot_of_the_same_kind_which_is_the_way_back
     let keep = options([("definition", "keep".into())]);
     let (error, _) = rig.client.job(&safety, "Snapshot.Revert", keep).await.unwrap_err();
     assert_eq!((error.as_str(), now(&rig)), ("Unsupported", 3));
+}
+
+/// Only libvirt does it, and tells nobody how far it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_that_goes_on_cannot_be_cancelled_and_says_so() {
+    let rig = with_two(VmState::Running).await;
+    let gate = rig.sim.gate(Op::Delete);
+    let asked = (options([("foreign", true.into())]),);
+    let path = snapshot_path(id(1), "a");
+    let (job,): (zbus::OwnedObjectPath,) = rig.client.call(&path, "Snapshot.Delete", &asked).await.unwrap();
+    held(&gate);
+    rig.client.until(&job, "Job.Cancelable", |cancelable: &bool| !cancelable).await;
+    let cancelled: Result<(), _> = rig.client.call(&job, "Job.Cancel", &(none(),)).await;
+    assert_eq!(cancelled.unwrap_err().0, "NotCancelable");
+    gate.open();
+    rig.client.wait(&job).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -271,3 +271,21 @@ async fn which_life_of_a_stopped_vm_a_merge_began_is_written_down() {
     rig.client.wait(&job).await.unwrap();
     assert!(rig.store().awake().unwrap().is_empty());
 }
+
+/// Whoever goes back to an older version in the middle of something.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_version_began_is_told_and_nothing_is_done_on_top_of_it() {
+    let rig = two().await;
+    rig.in_store(&format!(
+        "INSERT INTO intent (id, vm, name, kind, at_usec, overlays) VALUES ('{}', '{}', 's1', 'teleport', 1, '')",
+        uuid::Uuid::from_u128(5),
+        id(1)
+    ));
+    rig.sim.clear_calls();
+    let (kind, text) = rig.client.create(id(1), "more", none()).await.unwrap_err();
+    assert_eq!(kind, "Busy", "{text}");
+    assert!(text.contains("teleport") && text.contains("another version"), "{text}");
+    assert_eq!(rig.sim.changes(), []);
+    rig.in_store("DELETE FROM intent");
+    rig.client.create(id(1), "more", none()).await.unwrap();
+}

@@ -25,9 +25,17 @@ struct Entry {
     phase: String,
     progress: Option<f64>,
     snapshot: Option<SnapshotName>,
+    /// Nothing stops what it does now.
+    to_its_end: bool,
     ended: Option<Timestamp>,
     outcome: Option<Outcome>,
     stale: bool,
+}
+
+impl Entry {
+    fn stops(&self) -> bool {
+        self.job.operation.stops() && !self.to_its_end
+    }
 }
 
 #[derive(Debug, Default)]
@@ -93,6 +101,7 @@ impl Jobs {
                 snapshot,
                 ended: None,
                 outcome: None,
+                to_its_end: false,
                 stale: true,
             },
         );
@@ -125,6 +134,11 @@ impl Jobs {
             }
         }
         None
+    }
+
+    /// Whether it stops now when it is told to.
+    pub(super) fn stops(&self, id: JobId) -> bool {
+        self.table.get(&id).is_some_and(Entry::stops)
     }
 
     pub(super) fn get(&self, id: JobId) -> Option<(&Job, JobState)> {
@@ -184,7 +198,7 @@ impl Jobs {
                 outcome: e.outcome.clone(),
                 cancelable: match e.state {
                     JobState::Queued => true,
-                    JobState::Running => e.job.operation.stops(),
+                    JobState::Running => e.stops(),
                     JobState::Done => false,
                 },
             };
@@ -224,13 +238,13 @@ impl Machine {
     pub(super) fn on_progress(
         &mut self,
         id: JobId,
-        phase: String,
-        progress: Option<f64>,
+        (phase, progress, to_its_end): (String, Option<f64>, bool),
         snapshot: Option<SnapshotName>,
     ) {
         if let Some(entry) = self.jobs.table.get_mut(&id).filter(|e| e.state == JobState::Running) {
             entry.phase = phase;
             entry.progress = progress;
+            entry.to_its_end = to_its_end;
             if snapshot.is_some() {
                 entry.snapshot = snapshot;
                 self.stale.insert(entry.job.vm);

@@ -100,6 +100,8 @@ pub enum Event {
         progress: Option<f64>,
         /// The snapshot that it works on now, if it is known by now.
         snapshot: Option<SnapshotName>,
+        /// Nothing stops what it does now.
+        to_its_end: bool,
     },
     /// A prune found the clock right, and this is stored now as the newest time known to have passed.
     Passed(Timestamp),
@@ -267,8 +269,8 @@ impl Machine {
                 self.on_settings(settings, now);
             }
             Event::Request(id, request) => self.on_request(id, request, now, out),
-            Event::Progress { job, phase, progress, snapshot } => {
-                self.on_progress(job, phase, progress, snapshot);
+            Event::Progress { job, phase, progress, snapshot, to_its_end } => {
+                self.on_progress(job, (phase, progress, to_its_end), snapshot);
             }
             Event::Unfinished(vm) => self.finish_merges(vm, now),
             Event::QuarantineOver(vm) => self.sweep(vm, now),

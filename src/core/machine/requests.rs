@@ -326,7 +326,7 @@ impl Machine {
     }
 
     fn cancel(&mut self, id: JobId, now: Timestamp, out: &mut Vec<Effect>) -> Result<Reply, Refusal> {
-        let stops = self.jobs.get(id).is_some_and(|(job, _)| job.operation.stops());
+        let stops = self.jobs.stops(id);
         match self.jobs.get(id).map(|(_, state)| state) {
             None => Err(Refusal::new("NoSuchJob", format!("there is no job {id} (any more)"))),
             Some(JobState::Queued) => {

@@ -83,6 +83,20 @@ pub(super) fn settle_vm(tools: &Tools, vm: VmId) -> bool {
 
 /// Before a job, for who holds its VM: what was begun must not be ended or taken back on top of what the job does.
 pub(super) fn before_job(tools: &Tools, vm: VmId) -> std::result::Result<(), Failure> {
+    // To do something on top of it could lose what it protects.
+    match tools.store.not_understood(vm) {
+        Ok(None) => {}
+        Ok(Some(kind)) => {
+            return Err(Failure::new(
+                "Busy",
+                format!(
+                    "another version of virtsnapd began something on VM {vm} (\"{kind}\") that this one does not know, and \
+                     it did not end: start that version once, which ends it. Nothing was touched"
+                ),
+            ));
+        }
+        Err(e) => return Err(Failure::new("Failed", e.to_string())),
+    }
     let kind =
         |what: &Begun| matches!(what, Begun::Create(_) | Begun::Drop | Begun::Revert(_) | Begun::Branch(_));
     let failed = settle_those(tools, |i| i.vm == vm && (kind(&i.what) && !i.is_wrong() || i.is_adrift()));

@@ -247,6 +247,7 @@ pub(super) fn jobs(connections: &Connections, id: VmId) -> Result<Vec<BlockJob>>
                 },
                 copied: Copied { done, total },
                 ready: disk.ready,
+                into: disk.mirror,
             });
         }
     }

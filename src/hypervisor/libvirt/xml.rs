@@ -52,6 +52,8 @@ pub(super) struct DiskXml {
     pub(super) ends: bool,
     /// A block job has both sides equal, and waits to be ended.
     pub(super) ready: bool,
+    /// What a block job copies it to, or commits it into.
+    pub(super) mirror: Option<String>,
     /// The pool that it is a volume of, where the definition names it so; the chain's first path is the volume's name.
     pub(super) pool: Option<String>,
 }
@@ -184,6 +186,7 @@ fn disk(node: Node<'_, '_>) -> DiskXml {
     let bus = child(node, "target").and_then(|t| t.attribute("bus")).unwrap_or_default().to_owned();
     let shared = child(node, "shareable").is_some();
     let ready = child(node, "mirror").is_some_and(|m| m.attribute("ready") == Some("yes"));
+    let mirror = child(node, "mirror").and_then(source);
     let pool = child(node, "source").and_then(|s| s.attribute("pool")).map(str::to_owned);
     DiskXml {
         disk: Disk {
@@ -200,6 +203,7 @@ fn disk(node: Node<'_, '_>) -> DiskXml {
         pci,
         ends,
         ready,
+        mirror,
         pool,
     }
 }

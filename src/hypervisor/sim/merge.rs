@@ -234,12 +234,14 @@ impl Merge for Sim {
                 kind: JobKind::Other,
                 copied: Copied::default(),
                 ready: false,
+                into: None,
             });
             let ours = machine.merging.iter().map(|(target, job)| BlockJob {
                 target: target.clone(),
                 kind: if job.active { JobKind::ActiveCommit } else { JobKind::Commit },
                 copied: job.copied(),
                 ready: job.active && job.left,
+                into: job.active.then(|| job.commit.base.clone()),
             });
             let pulls = machine.pulling.iter().map(|(target, job)| job.job(target));
             Ok(ours.chain(pulls).chain(foreign).collect())

@@ -27,7 +27,13 @@ impl Pulling {
     }
 
     pub(super) fn job(&self, target: &str) -> BlockJob {
-        BlockJob { target: target.to_owned(), kind: JobKind::Other, copied: self.copied(), ready: false }
+        BlockJob {
+            target: target.to_owned(),
+            kind: JobKind::Other,
+            copied: self.copied(),
+            ready: false,
+            into: None,
+        }
     }
 }
 

@@ -1,7 +1,11 @@
 //! Merges and the room that they take: a guest whose disk finds none left stands still.
 
 use virtsnap::{
-    core::settings::MinFree,
+    core::{
+        job::RevertJob,
+        revert::{DefinitionOf, Then},
+        settings::MinFree,
+    },
     hypervisor::sim::{BLOCK, EMPTY_IMAGE},
 };
 
@@ -77,6 +81,43 @@ fn one_that_was_cut_short_asks_again_for_what_is_still_to_be_merged() {
     world.sim.leave_room_for(need - grown);
     assert!(matches!(world.prune(), Outcome::Done(_)));
     world.check_done(&["s5"], VmState::Running);
+}
+
+/// What was left behind needs no merge to go, and gives room for one.
+#[test]
+fn where_one_that_was_cut_short_cannot_be_ended_yet_what_was_left_behind_goes_all_the_same() {
+    let mut world = World::new(VmState::ShutOff, "keep-last = 1");
+    world.settings.daemon.min_free = MinFree::Bytes(0);
+    let to = RevertJob {
+        name: SnapshotName::existing("s1"),
+        then: Then::AsBefore,
+        definition: DefinitionOf::Snapshot,
+        safety: None,
+    };
+    let reverted = world.does(world.sim.clone(), Operation::Revert(Box::new(to)), drop);
+    assert!(matches!(reverted, Outcome::Done(None)), "{reverted:?}");
+    for (n, name) in ["s5", "s6"].into_iter().enumerate() {
+        for target in TARGETS {
+            world.sim.write_behind(VM, target, 50 + n as u64, 1).unwrap();
+        }
+        let name = SnapshotName::existing(name);
+        world.take(&name);
+        world.oracle.insert(name, world.live());
+    }
+    world.now = world.live();
+    let cut = Error::new(ErrorKind::Failed, "cut short, as arranged");
+    world.sim.inject(Fault::new(Op::Commit, Mishap::Half(cut)));
+    let s5 = Operation::Delete { name: SnapshotName::existing("s5"), pace: Pace::default(), foreign: false };
+    assert!(matches!(world.does(world.sim.clone(), s5, drop), Outcome::Failed(_)));
+
+    world.sim.leave_room_for(1);
+    let Outcome::Failed(failure) = world.prune() else { panic!("there is no room") };
+    assert!(failure.name == "NoSpace" && failure.message.contains("which was cut short"), "{failure:?}");
+    assert_eq!(world.left(), ["s0", "s1", "s5", "s6"], "{failure:?}");
+    world.check();
+    let ended = world.prune();
+    assert!(matches!(ended, Outcome::Done(_)), "{ended:?}");
+    world.check_done(&["s6"], VmState::ShutOff);
 }
 
 /// Two VMs with snapshots s1 and s2, and so much written between the two; and what deleting s1 of one may write.
