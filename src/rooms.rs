@@ -10,10 +10,7 @@ use std::{
 };
 
 use crate::{
-    core::{
-        room::{Growth, Room, room_for},
-        settings::MinFree,
-    },
+    core::room::{Growth, Margin, Room, room_for},
     hypervisor::{Error, ErrorKind, Hypervisor, Result},
 };
 
@@ -36,13 +33,13 @@ pub struct Reserved {
 }
 
 impl Rooms {
-    /// Reserves what these may grow by, if that leaves `min_free` of each file system free beside what others have
+    /// Reserves what these may grow by, if that leaves the margin of each file system free beside what others have
     /// reserved; else [`ErrorKind::NoSpace`].
     pub fn reserve(
         self: &Arc<Self>,
         hypervisor: &dyn Hypervisor,
         growths: &[Growth],
-        min_free: MinFree,
+        margin: impl Into<Margin>,
     ) -> Result<Reserved> {
         let (reserved, before) = self.write_down(growths);
         let room_of = |image: &str| {
@@ -63,7 +60,7 @@ impl Rooms {
                 Err(_) => others.extend(own.iter().map(|(_, room)| (*room, bytes))),
             }
         }
-        room_for(own, &others, min_free).map_err(|e| Error::new(ErrorKind::NoSpace, e.to_string()))?;
+        room_for(own, &others, margin).map_err(|e| Error::new(ErrorKind::NoSpace, e.to_string()))?;
         Ok(reserved)
     }
 
@@ -101,7 +98,7 @@ impl Drop for Reserved {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hypervisor::sim::Sim;
+    use crate::{core::settings::MinFree, hypervisor::sim::Sim};
 
     const MIB: u64 = 1024 * 1024;
 

@@ -48,6 +48,33 @@ impl Room {
     }
 }
 
+/// What is to stay free of a file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Margin {
+    min_free: MinFree,
+    /// A tenth of that.
+    tenth: bool,
+}
+
+impl Margin {
+    /// For what gives back more than it takes when it is done: it is the way out of a file system that is nearly full,
+    /// and would be closed where it is needed.
+    pub fn tenth(min_free: MinFree) -> Self {
+        Self { min_free, tenth: true }
+    }
+
+    fn of(self, capacity: u64) -> u64 {
+        let all = self.min_free.bytes_of(capacity);
+        if self.tenth { all.div_ceil(10) } else { all }
+    }
+}
+
+impl From<MinFree> for Margin {
+    fn from(min_free: MinFree) -> Self {
+        Self { min_free, tenth: false }
+    }
+}
+
 /// There is not enough.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NoRoom {
@@ -59,6 +86,8 @@ pub struct NoRoom {
     pub available: u64,
     /// What of it is to stay free, in bytes.
     pub least: u64,
+    /// That is a tenth of `min-free`.
+    pub tenth: bool,
     /// What of it others may still need who are at work there, in bytes.
     pub taken: u64,
 }
@@ -80,6 +109,9 @@ impl fmt::Display for NoRoom {
         if self.taken > 0 {
             write!(f, "other jobs at work may need {} MiB, and ", mib(self.taken))?;
         }
+        if self.tenth {
+            return write!(f, "{} MiB, a tenth of min-free, are to stay free", mib(self.least));
+        }
         write!(f, "min-free wants {} MiB to stay free", mib(self.least))
     }
 }
@@ -89,16 +121,17 @@ impl fmt::Display for NoRoom {
 pub fn room_for<'a>(
     growths: impl IntoIterator<Item = (&'a Growth, Room)>,
     others: &[(Room, u64)],
-    min_free: MinFree,
+    margin: impl Into<Margin>,
 ) -> Result<(), NoRoom> {
+    let margin = margin.into();
     let mut systems: Vec<(Room, NoRoom)> = Vec::new();
     for (growth, room) in growths {
         let at = systems.iter().position(|(other, _)| other.is(room)).unwrap_or_else(|| {
             let there = others.iter().filter(|(other, _)| other.is(room));
             let taken = there.fold(0_u64, |sum, (_, bytes)| sum.saturating_add(*bytes));
-            let least = min_free.bytes_of(room.capacity);
-            let available = room.available;
-            systems.push((room, NoRoom { images: Vec::new(), needed: 0, available, least, taken }));
+            let least = margin.of(room.capacity);
+            let (available, tenth) = (room.available, margin.tenth);
+            systems.push((room, NoRoom { images: Vec::new(), needed: 0, available, least, tenth, taken }));
             systems.len() - 1
         });
         let system = &mut systems[at].1;
@@ -151,6 +184,9 @@ mod tests {
             lacking.to_string(),
             "/a may grow by 30 MiB, and of the 129 MiB that are free there min-free wants 100 MiB to stay free"
         );
+        assert_eq!(room_for([(&a, room(1000, 40))], &[], Margin::tenth(MinFree::Percent(10))), Ok(()));
+        let lacking = room_for([(&a, room(1000, 39))], &[], Margin::tenth(MinFree::Percent(10))).unwrap_err();
+        assert!(lacking.to_string().ends_with("10 MiB, a tenth of min-free, are to stay free"), "{lacking}");
         // Nothing is taken from anybody, however little is free.
         let nothing = growth("/a", "qcow2", 0);
         assert_eq!(room_for([(&nothing, room(1000, 1))], &[], MinFree::Percent(10)), Ok(()));

@@ -9,7 +9,7 @@ use crate::{
         job::{Failure, Operation},
         merge::{DiskPart, Recipe},
         model::{SnapshotName, VmId, VmState},
-        room::Growth,
+        room::{Growth, Margin},
     },
     hypervisor::{Copied, Error, ErrorKind, Result, SnapshotXml, Steer, Vm},
     merging::{self, Earlier, Watcher},
@@ -47,7 +47,8 @@ pub(super) fn run(
 /// The room for what is still to be merged, for as long as that takes.
 fn reserve(work: &Work<'_>, growths: &[Growth]) -> Result<Reserved> {
     let hypervisor = work.tools.hypervisor.as_ref();
-    let reserved = work.tools.rooms.reserve(hypervisor, growths, work.settings.daemon.min_free);
+    let reserved =
+        work.tools.rooms.reserve(hypervisor, growths, Margin::tenth(work.settings.daemon.min_free));
     reserved.map_err(|e| match e.kind {
         ErrorKind::NoSpace => e.context("there is too little room for the merge"),
         _ => e,

@@ -24,12 +24,12 @@ const NEED: u64 = 2 * 4 * (EMPTY_IMAGE / BLOCK + 5);
 #[test]
 fn a_merge_leaves_free_what_is_to_stay_free_and_is_refused_before_anything_is_touched() {
     let mut world = World::new(VmState::Running, "keep-last = 1");
-    world.settings.daemon.min_free = MinFree::Bytes(10 * BLOCK);
+    world.settings.daemon.min_free = MinFree::Bytes(100 * BLOCK);
     world.sim.leave_room_for(NEED + 9);
     world.sim.clear_calls();
     let Outcome::Failed(failure) = world.prune() else { panic!("there is no room") };
     assert_eq!(failure.name, "NoSpace", "{failure:?}");
-    assert!(failure.message.contains("min-free wants 1 MiB to stay free"), "{failure:?}");
+    assert!(failure.message.contains("1 MiB, a tenth of min-free, are to stay free"), "{failure:?}");
     assert!(failure.message.contains("Nothing was touched"), "{failure:?}");
     assert_eq!(world.sim.changes(), []);
     assert_eq!(world.store.intents().unwrap(), []);
