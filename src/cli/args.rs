@@ -1,15 +1,23 @@
 //! The command line.
 
 mod branch;
+mod create;
+mod delete;
+mod revert;
 mod rules;
+mod simulate;
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
 pub use self::{
     branch::{Branch, Promote},
+    create::{Create, Memory, Quiesce},
+    delete::{Adopt, Delete},
+    revert::{After, Revert},
     rules::InlineRules,
+    simulate::Simulate,
 };
 
 /// Snapshots of libvirt VMs: see, take, delete and prune them, through virtsnapd
@@ -88,159 +96,6 @@ pub struct List {
     /// Show what was taken on top of what
     #[arg(long, requires = "vm")]
     pub tree: bool,
-}
-
-/// `virtsnap create`
-#[derive(Debug, Args)]
-pub struct Create {
-    /// The VM's name or UUID
-    pub vm: String,
-    /// The snapshot's name [default: made of the time]
-    #[arg(long)]
-    pub name: Option<String>,
-    /// A text to keep with it
-    #[arg(long, value_name = "TEXT")]
-    pub description: Option<String>,
-    /// Freeze the guest's file systems, or fail / if possible / not at all [default: prefer]
-    #[arg(long, value_enum, value_name = "HOW")]
-    pub quiesce: Option<Quiesce>,
-    /// Keep the memory of a VM that is on, or fail / if possible / not at all [default: never]
-    #[arg(long, value_enum, value_name = "HOW")]
-    pub memory: Option<Memory>,
-    /// Only this disk, such as vda; may be repeated [default: all writable ones]
-    #[arg(long = "disk", value_name = "TARGET")]
-    pub disks: Vec<String>,
-    /// How to wait for the job.
-    #[command(flatten)]
-    pub wait: Wait,
-}
-
-/// What to do about the guest's file systems.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Quiesce {
-    /// Freeze them, or take no snapshot
-    Require,
-    /// Freeze them if the guest lets us
-    Prefer,
-    /// Don't freeze them
-    Never,
-}
-
-impl Quiesce {
-    /// The word for it on the bus.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Require => "require",
-            Self::Prefer => "prefer",
-            Self::Never => "never",
-        }
-    }
-}
-
-/// What to do about the memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Memory {
-    /// Keep it, or take no snapshot
-    Require,
-    /// Keep it if the VM can be migrated
-    Prefer,
-    /// Don't keep it
-    Never,
-}
-
-impl Memory {
-    /// The word for it on the bus.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Require => "require",
-            Self::Prefer => "prefer",
-            Self::Never => "never",
-        }
-    }
-}
-
-/// `virtsnap delete`
-#[derive(Debug, Args)]
-pub struct Delete {
-    /// The VM's name or UUID
-    pub vm: String,
-    /// The snapshot's name
-    pub snapshot: String,
-    /// Delete it though others made it
-    #[arg(long)]
-    pub foreign: bool,
-    /// Its images are gone: take away only what libvirt still has of it
-    #[arg(long, conflicts_with_all = ["foreign", "bandwidth", "until"])]
-    pub metadata_only: bool,
-    /// Whether to ask first.
-    #[command(flatten)]
-    pub consent: Consent,
-    /// How fast, and for how long.
-    #[command(flatten)]
-    pub pace: Pace,
-    /// How to wait for the job.
-    #[command(flatten)]
-    pub wait: Wait,
-}
-
-/// `virtsnap adopt`
-#[derive(Debug, Args)]
-pub struct Adopt {
-    /// The VM's name or UUID
-    pub vm: String,
-    /// The snapshots' names [default: all that others made]
-    pub snapshots: Vec<String>,
-    /// They count for this policy, which may prune them; may be repeated [default: they stay until they are deleted]
-    #[arg(long = "policy", value_name = "NAME")]
-    pub policies: Vec<String>,
-    /// Put the files on its images that belong to nobody in quarantine: if that is so for a week, they are removed
-    #[arg(long, conflicts_with_all = ["snapshots", "policies", "layers"])]
-    pub orphans: bool,
-    /// Make a snapshot of each layer of its disks that belongs to none
-    #[arg(long, conflicts_with = "snapshots")]
-    pub layers: bool,
-    /// Whether to ask first.
-    #[command(flatten)]
-    pub consent: Consent,
-}
-
-/// `virtsnap revert`
-#[derive(Debug, Args)]
-pub struct Revert {
-    /// The VM's name or UUID
-    pub vm: String,
-    /// The snapshot's name
-    pub snapshot: String,
-    /// What the VM is after it.
-    #[command(flatten)]
-    pub then: After,
-    /// Keep the VM's definition as it is; only its disks go back
-    #[arg(long)]
-    pub keep_definition: bool,
-    /// Take no snapshot first: what was written since the last one is lost
-    #[arg(long)]
-    pub no_safety: bool,
-    /// Whether to ask first.
-    #[command(flatten)]
-    pub consent: Consent,
-    /// How to wait for the job.
-    #[command(flatten)]
-    pub wait: Wait,
-}
-
-/// What a VM is after a revert; if nothing is said, what it was before.
-#[derive(Debug, Clone, Copy, Args)]
-#[group(multiple = false)]
-pub struct After {
-    /// Start the VM afterwards, whatever it was before
-    #[arg(long)]
-    pub start: bool,
-    /// Start it with its CPUs stopped
-    #[arg(long)]
-    pub paused: bool,
-    /// Leave it off
-    #[arg(long)]
-    pub off: bool,
 }
 
 /// `virtsnap run`
@@ -326,49 +181,6 @@ pub struct Check {
     /// Read this directory alone [default: /etc/virtsnap, /run/virtsnap and /usr/lib/virtsnap]
     #[arg(long, value_name = "DIR")]
     pub config_dir: Option<PathBuf>,
-}
-
-/// `virtsnap simulate`
-#[derive(Debug, Default, Args)]
-pub struct Simulate {
-    /// The snapshots, and perhaps the policy, as JSON; `-`: standard input, which is also the default
-    pub input: Option<PathBuf>,
-    /// Let time go by until then: take what is due, prune after each run, and show each day
-    #[arg(long, value_name = "DATE")]
-    pub until: Option<String>,
-    /// Decide as of this time [default: that of the input, or now]
-    #[arg(long, value_name = "TIME")]
-    pub now: Option<String>,
-    /// The zone of policies that name none, and of times without an offset [default: the system's]
-    #[arg(long, value_name = "ZONE")]
-    pub timezone: Option<String>,
-    /// Take the policies from this file
-    #[arg(long, value_name = "FILE", conflicts_with = "config_dir")]
-    pub policy_file: Option<PathBuf>,
-    /// Take the policies from this directory, such as /etc/virtsnap
-    #[arg(long, value_name = "DIR")]
-    pub config_dir: Option<PathBuf>,
-    /// Only this policy of the files; may be repeated
-    #[arg(long = "policy", value_name = "NAME")]
-    pub policies: Vec<String>,
-    /// Only the policies of the files that are for a VM of this name (or UUID), with its exceptions
-    #[arg(long, value_name = "NAME")]
-    pub vm: Option<String>,
-    /// A tag that the VM has; may be repeated
-    #[arg(long = "tag", value_name = "TAG", requires = "vm")]
-    pub tags: Vec<String>,
-    /// The size of each snapshot that --until takes, such as 2GiB [default: unknown]
-    #[arg(long, value_name = "SIZE")]
-    pub size: Option<String>,
-    /// How many layers a chain may have [default: that of the files; with --until 16; else any]
-    #[arg(long, value_name = "LAYERS")]
-    pub max_chain: Option<u32>,
-    /// Show all that the policy lets go, whatever its max-delete
-    #[arg(long)]
-    pub all: bool,
-    /// The rules of one policy, instead of files.
-    #[command(flatten)]
-    pub rules: InlineRules,
 }
 
 #[cfg(test)]

@@ -1,0 +1,74 @@
+//! What `virtsnap create` takes.
+
+use clap::{Args, ValueEnum};
+
+use super::Wait;
+
+/// `virtsnap create`
+#[derive(Debug, Args)]
+pub struct Create {
+    /// The VM's name or UUID
+    pub vm: String,
+    /// The snapshot's name [default: made of the time]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// A text to keep with it
+    #[arg(long, value_name = "TEXT")]
+    pub description: Option<String>,
+    /// Freeze the guest's file systems, or fail / if possible / not at all [default: prefer]
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub quiesce: Option<Quiesce>,
+    /// Keep the memory of a VM that is on, or fail / if possible / not at all [default: never]
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub memory: Option<Memory>,
+    /// Only this disk, such as vda; may be repeated [default: all writable ones]
+    #[arg(long = "disk", value_name = "TARGET")]
+    pub disks: Vec<String>,
+    /// How to wait for the job.
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+/// What to do about the guest's file systems.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Quiesce {
+    /// Freeze them, or take no snapshot
+    Require,
+    /// Freeze them if the guest lets us
+    Prefer,
+    /// Don't freeze them
+    Never,
+}
+
+impl Quiesce {
+    /// The word for it on the bus.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Require => "require",
+            Self::Prefer => "prefer",
+            Self::Never => "never",
+        }
+    }
+}
+
+/// What to do about the memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Memory {
+    /// Keep it, or take no snapshot
+    Require,
+    /// Keep it if the VM can be migrated
+    Prefer,
+    /// Don't keep it
+    Never,
+}
+
+impl Memory {
+    /// The word for it on the bus.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Require => "require",
+            Self::Prefer => "prefer",
+            Self::Never => "never",
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! What `virtsnap revert` takes.
+
+use clap::Args;
+
+use super::{Consent, Wait};
+
+/// `virtsnap revert`
+#[derive(Debug, Args)]
+pub struct Revert {
+    /// The VM's name or UUID
+    pub vm: String,
+    /// The snapshot's name
+    pub snapshot: String,
+    /// What the VM is after it.
+    #[command(flatten)]
+    pub then: After,
+    /// Keep the VM's definition as it is; only its disks go back
+    #[arg(long)]
+    pub keep_definition: bool,
+    /// Take no snapshot first: what was written since the last one is lost
+    #[arg(long)]
+    pub no_safety: bool,
+    /// Whether to ask first.
+    #[command(flatten)]
+    pub consent: Consent,
+    /// How to wait for the job.
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+/// What a VM is after a revert; if nothing is said, what it was before.
+#[derive(Debug, Clone, Copy, Args)]
+#[group(multiple = false)]
+pub struct After {
+    /// Start the VM afterwards, whatever it was before
+    #[arg(long)]
+    pub start: bool,
+    /// Start it with its CPUs stopped
+    #[arg(long)]
+    pub paused: bool,
+    /// Leave it off
+    #[arg(long)]
+    pub off: bool,
+}
