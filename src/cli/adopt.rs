@@ -26,7 +26,7 @@ struct Quarantined<'a> {
 
 /// Looks anew, asks, and puts in quarantine what was shown: no more than that.
 async fn quarantine(args: &Adopt, bus: &Connection, console: &mut Console<'_>) -> Result<Exit, Failure> {
-    let before = Inventory::fetch(bus).await?;
+    let before = Inventory::about(&args.vm, bus).await?;
     let object = VMProxy::new(bus, &before.vm(&args.vm)?.path).await?;
     object.adopt(Options::new()).await?;
     let all = Inventory::fetch(bus).await?;
@@ -58,7 +58,7 @@ async fn quarantine(args: &Adopt, bus: &Connection, console: &mut Console<'_>) -
 
 /// Makes snapshots of layers that belong to none; says which.
 async fn layers(args: &Adopt, bus: &Connection, console: &mut Console<'_>) -> Result<Exit, Failure> {
-    let before = Inventory::fetch(bus).await?;
+    let before = Inventory::about(&args.vm, bus).await?;
     let vm = before.vm(&args.vm)?;
     let question = format!(
         "Make a snapshot of each layer under the disks of {} that belongs to none?",
@@ -96,7 +96,7 @@ pub(super) async fn adopt(
     if args.layers {
         return layers(args, bus, console).await;
     }
-    let all = Inventory::fetch(bus).await?;
+    let all = Inventory::about(&args.vm, bus).await?;
     let vm = all.vm(&args.vm)?;
     let mut names = Vec::new();
     for name in &args.snapshots {

@@ -18,7 +18,7 @@ pub(super) async fn branch(
     bus: &Connection,
     console: &mut Console<'_>,
 ) -> Result<Exit, Failure> {
-    let all = Inventory::fetch(bus).await?;
+    let all = Inventory::about(&args.vm, bus).await?;
     let vm = all.vm(&args.vm)?;
     let snapshot = all.snapshot(vm, &args.snapshot)?;
     let proxy = SnapshotProxy::new(bus, &snapshot.path).await?;

@@ -20,7 +20,7 @@ pub(super) async fn delete(
     bus: &Connection,
     console: &mut Console<'_>,
 ) -> Result<Exit, Failure> {
-    let all = Inventory::fetch(bus).await?;
+    let all = Inventory::about(&args.vm, bus).await?;
     let vm = all.vm(&args.vm)?;
     let snapshot = all.snapshot(vm, &args.snapshot)?;
     let mut options = pace::options(&args.pace, &console.watch, Options::new())?;

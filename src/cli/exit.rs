@@ -130,7 +130,7 @@ pub fn exit_of(name: &str) -> Exit {
     if let Some(own) = own(name) {
         return match own {
             "NoSuchVM" | "NoSuchSnapshot" | "NoSuchJob" | "NoSuchPolicy" => Exit::NotFound,
-            "Busy" | "Stopping" => Exit::Busy,
+            "Busy" | "Stopping" | "Disconnected" => Exit::Busy,
             "InvalidArgument" => Exit::Usage,
             _ => Exit::Failed,
         };
@@ -235,6 +235,7 @@ mod tests {
             ("org.freedesktop.DBus.Error.AccessDenied", 4),
             ("org.virtsnap1.Error.Denied", 1),
             ("org.virtsnap1.Error.Busy", 75),
+            ("org.virtsnap1.Error.Disconnected", 75),
             ("org.virtsnap1.Error.InvalidArgument", 2),
             ("org.virtsnap1.Error.FromTheFuture", 1),
             ("org.freedesktop.DBus.Error.ServiceUnknown", 5),

@@ -63,7 +63,7 @@ pub(super) async fn explain(
     bus: &Connection,
     console: &mut Console<'_>,
 ) -> Result<Exit, Failure> {
-    let all = Inventory::fetch(bus).await?;
+    let all = Inventory::about(&args.vm, bus).await?;
     let vm = all.vm(&args.vm)?;
     let reasons = VMProxy::new(bus, &vm.path).await?.explain(Options::new()).await?;
     let reasons: Vec<Why> = reasons.into_iter().map(Why::read).collect();

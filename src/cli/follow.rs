@@ -35,6 +35,8 @@ impl Ended {
     pub(super) fn exit(&self) -> Exit {
         match self {
             Self::Done(_) => Exit::Done,
+            // It had begun, and what is so now is to be looked at first.
+            Self::Failed { name, .. } if name == "org.virtsnap1.Error.Disconnected" => Exit::JobFailed,
             // Worth a second try, which a script should know.
             Self::Failed { name, .. } if exit_of(name) == Exit::Busy => Exit::Busy,
             Self::Failed { .. } => Exit::JobFailed,
@@ -187,6 +189,7 @@ mod tests {
         assert_eq!(failed("AgentTimeout").exit(), Exit::JobFailed);
         assert_eq!(failed("NoSuchVM").exit(), Exit::JobFailed);
         assert_eq!(failed("Cancelled").exit(), Exit::JobFailed);
+        assert_eq!(failed("Disconnected").exit(), Exit::JobFailed);
         assert_eq!(failed("Busy").exit(), Exit::Busy);
     }
 }

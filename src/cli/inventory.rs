@@ -9,7 +9,7 @@ use zbus::{Connection, OwnedObjectPath};
 use super::{
     exit::Failure,
     props::{Everything, Job, Policy, Snapshot, Vm},
-    proxy::ObjectsProxy,
+    proxy::{ManagerProxy, ObjectsProxy},
 };
 
 /// One object: where it is, and its properties.
@@ -49,6 +49,18 @@ impl Inventory {
     /// Asks the daemon.
     pub async fn fetch(bus: &Connection) -> Result<Self, Failure> {
         Ok(Self::arrange(ObjectsProxy::new(bus).await?.get_managed_objects().await?))
+    }
+
+    /// Asks the daemon, for a verb about this VM. Where it is not among them, the daemon says whether that means that
+    /// there is none: while it starts, or libvirt is away, it does not.
+    pub async fn about(vm: &str, bus: &Connection) -> Result<Self, Failure> {
+        let all = Self::fetch(bus).await?;
+        if all.vm(vm).is_ok() {
+            return Ok(all);
+        }
+        ManagerProxy::new(bus).await?.lookup_vm(vm).await?;
+        // It has come meanwhile.
+        Self::fetch(bus).await
     }
 
     pub(super) fn arrange(everything: Everything) -> Self {

@@ -26,7 +26,10 @@ struct Snapshots<'a> {
 
 /// Lists VMs, or one VM's snapshots.
 pub(super) async fn list(args: &List, bus: &Connection, console: &mut Console<'_>) -> Result<Exit, Failure> {
-    let all = Inventory::fetch(bus).await?;
+    let all = match &args.vm {
+        None => Inventory::fetch(bus).await?,
+        Some(vm) => Inventory::about(vm, bus).await?,
+    };
     match &args.vm {
         None => list_vms(&all, console)?,
         Some(vm) => list_snapshots(all.vm(vm)?, args.tree, &all, console)?,

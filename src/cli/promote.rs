@@ -19,7 +19,7 @@ pub(super) async fn promote(
     bus: &Connection,
     console: &mut Console<'_>,
 ) -> Result<Exit, Failure> {
-    let all = Inventory::fetch(bus).await?;
+    let all = Inventory::about(&args.vm, bus).await?;
     let vm = all.vm(&args.vm)?;
     let options = pace::options(&args.pace, &console.watch, Options::new())?;
     let job = VMProxy::new(bus, &vm.path).await?.promote(options).await?;

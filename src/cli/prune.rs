@@ -80,7 +80,10 @@ impl Verdict {
 
 /// Shows the verdicts; changes nothing.
 pub(super) async fn plan(args: &Plan, bus: &Connection, console: &mut Console<'_>) -> Result<Exit, Failure> {
-    let all = Inventory::fetch(bus).await?;
+    let all = match &args.vm {
+        None => Inventory::fetch(bus).await?,
+        Some(vm) => Inventory::about(vm, bus).await?,
+    };
     let vms: Vec<_> = match &args.vm {
         Some(vm) => vec![all.vm(vm)?],
         None => all.vms().iter().filter(|vm| !all.snapshots(vm).is_empty()).collect(),
@@ -127,7 +130,7 @@ pub(super) async fn prune(
     bus: &Connection,
     console: &mut Console<'_>,
 ) -> Result<Exit, Failure> {
-    let all = Inventory::fetch(bus).await?;
+    let all = Inventory::about(&args.vm, bus).await?;
     let vm = all.vm(&args.vm)?;
     let options = || if args.all { Options::from([("all", true.into())]) } else { Options::new() };
     let paced = pace::options(&args.pace, &console.watch, options())?;

@@ -21,7 +21,7 @@ pub(super) async fn revert(
     bus: &Connection,
     console: &mut Console<'_>,
 ) -> Result<Exit, Failure> {
-    let all = Inventory::fetch(bus).await?;
+    let all = Inventory::about(&args.vm, bus).await?;
     let vm = all.vm(&args.vm)?;
     let snapshot = all.snapshot(vm, &args.snapshot)?;
     let question = question(args, (&vm.name, &vm.state), snapshot, &console.watch);

@@ -23,7 +23,10 @@ struct Jobs<'a> {
 
 /// Runs a policy.
 pub(super) async fn run(args: &Run, bus: &Connection, console: &mut Console<'_>) -> Result<Exit, Failure> {
-    let all = Inventory::fetch(bus).await?;
+    let all = match &args.vm {
+        None => Inventory::fetch(bus).await?,
+        Some(vm) => Inventory::about(vm, bus).await?,
+    };
     let policy = all.policy(&args.policy)?;
     let mut options = Options::new();
     if let Some(vm) = &args.vm {

@@ -7,7 +7,10 @@ use zbus::{
 };
 
 use super::{Options, Shared, auth, error::BusError, path};
-use crate::{core::model::VmId, engine::Ask};
+use crate::{
+    core::{model::VmId, view::DaemonState},
+    engine::Ask,
+};
 
 /// The object at the root.
 #[derive(Debug)]
@@ -26,12 +29,24 @@ impl Manager {
     #[zbus(name = "LookupVM", out_args("vm"))]
     fn lookup_vm(&self, name_or_uuid: &str) -> Result<OwnedObjectPath, BusError> {
         let view = self.shared.lens.view();
-        if view.vms.is_empty() && !view.manager.hypervisor_connected {
-            return Err(BusError::new(
-                "Disconnected",
-                "libvirt has not been reached yet, so no VM is known; see HypervisorConnected",
-            ));
-        }
+        // As long as not all VMs are known, that there is no such one would be a guess.
+        let miss = || match &view.manager {
+            m if !m.hypervisor_connected => {
+                let why = "there is no connection to libvirt, so that nobody knows which VMs there are";
+                BusError::new(
+                    "Disconnected",
+                    format!("VM {name_or_uuid:?} is not known: {why}; ask again later"),
+                )
+            }
+            m if m.state == DaemonState::Starting => {
+                let why = "the daemon is starting, and has not seen all VMs";
+                BusError::new(
+                    "Disconnected",
+                    format!("VM {name_or_uuid:?} is not known yet: {why}; ask again in a moment"),
+                )
+            }
+            _ => BusError::new("NoSuchVM", format!("there is no VM {name_or_uuid:?}")),
+        };
         view.vms
             .values()
             .find(|vm| vm.record.name == name_or_uuid)
@@ -39,7 +54,7 @@ impl Manager {
             .or_else(|| {
                 name_or_uuid.parse::<VmId>().ok().filter(|id| view.vms.contains_key(id)).map(path::vm)
             })
-            .ok_or_else(|| BusError::new("NoSuchVM", format!("there is no VM {name_or_uuid:?}")))
+            .ok_or_else(miss)
     }
 
     async fn reload(

@@ -75,8 +75,17 @@ impl<'a> Daemon<'a> {
     /// Kills libvirtd in the middle of whatever it does, brings it back, and waits until the daemon has noticed both
     /// and settled what that left.
     pub fn kill_libvirtd(&self) {
+        self.without_libvirtd(Testbed::kill_libvirtd);
+    }
+
+    /// The same, but stopped as it wants to be.
+    pub fn restart_libvirtd(&self) {
+        self.without_libvirtd(Testbed::stop_libvirtd);
+    }
+
+    fn without_libvirtd(&self, goes: fn(&Testbed)) {
         let before = self.connections();
-        self.tb.kill_libvirtd();
+        goes(self.tb);
         self.tb.start_libvirtd();
         wait_for(Duration::from_secs(60), "the daemon has a new connection", || {
             (self.connections() > before).then_some(())

@@ -94,7 +94,7 @@ async fn wherever_libvirt_goes_it_is_theirs_or_ours_and_can_be_asked_for_again()
             let (error, _) = adopt(&rig, &["f1"], &[]).await.unwrap_err();
             assert_eq!(error, "Disconnected", "{op:?}");
             rig.sim.heal();
-            rig.sim.connect();
+            rig.reconnect().await;
             let mut after = rig.sim.snapshots(id(1)).unwrap();
             after[0].description.clear();
             after[0].xml_bytes = before[0].xml_bytes;

@@ -84,9 +84,9 @@ async fn what_was_cut_short_is_ended_at_the_next_connection() {
     let (_, text) = delete(&rig, &safety).await.unwrap_err();
     assert!(text.contains("not all removed yet"), "{text}");
     let before = rig.images().len();
-    rig.sim.connect();
+    rig.reconnect().await;
     assert_eq!(names(&rig), ["s1", "s2"], "it is forgotten");
-    // It waits for the connection, and that begins with what was left.
+    // A connection begins with what was left.
     delete(&rig, "s2").await.unwrap();
     assert!(rig.images().len() < before - 1, "both left their images: {:?}", rig.images());
     assert!(rig.store().intents().unwrap().is_empty());

@@ -1,11 +1,14 @@
 //! libvirt comes and goes.
 
+use std::sync::Arc;
+
 use virtsnap::hypervisor::sim::{Op, VmSpec};
 use zbus::OwnedObjectPath;
 
 use super::{
     client::{Failure, MANAGER, none},
-    rig::{Rig, held, id, vm_path},
+    command_line::virtsnap,
+    rig::{Rig, held, id, policy_path, snapshot_path, vm_path},
 };
 
 async fn lookup(rig: &Rig, name: &str) -> Result<String, Failure> {
@@ -68,32 +71,85 @@ async fn what_happened_while_libvirt_was_away_is_seen_when_it_is_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_asked_while_libvirt_is_away_ends_one_way_or_the_other() {
-    let rig = Rig::start("", |sim| {
+async fn what_is_asked_while_libvirt_is_away_is_refused_and_what_waited_before_waits_on() {
+    let rig = Rig::start("[policy.p]\nvms = [\"*\"]\n", |sim| {
         sim.add_vm(VmSpec::new("web", 1));
         sim.add_vm(VmSpec::new("db", 2));
     })
     .await;
+    rig.client.create(id(1), "s0", none()).await.unwrap();
+    let gate = rig.sim.gate(Op::Create);
+    rig.client.ask_create(id(1), "s1", none()).await.unwrap();
+    held(&gate);
+    let waiting = rig.client.ask_create(id(1), "s2", none()).await.unwrap();
+    let cancelled = rig.client.ask_create(id(1), "s3", none()).await.unwrap();
+    rig.sim.disconnect("libvirtd stopped");
+    gate.open();
+    rig.client.until(MANAGER, "Manager.HypervisorConnected", |c: &bool| !c).await;
+    let jobs = || async { rig.client.managed().await.into_keys().filter(|p| p.contains("/job/")).count() };
+    let before = jobs().await;
+    let (vm, s0) = (vm_path(id(1)), snapshot_path(id(1), "s0"));
+    let (address, policy) = (rig.address(), policy_path("p"));
+    for (path, method) in [
+        (&vm, "VM.Prune"),
+        (&vm, "VM.Promote"),
+        (&vm, "VM.Adopt"),
+        (&s0, "Snapshot.Delete"),
+        (&s0, "Snapshot.Revert"),
+        (&policy, "Policy.Run"),
+    ] {
+        let refused = rig.client.call::<_, ()>(path, method, &(none(),)).await;
+        let (name, text) = refused.unwrap_err();
+        assert_eq!(name, "Disconnected", "{method}: {text}");
+        assert!(text.contains("nothing was begun"), "{method}: {text}");
+    }
+    assert_eq!(rig.client.ask_create(id(2), "s1", none()).await.unwrap_err().0, "Disconnected");
+    // The client does not hang either, and scripts learn that it is worth another try.
+    let (code, _, err) = virtsnap(&["--bus-address", &address, "create", "db"]).await;
+    assert_eq!(code, Some(75), "{err}");
+    assert!(err.contains("no connection to libvirt") && err.contains("hint: "), "{err}");
+    assert_eq!(jobs().await, before, "a job was queued all the same");
+    rig.client.call::<_, ()>(&cancelled, "Job.Cancel", &(none(),)).await.unwrap();
+
+    rig.sim.connect();
+    let made = rig.client.wait(&waiting).await.unwrap();
+    assert_eq!(made, snapshot_path(id(1), "s2"));
+    rig.until_running().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn that_there_is_no_such_vm_is_said_only_when_it_is_known() {
+    let mut rig = Rig::without_daemon("", |sim| {
+        sim.add_vm(VmSpec::new("web", 1));
+        sim.add_vm(VmSpec::new("db", 2));
+    })
+    .await;
+    let address = rig.address();
+    let asked = async |verb: &[&str]| virtsnap(&[&["--bus-address", &address], verb].concat()).await;
+    // Connected, and in the middle of looking at what there is.
+    let sim = Arc::clone(&rig.sim);
+    let gate = sim.gate_vm(Op::Vm, id(2));
+    rig.boot().await;
+    held(&gate);
+    rig.client.until_there(&vm_path(id(1)), true).await;
+    assert_eq!(rig.client.text(MANAGER, "Manager.State").await, "starting");
+    assert_eq!(lookup(&rig, "web").await.unwrap(), vm_path(id(1)));
+    assert_eq!(lookup(&rig, "db").await.unwrap_err().0, "Disconnected");
+    for verb in [&["list", "db"][..], &["plan", "db"], &["explain", "db"], &["delete", "db", "s", "--yes"]] {
+        let (code, out, err) = asked(verb).await;
+        assert_eq!(code, Some(75), "{verb:?}: {out}{err}");
+        assert!(err.contains("starting") && !err.contains("there is no VM"), "{verb:?}: {err}");
+    }
+    gate.open();
+    rig.until_running().await;
+    assert_eq!(asked(&["list", "db"]).await.0, Some(0));
+    assert_eq!(asked(&["list", "nobody"]).await.0, Some(3));
+
     rig.sim.disconnect("libvirtd stopped");
     rig.client.until(MANAGER, "Manager.HypervisorConnected", |c: &bool| !c).await;
-    rig.sim.stop(id(2)).unwrap();
-    rig.sim.undefine(id(2)).unwrap();
-    let mut jobs = Vec::new();
-    for vm in [id(1), id(2)] {
-        match rig.client.ask_create(vm, "s1", none()).await {
-            Ok(job) => jobs.push(job),
-            Err((name, text)) => assert_eq!(name, "Disconnected", "{text}"),
-        }
-    }
-    rig.sim.connect();
-    // Refused at once is an end, too; what was taken on must not wait for ever.
-    for job in jobs {
-        match rig.client.wait(&job).await {
-            Ok(made) => assert!(made.starts_with(&vm_path(id(1))), "{made}"),
-            Err((name, text)) => assert_eq!(name, "NoSuchVM", "{text}"),
-        }
-    }
-    rig.until_running().await;
+    assert_eq!(asked(&["list", "db"]).await.0, Some(0), "what was known last is shown");
+    let (code, _, err) = asked(&["list", "nobody"]).await;
+    assert_eq!(code, Some(75), "{err}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

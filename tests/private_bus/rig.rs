@@ -307,6 +307,13 @@ impl Rig {
         }
     }
 
+    /// Has a libvirt that went come back, and waits until the daemon noticed both.
+    pub async fn reconnect(&self) {
+        self.client.until(MANAGER, "Manager.HypervisorConnected", |c: &bool| !c).await;
+        self.sim.connect();
+        self.client.until(MANAGER, "Manager.HypervisorConnected", |c: &bool| *c).await;
+    }
+
     /// Tells the daemon to stop.
     pub fn tell_to_stop(&self) {
         self.daemon.as_ref().expect("the daemon runs").control.stop();

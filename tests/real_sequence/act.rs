@@ -68,9 +68,7 @@ impl<'a> World<'a> {
             "start or stop" => self.start_or_stop(number),
             "restart libvirtd" => {
                 println!("{number}: restart libvirtd");
-                self.tb.stop_libvirtd();
-                self.tb.start_libvirtd();
-                self.daemon.wait_running();
+                self.daemon.restart_libvirtd();
             }
             "a create that is cut short" => {
                 let victim = self.victim();

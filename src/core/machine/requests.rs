@@ -16,6 +16,7 @@ use crate::core::{
     revert::{DefinitionOf, Then},
     select::VmFacts,
     settings::Explanation,
+    view::DaemonState,
 };
 
 /// A request's number, by which its answer finds the way back.
@@ -198,6 +199,11 @@ impl Machine {
         if self.stopping() {
             return Err(Refusal::new("Stopping", "the daemon is stopping; nothing new is begun"));
         }
+        // What would wait for libvirt without a word is asked for again instead, when whoever asks still wants it.
+        if !self.view.manager.hypervisor_connected && !matches!(change, Change::Cancel(_)) {
+            let text = "there is no connection to libvirt: nothing was begun; the daemon keeps trying, so ask again later";
+            return Err(Refusal::new("Disconnected", text));
+        }
         match change {
             Change::Create { vm, name, description, quiesce, memory, disks } => {
                 let record = self.known(vm)?;
@@ -297,11 +303,10 @@ impl Machine {
         uid: u32,
         now: Timestamp,
     ) -> Result<Reply, Refusal> {
-        if !self.view.manager.hypervisor_connected {
-            return Err(Refusal::new(
-                "Disconnected",
-                "there is no connection to libvirt now; it is tried again by itself",
-            ));
+        if self.view.manager.state == DaemonState::Starting {
+            let text =
+                "the daemon is starting, and has not seen all VMs: nothing was begun; ask again in a moment";
+            return Err(Refusal::new("Disconnected", text));
         }
         let policy = self.settings.policies.get(name).cloned().ok_or_else(|| {
             Refusal::new("NoSuchPolicy", format!("there is no policy {name}; `virtsnap status` lists them"))
