@@ -99,7 +99,8 @@ impl std::fmt::Debug for Wire {
 /// Why a job's steps ended early.
 enum Stop {
     Failed(Failure),
-    Cancelled,
+    /// Why, and what is so now.
+    Cancelled(String),
 }
 
 impl From<Error> for Stop {
@@ -147,7 +148,21 @@ impl Work<'_> {
 
     /// A place where stopping leaves nothing half done.
     fn safe_point(&self) -> Result<(), Stop> {
-        if self.stopped() { Err(Stop::Cancelled) } else { Ok(()) }
+        if self.stopped() {
+            Err(self.cancelled("nothing is left half done, and what it had done until then stays"))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// What it ends with when it stops. `state`: what is so then.
+    fn cancelled(&self, state: impl std::fmt::Display) -> Stop {
+        let told = self.wire.cancel.load(Ordering::SeqCst);
+        let why = match self.pace().until.filter(|_| !told) {
+            Some(until) => format!("stopped, as its time was over at {until:.0}"),
+            None => "was told to stop".to_owned(),
+        };
+        Stop::Cancelled(format!("{why}: {state}"))
     }
 
     /// It was told to stop, or its time is over.
@@ -191,7 +206,7 @@ pub fn run(
     match done {
         Ok(Ok(made)) => Outcome::Done(made),
         Ok(Err(Stop::Failed(failure))) => Outcome::Failed(failure),
-        Ok(Err(Stop::Cancelled)) => Outcome::Cancelled,
+        Ok(Err(Stop::Cancelled(text))) => Outcome::Cancelled(text),
         Err(_) => Outcome::Failed(Failure::new(
             "Failed",
             "a bug in virtsnapd ended this job early (a panic; the journal has it). The guest was thawed; what was \

@@ -59,7 +59,9 @@ pub(super) async fn jobs(bus: &Connection, console: &mut Console<'_>) -> Result<
 /// What a job is at, or how it ended.
 pub(super) fn state(job: &Job) -> String {
     match (job.state.as_str(), job.result.as_str()) {
-        ("done", "failed") => format!("failed: {}", safe(&job.error_message)),
+        ("done", result) if !job.error_message.is_empty() => {
+            format!("{}: {}", safe(result), safe(&job.error_message))
+        }
         ("done", result) => cell(result),
         (state, _) => {
             let mut text = safe(state);
@@ -92,6 +94,10 @@ mod tests {
         job.error_message = "no\nspace".into();
         assert_eq!(state(&job), "failed: no\\nspace");
         job.result = "cancelled".into();
-        assert_eq!(state(&job), "cancelled");
+        job.error_message = "its time was over".into();
+        assert_eq!(state(&job), "cancelled: its time was over");
+        job.result = "done".into();
+        job.error_message.clear();
+        assert_eq!(state(&job), "done");
     }
 }

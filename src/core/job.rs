@@ -212,8 +212,8 @@ pub enum Outcome {
     Done(Option<Made>),
     /// Failed.
     Failed(Failure),
-    /// Stopped on request.
-    Cancelled,
+    /// Stopped before it began, at a safe point, or where it is finished later: why, and what is so since.
+    Cancelled(String),
 }
 
 impl Outcome {
@@ -222,7 +222,7 @@ impl Outcome {
         match self {
             Self::Done(_) => JobResult::Done,
             Self::Failed(_) => JobResult::Failed,
-            Self::Cancelled => JobResult::Cancelled,
+            Self::Cancelled(_) => JobResult::Cancelled,
         }
     }
 }

@@ -129,7 +129,7 @@ impl Job {
     fn error_name(&self) -> fdo::Result<String> {
         Ok(match &self.view()?.outcome {
             Some(Outcome::Failed(f)) => full_name(f),
-            Some(Outcome::Cancelled) => "org.virtsnap1.Error.Cancelled".to_owned(),
+            Some(Outcome::Cancelled(_)) => "org.virtsnap1.Error.Cancelled".to_owned(),
             _ => String::new(),
         })
     }
@@ -138,6 +138,7 @@ impl Job {
     fn error_message(&self) -> fdo::Result<String> {
         Ok(match &self.view()?.outcome {
             Some(Outcome::Failed(f)) => f.message.clone(),
+            Some(Outcome::Cancelled(text)) => text.clone(),
             _ => String::new(),
         })
     }

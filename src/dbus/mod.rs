@@ -120,7 +120,7 @@ impl Shared {
         match &job.outcome {
             Some(Outcome::Done(_)) => Ok(job),
             Some(Outcome::Failed(failure)) => Err(failure.clone().into()),
-            Some(Outcome::Cancelled) => Err(BusError::new("Cancelled", format!("job {id} was cancelled"))),
+            Some(Outcome::Cancelled(text)) => Err(BusError::new("Cancelled", text.clone())),
             None => Err(BusError::new("Failed", "the job ended without a result")),
         }
     }

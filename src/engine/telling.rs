@@ -76,9 +76,9 @@ pub(super) fn log(note: &Note) {
                     VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %job.vm, VIRTSNAP_JOB = job.id,
                     "job {} ({operation} on VM {vm_name}) failed: {}", job.id, f.message
                 ),
-                Outcome::Cancelled => tracing::warn!(
+                Outcome::Cancelled(text) => tracing::warn!(
                     VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %job.vm, VIRTSNAP_JOB = job.id,
-                    "job {} ({operation} on VM {vm_name}) cancelled", job.id
+                    "{text}"
                 ),
             }
         }

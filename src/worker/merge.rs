@@ -187,7 +187,12 @@ fn carry_out(
         Err(e) if !going || (e.kind.untouched() && !begun) => {
             work.tools.store.abandoned(intent.id)?;
             if e.kind == ErrorKind::Cancelled {
-                Err(Stop::Cancelled)
+                Err(work.cancelled(format_args!(
+                    "{} of VM {} {} as good as before",
+                    list(&names),
+                    vm.name,
+                    if names.len() == 1 { "is" } else { "are" }
+                )))
             } else {
                 Err(not_deleted(vm, &names, e))
             }
@@ -198,9 +203,12 @@ fn carry_out(
             if e.kind == ErrorKind::Cancelled {
                 tracing::warn!(
                     VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %intent.name,
-                    "the merge of {} of VM {} was stopped: they {count}", list(&names), vm.name
+                    "the merge of {} of VM {} was stopped: its snapshots {count}", list(&names), vm.name
                 );
-                return Err(Stop::Cancelled);
+                let (list, vm) = (list(&names), &vm.name);
+                return Err(
+                    work.cancelled(format_args!("{list} of VM {vm}, whose merge was cut short, {count}"))
+                );
             }
             let kind = e.kind.as_str();
             let begun = format!("the merge of {} of VM {} did not end: {e}", list(&names), vm.name);

@@ -164,7 +164,12 @@ fn pull_all(work: &Work<'_>, vm: &Vm, disks: &[&Disk]) -> Result<(), Stop> {
         match work.tools.hypervisor.pull(vm.id, &disk.target, &mut steer) {
             Ok(Committed::Before) => {}
             Ok(Committed::Now) => flush(work, vm, disk)?,
-            Err(e) if e.kind == ErrorKind::Cancelled => return Err(Stop::Cancelled),
+            Err(e) if e.kind == ErrorKind::Cancelled => {
+                return Err(work.cancelled(format_args!(
+                    "the disks of VM {} read as before, and promoting it again goes on with it",
+                    vm.name
+                )));
+            }
             Err(e) => {
                 let kind = e.kind.as_str();
                 let text = format!("VM {} was not made independent: {e}. Its disks read as before", vm.name);

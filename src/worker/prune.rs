@@ -21,7 +21,7 @@ pub(super) fn run(work: &Work<'_>, all: bool) -> Result<(), Stop> {
     let unfinished = match merge::finish(work, &tools.hypervisor.vm(work.job.vm)?) {
         Ok(_) => None,
         Err(Stop::Failed(failure)) => Some(failure),
-        Err(Stop::Cancelled) => return Err(Stop::Cancelled),
+        Err(stop @ Stop::Cancelled(_)) => return Err(stop),
     };
     work.phase("deciding", None, None);
     let record = reader::read(tools.hypervisor.as_ref(), &tools.store, work.job.vm).map_err(|e| match e {
@@ -77,7 +77,7 @@ pub(super) fn run(work: &Work<'_>, all: bool) -> Result<(), Stop> {
         work.phase("pruning", Some(share.0), run.first());
         match delete::all(work, run, share) {
             Ok(()) => {}
-            Err(Stop::Cancelled) => return Err(Stop::Cancelled),
+            Err(stop @ Stop::Cancelled(_)) => return Err(stop),
             // One that does not go is no reason to keep the others: each is checked for itself.
             Err(Stop::Failed(failure)) => failures.push(failure),
         }

@@ -106,7 +106,7 @@ fn because(stop: Stop, vm: &str, name: &SnapshotName) -> Stop {
                 f.message
             ),
         )),
-        Stop::Cancelled => Stop::Cancelled,
+        stop @ Stop::Cancelled(_) => stop,
     }
 }
 

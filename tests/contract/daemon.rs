@@ -73,7 +73,7 @@ impl Daemon {
             Outcome::Done(Some(Made::Snapshot(safety))) => Ok(Some(safety)),
             Outcome::Done(made) => panic!("{made:?}"),
             Outcome::Failed(failure) => Err(failure),
-            Outcome::Cancelled => panic!("nobody cancelled it"),
+            Outcome::Cancelled(text) => panic!("nobody cancelled it: {text}"),
         }
     }
 

@@ -58,7 +58,7 @@ fn delete(daemon: &Daemon, vm: VmId, label: &str) -> Result<(), Failure> {
     match daemon.run(vm, Operation::Delete { name: name(label), pace: Pace::default(), foreign: false }) {
         Outcome::Done(_) => Ok(()),
         Outcome::Failed(failure) => Err(failure),
-        Outcome::Cancelled => panic!("nobody cancelled it"),
+        Outcome::Cancelled(text) => panic!("nobody cancelled it: {text}"),
     }
 }
 

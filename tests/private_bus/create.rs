@@ -214,7 +214,9 @@ async fn a_waiting_job_can_be_cancelled_and_undoes_nothing_of_the_one_at_work() 
     assert!(!rig.client.get::<bool>(&running, "Job.Cancelable").await);
     let cancel = async |job: &str| rig.client.call::<_, ()>(job, "Job.Cancel", &(none(),)).await;
     cancel(&waiting).await.unwrap();
-    assert_eq!(rig.client.wait(&waiting).await.unwrap_err().0, "Cancelled");
+    let (name, text) = rig.client.wait(&waiting).await.unwrap_err();
+    assert_eq!(name, "Cancelled");
+    assert!(text.contains("VM web") && text.contains("before it began: nothing was done"), "{text}");
     assert_eq!(rig.client.text(&waiting, "Job.Result").await, "cancelled");
     assert_eq!(rig.client.text(&waiting, "Job.ErrorName").await, "org.virtsnap1.Error.Cancelled");
     assert_eq!(cancel(&waiting).await.unwrap_err().0, "NotCancelable");

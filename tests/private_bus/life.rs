@@ -34,7 +34,9 @@ async fn a_stop_waits_for_what_is_at_work_and_cancels_what_waits() {
     };
     rig.tell_to_stop();
     rig.client.until(MANAGER, "Manager.State", |s: &String| s == "stopping").await;
-    assert_eq!(rig.client.wait(&waiting).await.unwrap_err().0, "Cancelled");
+    let (name, text) = rig.client.wait(&waiting).await.unwrap_err();
+    assert_eq!(name, "Cancelled");
+    assert!(text.contains("VM web") && text.contains("the daemon stops"), "{text}");
     assert_eq!(rig.client.ask_create(id(1), "s3", none()).await.unwrap_err().0, "Stopping");
     assert_eq!(rig.client.run("p", none()).await.unwrap_err().0, "Stopping");
     assert_eq!(rig.sim.frozen(id(1)).unwrap().len(), 1, "it is in the middle of it");

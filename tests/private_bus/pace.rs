@@ -48,7 +48,18 @@ async fn a_merge_stops_when_it_is_told_to_and_the_next_start_finishes_it() {
     assert_eq!(rig.client.text(&job, "Job.Phase").await, "merging vda (1/1)");
     rig.client.call::<_, ()>(&job, "Job.Cancel", &(none(),)).await.unwrap();
     gate.open();
-    assert_eq!(rig.client.wait(&job).await.unwrap_err().0, "Cancelled");
+    let (name, text) = rig.client.wait(&job).await.unwrap_err();
+    assert_eq!(name, "Cancelled", "{text}");
+    for part in [
+        "(delete of VM web)",
+        "told to stop",
+        "snapshot s1",
+        "failed from now on",
+        "the next prune finishes it",
+    ] {
+        assert!(text.contains(part), "no {part:?} in {text:?}");
+    }
+    assert_eq!(rig.client.text(&job, "Job.ErrorMessage").await, text);
     assert_eq!(rig.client.text(&job, "Job.Result").await, "cancelled");
     assert!(!rig.client.get::<bool>(&job, "Job.Cancelable").await);
     rig.client.until(&s1, "Snapshot.State", |s: &String| s == "failed").await;
@@ -77,7 +88,9 @@ async fn a_merge_goes_no_faster_and_no_longer_than_it_may() {
     assert_eq!(rig.sim.merges(id(1)), [("vda".to_owned(), NonZeroU64::new(123_456))].into());
     rig.clock.advance(SignedDuration::from_hours(2));
     gate.open();
-    assert_eq!(rig.client.wait(&job).await.unwrap_err().0, "Cancelled");
+    let (name, text) = rig.client.wait(&job).await.unwrap_err();
+    assert_eq!(name, "Cancelled", "{text}");
+    assert!(text.contains("its time was over at ") && text.contains("snapshot s2 of VM web"), "{text}");
     let s2 = snapshot_path(id(1), "s2");
     rig.client.until(&s2, "Snapshot.State", |s: &String| s == "failed").await;
     // Asked for again, without an end, it ends.

@@ -108,8 +108,9 @@ async fn one_that_is_cancelled_loses_nothing_and_goes_on_another_time() {
         held(&gate);
         let () = rig.client.call(&job, "Job.Cancel", &(none(),)).await.unwrap();
         gate.open();
-        let (kind, _) = rig.client.wait(&job).await.unwrap_err();
+        let (kind, text) = rig.client.wait(&job).await.unwrap_err();
         assert_eq!(kind, "Cancelled");
+        assert!(text.contains("VM trial read as before"), "{text}");
         assert_eq!(depths(&rig, trial), [2, 2]);
         reads_the_same(&rig, trial, "cancelled");
         let state = if running { VmState::Running } else { VmState::ShutOff };

@@ -254,6 +254,7 @@ impl Machine {
     }
 
     pub(super) fn on_ended(&mut self, id: JobId, outcome: Outcome, now: Timestamp, out: &mut Vec<Effect>) {
+        let outcome = self.in_full(id, outcome);
         let Some(job) = self.jobs.finish(id, outcome.clone(), now) else { return };
         let vm = job.vm;
         self.stale.insert(vm);
@@ -264,10 +265,10 @@ impl Machine {
             Outcome::Failed(f) => {
                 self.errors.insert(vm, f.message.clone());
             }
-            Outcome::Cancelled => {}
+            Outcome::Cancelled(_) => {}
         }
         // A job that the daemon's end cancels is owed to the next life.
-        if !(matches!(outcome, Outcome::Cancelled) && self.stopping()) {
+        if !(matches!(outcome, Outcome::Cancelled(_)) && self.stopping()) {
             self.paid(vm, id);
         }
         let mut prune = false;
@@ -287,7 +288,7 @@ impl Machine {
                 self.jobs.add(vm, operation, Asker { origin: Origin::Schedule, uid: self.own_uid }, now);
             }
         }
-        let vm_name = self.vms.get(&vm).map_or_else(|| vm.to_string(), |r| r.name.clone());
+        let vm_name = self.name_of(vm);
         out.push(Effect::Log(Note::Ended { job: Box::new(job), vm_name, outcome }));
         out.push(Effect::Read(vm));
     }
@@ -310,7 +311,8 @@ impl Machine {
     pub(super) fn on_stop(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
         self.manager(|m| m.state = crate::core::view::DaemonState::Stopping);
         for id in self.jobs.queued.clone() {
-            self.on_ended(id, Outcome::Cancelled, now, out);
+            let why = "did not begin, as the daemon stops: nothing was done";
+            self.on_ended(id, Outcome::Cancelled(why.to_owned()), now, out);
         }
         out.extend(self.jobs.running.keys().map(|id| Effect::Cancel(*id)));
     }
@@ -323,6 +325,24 @@ impl Machine {
     }
 
     pub(super) fn cancel_queued(&mut self, id: JobId, now: Timestamp, out: &mut Vec<Effect>) {
-        self.on_ended(id, Outcome::Cancelled, now, out);
+        let why = "was cancelled before it began: nothing was done";
+        self.on_ended(id, Outcome::Cancelled(why.to_owned()), now, out);
+    }
+
+    /// Whoever is stopped says what is so; which job of which VM that was is said here.
+    fn in_full(&self, id: JobId, outcome: Outcome) -> Outcome {
+        match (outcome, self.jobs.get(id)) {
+            (Outcome::Cancelled(text), Some((job, _))) => Outcome::Cancelled(format!(
+                "job {id} ({} of VM {}) {text}",
+                job.operation.as_str(),
+                self.name_of(job.vm)
+            )),
+            (outcome, _) => outcome,
+        }
+    }
+
+    /// A VM as people call it, or its UUID if it is gone.
+    fn name_of(&self, vm: VmId) -> String {
+        self.vms.get(&vm).map_or_else(|| vm.to_string(), |r| r.name.clone())
     }
 }

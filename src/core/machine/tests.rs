@@ -266,7 +266,7 @@ fn one_job_per_vm_and_so_many_on_the_host() {
     b.now = at("2026-03-02T02:30:00Z");
     let jobs = started(&b.send(Event::Timer));
     assert_eq!(jobs.len(), 2);
-    let more = started(&b.send(Event::Ended(jobs[0].id, Outcome::Cancelled)));
+    let more = started(&b.send(Event::Ended(jobs[0].id, Outcome::Cancelled("was told to stop".to_owned()))));
     assert_eq!(more.iter().map(|j| j.vm).collect::<Vec<_>>(), [vm(3)]);
 }
 

@@ -30,7 +30,7 @@ fn a_clock_that_was_back_and_is_right_again_repeats_nothing() {
     b.connect(&[1]);
     b.now = at("2026-03-02T02:30:00Z");
     let jobs = started(&b.send(Event::Timer));
-    b.send(Event::Ended(jobs[0].id, Outcome::Cancelled));
+    b.send(Event::Ended(jobs[0].id, Outcome::Cancelled("was told to stop".to_owned())));
     b.now = at("2025-06-01T00:00:00Z");
     let effects = b.send(Event::Timer);
     assert!(matches!(notes(&effects)[..], [Note::ClockReset { .. }]), "{effects:?}");
@@ -53,14 +53,14 @@ fn a_clock_that_was_ahead_and_is_right_again_runs_what_is_due() {
     b.connect(&[1]);
     b.now = at("2036-03-02T02:30:00Z");
     let jobs = started(&b.send(Event::Timer));
-    b.send(Event::Ended(jobs[0].id, Outcome::Cancelled));
+    b.send(Event::Ended(jobs[0].id, Outcome::Cancelled("was told to stop".to_owned())));
     b.now = at("2026-03-02T02:00:00Z");
     b.send(Event::Timer);
     for day in 2..6 {
         b.now = at(&format!("2026-03-0{day}T02:30:00Z"));
         let jobs = started(&b.send(Event::Timer));
         assert_eq!(jobs.len(), 1, "day {day}");
-        b.send(Event::Ended(jobs[0].id, Outcome::Cancelled));
+        b.send(Event::Ended(jobs[0].id, Outcome::Cancelled("was told to stop".to_owned())));
     }
 }
 

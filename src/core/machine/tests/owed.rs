@@ -109,7 +109,7 @@ fn what_a_stop_cancels_is_owed_to_the_next_life_and_what_a_person_cancels_is_not
     l.send(Event::Request(7, Request::Change(Change::Cancel(2), 0)));
     l.send(Event::Stop);
     assert_eq!(l.owed(), [vm(1), vm(3)]);
-    l.send(Event::Ended(running, Outcome::Cancelled));
+    l.send(Event::Ended(running, Outcome::Cancelled("was told to stop".to_owned())));
     assert_eq!(l.owed(), [vm(1), vm(3)]);
     l.restart();
     let effects = l.connect(&[1, 2, 3]);
