@@ -178,7 +178,8 @@ impl Freezer {
         transaction: impl FnOnce() -> Result<T>,
     ) -> Result<(T, Quality)> {
         if how.quiesce == Quiesce::Require {
-            return Err(why.context("the file systems could not be frozen, which the policy requires"));
+            let why = why.context("the file systems could not be frozen, which was required");
+            return Err(Error { kind: ErrorKind::QuiesceFailed, ..why });
         }
         quality.note = format!("the file systems were not frozen: {why}");
         Ok((transaction()?, quality))

@@ -14,6 +14,7 @@ mod promote;
 mod prune;
 mod repair;
 mod revert;
+mod space;
 mod sweep;
 
 use std::{
@@ -209,8 +210,12 @@ pub fn run(
         Ok(Err(Stop::Cancelled(text))) => Outcome::Cancelled(text),
         Err(_) => Outcome::Failed(Failure::new(
             "Failed",
-            "a bug in virtsnapd ended this job early (a panic; the journal has it). The guest was thawed; what was \
-             begun is checked at the daemon's next start",
+            format!(
+                "a bug in virtsnapd ended the {} of VM {} early (a panic; the journal has it). The guest was thawed; \
+                 what was begun is checked at the daemon's next start: `systemctl restart virtsnapd`",
+                job.operation.as_str(),
+                tools.hypervisor.vm(job.vm).map_or_else(|_| job.vm.to_string(), |vm| vm.name)
+            ),
         )),
     }
 }

@@ -151,20 +151,20 @@ pub fn hint_for(name: &str) -> Option<&'static str> {
             "NoSuchSnapshot" => Some("`virtsnap list VM` shows its snapshots"),
             "NoSuchPolicy" => Some("`virtsnap status` shows the policies"),
             "NoSuchJob" => Some("`virtsnap jobs` shows the jobs; finished ones go after a while"),
+            "InUse" => Some(
+                "the message says what stands on it: remove that first, or `virtsnap promote` it if it is a branch",
+            ),
             "Busy" => Some("`virtsnap jobs` shows what is under way; try again when it is done"),
             "Stopping" => Some("the daemon is stopping or restarting; try again in a moment"),
             "Disconnected" => Some(
                 "the daemon has no connection to libvirt: `virtsnap status`, `systemctl status libvirtd`",
             ),
-            "AgentUnavailable" | "AgentTimeout" | "AgentFailed" => {
-                Some("is qemu-guest-agent running in the guest? quiesce \"prefer\" goes on without it")
-            }
-            "QuiesceFailed" => {
-                Some("the guest's agent and its freeze hooks know why; quiesce \"prefer\" goes on without")
-            }
+            "QuiesceFailed" => Some(
+                "is qemu-guest-agent running in the guest, and do its freeze hooks end? quiesce \"prefer\" goes on without",
+            ),
             "NotMigratable" => Some("memory \"prefer\" keeps the disks alone of such a VM"),
             "ChainMismatch" => Some(
-                "nothing was touched; compare `virsh domblklist VM` with `virsh snapshot-list VM --tree`",
+                "compare `virsh domblklist VM` with `virsh snapshot-list VM --tree`; `virtsnap status` says more",
             ),
             "InvalidConfiguration" => {
                 Some("the settings in force were kept; `virtsnapd --check` reads the files again")
@@ -235,6 +235,7 @@ mod tests {
             ("org.freedesktop.DBus.Error.AccessDenied", 4),
             ("org.virtsnap1.Error.Denied", 1),
             ("org.virtsnap1.Error.Busy", 75),
+            ("org.virtsnap1.Error.InUse", 1),
             ("org.virtsnap1.Error.Disconnected", 75),
             ("org.virtsnap1.Error.InvalidArgument", 2),
             ("org.virtsnap1.Error.FromTheFuture", 1),
@@ -259,7 +260,9 @@ mod tests {
 
     #[test]
     fn what_leaves_a_person_stranded_names_the_next_step() {
-        for name in ["NoSuchVM", "NoSuchSnapshot", "NoSuchPolicy", "Busy", "Disconnected", "AgentTimeout"] {
+        for name in
+            ["NoSuchVM", "NoSuchSnapshot", "NoSuchPolicy", "Busy", "Disconnected", "QuiesceFailed", "InUse"]
+        {
             assert!(hint_for(&format!("org.virtsnap1.Error.{name}")).is_some(), "{name}");
         }
         assert!(Failure::NoDaemon(String::new()).hint().is_some());

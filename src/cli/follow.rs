@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn a_failed_job_is_told_from_one_worth_another_try() {
         assert_eq!(Ended::Done(None).exit(), Exit::Done);
-        assert_eq!(failed("AgentTimeout").exit(), Exit::JobFailed);
+        assert_eq!(failed("InUse").exit(), Exit::JobFailed);
         assert_eq!(failed("NoSuchVM").exit(), Exit::JobFailed);
         assert_eq!(failed("Cancelled").exit(), Exit::JobFailed);
         assert_eq!(failed("Disconnected").exit(), Exit::JobFailed);

@@ -24,6 +24,8 @@ pub enum ErrorKind {
     NotMigratable,
     /// Something else has the VM now: another job, a block job, a lock.
     Busy,
+    /// Somebody stands on an image that would go: a clone, a branch, another VM. That does not end by itself.
+    InUse,
     /// The real backing chain is not what the metadata says, or not one we know.
     ChainMismatch,
     /// No agent, or none that answers.
@@ -32,6 +34,8 @@ pub enum ErrorKind {
     AgentTimeout,
     /// The agent answered, and the answer was an error (a failing hook, say).
     AgentFailed,
+    /// A freeze that was required was not to be had; the text says why.
+    QuiesceFailed,
     /// No room.
     NoSpace,
     /// Access denied, by libvirt or by mandatory access control.
@@ -59,6 +63,7 @@ impl ErrorKind {
                 | Self::Unsupported
                 | Self::NotMigratable
                 | Self::Busy
+                | Self::InUse
                 | Self::ChainMismatch
         )
     }
@@ -72,10 +77,12 @@ impl ErrorKind {
             Self::Unsupported => "Unsupported",
             Self::NotMigratable => "NotMigratable",
             Self::Busy => "Busy",
+            Self::InUse => "InUse",
             Self::ChainMismatch => "ChainMismatch",
             Self::AgentUnavailable => "AgentUnavailable",
             Self::AgentTimeout => "AgentTimeout",
             Self::AgentFailed => "AgentFailed",
+            Self::QuiesceFailed => "QuiesceFailed",
             Self::NoSpace => "NoSpace",
             Self::Denied => "Denied",
             Self::Disconnected => "Disconnected",

@@ -41,7 +41,7 @@ pub fn look(hypervisor: &dyn Hypervisor, id: VmId, run: &[SnapshotName]) -> Resu
     if let Some((image, user)) = hypervisor.users(&recipe.touched(), id)?.first() {
         let text =
             format!("{image} is also under {user}: a merge would destroy what that has. Nothing was touched");
-        return Err(Error::new(ErrorKind::Busy, text));
+        return Err(Error::new(ErrorKind::InUse, text));
     }
     let growths = growths(hypervisor, &vm, &recipe)?;
     for part in &mut recipe.disks {

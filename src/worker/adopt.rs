@@ -114,7 +114,7 @@ fn quarantine(work: &Work<'_>, paths: &[String]) -> Result<(), Stop> {
     }
     let users = hypervisor.users(paths, vm.id)?;
     if let Some((path, user)) = users.first() {
-        return refuse("Busy", format!("{path} is under {user}"));
+        return refuse("InUse", format!("{path} is under {user}"));
     }
     store.quarantine(vm.id, paths, work.tools.clock.now())?;
     for path in paths {

@@ -19,7 +19,7 @@ use std::collections::BTreeSet;
 use uuid::Uuid;
 
 pub(crate) use self::steps::{settle, tidy};
-use super::{Stop, Work, beside, create, revert};
+use super::{Stop, Work, beside, revert, space};
 use crate::{
     core::{
         branch::{self, BranchJob, BranchPlan, Copy, Grown},
@@ -125,7 +125,8 @@ fn preflight(
                 layers.len()
             ));
         }
-        create::check_space(work, vm, target, &part.state_image)?;
+        let at = (target.as_str(), part.state_image.as_str());
+        space::check(work, vm, at, "nothing was branched off, and nothing was touched")?;
     }
     Ok(())
 }

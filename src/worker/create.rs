@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{Stop, Work, beside, memory, merge, prune};
+use super::{Stop, Work, beside, memory, merge, prune, space};
 use crate::{
     core::{
         chain,
@@ -125,8 +125,7 @@ pub(super) fn take(work: &Work<'_>, create: &CreateJob, origin: Origin) -> Resul
                 "Whether the VM runs on its new overlays is not known: that is looked at again at the next \
                  connection to libvirt"
             };
-            let quiesce = e.message.starts_with("the file systems could not be frozen");
-            let kind = if quiesce { "QuiesceFailed" } else { e.kind.as_str() };
+            let kind = e.kind.as_str();
             let e = e.context(format_args!("snapshot {name} of VM {} was not taken", vm.name));
             Err(Stop::Failed(Failure::new(kind, format!("{e}. {state}"))))
         }
@@ -194,7 +193,18 @@ fn preflight<'a>(
     if !create.how.when.contains(&vm.state) {
         return refuse(
             "Unsupported",
-            format!("VM {name} is {}, and the policy is not for that state", vm.state),
+            if create.policies.is_empty() {
+                format!(
+                    "VM {name} is {}, and snapshots are taken only of one that runs, is paused or is off",
+                    vm.state
+                )
+            } else {
+                format!(
+                    "VM {name} is {}, and `when` of policy {} leaves that out",
+                    vm.state,
+                    join(&create.policies)
+                )
+            },
         );
     }
     let disks = choose(create, vm)?;
@@ -234,7 +244,7 @@ fn preflight<'a>(
             );
         }
         if let Some(top) = disk.chain.first() {
-            check_space(work, vm, &disk.target, &top.path)?;
+            space::check(work, vm, (&disk.target, &top.path), "no snapshot was taken")?;
         }
     }
     Ok(disks)
@@ -277,29 +287,6 @@ fn choose<'a>(create: &CreateJob, vm: &'a Vm) -> Result<Vec<&'a Disk>, Stop> {
         return refuse("Unsupported", format!("VM {name} has no writable disk to take a snapshot of"));
     }
     Ok(disks)
-}
-
-/// Whether beside this image of a disk there is as much room as is to stay free.
-pub(super) fn check_space(work: &Work<'_>, vm: &Vm, target: &str, image: &str) -> Result<(), Stop> {
-    let space = work.tools.hypervisor.space(image).map_err(|e| {
-        e.context(format_args!("no snapshot of VM {} was taken, as the room for it is unknown", vm.name))
-    })?;
-    let least = work.settings.daemon.min_free.bytes_of(space.capacity);
-    if space.available < least {
-        let mib = |bytes: u64| bytes / (1024 * 1024);
-        return refuse(
-            "NoSpace",
-            format!(
-                "the file system of disk {} of VM {} has {} MiB free, and min-free wants {} MiB: no snapshot was taken. \
-                 Free some space, or prune",
-                target,
-                vm.name,
-                mib(space.available),
-                mib(least)
-            ),
-        );
-    }
-    Ok(())
 }
 
 /// libvirt said yes: is it so? A snapshot that nobody can find later is worse than an error now, and a definition that

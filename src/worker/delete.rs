@@ -84,7 +84,7 @@ fn ours(work: &Work<'_>, vm: &Vm, records: &[SnapshotRecord], name: &SnapshotNam
     // The hypervisor's own check looks at disks; this one knows what other VMs' snapshots are built on, too.
     if let Some(need) = work.needed.get(name) {
         return Err(fail(
-            "Busy",
+            "InUse",
             format!("snapshot {name} of VM {} was not deleted: {need}. Nothing was touched", vm.name),
         ));
     }

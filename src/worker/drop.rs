@@ -128,7 +128,7 @@ fn images(tools: &Tools, vm: &Vm, records: &[SnapshotRecord], name: &SnapshotNam
     let users = hypervisor.users(&own, vm.id)?;
     if let Some((path, user)) = users.into_iter().find(|(_, user)| !goes_too(user)) {
         return Err(Error::new(
-            ErrorKind::Busy,
+            ErrorKind::InUse,
             format!("{user} stands on {path}, which would go with it. Nothing was touched"),
         ));
     }

@@ -38,7 +38,7 @@ pub(super) fn run(work: &Work<'_>, name: &SnapshotName) -> Result<(), Stop> {
         return fail("Unsupported", format!("{held}. `virtsnap delete` takes it away with them"));
     }
     if let Some(who) = builds_on(&vm, &records, record) {
-        return fail("Busy", format!("{who}; put the image back instead"));
+        return fail("InUse", format!("{who}; put the image back instead"));
     }
     work.safe_point()?;
     let id = marker::split(&record.description, vm.id).1.map(|m| m.id);

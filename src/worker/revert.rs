@@ -22,7 +22,7 @@ mod steps;
 use uuid::Uuid;
 
 pub(crate) use self::back::settle;
-use super::{Stop, Work, beside, create};
+use super::{Stop, Work, beside, create, space};
 use crate::{
     core::{
         chain,
@@ -141,7 +141,8 @@ fn preflight(work: &Work<'_>, revert: &RevertJob, vm: &Vm, records: &[SnapshotRe
     check_disks(vm, record, records)?;
     check_left_out(vm, record, records)?;
     for part in &record.disks {
-        create::check_space(work, vm, &part.target, &part.state_image)?;
+        let at = (part.target.as_str(), part.state_image.as_str());
+        space::check(work, vm, at, "the VM was not reverted, and nothing was touched")?;
         // Each image down to the base: one that is missing is found now, not when the VM is off.
         let top = Layer { path: part.state_image.clone(), format: part.format.clone() };
         let layers = work.tools.hypervisor.chain(&top).map_err(|e| {

@@ -146,6 +146,6 @@ pub(crate) fn what_others_need_is_not_forgotten(rig: &mut dyn Rig) {
     let vm = two_of_others(rig);
     let image = records(&*hv, vm)[1].disks[0].state_image.clone();
     rig.remove_file(&image);
-    failed(daemon.run(vm, Operation::Forget(name("f2"))), "Busy", "disk vda of the VM lies on it");
+    failed(daemon.run(vm, Operation::Forget(name("f2"))), "InUse", "disk vda of the VM lies on it");
     assert_eq!(records(&*hv, vm).len(), 2);
 }

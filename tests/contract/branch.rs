@@ -91,8 +91,8 @@ pub(crate) fn a_branch_holds_the_snapshot_s_data_and_pins_it(rig: &mut dyn Rig) 
     }
     // Neither the snapshot nor what is under it goes, whoever asks and however.
     for label in ["s1", "s2"] {
-        refused(hv.delete(vm, &name(label)), ErrorKind::Busy);
-        refused(merging::look(&*hv, vm, &[name(label)]), ErrorKind::Busy);
+        refused(hv.delete(vm, &name(label)), ErrorKind::InUse);
+        refused(merging::look(&*hv, vm, &[name(label)]), ErrorKind::InUse);
     }
     assert_eq!((hv.vm(vm).unwrap(), records(&*hv, vm)), before);
     // What is on top of it does.
@@ -122,7 +122,7 @@ pub(crate) fn writes_in_either_are_not_seen_in_the_other(rig: &mut dyn Rig) {
     write(rig, branch, 8);
     let second = ask(rig, &daemon, branch, job(&*hv, branch, "b1")).unwrap();
     markers(rig, second, 7);
-    refused(hv.delete(branch, &name("b1")), ErrorKind::Busy);
+    refused(hv.delete(branch, &name("b1")), ErrorKind::InUse);
     daemon.revert(vm, "s2");
     for (vm, value) in [(vm, 2), (branch, 8), (second, 7)] {
         markers(rig, vm, value);
@@ -264,7 +264,7 @@ pub(crate) fn a_branch_that_went_unpins(rig: &mut dyn Rig) {
     assert_eq!(hv.undefine_new(branch), Ok(()), "it is gone already");
     assert!(made.iter().all(|path| rig.file_exists(path)));
     let error = hv.delete(vm, &name("s1")).unwrap_err();
-    assert!(error.kind == ErrorKind::Busy && error.message.contains(&made[0]), "{error}");
+    assert!(error.kind == ErrorKind::InUse && error.message.contains(&made[0]), "{error}");
     hv.discard(vm, &made).unwrap();
     hv.delete(vm, &name("s1")).unwrap();
     markers(rig, vm, 3);
@@ -358,7 +358,7 @@ pub(crate) fn a_cancelled_promotion_loses_nothing(rig: &mut dyn Rig) {
     markers(rig, branch, 1);
     rig.write_marker(branch, "vda", 5);
     // As it was pinned before, so it is still.
-    refused(hv.delete(vm, &name("s1")), ErrorKind::Busy);
+    refused(hv.delete(vm, &name("s1")), ErrorKind::InUse);
     assert_eq!(daemon.tools.store.branched().unwrap().len(), 1);
     assert_eq!(hv.pull(branch, "vda", &mut |_| Steer::On { limit: None }), Ok(Committed::Now));
     assert_eq!(hv.pull(branch, "vda", &mut |_| Steer::On { limit: None }), Ok(Committed::Before));

@@ -96,7 +96,7 @@ pub(crate) fn a_merge_into_what_another_vm_s_chain_has_is_refused(rig: &mut dyn 
         assert_eq!(hv.users(std::slice::from_ref(&base), vm), Ok(vec![(base.clone(), user.clone())]));
         assert_eq!(hv.users(&[given[0].path.clone()], vm), Ok(Vec::new()), "it stands beside that");
         let before = (records(&*hv, vm), chain(&*hv, vm, "vda"));
-        refused(hv.delete(vm, &name("s1")), ErrorKind::Busy);
+        refused(hv.delete(vm, &name("s1")), ErrorKind::InUse);
         assert_eq!((records(&*hv, vm), chain(&*hv, vm, "vda")), before);
     }
     hv.delete(vm, &name("s2")).unwrap();
@@ -118,7 +118,7 @@ pub(crate) fn a_merge_into_what_another_vm_s_snapshot_has_is_refused(rig: &mut d
     let users = hv.users(std::slice::from_ref(&base), vm).unwrap();
     let users: Vec<_> = users.into_iter().map(|(_, user)| user).collect();
     assert_eq!(users, [User::Snapshot { vm: vm_name, name: snapshot }]);
-    refused(hv.delete(vm, &name("s1")), ErrorKind::Busy);
+    refused(hv.delete(vm, &name("s1")), ErrorKind::InUse);
     refused(hv.discard(vm, std::slice::from_ref(&clone)), ErrorKind::Busy);
     refused(hv.discard(vm, std::slice::from_ref(&overlay)), ErrorKind::Busy);
     assert!(rig.file_exists(&clone) && rig.file_exists(&overlay));
@@ -136,7 +136,7 @@ pub(crate) fn a_merge_into_what_an_image_of_nobody_lies_on_is_refused(rig: &mut 
     let mut expected = [below.clone(), above.clone()];
     expected.sort();
     assert_eq!(users, expected.map(|path| (base.clone(), User::Volume(path))));
-    refused(hv.delete(vm, &name("s1")), ErrorKind::Busy);
+    refused(hv.delete(vm, &name("s1")), ErrorKind::InUse);
     refused(hv.discard(vm, std::slice::from_ref(&below)), ErrorKind::Busy);
     hv.discard(vm, &[above.clone(), below.clone()]).unwrap();
     assert!(!rig.file_exists(&above) && !rig.file_exists(&below));

@@ -137,7 +137,7 @@ pub(crate) fn without_snapshots_all_but_the_base_is_one_unless_it_is_a_clone(rig
     let base = chain(&*hv, vm, "vda")[1].clone();
     let clone = rig.image_on(&base);
     let other = rig.vm_on(&clone);
-    failed(adopt(&daemon, vm), "Busy", "clone");
+    failed(adopt(&daemon, vm), "InUse", "clone");
     assert_eq!(records(&*hv, vm), []);
     rig.undefine_vm(other);
     rig.remove_file(&clone);

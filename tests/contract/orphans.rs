@@ -96,7 +96,7 @@ pub(crate) fn what_was_in_quarantine_for_a_week_is_removed(rig: &mut dyn Rig) {
     let above = rig.image_on(&stray);
     // It is under another one, which is to be named with it; and what somebody has is not taken.
     let in_use = chain(&*hv, vm, "vda")[0].clone();
-    for (paths, kind) in [(&[stray.as_str()][..], "Busy"), (&[&stray, &above, &in_use], "InvalidArgument")] {
+    for (paths, kind) in [(&[stray.as_str()][..], "InUse"), (&[&stray, &above, &in_use], "InvalidArgument")] {
         let Outcome::Failed(failure) = adopt(&daemon, vm, paths) else { panic!("{paths:?}") };
         assert_eq!(failure.name, kind, "{failure:?}");
         assert!(known(&daemon, vm).iter().all(|(_, quarantined)| !quarantined));

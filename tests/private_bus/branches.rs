@@ -72,7 +72,7 @@ async fn what_a_clone_stands_on_stays() {
     rig.sim.add_vm(VmSpec { disks: vec![disk], ..VmSpec::new("clone", 2) });
     let before = rig.images();
     let (error, text) = delete(&rig, &safety).await.unwrap_err();
-    assert!(error.ends_with("Busy") && text.contains("clone"), "{error}: {text}");
+    assert!(error.ends_with("InUse") && text.contains("clone"), "{error}: {text}");
     assert_eq!((rig.images(), names(&rig).len()), (before, 3), "nothing was touched");
 }
 

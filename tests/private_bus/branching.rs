@@ -129,7 +129,7 @@ async fn what_a_branch_stands_on_is_needed_and_that_is_said_everywhere() {
     assert!(plan.contains("the VM \"trial\" was branched off it"), "{plan}");
     for name in ["s1", "s2", last.as_str()] {
         let (kind, text) = delete(&rig, name).await.unwrap_err();
-        assert_eq!(kind, "Busy", "{text}");
+        assert_eq!(kind, "InUse", "{text}");
         assert!(text.contains("trial") && text.contains("Nothing was touched"), "{text}");
     }
     let (_, shown, _) = virtsnap(&["--bus-address", &address, "list", "web", "--tree"]).await;
@@ -140,7 +140,7 @@ async fn what_a_branch_stands_on_is_needed_and_that_is_said_everywhere() {
     rig.boot().await;
     rig.until_running().await;
     let (kind, text) = delete(&rig, &last).await.unwrap_err();
-    assert!(kind == "Busy" && text.contains("trial"), "{text}");
+    assert!(kind == "InUse" && text.contains("trial"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -156,7 +156,7 @@ async fn a_branch_that_somebody_removed_pins_no_longer() {
     rig.client.until(&s1, "Snapshot.Branches", Vec::<String>::is_empty).await;
     // Its images are its owner's, and as long as they are there they stand on the snapshot.
     let (kind, text) = delete(&rig, "s1").await.unwrap_err();
-    assert!(kind == "Busy" && text.contains(&left[0]) && text.contains("which no VM has"), "{text}");
+    assert!(kind == "InUse" && text.contains(&left[0]) && text.contains("which no VM has"), "{text}");
     assert!(left.iter().all(|path| rig.images().contains(path)));
     for path in &left {
         assert!(rig.sim.remove_file(path));

@@ -115,7 +115,7 @@ async fn one_that_is_cancelled_loses_nothing_and_goes_on_another_time() {
         reads_the_same(&rig, trial, "cancelled");
         let state = if running { VmState::Running } else { VmState::ShutOff };
         assert_eq!(rig.sim.vm(trial).unwrap().state, state);
-        assert_eq!(delete(&rig).await.unwrap_err().0, "Busy");
+        assert_eq!(delete(&rig).await.unwrap_err().0, "InUse");
         promote(&rig, trial).await.unwrap();
         assert_eq!(depths(&rig, trial), [1, 1]);
     }

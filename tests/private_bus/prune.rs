@@ -296,7 +296,7 @@ async fn what_a_clone_is_based_on_stays_and_the_preview_knows_it() {
     for name in &names[..2] {
         let snapshot = snapshot_path(id(1), name);
         let (error, text) = rig.client.job(&snapshot, "Snapshot.Delete", none()).await.unwrap_err();
-        assert_eq!(error, "Busy", "{text}");
+        assert_eq!(error, "InUse", "{text}");
         assert!(
             text.contains(name) && text.contains("VM \"clone\"") && text.contains("Nothing was touched"),
             "{text}"

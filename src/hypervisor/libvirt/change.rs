@@ -296,7 +296,7 @@ fn check_users(connection: &Connect, id: VmId, record: &SnapshotRecord) -> Resul
     match images::users(connection, &images, id)?.first() {
         None => Ok(()),
         Some((image, user)) => Err(Error::new(
-            ErrorKind::Busy,
+            ErrorKind::InUse,
             format!("{image} is also under {user}: a merge would destroy what that has"),
         )),
     }

@@ -354,7 +354,7 @@ impl State {
             saved.disks.iter().flat_map(|d| [&d.state_image, &d.overlay]).cloned().collect();
         if let Some((image, user)) = self.users(&images, vm)?.first() {
             let text = format!("{image} is also under {user}: a merge would destroy what that has");
-            return Err(Error::new(ErrorKind::Busy, text));
+            return Err(Error::new(ErrorKind::InUse, text));
         }
         // With too long a chain block jobs fail as starting does.
         machine.drives.iter().try_for_each(|d| self.store.check_openable(&d.active, self.layer_limit))

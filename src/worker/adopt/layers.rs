@@ -43,7 +43,7 @@ pub(super) fn run(work: &Work<'_>, policies: &BTreeSet<PolicyName>) -> Result<()
         let images: Vec<String> =
             layers.iter().flat_map(|l| &l.disks).map(|(.., image)| (*image).to_owned()).collect();
         if let Some((image, user)) = hypervisor.users(&images, vm.id)?.first() {
-            return fail("Busy", &format!("{image} is also under {user}, so the VM is a clone of it."));
+            return fail("InUse", &format!("{image} is also under {user}, so the VM is a clone of it."));
         }
     }
     let mut parent = records.iter().find(|r| r.current).map(|r| r.name.clone());

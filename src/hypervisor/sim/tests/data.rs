@@ -80,7 +80,10 @@ proptest! {
                         Err(e) => assert!(
                             matches!(
                                 e.kind,
-                                ErrorKind::Unsupported | ErrorKind::ChainMismatch | ErrorKind::Busy
+                                ErrorKind::Unsupported
+                                    | ErrorKind::ChainMismatch
+                                    | ErrorKind::Busy
+                                    | ErrorKind::InUse
                             ),
                             "{e}"
                         ),

@@ -91,7 +91,7 @@ fn a_deletion_is_refused_where_real_ones_lose_data_or_crash() {
     let mut clone = VmSpec::new("clone", 2);
     clone.disks[0].backing = Some(record(&sim, vm, "s2").disks[0].state_image.clone());
     sim.add_vm(clone);
-    refused(ErrorKind::Busy);
+    refused(ErrorKind::InUse);
     sim.undefine(VmId(uuid::Uuid::from_u128(2))).unwrap();
     sim.stop(VmId(uuid::Uuid::from_u128(2))).unwrap();
     sim.forget_current(vm).unwrap();
