@@ -24,7 +24,7 @@ pub use self::{
 #[derive(Debug, Parser)]
 #[command(name = "virtsnap", version, max_term_width = 100, disable_help_subcommand = true)]
 #[command(after_help = "Exit status: 0 done, 1 failed, 2 usage, 3 not found, 4 not authorised, \
-    5 daemon unreachable, 6 job failed, 75 busy (try again later).")]
+    5 daemon unreachable, 6 job failed or cancelled, 75 busy (try again later), 130 interrupted (the job goes on).")]
 pub struct Cli {
     /// What applies to every verb.
     #[command(flatten)]
@@ -78,6 +78,8 @@ pub enum Verb {
     Status,
     /// Show the jobs that run, wait or have just ended
     Jobs,
+    /// Stop a job that waits or merges images; what it cuts short is finished later
+    Cancel(Cancel),
     /// Have the daemon read its configuration again
     Reload,
     /// Show which policies are for a VM and why, and what they come to
@@ -120,6 +122,9 @@ pub struct Plan {
     /// For every VM that has snapshots
     #[arg(long, conflicts_with = "vm")]
     pub all: bool,
+    /// Show what `prune --all` would do: go beyond max-delete, and take the clock for right
+    #[arg(long)]
+    pub beyond_max_delete: bool,
 }
 
 /// `virtsnap prune`
@@ -137,6 +142,17 @@ pub struct Prune {
     #[command(flatten)]
     pub pace: Pace,
     /// How to wait for the job.
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+/// `virtsnap cancel`
+#[derive(Debug, Args)]
+pub struct Cancel {
+    /// The job's number, as `virtsnap jobs` shows it
+    #[arg(value_name = "JOB")]
+    pub job: u32,
+    /// Whether to wait until it has ended.
     #[command(flatten)]
     pub wait: Wait,
 }
@@ -163,7 +179,7 @@ pub struct Pace {
 /// For verbs that start a job.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct Wait {
-    /// Return when the job is started
+    /// Don't wait until the job has ended
     #[arg(long)]
     pub no_wait: bool,
 }

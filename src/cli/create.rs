@@ -33,6 +33,9 @@ pub(super) async fn create(
     let vm = ManagerProxy::new(bus).await?.lookup_vm(&args.vm).await?;
     let name = args.name.as_deref().unwrap_or_default();
     let job = VMProxy::new(bus, &vm).await?.create_snapshot(name, options(args)).await?;
+    if args.wait.no_wait && console.json {
+        return answer(&job, &vm, None, bus, console).await.map(|()| Exit::Done);
+    }
     let ended = match follow::one(&job, &args.wait, bus, console).await? {
         ControlFlow::Continue(ended) => ended,
         ControlFlow::Break(exit) => return Ok(exit),
@@ -85,11 +88,10 @@ async fn answer(
     let job = follow::read(job, bus).await?;
     // The parent's and the policies' names are other objects' properties.
     let all = Inventory::fetch(bus).await?;
-    let of_vm = all.vms().iter().find(|v| v.path == *vm).map_or(&[][..], |vm| all.snapshots(vm));
-    let snapshot = made.and_then(|made| of_vm.iter().find(|s| s.path == *made));
+    let snapshot = made.and_then(|made| all.snapshot_at(vm, made));
     let created = Created {
         job: view::Job::new(&job, &console.watch),
-        snapshot: snapshot.map(|s| view::Snapshot::new(s, of_vm, &all, &console.watch)),
+        snapshot: snapshot.map(|(s, siblings)| view::Snapshot::new(s, siblings, &all, &console.watch)),
     };
     console.answer(&created)
 }

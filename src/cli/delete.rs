@@ -27,6 +27,11 @@ pub(super) async fn delete(
     for (key, given) in [("foreign", args.foreign), ("metadata-only", args.metadata_only)] {
         options.extend(given.then(|| (key, given.into())));
     }
+    if !snapshot.managed && !args.foreign && !args.metadata_only {
+        let text =
+            format!("snapshot {} of {} was not made by virtsnap", quoted(&snapshot.name), quoted(&vm.name));
+        return Err(Failure::Answered { name: "org.virtsnap1.Error.NotManaged".to_owned(), message: text });
+    }
     let question = question(&vm.name, snapshot, args.metadata_only, &console.watch);
     console.confirm(&question, args.consent.yes)?;
 

@@ -162,6 +162,7 @@ pub fn hint_for(name: &str) -> Option<&'static str> {
             "QuiesceFailed" => Some(
                 "is qemu-guest-agent running in the guest, and do its freeze hooks end? quiesce \"prefer\" goes on without",
             ),
+            "NotManaged" => Some("with --foreign it is deleted all the same; `virtsnap adopt` takes it over"),
             "NotMigratable" => Some("memory \"prefer\" keeps the disks alone of such a VM"),
             "ChainMismatch" => Some(
                 "compare `virsh domblklist VM` with `virsh snapshot-list VM --tree`; `virtsnap status` says more",

@@ -16,7 +16,6 @@ use super::{
 
 /// One reason, as the bus has it.
 #[derive(Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
 struct Why {
     about: String,
     policy: Option<String>,

@@ -146,6 +146,16 @@ impl Inventory {
         self.snapshots.values().flatten().find(|s| s.path == *path).map(|s| s.name.as_str())
     }
 
+    /// The snapshot at that path of the VM at that one, and all of that VM's.
+    pub fn snapshot_at(
+        &self,
+        vm: &OwnedObjectPath,
+        path: &OwnedObjectPath,
+    ) -> Option<(&Object<Snapshot>, &[Object<Snapshot>])> {
+        let all = self.snapshots.get(vm)?;
+        Some((all.iter().find(|s| s.path == *path)?, all))
+    }
+
     /// When the next of its policies is due for a VM, in µs; 0 for never.
     pub fn next_run(&self, vm: &Object<Vm>) -> u64 {
         let due = self.policies.iter().filter(|p| vm.policies.contains(&p.path)).map(|p| p.next_run);

@@ -1,13 +1,16 @@
-//! `virtsnap jobs`: what runs, waits or has just ended.
+//! `virtsnap jobs`: what runs, waits or has just ended; and `virtsnap cancel`.
 
 use serde::Serialize;
 use zbus::Connection;
 
 use super::{
+    args::Cancel,
     console::Console,
     exit::{Exit, Failure},
+    follow,
     inventory::Inventory,
     props::Job,
+    proxy::{JobProxy, Options},
     render::{Column, cell, names, safe, table},
     view,
 };
@@ -53,6 +56,32 @@ pub(super) async fn jobs(bus: &Connection, console: &mut Console<'_>) -> Result<
     });
     let rows = rows.collect();
     console.print(&table(&columns, rows))?;
+    Ok(Exit::Done)
+}
+
+/// Has a job stop, and says how it ended.
+pub(super) async fn cancel(
+    args: &Cancel,
+    bus: &Connection,
+    console: &mut Console<'_>,
+) -> Result<Exit, Failure> {
+    let all = Inventory::fetch(bus).await?;
+    let job = all.jobs().iter().find(|job| job.id == args.job).ok_or_else(|| Failure::NotFound {
+        what: format!("there is no job {}", args.job),
+        hint: "`virtsnap jobs` shows the jobs; finished ones go after a while",
+    })?;
+    JobProxy::new(bus, &job.path).await?.cancel(Options::new()).await?;
+    if !args.wait.no_wait && follow::wait_for(std::slice::from_ref(&job.path), bus, console).await?.is_none()
+    {
+        return Ok(Exit::Interrupted);
+    }
+    if console.json {
+        follow::answer(&job.path, bus, console).await?;
+    } else {
+        let job = follow::read(&job.path, bus).await?;
+        let so = if job.state == "running" { "is told to stop".to_owned() } else { state(&job) };
+        console.line(&format!("job {} ({}): {so}", job.id, safe(&job.operation)))?;
+    }
     Ok(Exit::Done)
 }
 

@@ -86,6 +86,7 @@ async fn dispatch(cli: &Cli, address: Option<&str>, console: &mut Console<'_>) -
         Verb::Prune(args) => prune::prune(args, &bus, console).await,
         Verb::Status => status::status(&bus, console).await,
         Verb::Jobs => jobs::jobs(&bus, console).await,
+        Verb::Cancel(args) => jobs::cancel(args, &bus, console).await,
         Verb::Reload => reload::reload(&bus, console).await,
         Verb::Explain(args) => explain::explain(args, &bus, console).await,
         Verb::Simulate(args) => simulate::simulate(args, console),

@@ -11,7 +11,7 @@ use super::{
     args::{Plan, Prune},
     console::Console,
     exit::{Exit, Failure},
-    follow,
+    follow::{self, Ended},
     inventory::{Inventory, Object},
     pace,
     props::{Snapshot, Vm},
@@ -47,6 +47,15 @@ struct Planned<'a> {
 #[derive(Serialize)]
 struct Plans<'a> {
     vms: Vec<Planned<'a>>,
+    /// Of which it cannot be told.
+    failed: Vec<Failed<'a>>,
+}
+
+#[derive(Serialize)]
+struct Failed<'a> {
+    name: &'a str,
+    uuid: &'a str,
+    error: String,
 }
 
 #[derive(Serialize)]
@@ -89,14 +98,15 @@ pub(super) async fn plan(args: &Plan, bus: &Connection, console: &mut Console<'_
         None => all.vms().iter().filter(|vm| !all.snapshots(vm).is_empty()).collect(),
     };
     let mut exit = Exit::Done;
-    let mut plans = Vec::new();
+    let (mut plans, mut failed) = (Vec::new(), Vec::new());
     for vm in vms {
-        match preview(vm, bus, Options::new()).await {
+        match preview(vm, bus, all_of(args.beyond_max_delete)).await {
             Ok(verdicts) => plans.push((vm, verdicts)),
             // What is wrong with one VM hides nothing of the others.
             Err(failure) if args.all && failure.exit() != Exit::Unreachable => {
                 console.error(&format!("{}: {failure}", quoted(&vm.name)), failure.hint());
                 exit = failure.exit();
+                failed.push(Failed { name: &vm.name, uuid: &vm.uuid, error: failure.to_string() });
             }
             Err(failure) => return Err(failure),
         }
@@ -108,7 +118,7 @@ pub(super) async fn plan(args: &Plan, bus: &Connection, console: &mut Console<'_
             object: vm.path.as_str(),
             verdicts,
         });
-        console.answer(&Plans { vms: planned.collect() })?;
+        console.answer(&Plans { vms: planned.collect(), failed })?;
         return Ok(exit);
     }
     for (i, (vm, verdicts)) in plans.iter().enumerate() {
@@ -132,9 +142,8 @@ pub(super) async fn prune(
 ) -> Result<Exit, Failure> {
     let all = Inventory::about(&args.vm, bus).await?;
     let vm = all.vm(&args.vm)?;
-    let options = || if args.all { Options::from([("all", true.into())]) } else { Options::new() };
-    let paced = pace::options(&args.pace, &console.watch, options())?;
-    let verdicts = preview(vm, bus, options()).await?;
+    let paced = pace::options(&args.pace, &console.watch, all_of(args.all))?;
+    let verdicts = preview(vm, bus, all_of(args.all)).await?;
     let doomed: Vec<_> = verdicts.iter().filter(|v| !v.keep).collect();
     // With --all the daemon also learns that the clock is right, so it is asked even if nothing goes.
     if doomed.is_empty() && !args.all {
@@ -153,6 +162,12 @@ pub(super) async fn prune(
     console.confirm(&question, args.consent.yes || doomed.is_empty())?;
 
     let job = VMProxy::new(bus, &vm.path).await?.prune(paced).await?;
+    if args.wait.no_wait && console.json {
+        let job = follow::read(&job, bus).await?;
+        let shown = view::Job::new(&job, &console.watch);
+        console.answer(&Pruned { job: Some(shown), deleted: vec![], verdicts })?;
+        return Ok(Exit::Done);
+    }
     let ended = match follow::one(&job, &args.wait, bus, console).await? {
         ControlFlow::Continue(ended) => ended,
         ControlFlow::Break(exit) => return Ok(exit),
@@ -170,13 +185,21 @@ pub(super) async fn prune(
         console.answer(&Pruned { job: Some(shown), deleted, verdicts })?;
     } else {
         console.line(&format!("{}: {} deleted", safe(&vm.name), count(deleted.len(), "snapshot")))?;
-        if left > 0 && !args.all {
+        if left > 0 && !args.all && matches!(ended, Ended::Done(_)) {
             let left = count(left, "snapshot");
-            console.line(&format!("{left} more to delete; `virtsnap prune --all` goes beyond max-delete"))?;
+            let vm = safe(&vm.name);
+            console.line(&format!(
+                "{left} more to delete; `virtsnap prune {vm} --all` goes beyond max-delete"
+            ))?;
         }
     }
     ended.report(&format!("pruning {} was not finished", quoted(&vm.name)), console);
     Ok(ended.exit())
+}
+
+/// Beyond `max-delete`, or not.
+fn all_of<'a>(all: bool) -> Options<'a> {
+    if all { Options::from([("all", true.into())]) } else { Options::new() }
 }
 
 async fn preview(vm: &Object<Vm>, bus: &Connection, options: Options<'_>) -> Result<Vec<Verdict>, Failure> {

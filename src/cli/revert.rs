@@ -2,7 +2,8 @@
 
 use std::ops::ControlFlow;
 
-use zbus::Connection;
+use serde::Serialize;
+use zbus::{Connection, OwnedObjectPath};
 
 use super::{
     args::{After, Revert},
@@ -13,7 +14,15 @@ use super::{
     props::{self, Snapshot},
     proxy::{Options, SnapshotProxy},
     render::{Watch, quoted, safe},
+    view,
 };
+
+#[derive(Serialize)]
+struct Reverted<'a> {
+    job: view::Job<'a>,
+    /// What was taken before it.
+    safety: Option<view::Snapshot<'a>>,
+}
 
 /// Reverts a VM.
 pub(super) async fn revert(
@@ -28,13 +37,17 @@ pub(super) async fn revert(
     console.confirm(&question, args.consent.yes)?;
 
     let job = SnapshotProxy::new(bus, &snapshot.path).await?.revert(options(args)).await?;
+    if args.wait.no_wait && console.json {
+        return answer(&job, &vm.path, None, bus, console).await.map(|()| Exit::Done);
+    }
     let ended = match follow::one(&job, &args.wait, bus, console).await? {
         ControlFlow::Continue(ended) => ended,
         ControlFlow::Break(exit) => return Ok(exit),
     };
     let name = quoted(&snapshot.name);
     if console.json {
-        follow::answer(&job, bus, console).await?;
+        let safety = if let Ended::Done(safety) = &ended { safety.as_ref() } else { None };
+        answer(&job, &vm.path, safety, bus, console).await?;
     } else if let Ended::Done(safety) = &ended {
         let way_back = match safety {
             Some(path) => {
@@ -47,6 +60,24 @@ pub(super) async fn revert(
     }
     ended.report(&format!("{} was not reverted to snapshot {name}", quoted(&vm.name)), console);
     Ok(ended.exit())
+}
+
+/// The job, and the way back.
+async fn answer(
+    job: &OwnedObjectPath,
+    vm: &OwnedObjectPath,
+    safety: Option<&OwnedObjectPath>,
+    bus: &Connection,
+    console: &mut Console<'_>,
+) -> Result<(), Failure> {
+    let job = follow::read(job, bus).await?;
+    let all = Inventory::fetch(bus).await?;
+    let safety = safety.and_then(|path| all.snapshot_at(vm, path));
+    let reverted = Reverted {
+        job: view::Job::new(&job, &console.watch),
+        safety: safety.map(|(s, siblings)| view::Snapshot::new(s, siblings, &all, &console.watch)),
+    };
+    console.answer(&reverted)
 }
 
 fn options(args: &Revert) -> Options<'_> {

@@ -12,7 +12,7 @@ use super::{
     inventory::{Inventory, Object},
     props::{self, Job},
     proxy::{Options, PolicyProxy},
-    render::safe,
+    render::{quoted, safe},
     view,
 };
 
@@ -34,7 +34,10 @@ pub(super) async fn run(args: &Run, bus: &Connection, console: &mut Console<'_>)
     }
     let paths = PolicyProxy::new(bus, &policy.path).await?.run(options).await?;
     if paths.is_empty() {
-        console.remark("no VM to run it on: `virtsnap status` shows the policies and the VMs' states");
+        console.warning(&format!(
+            "policy {} ran on no VM: none is for it, or none is in a state that its `when` names; `virtsnap status` shows them",
+            quoted(&policy.name)
+        ));
     }
 
     let ended = if args.wait.no_wait {

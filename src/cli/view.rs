@@ -1,7 +1,7 @@
 //! What `--json` prints. Scripts rely on it: keys are added, never renamed or given another meaning.
 //!
-//! Objects are named as people name them, times are RFC 3339 in the reader's zone, sizes bytes, durations
-//! microseconds; what is not there is `null`.
+//! Objects are named as people name them, but for `object` and `objects`, which are paths on the bus; times are RFC 3339
+//! in the reader's zone, sizes bytes, durations microseconds; what is not there is `null`.
 
 use serde::Serialize;
 use zbus::OwnedObjectPath;

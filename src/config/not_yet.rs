@@ -1,8 +1,6 @@
 //! What the configuration may say and this version does not do: told at start, at a reload and by `--check`, so that
 //! nobody relies on it. The format is whole from the first version on, so that no file has to change later.
 
-use std::path::Path;
-
 use super::{
     diagnostic::{Diagnostic, Diagnostics, Place},
     keys::{Given, Setting},
@@ -20,9 +18,7 @@ pub(super) fn warnings(settings: &Settings) -> Diagnostics {
     if settings.daemon.metrics_textfile.is_some() {
         daemon("metrics-textfile", "no metrics are written yet");
     }
-    if settings.daemon.hooks != Path::new("/etc/virtsnap/hooks.d") {
-        daemon("hooks", "no hooks are run yet");
-    }
+    daemon("hooks", "no hooks are run yet");
     for (name, detail) in &settings.details {
         policy(&format!("policy {name}"), detail.keys.values(), &mut out);
     }

@@ -144,8 +144,8 @@ fn warn(vm: &VmRecord, decision: &Decision) {
         tracing::warn!(
             VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id,
             "more snapshots of VM {} are to go than max-delete allows in one prune: {braked} stay until the next one, or \
-             until somebody runs `virtsnap prune --all`",
-            vm.name
+             until somebody runs `virtsnap prune {} --all`",
+            vm.name, vm.name
         );
     }
 }

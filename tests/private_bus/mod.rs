@@ -36,3 +36,4 @@ mod restart;
 mod revert;
 mod rig;
 mod settling;
+mod verbs;

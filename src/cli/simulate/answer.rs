@@ -31,7 +31,8 @@ pub struct Answer {
 struct Verdict {
     name: String,
     time: String,
-    size: u64,
+    /// In bytes, if it is known.
+    size: Option<u64>,
     keep: bool,
     reasons: Vec<Reason>,
     text: String,
@@ -92,7 +93,7 @@ impl Answer {
             Verdict {
                 name: sentence.name.to_string(),
                 time: rfc3339(created, zone),
-                size: snapshot.map_or(0, |s| s.size),
+                size: snapshot.map(|s| s.size).filter(|size| *size != 0),
                 keep: sentence.keep,
                 reasons: sentence.reasons.into_iter().map(reason).collect(),
                 text: sentence.text,
@@ -122,7 +123,8 @@ impl Answer {
             let _ = writeln!(out, "{}", step.text());
         }
         let gone = self.verdicts.iter().filter(|v| !v.keep);
-        let (n, bytes) = gone.fold((0, 0_u64), |(n, bytes), v| (n + 1, bytes.saturating_add(v.size)));
+        let (n, bytes) =
+            gone.fold((0, 0_u64), |(n, bytes), v| (n + 1, bytes.saturating_add(v.size.unwrap_or(0))));
         let all = count(self.verdicts.len(), "snapshot");
         let _ = match (n, bytes) {
             (0, _) => writeln!(out, "nothing to delete of {all}"),
@@ -138,7 +140,7 @@ impl Answer {
                 if v.keep { "keep" } else { "delete" }.to_owned(),
                 cell(&v.name),
                 v.local.clone(),
-                known_size(v.size),
+                known_size(v.size.unwrap_or(0)),
                 safe(&v.text),
             ]
         });

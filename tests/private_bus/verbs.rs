@@ -1,0 +1,198 @@
+//! What the client's verbs print and end with, each as a person or a script runs it.
+
+use std::process::{Command, Stdio};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+use virtsnap::hypervisor::sim::{Op, VmSpec};
+
+use super::{
+    client::{none, soon},
+    command_line::virtsnap,
+    rig::{Rig, held, id, snapshot_path, vm_path},
+};
+
+const POLICIES: &str = "[policy.few]
+vms = [\"web\"]
+keep-last = 1
+max-delete = 2
+
+[policy.nobody]
+vms = [\"other\"]
+keep-last = 1
+";
+
+async fn web() -> Rig {
+    Rig::start(POLICIES, |sim| {
+        sim.add_vm(VmSpec::new("web", 1));
+    })
+    .await
+}
+
+/// A verb's exit status, answer and complaints.
+async fn told(rig: &Rig, verb: &[&str]) -> (Option<i32>, String, String) {
+    virtsnap(&[&["--bus-address", &rig.address()], verb].concat()).await
+}
+
+/// The same as JSON, of a verb that ends well.
+async fn json(rig: &Rig, verb: &[&str]) -> Value {
+    let (code, out, err) = told(rig, &[verb, &["--json"]].concat()).await;
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{verb:?}: {out}");
+    serde_json::from_str(&out).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prune_says_what_is_gone_and_what_the_brake_left() {
+    let rig = web().await;
+    for _ in 0..2 {
+        let jobs = rig.client.run("few", none()).await.unwrap();
+        rig.client.wait(&jobs[0]).await.unwrap();
+        rig.client.until_idle().await;
+    }
+    // Four that the policy lets go, of which one prune takes two.
+    rig.write_policies(&POLICIES.replace("keep-last = 1\nmax", "keep-last = 9\nmax"));
+    told(&rig, &["reload"]).await;
+    for _ in 0..4 {
+        let jobs = rig.client.run("few", none()).await.unwrap();
+        rig.client.wait(&jobs[0]).await.unwrap();
+        rig.client.until_idle().await;
+    }
+    rig.write_policies(POLICIES);
+    told(&rig, &["reload"]).await;
+    let names = rig.client.snapshots(id(1)).await;
+    assert_eq!(names.len(), 5, "{names:?}");
+
+    let (code, out, _) = told(&rig, &["plan", "web"]).await;
+    assert_eq!(code, Some(0));
+    assert!(out.contains("web: 2 of 5 snapshots to delete"), "{out}");
+    let (_, out, _) = told(&rig, &["plan", "web", "--beyond-max-delete"]).await;
+    assert!(out.contains("web: 4 of 5 snapshots to delete"), "{out}");
+    let planned = json(&rig, &["plan", "--all"]).await;
+    assert_eq!(planned["vms"][0]["verdicts"].as_array().unwrap().len(), 5);
+    assert_eq!(planned["failed"], Value::Array(vec![]));
+
+    let (code, _, err) = told(&rig, &["prune", "web"]).await;
+    assert_eq!(code, Some(2), "nobody can be asked: {err}");
+    let (code, out, err) = told(&rig, &["prune", "web", "--yes"]).await;
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    assert_eq!(out, "web: 2 snapshots deleted\n");
+    let pruned = json(&rig, &["prune", "web", "--yes", "--all"]).await;
+    assert_eq!(pruned["deleted"].as_array().unwrap().len(), 2, "{pruned}");
+    assert_eq!(pruned["job"]["result"], "done");
+    assert_eq!(rig.client.snapshots(id(1)).await, names[4..]);
+    let nothing = json(&rig, &["prune", "web", "--yes"]).await;
+    assert!(nothing["job"].is_null() && nothing["deleted"] == Value::Array(vec![]), "{nothing}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_jobs_are_listed_and_one_is_cancelled() {
+    let rig = web().await;
+    assert_eq!(json(&rig, &["jobs"]).await["jobs"], Value::Array(vec![]));
+    let gate = rig.sim.gate(Op::Create);
+    let running = rig.client.ask_create(id(1), "s1", none()).await.unwrap();
+    held(&gate);
+    let waiting = json(&rig, &["create", "web", "--name", "s2", "--no-wait"]).await;
+    assert!(waiting["snapshot"].is_null() && waiting["job"]["state"] == "queued", "{waiting}");
+    let number = waiting["job"]["id"].to_string();
+    let (code, out, _) = told(&rig, &["jobs"]).await;
+    assert_eq!(code, Some(0));
+    let lines: Vec<Vec<&str>> = out.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["ID", "OPERATION", "VM", "SNAPSHOT", "STARTED", "ORIGIN", "STATE"]);
+    assert_eq!((lines[1][1], lines[1][2]), ("create", "web"));
+    assert!(out.lines().nth(2).unwrap().ends_with("manual  queued: waiting"), "{out}");
+
+    let (code, out, err) = told(&rig, &["cancel", &number]).await;
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    let wanted = format!("job {number} (create): cancelled: job {number} (create of VM web) was cancelled before");
+    assert!(out.starts_with(&wanted), "{out}");
+    let (code, _, err) = told(&rig, &["cancel", &number]).await;
+    assert_eq!(code, Some(1));
+    assert!(err.contains("nothing to cancel"), "{err}");
+    assert_eq!(told(&rig, &["cancel", "99"]).await.0, Some(3));
+    let of_running = running.rsplit('/').next().unwrap();
+    let (code, _, err) = told(&rig, &["cancel", of_running]).await;
+    assert_eq!(code, Some(1));
+    assert!(err.contains("end by itself"), "{err}");
+    gate.open();
+    rig.client.wait(&running).await.unwrap();
+
+    // A merge stops in the middle of it.
+    assert!(rig.sim.write(id(1), "vda", 0, 7));
+    let gate = rig.sim.gate(Op::Commit);
+    let deleting = json(&rig, &["delete", "web", "s1", "--yes", "--no-wait"]).await;
+    held(&gate);
+    let number = deleting["job"]["id"].to_string();
+    let (code, out, _) = told(&rig, &["cancel", &number, "--no-wait"]).await;
+    assert_eq!((code, out), (Some(0), format!("job {number} (delete): is told to stop\n")));
+    gate.open();
+    rig.client.wait(deleting["job"]["object"].as_str().unwrap()).await.unwrap_err();
+    let (_, out, _) = told(&rig, &["jobs"]).await;
+    assert!(out.contains("count as failed from now on"), "{out}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_wait_any_longer_learns_that_the_job_goes_on() {
+    let rig = web().await;
+    let gate = rig.sim.gate(Op::Create);
+    let client = Command::new(env!("CARGO_BIN_EXE_virtsnap"))
+        .args(["--bus-address", &rig.address(), "create", "web", "--name", "s1"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    held(&gate);
+    // It waits once its call of the job's Wait has come, which nobody can see: so it is told until it has gone.
+    let pid = Pid::from_raw(client.id().try_into().unwrap());
+    let ended = tokio::task::spawn_blocking(move || client.wait_with_output());
+    let output = soon("the client's end", async {
+        let mut ended = std::pin::pin!(ended);
+        loop {
+            kill(pid, Signal::SIGINT).unwrap();
+            let soon = std::time::Duration::from_millis(50);
+            if let Ok(output) = tokio::time::timeout(soon, &mut ended).await {
+                return output.unwrap().unwrap();
+            }
+        }
+    })
+    .await;
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{err}");
+    assert!(err.contains("the daemon goes on with it") && err.contains("virtsnap jobs"), "{err}");
+    gate.open();
+    rig.client.until_there(&snapshot_path(id(1), "s1"), true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revert_names_its_way_back_to_scripts_too() {
+    let rig = web().await;
+    rig.client.create(id(1), "s1", none()).await.unwrap();
+    let reverted = json(&rig, &["revert", "web", "s1", "--yes"]).await;
+    assert_eq!(reverted["job"]["result"], "done");
+    let safety = reverted["safety"]["name"].as_str().unwrap();
+    assert!(safety.starts_with("before-revert-s1-"), "{reverted}");
+    assert_eq!(reverted["safety"]["origin"], "safety");
+    assert!(rig.client.snapshots(id(1)).await.contains(&safety.to_owned()));
+    let reverted = json(&rig, &["revert", "web", "s1", "--yes", "--no-safety"]).await;
+    assert!(reverted["safety"].is_null(), "{reverted}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_to_nothing_says_so() {
+    let rig = Rig::start(POLICIES, |sim| {
+        sim.add_vm(VmSpec::new("web", 1));
+        sim.make_foreign_snapshot(id(1), "theirs").unwrap();
+    })
+    .await;
+    // Not asked for first, to be refused then.
+    let (code, _, err) = told(&rig, &["delete", "web", "theirs"]).await;
+    assert_eq!(code, Some(1));
+    assert!(err.contains("not made by virtsnap") && err.contains("--foreign"), "{err}");
+
+    let (code, out, err) = told(&rig, &["run", "nobody"]).await;
+    assert_eq!((code, out.as_str()), (Some(0), ""));
+    assert!(err.contains("policy \"nobody\" ran on no VM"), "{err}");
+    assert_eq!(rig.client.text(&vm_path(id(1)), "VM.LastError").await, "");
+}
