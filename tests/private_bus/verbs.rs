@@ -106,7 +106,8 @@ async fn the_jobs_are_listed_and_one_is_cancelled() {
 
     let (code, out, err) = told(&rig, &["cancel", &number]).await;
     assert_eq!((code, err.as_str()), (Some(0), ""));
-    let wanted = format!("job {number} (create): cancelled: job {number} (create of VM web) was cancelled before");
+    let wanted =
+        format!("job {number} (create): cancelled: job {number} (create of VM web) was cancelled before");
     assert!(out.starts_with(&wanted), "{out}");
     let (code, _, err) = told(&rig, &["cancel", &number]).await;
     assert_eq!(code, Some(1));

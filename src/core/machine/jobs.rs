@@ -18,6 +18,30 @@ use crate::core::{
 /// So many ended jobs linger at least, and each for so long.
 const LINGER: (usize, SignedDuration) = (64, SignedDuration::from_mins(10));
 
+/// Kinds of what can fail on a VM: one that works shows nothing about the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Effort {
+    Looking,
+    Taking,
+    Deleting,
+    Other,
+}
+
+impl Effort {
+    fn of(operation: &Operation) -> Self {
+        match operation {
+            Operation::Create(_) => Self::Taking,
+            Operation::Delete { .. } | Operation::Prune { .. } | Operation::Finish => Self::Deleting,
+            _ => Self::Other,
+        }
+    }
+
+    /// Success with this is the end of that failure: a night without a snapshot is no good one because it was pruned well.
+    fn makes_up_for(self, failed: Self) -> bool {
+        self == Self::Taking || self == failed
+    }
+}
+
 #[derive(Debug)]
 struct Entry {
     job: Job,
@@ -260,10 +284,13 @@ impl Machine {
         self.stale.insert(vm);
         match &outcome {
             Outcome::Done(_) => {
-                self.errors.remove(&vm);
+                let done = Effort::of(&job.operation);
+                if self.errors.get(&vm).is_some_and(|(failed, _)| done.makes_up_for(*failed)) {
+                    self.errors.remove(&vm);
+                }
             }
             Outcome::Failed(f) => {
-                self.errors.insert(vm, f.message.clone());
+                self.errors.insert(vm, (Effort::of(&job.operation), f.message.clone()));
             }
             Outcome::Cancelled(_) => {}
         }

@@ -45,7 +45,11 @@ pub use self::memory::{Entry, Owed, Place};
 pub use self::note::Note;
 pub use self::requests::{Change, Query, Refusal, Reply, Request, RequestId};
 pub use self::start::Start;
-use self::{jobs::Jobs, published::InVain, runs::PolicyRun};
+use self::{
+    jobs::{Effort, Jobs},
+    published::InVain,
+    runs::PolicyRun,
+};
 use super::{
     health::Repair,
     inventory::VmRecord,
@@ -159,7 +163,8 @@ pub struct Machine {
     /// To be written down at the end of this step.
     journal: Vec<Entry>,
     frozen: BTreeSet<VmId>,
-    errors: BTreeMap<VmId, String>,
+    /// What failed last, of which kind that was, and what came of it.
+    errors: BTreeMap<VmId, (Effort, String)>,
     /// What a repair was tried for.
     mended: BTreeMap<VmId, Vec<Repair>>,
     view: View,
@@ -250,7 +255,7 @@ impl Machine {
             Event::VmUnreadable(vm, why) => {
                 self.unread.remove(&vm);
                 if self.vms.contains_key(&vm) {
-                    self.errors.insert(vm, why);
+                    self.errors.insert(vm, (Effort::Looking, why));
                     self.stale.insert(vm);
                 } else {
                     self.unreadable.insert(vm);
@@ -327,6 +332,10 @@ impl Machine {
         let id = record.id;
         self.settle_findings(&mut record);
         self.unread.remove(&id);
+        if self.errors.get(&id).is_some_and(|(effort, _)| *effort == Effort::Looking) {
+            self.errors.remove(&id);
+            self.stale.insert(id);
+        }
         let old = self.vms.get(&id);
         if old.is_some_and(|o| **o == record) {
             return;
@@ -375,7 +384,7 @@ impl Machine {
             policies: self.plan_of(record).policies.iter().map(|p| p.name.clone()).collect(),
             frozen: self.frozen.contains(&id),
             last_success,
-            last_error: self.errors.get(&id).cloned().unwrap_or_default(),
+            last_error: self.errors.get(&id).map(|(_, text)| text.clone()).unwrap_or_default(),
             deleting: self.jobs.deleting(id),
             reverting: self.jobs.reverting(id),
             branches: self.branches_of(id),

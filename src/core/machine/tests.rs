@@ -239,6 +239,11 @@ fn a_success_is_followed_by_a_prune_and_a_failure_by_none() {
     assert_eq!(started(&effects), []);
     assert!(effects.contains(&Effect::Read(vm(1))));
     assert_eq!(b.machine.view().vms[&vm(1)].last_error, "no agent");
+    // A prune that works, or has nothing to do, does not make the night a good one.
+    let by_hand = Request::Change(Change::Prune { vm: vm(1), all: false, pace: Pace::default() }, 0);
+    let pruned = started(&b.send(Event::Request(7, by_hand)));
+    b.send(Event::Ended(pruned[0].id, Outcome::Done(None)));
+    assert_eq!(b.machine.view().vms[&vm(1)].last_error, "no agent");
     let prune = started(&b.send(Event::Ended(jobs[1].id, created())));
     assert_eq!(prune.iter().map(|j| (j.vm, j.operation.as_str())).collect::<Vec<_>>(), [(vm(2), "prune")]);
     // One failure among the VMs makes the policy's run a failed one; the error goes with the next success.
