@@ -2,6 +2,7 @@
 
 use std::process::{Command, Output};
 
+use roxmltree::{Document, ParsingOptions};
 use virtsnap::hypervisor::sim::{Op, VmSpec};
 
 use super::{
@@ -72,6 +73,35 @@ async fn everybody_may_read_everything() {
     assert!(tree.contains("CreateSnapshot"), "{tree}");
 }
 
+/// What changes nothing. All other methods that the interface has are for the superuser.
+const READERS: [&str; 4] = ["Manager.LookupVM", "VM.PreviewPrune", "VM.Explain", "Job.Wait"];
+
+/// The methods of an interface, as the committed XML has them, with the types of what goes in.
+fn methods(interface: &str) -> Vec<(String, Vec<String>)> {
+    let file = format!("{}/dbus/org.virtsnap1.{interface}.xml", env!("CARGO_MANIFEST_DIR"));
+    let xml = std::fs::read_to_string(file).unwrap();
+    let options = ParsingOptions { allow_dtd: true, ..ParsingOptions::default() };
+    let document = Document::parse_with_options(&xml, options).unwrap();
+    let methods = document.descendants().filter(|n| n.has_tag_name("method"));
+    let of = |method: roxmltree::Node<'_, '_>| {
+        let all = method.children().filter(|n| n.has_tag_name("arg"));
+        let into = all.filter(|arg| arg.attribute("direction") == Some("in"));
+        let types = into.map(|arg| arg.attribute("type").unwrap().to_owned()).collect();
+        (method.attribute("name").unwrap().to_owned(), types)
+    };
+    methods.map(of).collect()
+}
+
+/// Something of that type, as busctl takes it.
+fn argument(of: &str) -> &'static str {
+    match of {
+        "s" => "x",
+        "o" => MANAGER,
+        "t" | "a{sv}" | "as" => "0",
+        other => panic!("say here what an argument of type {other} may be"),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn only_the_superuser_may_change_anything() {
     let (rig, _) = world().await;
@@ -83,23 +113,33 @@ async fn only_the_superuser_may_change_anything() {
     let waiting = rig.client.ask_create(id(1), "s3", none()).await.unwrap();
     let jobs = rig.client.managed().await.keys().filter(|p| p.contains("/job/")).count();
 
-    let calls: [(&str, &str, &[&str]); 7] = [
-        (&vm, "VM", &["CreateSnapshot", "sa{sv}", "x", "0"]),
-        (&vm, "VM", &["Prune", "a{sv}", "0"]),
-        (&vm, "VM", &["Adopt", "a{sv}", "0"]),
-        (&snapshot, "Snapshot", &["Delete", "a{sv}", "0"]),
-        (&policy, "Policy", &["Run", "a{sv}", "0"]),
-        (MANAGER, "Manager", &["Reload", "a{sv}", "0"]),
-        (&waiting, "Job", &["Cancel", "a{sv}", "0"]),
+    let paths = [
+        ("VM", vm.as_str()),
+        ("Snapshot", &snapshot),
+        ("Policy", &policy),
+        ("Manager", MANAGER),
+        ("Job", &waiting),
     ];
-    for (path, interface, rest) in calls {
-        let interface = format!("org.virtsnap1.{interface}");
-        let output = as_nobody(&rig, &[&["call", "org.virtsnap1", path, &interface], rest].concat()).await;
-        let log = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success(), "{rest:?} was let through");
-        assert!(log.contains("error-name=org.freedesktop.DBus.Error.AccessDenied"), "{rest:?}: {log}");
-        assert!(log.contains("user 65534 may not"), "{rest:?}: {log}");
+    let mut tried = 0;
+    for (interface, path) in paths {
+        for (method, types) in methods(interface) {
+            if READERS.contains(&format!("{interface}.{method}").as_str()) {
+                continue;
+            }
+            let mut call =
+                vec!["call", "org.virtsnap1", path].into_iter().map(str::to_owned).collect::<Vec<_>>();
+            call.extend([format!("org.virtsnap1.{interface}"), method.clone(), types.concat()]);
+            call.extend(types.iter().map(|of| argument(of).to_owned()));
+            let output = as_nobody(&rig, &call.iter().map(String::as_str).collect::<Vec<_>>()).await;
+            let log = String::from_utf8_lossy(&output.stderr);
+            assert!(!output.status.success(), "{interface}.{method} was let through");
+            let denied = "error-name=org.freedesktop.DBus.Error.AccessDenied";
+            assert!(log.contains(denied), "{interface}.{method}: {log}");
+            assert!(log.contains("user 65534 may not"), "{interface}.{method}: {log}");
+            tried += 1;
+        }
     }
+    assert!(tried >= 10, "only {tried} methods that change something were found");
     assert_eq!(rig.client.managed().await.keys().filter(|p| p.contains("/job/")).count(), jobs);
     gate.open();
     rig.client.wait(&running).await.unwrap();

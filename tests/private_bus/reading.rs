@@ -195,6 +195,8 @@ async fn options_that_no_method_knows_are_refused_by_every_method() {
         (&vm, "VM.Adopt", "orphans"),
         (&vm, "VM.Prune", "all"),
         (&snapshot, "Snapshot.Delete", "no-such"),
+        (&snapshot, "Snapshot.Revert", "no-such"),
+        (&vm, "VM.Promote", "no-such"),
         (&policy, "Policy.Run", "no-such"),
         (&policy, "Policy.Run", "vm"),
         (&job, "Job.Wait", "no-such"),
