@@ -20,6 +20,9 @@ install -D -m 644 LICENSE "$root/usr/share/doc/virtsnap/copyright"
 install -m 644 README.md "$root/usr/share/doc/virtsnap/README.md"
 gzip -9n "$root"/usr/share/man/man*/*
 
+# The newest interface of libc that any of them wants: built on a newer Debian, it is not to be installed on an older.
+libc=$(objdump -T "$root"/usr/bin/virtsnap* "$root"/usr/sbin/virtsnap* | grep -o 'GLIBC_[0-9][0-9.]*' | cut -d_ -f2 | sort -V | tail -n 1)
+
 install -d -m 755 "$root/DEBIAN"
 install -m 755 packaging/debian/postinst packaging/debian/prerm packaging/debian/postrm "$root/DEBIAN/"
 echo /etc/virtsnap/virtsnapd.toml >"$root/DEBIAN/conffiles"
@@ -31,7 +34,7 @@ Maintainer: ${DEBFULLNAME:-local build} <${DEBEMAIL:-root@localhost}>
 Section: admin
 Priority: optional
 Installed-Size: $(du -sk --exclude=DEBIAN "$root" | cut -f1)
-Depends: libc6, libgcc-s1, libvirt0 (>= 9.0), default-dbus-system-bus | dbus-system-bus | dbus, systemd (>= 252)
+Depends: libc6 (>= $libc), libgcc-s1, libvirt0 (>= 9.0), default-dbus-system-bus | dbus-system-bus | dbus, systemd (>= 252)
 Recommends: libvirt-daemon-system, polkitd | policykit-1, qemu-utils
 Description: snapshots of libvirt/QEMU virtual machines by policy
  A service that takes snapshots of virtual machines on a schedule, with the guest's

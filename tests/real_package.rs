@@ -30,10 +30,24 @@ harness::on_both! {
         daemon.wait_running();
         assert_eq!(tb.ok("systemctl is-enabled virtsnapd").trim(), "enabled");
         assert!(tb.ok("ps -o user= -C virtsnapd").contains("virtsnap"));
+        assert!(tb.ok("dpkg -s virtsnap").contains("Depends: libc6 (>= 2."), "what it is linked to is what it wants");
+        tb.ok("test -e /etc/virtsnap/policies.d/README");
         // The file as it is shipped holds nothing but defaults, and the machine's memory is this disk: room enough
         // is not to be expected there.
         tb.ok("printf '[daemon]\\nmin-free = \"1%%\"\\n' > /etc/virtsnap/virtsnapd.toml && systemctl reload virtsnapd");
         daemon.ok("create vm1 --name kept");
+
+        // The bus starts it for whoever asks, and for nobody once it was disabled.
+        tb.ok("systemctl stop virtsnapd");
+        let asked = daemon.as_nobody("virtsnap list");
+        assert_eq!(asked.status, 0, "{asked}");
+        tb.ok("systemctl is-active virtsnapd");
+        tb.ok("systemctl disable --now virtsnapd");
+        let asked = daemon.as_nobody("virtsnap list");
+        assert_eq!(asked.status, 5, "{asked}");
+        assert!(!tb.sh("systemctl is-active virtsnapd").success(), "somebody who asked started it");
+        tb.ok("systemctl enable --now virtsnapd");
+        Daemon::attach(tb).wait_running();
 
         // Upgraded (to itself): the changed file stays, the daemon runs, what it knew is known.
         tb.ok("dpkg --force-confold -i /var/tmp/virtsnap.deb");
