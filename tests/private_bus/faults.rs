@@ -125,10 +125,9 @@ async fn a_switch_without_metadata_is_reported_and_gets_it_later() {
 async fn a_snapshot_whose_success_got_lost_on_the_way_is_found_and_not_called_undone() {
     let rig = web(|_| {}).await;
     rig.sim.inject(Fault::new(Op::Create, Mishap::Lose(error(ErrorKind::Failed))));
-    let made = rig.client.create(id(1), "s1", none()).await;
-    if let Err((_, text)) = made {
-        assert!(!text.contains("runs on as before"), "it does not: {text}");
-    }
+    let (name, text) = rig.client.create(id(1), "s1", none()).await.unwrap_err();
+    assert_eq!(name, "Failed", "{text}");
+    assert!(!text.contains("runs on as before"), "it does not: {text}");
     rig.assert_thawed(id(1)).await;
     rig.client.until_there(&snapshot_path(id(1), "s1"), true).await;
     assert!(rig.client.get::<bool>(&snapshot_path(id(1), "s1"), "Snapshot.Managed").await);

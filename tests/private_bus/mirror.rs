@@ -1,6 +1,6 @@
 //! Signals alone keep a copy correct.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use futures_util::{FutureExt as _, StreamExt as _};
 use virtsnap::hypervisor::{
@@ -163,15 +163,27 @@ async fn a_client_that_only_listens_knows_all_after_200_random_operations() {
     .await;
     let mut mirror = Mirror::new(&rig.client).await;
     let mut dice = Dice(seed);
+    let mut ended = BTreeMap::new();
     for i in 0..200 {
         something(&rig, &mut dice).await;
         if i % 20 == 19 {
             rig.sim.heal();
             rig.client.until_idle().await;
             mirror.until_right(&rig.client).await;
+            for (path, interfaces) in &mirror.objects {
+                if let Some(job) = interfaces.get("org.virtsnap1.Job") {
+                    let word = |name: &str| String::try_from(job[name].clone()).unwrap();
+                    ended.insert(path.clone(), (word("Operation"), word("Result")));
+                }
+            }
         }
     }
-    println!("{} objects at the end", mirror.objects.len());
+    println!("{} objects at the end, {} jobs", mirror.objects.len(), ended.len());
+    // Most of it is luck, but not that nothing at all was done.
+    let done =
+        |operation: &str| ended.values().filter(|(of, result)| of == operation && result == "done").count();
+    assert!(done("create") >= 10, "{} snapshots were taken: {ended:?}", done("create"));
+    assert!(done("delete") + done("prune") > 0, "nothing was deleted: {ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
