@@ -5,6 +5,7 @@ mod create;
 mod delete;
 mod revert;
 mod rules;
+mod show;
 mod simulate;
 
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ pub use self::{
     delete::{Adopt, Delete},
     revert::{After, Revert},
     rules::InlineRules,
+    show::{Complete, Completion, Shell, Show, Watch},
     simulate::Simulate,
 };
 
@@ -56,6 +58,8 @@ pub struct Global {
 pub enum Verb {
     /// List the VMs, or the snapshots of one
     List(List),
+    /// Show all that is known of a VM, or of one of its snapshots
+    Show(Show),
     /// Take a snapshot of a VM
     Create(Create),
     /// Delete a snapshot; the VM's disks read as before
@@ -76,8 +80,12 @@ pub enum Verb {
     Prune(Prune),
     /// Show the daemon, the policies and every VM, what is wrong first (exit status 1 if anything is)
     Status,
+    /// Show each policy: when it runs, what it keeps, for which VMs
+    Policies,
     /// Show the jobs that run, wait or have just ended
     Jobs,
+    /// Show what happens, a line for each change, until it is interrupted
+    Watch(Watch),
     /// Stop a job that waits or merges images; what it cuts short is finished later
     Cancel(Cancel),
     /// Have the daemon read its configuration again
@@ -88,6 +96,11 @@ pub enum Verb {
     Check(Check),
     /// Try a policy on a list of snapshots, or on the days to come; needs no daemon
     Simulate(Box<Simulate>),
+    /// Print what has a shell complete commands, options and names
+    Completion(Completion),
+    /// Say what fits for the last of these words
+    #[command(hide = true)]
+    Complete(Complete),
 }
 
 /// `virtsnap list`

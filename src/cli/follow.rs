@@ -11,6 +11,7 @@ use super::{
     console::Console,
     exit::{Exit, Failure, exit_of, hint_for},
     inventory::Object,
+    progress,
     props::{self, Job},
     proxy::{JobProxy, Options, some_object},
     view,
@@ -60,13 +61,21 @@ pub(super) async fn wait_for(
 ) -> Result<Option<Vec<Ended>>, Failure> {
     console.flush()?;
     let all = join_all(jobs.iter().map(|job| wait(job, bus)));
-    tokio::select! {
-        ended = all => ended.into_iter().collect::<Result<Vec<_>, _>>().map(Some),
-        Ok(()) = tokio::signal::ctrl_c() => {
-            console.error("interrupted; the daemon goes on with it", Some("`virtsnap jobs` shows how far it is"));
-            Ok(None)
-        }
+    // On a terminal it is seen how far they are.
+    let drawn = console.interactive && !console.json && !jobs.is_empty();
+    let ended = tokio::select! {
+        ended = all => Some(ended),
+        Ok(()) = tokio::signal::ctrl_c() => None,
+        () = progress::draw(jobs, bus, console.err), if drawn => None,
+    };
+    if drawn {
+        write!(console.err, "{}", progress::CLEAR)?;
     }
+    if let Some(ended) = ended {
+        return ended.into_iter().collect::<Result<Vec<_>, _>>().map(Some);
+    }
+    console.error("interrupted; the daemon goes on with it", Some("`virtsnap jobs` shows how far it is"));
+    Ok(None)
 }
 
 /// Follows a verb's only job to its end. `Break` where there is nothing more to say: it was only to be started, or the

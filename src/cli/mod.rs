@@ -16,6 +16,7 @@ mod adopt;
 pub mod args;
 mod branch;
 mod check;
+mod complete;
 pub mod console;
 mod create;
 mod delete;
@@ -26,6 +27,8 @@ pub mod inventory;
 mod jobs;
 mod list;
 mod pace;
+mod policies;
+mod progress;
 mod promote;
 pub mod props;
 pub mod proxy;
@@ -34,10 +37,12 @@ mod reload;
 pub mod render;
 mod revert;
 mod run;
+mod show;
 pub mod simulate;
 mod status;
 mod tree;
 pub mod view;
+mod watch;
 
 use zbus::{Connection, connection::Builder};
 
@@ -72,9 +77,16 @@ async fn dispatch(cli: &Cli, address: Option<&str>, console: &mut Console<'_>) -
     if let Verb::Check(args) = &cli.verb {
         return check::check(args, console);
     }
+    if let Verb::Completion(args) = &cli.verb {
+        return complete::script(args, console);
+    }
+    if let Verb::Complete(args) = &cli.verb {
+        return complete::complete(args, address, console).await;
+    }
     let bus = connect(address).await?;
     match &cli.verb {
         Verb::List(args) => list::list(args, &bus, console).await,
+        Verb::Show(args) => show::show(args, &bus, console).await,
         Verb::Create(args) => create::create(args, &bus, console).await,
         Verb::Delete(args) => delete::delete(args, &bus, console).await,
         Verb::Adopt(args) => adopt::adopt(args, &bus, console).await,
@@ -85,12 +97,16 @@ async fn dispatch(cli: &Cli, address: Option<&str>, console: &mut Console<'_>) -
         Verb::Plan(args) => prune::plan(args, &bus, console).await,
         Verb::Prune(args) => prune::prune(args, &bus, console).await,
         Verb::Status => status::status(&bus, console).await,
+        Verb::Policies => policies::policies(&bus, console).await,
+        Verb::Watch(args) => watch::watch(args, &bus, console).await,
         Verb::Jobs => jobs::jobs(&bus, console).await,
         Verb::Cancel(args) => jobs::cancel(args, &bus, console).await,
         Verb::Reload => reload::reload(&bus, console).await,
         Verb::Explain(args) => explain::explain(args, &bus, console).await,
         Verb::Simulate(args) => simulate::simulate(args, console),
         Verb::Check(args) => check::check(args, console),
+        Verb::Completion(args) => complete::script(args, console),
+        Verb::Complete(args) => complete::complete(args, address, console).await,
     }
 }
 

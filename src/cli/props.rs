@@ -3,10 +3,10 @@
 //! A property that the daemon does not send (an older one) is left at its type's default, one that is not
 //! known here (a newer one) is skipped; one of another type is an error.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Deserializer};
-use zbus::{Connection, OwnedObjectPath, Type, as_variant};
+use zbus::{Connection, OwnedObjectPath, OwnedVariant, Type, as_variant};
 
 use super::{exit::Failure, proxy::SERVICE};
 
@@ -139,6 +139,12 @@ properties! {
         name: String = "Name",
         /// Its cron expressions.
         schedule: Vec<String> = "Schedule",
+        /// The zone in which these are meant.
+        timezone: String = "Timezone",
+        /// The keep rules that count something.
+        keep: BTreeMap<String, u32> = "Keep",
+        /// The other limits.
+        limits: BTreeMap<String, OwnedVariant> = "Limits",
         /// When it is due, in µs.
         next_run: u64 = "NextRunUSec",
         /// When it ran last, in µs.

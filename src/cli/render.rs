@@ -186,6 +186,19 @@ pub fn count(n: usize, noun: &str) -> String {
     if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
 }
 
+/// Facts about one thing, a line each; those that are empty are left out, and those without a name belong to the one
+/// above.
+pub fn facts(facts: &[(&str, String)]) -> String {
+    let width =
+        facts.iter().filter(|(_, text)| !text.is_empty()).map(|(name, _)| name.len()).max().unwrap_or(0);
+    let mut out = String::new();
+    for (name, text) in facts.iter().filter(|(_, text)| !text.is_empty()) {
+        let name = if name.is_empty() { String::new() } else { format!("{name}:") };
+        let _ = writeln!(out, "{name:<w$}  {text}", w = width + 1);
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

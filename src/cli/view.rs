@@ -3,8 +3,10 @@
 //! Objects are named as people name them, but for `object` and `objects`, which are paths on the bus; times are RFC 3339
 //! in the reader's zone, sizes bytes, durations microseconds; what is not there is `null`.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
-use zbus::OwnedObjectPath;
+use zbus::{OwnedObjectPath, Variant};
 
 use super::{
     inventory::{Inventory, Object},
@@ -136,6 +138,9 @@ pub struct Policy<'a> {
     name: &'a str,
     object: &'a str,
     schedule: &'a [String],
+    timezone: &'a str,
+    keep: &'a BTreeMap<String, u32>,
+    limits: BTreeMap<&'a str, u64>,
     next_run: Option<String>,
     last_run: Option<String>,
     last_result: Option<&'a str>,
@@ -150,6 +155,9 @@ impl<'a> Policy<'a> {
             name: &policy.name,
             object: policy.path.as_str(),
             schedule: &policy.schedule,
+            timezone: &policy.timezone,
+            keep: &policy.keep,
+            limits: policy.limits.iter().filter_map(|(k, v)| Some((k.as_str(), number(v)?))).collect(),
             next_run: rfc3339(policy.next_run, &watch.zone),
             last_run: rfc3339(policy.last_run, &watch.zone),
             last_result: text(&policy.last_result),
@@ -200,6 +208,15 @@ impl<'a> Job<'a> {
             result: text(&job.result),
             error: failed.then(|| JobError { name: &job.error_name, message: &job.error_message }),
         }
+    }
+}
+
+/// A limit: a number, bytes or µs.
+fn number(value: &Variant<'_>) -> Option<u64> {
+    match value {
+        Variant::U32(n) => Some(u64::from(*n)),
+        Variant::U64(n) => Some(*n),
+        _ => None,
     }
 }
 

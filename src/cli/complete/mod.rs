@@ -1,0 +1,103 @@
+//! Shell completion: `virtsnap completion SHELL` prints what a shell reads, and that asks the hidden
+//! `virtsnap complete -- WORDS` what fits for the last of the words.
+//!
+//! The answer is a line for each, with what it is for behind a tab; `:files` has the shell complete files. Without a daemon,
+//! or with one that is slow, there are no names: whoever types must not wait.
+
+mod wanted;
+
+use std::time::Duration;
+
+use clap::CommandFactory as _;
+use zbus::{Connection, fdo::DBusProxy};
+
+use self::wanted::{Wanted, wanted};
+use super::{
+    args::{Cli, Complete, Completion, Shell},
+    console::Console,
+    exit::{Exit, Failure},
+    inventory::Inventory,
+    proxy::SERVICE,
+    render::{safe, size},
+};
+
+/// No one waits longer for names.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What a shell reads.
+pub(super) fn script(args: &Completion, console: &mut Console<'_>) -> Result<Exit, Failure> {
+    console.print(match args.shell {
+        Shell::Bash => include_str!("../../../packaging/completion/virtsnap.bash"),
+        Shell::Zsh => include_str!("../../../packaging/completion/_virtsnap"),
+        Shell::Fish => include_str!("../../../packaging/completion/virtsnap.fish"),
+    })?;
+    Ok(Exit::Done)
+}
+
+/// What fits.
+pub(super) async fn complete(
+    args: &Complete,
+    address: Option<&str>,
+    console: &mut Console<'_>,
+) -> Result<Exit, Failure> {
+    let current = args.words.last().map(String::as_str).unwrap_or_default();
+    let found = match wanted(Cli::command(), &args.words) {
+        Wanted::Words(words) => words,
+        Wanted::Files => vec![(":files".to_owned(), String::new())],
+        Wanted::Anything => vec![],
+        names => {
+            let all = tokio::time::timeout(PATIENCE, known(address)).await.ok().flatten();
+            all.map(|all| names_of(&names, &all)).unwrap_or_default()
+        }
+    };
+    for (word, what) in found {
+        // What a terminal could not show as it is cannot be typed either.
+        if word == ":files" || (word.starts_with(current) && safe(&word) == word) {
+            console.line(&format!("{word}\t{}", safe(&what)))?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// All there is, if a daemon is there: one is not started for it.
+async fn known(address: Option<&str>) -> Option<Inventory> {
+    let bus: Connection = super::connect(address).await.ok()?;
+    let there = DBusProxy::new(&bus).await.ok()?.name_has_owner(SERVICE.try_into().ok()?).await.ok()?;
+    if there { Inventory::fetch(&bus).await.ok() } else { None }
+}
+
+fn names_of(wanted: &Wanted, all: &Inventory) -> Vec<(String, String)> {
+    match wanted {
+        Wanted::Vm => all.vms().iter().map(|vm| (vm.name.clone(), vm.state.clone())).collect(),
+        Wanted::Snapshot(vm) => {
+            let Ok(vm) = all.vm(vm) else { return vec![] };
+            let about = |s: &super::props::Snapshot| {
+                let size = if s.size == 0 { String::new() } else { format!(", {}", size(s.size)) };
+                format!("{}{size}", s.consistency)
+            };
+            all.snapshots(vm).iter().map(|s| (s.name.clone(), about(s))).collect()
+        }
+        Wanted::Policy => all.policies().iter().map(|p| (p.name.clone(), p.schedule.join(", "))).collect(),
+        Wanted::Job => {
+            let open = all.jobs().iter().filter(|job| job.state != "done");
+            open.map(|job| (job.id.to_string(), job.operation.clone())).collect()
+        }
+        Wanted::Words(_) | Wanted::Files | Wanted::Anything => vec![],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::inventory::tests::sample;
+
+    #[test]
+    fn names_are_those_that_the_daemon_has() {
+        let all = sample();
+        let names = |wanted| names_of(&wanted, &all).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        assert_eq!(names(Wanted::Vm), ["db", "web"]);
+        assert_eq!(names(Wanted::Snapshot("db".into())), ["first", "second"]);
+        assert_eq!(names(Wanted::Snapshot("gone".into())), [] as [&str; 0]);
+        assert_eq!(names(Wanted::Policy), ["nightly"]);
+    }
+}

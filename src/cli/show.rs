@@ -1,0 +1,140 @@
+//! `virtsnap show`: all that is known of one VM, or of one of its snapshots.
+
+use serde::Serialize;
+use zbus::Connection;
+
+use super::{
+    args::Show,
+    console::Console,
+    exit::{Exit, Failure},
+    inventory::{Inventory, Object},
+    props::{Snapshot, Vm},
+    render::{Watch, count, duration, facts, known_size, names, quoted, safe},
+    view,
+};
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    vm: view::Vm<'a>,
+    /// The one that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    snapshot: Option<view::Snapshot<'a>>,
+}
+
+/// Shows it.
+pub(super) async fn show(args: &Show, bus: &Connection, console: &mut Console<'_>) -> Result<Exit, Failure> {
+    let all = Inventory::about(&args.vm, bus).await?;
+    let vm = all.vm(&args.vm)?;
+    let snapshot = args.snapshot.as_deref().map(|name| all.snapshot(vm, name)).transpose()?;
+    if console.json {
+        let siblings = all.snapshots(vm);
+        console.answer(&Shown {
+            vm: view::Vm::new(vm, &all, &console.watch),
+            snapshot: snapshot.map(|s| view::Snapshot::new(s, siblings, &all, &console.watch)),
+        })?;
+    } else {
+        let shown = match snapshot {
+            None => of_vm(vm, &all, &console.watch),
+            Some(snapshot) => of_snapshot(snapshot, vm, &all, &console.watch),
+        };
+        console.print(&facts(&shown))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn of_vm(vm: &Object<Vm>, all: &Inventory, watch: &Watch) -> Vec<(&'static str, String)> {
+    let snapshots = all.snapshots(vm);
+    let current = snapshots.iter().find(|s| s.path == vm.current_snapshot).map(|s| s.name.as_str());
+    let mut shown = vec![
+        ("Name", safe(&vm.name)),
+        ("UUID", safe(&vm.uuid)),
+        ("State", safe(&vm.state)),
+        ("Guest agent", if vm.agent_connected { "connected" } else { "not connected" }.to_owned()),
+        ("Frozen", if vm.frozen { "yes".to_owned() } else { String::new() }),
+        ("Health", safe(&vm.health)),
+    ];
+    shown.extend(vm.health_reason.lines().map(|line| ("", safe(line))));
+    shown.extend([
+        ("Policies", names(&all.policy_names(&vm.policies))),
+        ("Next run", watch.both(all.next_run(vm))),
+        ("Last success", watch.both(vm.last_success)),
+        ("Last error", safe(&vm.last_error)),
+        ("Snapshots", format!("{}, {}", count(snapshots.len(), "snapshot"), known_size(vm.snapshot_bytes))),
+        ("Goes on from", current.map(safe).unwrap_or_default()),
+        ("Deepest disk", count(vm.chain_depth as usize, "image")),
+    ]);
+    shown.extend(
+        vm.orphans.iter().map(|(path, bytes, _)| {
+            ("Belongs to nobody", format!("{} ({})", safe(path), known_size(*bytes)))
+        }),
+    );
+    shown
+}
+
+fn of_snapshot(
+    snapshot: &Object<Snapshot>,
+    vm: &Object<Vm>,
+    all: &Inventory,
+    watch: &Watch,
+) -> Vec<(&'static str, String)> {
+    let siblings = all.snapshots(vm);
+    let parent = siblings.iter().find(|s| s.path == snapshot.parent).map(|s| safe(&s.name));
+    let children: Vec<&str> =
+        siblings.iter().filter(|s| s.parent == snapshot.path).map(|s| s.name.as_str()).collect();
+    let some = |all: &[String]| if all.is_empty() { String::new() } else { names(all) };
+    let asked = &snapshot.consistency_requested;
+    let consistency = if asked.is_empty() || *asked == snapshot.consistency {
+        safe(&snapshot.consistency)
+    } else {
+        format!("{} (asked for {})", safe(&snapshot.consistency), safe(asked))
+    };
+    vec![
+        ("Name", safe(&snapshot.name)),
+        ("VM", safe(&vm.name)),
+        ("Taken", watch.both(snapshot.created)),
+        ("State", safe(&snapshot.state)),
+        ("", if snapshot.current { "the VM goes on from it".to_owned() } else { String::new() }),
+        ("Description", safe(&snapshot.description)),
+        ("Content", format!("{}, {}", safe(&snapshot.content), safe(&snapshot.storage))),
+        ("Consistency", consistency),
+        ("", safe(&snapshot.consistency_note)),
+        ("Frozen for", if snapshot.frozen == 0 { String::new() } else { duration(snapshot.frozen) }),
+        ("Holds", known_size(snapshot.held)),
+        ("Frees", known_size(snapshot.size)),
+        ("Taken on top of", parent.unwrap_or_default()),
+        ("Under", if children.is_empty() { String::new() } else { names(&children) }),
+        ("Taken by", if snapshot.managed { safe(&snapshot.origin) } else { "others".to_owned() }),
+        ("Counts for", some(&all.policy_names(&snapshot.policies))),
+        ("Branched off as", snapshot.branches.iter().map(|b| quoted(b)).collect::<Vec<_>>().join(", ")),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::{Timestamp, tz::TimeZone};
+
+    use super::*;
+    use crate::cli::inventory::tests::sample;
+
+    #[test]
+    fn what_is_not_there_has_no_line_and_texts_of_others_are_harmless() {
+        let watch = Watch { zone: TimeZone::UTC, now: Timestamp::from_second(60).unwrap() };
+        let all = sample();
+        let db = all.vm("db").unwrap();
+        let text = facts(&of_vm(db, &all, &watch));
+        assert!(text.starts_with("Name:          db\nUUID:          aaaa\n"), "{text}");
+        assert!(text.contains("Snapshots:     2 snapshots, -\n") && !text.contains("Frozen"), "{text}");
+        let first = all.snapshot(db, "first").unwrap();
+        let mut props = Snapshot::clone(first);
+        props.description = "a\u{1b}[2J".into();
+        props.consistency = "crash".into();
+        props.consistency_requested = "filesystem".into();
+        props.consistency_note = "no agent".into();
+        let shown = facts(&of_snapshot(&Object::new(first.path.clone(), props), db, &all, &watch));
+        assert!(
+            shown.contains("Consistency:  crash (asked for filesystem)\n              no agent\n"),
+            "{shown}"
+        );
+        assert!(shown.contains("Description:  a\\u{1b}[2J\n") && !shown.contains("Branched"), "{shown}");
+    }
+}
