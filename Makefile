@@ -92,6 +92,8 @@ install-files:
 	install -D -m 755 -t $(DESTDIR)$(bindir) $(BINARIES)/virtsnapd $(BINARIES)/virtsnap
 	install -D -m 755 -t $(DESTDIR)$(sbindir) $(BINARIES)/virtsnap-apparmor
 	install -D -m 644 -t $(DESTDIR)$(libdir)/systemd/system systemd/*.service
+	sed -i 's,=\(-\?\)/usr/bin/virtsnap,=\1$(bindir)/virtsnap,; s,=\(-\?\)/usr/sbin/virtsnap,=\1$(sbindir)/virtsnap,' \
+	  $(patsubst systemd/%,$(DESTDIR)$(libdir)/systemd/system/%,$(wildcard systemd/*.service))
 	install -D -m 644 -t $(DESTDIR)$(libdir)/systemd/system-preset systemd/90-virtsnapd.preset
 	install -D -m 644 systemd/virtsnap.sysusers.conf $(DESTDIR)$(libdir)/sysusers.d/virtsnap.conf
 	install -D -m 644 -t $(DESTDIR)$(datadir)/dbus-1/system.d dbus/org.virtsnap1.conf
@@ -100,9 +102,14 @@ install-files:
 	install -D -m 644 -t $(DESTDIR)$(datadir)/polkit-1/rules.d polkit/60-virtsnap.rules
 	install -d -m 755 $(DESTDIR)/etc/virtsnap/policies.d
 	test -e $(DESTDIR)/etc/virtsnap/virtsnapd.toml || install -m 644 config/virtsnapd.toml $(DESTDIR)/etc/virtsnap/
+	install -m 644 config/policies.d/README $(DESTDIR)/etc/virtsnap/policies.d/
 	install -D -m 644 -t $(DESTDIR)$(datadir)/doc/virtsnap/examples config/examples/*.toml
 	install -D -m 644 -t $(DESTDIR)$(datadir)/man/man5 man/virtsnap-policy.5
-	install -D -m 644 -t $(DESTDIR)$(datadir)/man/man8 man/virtsnap-apparmor.8
+	install -D -m 644 -t $(DESTDIR)$(datadir)/man/man1 man/virtsnap.1
+	install -D -m 644 -t $(DESTDIR)$(datadir)/man/man8 man/virtsnap-apparmor.8 man/virtsnapd.8
+	install -D -m 644 packaging/completion/virtsnap.bash $(DESTDIR)$(datadir)/bash-completion/completions/virtsnap
+	install -D -m 644 -t $(DESTDIR)$(datadir)/zsh/vendor-completions packaging/completion/_virtsnap
+	install -D -m 644 -t $(DESTDIR)$(datadir)/fish/vendor_completions.d packaging/completion/virtsnap.fish
 
 clean:
 	cargo clean
