@@ -186,7 +186,7 @@ pub(crate) fn a_vm_whose_overlay_is_gone_is_in_the_way_of_what_it_lay_on_alone(r
     let users = hv.users(std::slice::from_ref(&base), vm).unwrap();
     let name_of_other = hv.vm(other).unwrap().name;
     assert!(users.contains(&(base.clone(), User::Vm(name_of_other))), "{users:?}");
-    refused(hv.delete(vm, &name("s1")), ErrorKind::Busy);
+    refused(hv.delete(vm, &name("s1")), ErrorKind::InUse);
     assert_eq!(hv.users(&[third_s], third), Ok(Vec::new()));
     hv.delete(third, &name("s1")).unwrap();
 
