@@ -327,7 +327,7 @@ fn verify(work: &Work<'_>, vm: &Vm, spec: &CreateSpec, intent: &Intent) -> Resul
 /// After libvirt was asked for it: whether QEMU is certainly not on the overlays, whatever libvirt says. What is not
 /// known is left to whoever settles it.
 fn is_off_them(work: &Work<'_>, vm: &Vm, intent: &Intent, e: &Error) -> bool {
-    if e.kind.untouched() {
+    if e.kind.untouched() || e.kind == ErrorKind::QuiesceFailed {
         return true;
     }
     let opened = match e.kind {
