@@ -46,7 +46,7 @@ test: build-packages test-packages
 test-quick: test-packages
 	@tests/run.sh --quick
 
-## make test-full     what wants AppArmor, in full VMs of both Debians with their own kernels (an hour or more; no part of make test)
+## make test-full     what wants AppArmor, in full VMs of both Debians with their own kernels (two hours on two cores; no part of make test)
 test-full: build-packages test-packages
 	@tests/run.sh --full
 
