@@ -39,8 +39,8 @@ pub(super) fn settle(
     };
     match merging::adrift(tools.hypervisor.as_ref(), intent.vm, mark)? {
         Some(text) => return Err(Error::new(ErrorKind::ChainMismatch, text)),
-        // It was off meanwhile, and libvirt and QEMU agree.
-        None if intent.is_adrift() => {
+        // It was off meanwhile, or nothing was missed: libvirt and QEMU agree. What happens from here on is known.
+        None if unknown || intent.is_adrift() => {
             if let Err(e) = tools.store.reached(intent.id, "") {
                 return Ok(Err(e));
             }
