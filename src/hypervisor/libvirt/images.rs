@@ -326,8 +326,28 @@ pub(super) fn read(volume: &StorageVol) -> Result<Option<xml::VolumeXml>> {
 }
 
 pub(super) fn image(volume: xml::VolumeXml) -> Image {
-    let seconds = volume.modified.split('.').next().and_then(|s| s.parse().ok());
-    let modified = seconds.and_then(|s| Timestamp::from_second(s).ok());
+    let modified = time(&volume.modified);
     let xml::VolumeXml { path, format, capacity, allocation, backing, .. } = volume;
     Image { path, format, capacity, allocation, backing, modified }
+}
+
+/// libvirt writes seconds, a dot and nine digits; no dot where these are zero. All of it counts: two images may be
+/// written to within the same second, and it matters which came last.
+fn time(text: &str) -> Option<Timestamp> {
+    let (seconds, nanoseconds) = text.split_once('.').unwrap_or((text, "0"));
+    Timestamp::new(seconds.parse().ok()?, format!("{nanoseconds:0<9}").parse().ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_to_the_nanosecond() {
+        let nanoseconds = |text: &str| time(text).map(Timestamp::as_nanosecond);
+        assert_eq!(nanoseconds("1700000000.000000007"), Some(1_700_000_000_000_000_007));
+        assert_eq!(nanoseconds("1700000000"), Some(1_700_000_000_000_000_000));
+        assert_eq!(nanoseconds("1700000000.5"), Some(1_700_000_000_500_000_000));
+        assert_eq!((nanoseconds(""), nanoseconds("1.x"), nanoseconds("yesterday")), (None, None, None));
+    }
 }
