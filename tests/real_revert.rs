@@ -121,13 +121,10 @@ harness::on_both! {
                 (state == "done" || far(&now) >= far(phase)).then_some(())
             });
             if usize::from(round) < 10 + PHASES.len() {
-                tb.ok("systemctl kill --kill-who=main -s KILL virtsnapd");
-                let start = "systemctl reset-failed virtsnapd; systemctl start virtsnapd";
-                wait_for(DEADLINE, "the daemon is back", || tb.sh(start).success().then_some(()));
+                daemon.kill();
             } else {
                 daemon.kill_libvirtd();
             }
-            daemon.wait_running();
             daemon.wait_idle();
             wait_for(DEADLINE, "it runs, and libvirt is known to be there", || {
                 let connected: bool = daemon.manager("HypervisorConnected");

@@ -65,6 +65,20 @@ impl<'a> Daemon<'a> {
         self.tb.ok_within(Duration::from_secs(150), "systemctl stop virtsnapd");
     }
 
+    /// Kills it wherever it is, and brings it back, without waiting for systemd to do that; returns when it knows all VMs.
+    pub fn kill(&self) {
+        let main = || self.tb.ok("systemctl show virtsnapd -p MainPID --value");
+        let before = main();
+        self.tb.ok("systemctl kill --kill-who=main -s KILL virtsnapd");
+        // systemd gives up on one that dies so often; here it is not the daemon's fault. It may still have to notice that
+        // the old one is dead, and then this would start nothing.
+        let start = "systemctl reset-failed virtsnapd; systemctl start virtsnapd";
+        wait_for(Duration::from_secs(60), "the daemon is back", || {
+            (self.tb.sh(start).success() && main() != before).then_some(())
+        });
+        self.wait_running();
+    }
+
     /// Waits until the daemon knows libvirt and all of its VMs.
     pub fn wait_running(&self) {
         wait_for(Duration::from_secs(60), "the daemon knows all VMs", || {
@@ -90,6 +104,7 @@ impl<'a> Daemon<'a> {
         wait_for(Duration::from_secs(60), "the daemon has a new connection", || {
             (self.connections() > before).then_some(())
         });
+        self.wait_running();
         // Known to be connected it is only after it has settled all.
         wait_for(Duration::from_secs(60), "the daemon has settled all", || {
             self.manager::<bool>("HypervisorConnected").then_some(())

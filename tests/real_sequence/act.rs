@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::{
     dice::Dice,
-    harness::{Bare, Daemon, Testbed, wait_for},
-    oracle::{self, DEADLINE, Listed},
+    harness::{Bare, Daemon, Testbed},
+    oracle::{self, Listed},
 };
 
 /// The clusters that are written to, of the 128 that a disk has.
@@ -239,15 +239,9 @@ impl<'a> World<'a> {
     /// At once, wherever it is, and back again; returns when all is settled.
     fn kill(&self, victim: Victim) {
         match victim {
-            Victim::Daemon => {
-                self.tb.ok("systemctl kill --kill-who=main -s KILL virtsnapd");
-                // systemd gives up on one that dies so often; here it is not the daemon's fault.
-                let start = "systemctl reset-failed virtsnapd; systemctl start virtsnapd";
-                wait_for(DEADLINE, "the daemon is back", || self.tb.sh(start).success().then_some(()));
-            }
+            Victim::Daemon => self.daemon.kill(),
             Victim::Libvirtd => self.daemon.kill_libvirtd(),
         }
-        self.daemon.wait_running();
         self.daemon.wait_idle();
         let told = || self.daemon.says_adrift("seq");
         if self.vm.put_right(told) {
