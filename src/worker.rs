@@ -31,7 +31,7 @@ use jiff::Timestamp;
 pub(crate) use self::{
     branch::{settle as settle_branch, tidy as tidy_branches},
     drop::settle as settle_drop,
-    merge::{PIVOTING, is_woken},
+    merge::is_woken,
     revert::settle as settle_revert,
 };
 use crate::{

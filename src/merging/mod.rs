@@ -22,7 +22,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 pub use self::{
     look::{growths, look},
-    truth::{adrift, check_times},
+    truth::{Word, ask_qemu, check_times},
 };
 use crate::{
     clock,
@@ -179,7 +179,7 @@ fn one(
 ) -> Result<Committed> {
     if earlier.begun {
         end_left_over(hypervisor, id, (i, part), watcher)?;
-        if let Some(text) = adrift(hypervisor, id, || watcher.adrift())? {
+        if let Word::Adrift(text) = ask_qemu(hypervisor, id, || watcher.adrift())? {
             return Err(Error::new(ErrorKind::ChainMismatch, text));
         }
     }

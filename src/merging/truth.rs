@@ -16,29 +16,41 @@ use super::PAUSE;
 /// So often it is looked before QEMU and libvirt are said to differ.
 const LOOKS: u32 = 10;
 
-/// Where QEMU is on something else than libvirt says: what that is, as a sentence. The VM's next start is then on that.
+/// What a VM's QEMU says of its disks, beside what libvirt says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Word {
+    /// Off by libvirt's word, so nobody was asked.
+    Off,
+    /// Both say the same.
+    Same,
+    /// QEMU is on something else: what that is, as a sentence. The VM's next start is on that.
+    Adrift(String),
+}
+
+/// Asks a VM's QEMU what it is on, and makes the VM's next start right where libvirt does not know that.
 ///
 /// `mark` comes before that is put right: whoever sees the definition changed has to know why.
-pub fn adrift(
-    hypervisor: &dyn Hypervisor,
-    id: VmId,
-    mark: impl FnOnce() -> Result<()>,
-) -> Result<Option<String>> {
-    for _ in 1..LOOKS {
-        if differing(hypervisor, id)?.is_none() {
-            return Ok(None);
+pub fn ask_qemu(hypervisor: &dyn Hypervisor, id: VmId, mark: impl FnOnce() -> Result<()>) -> Result<Word> {
+    let mut looks = 1;
+    let (vm, adrift) = loop {
+        let Some((vm, adrift)) = differing(hypervisor, id)? else { return Ok(Word::Off) };
+        if adrift.is_empty() {
+            return Ok(Word::Same);
         }
+        if looks == LOOKS {
+            break (vm, adrift);
+        }
+        looks += 1;
         // It may be about to note what QEMU has just told it.
         clock::pause(PAUSE);
-    }
-    let Some((vm, adrift)) = differing(hypervisor, id)? else { return Ok(None) };
-    let Some(first) = adrift.first() else { return Ok(None) };
+    };
+    let Some(first) = adrift.first() else { return Ok(Word::Same) };
     mark()?;
     // Also where the image that is written to is the same: the definition may hold the old chain below it.
     let top = |disk: &OpenedDisk| Some((disk.target.clone(), disk.chain.first()?.clone()));
     let tops: Vec<(String, Layer)> = adrift.iter().filter_map(top).collect();
     hypervisor.name_for_next_start(id, &tops)?;
-    Ok(Some(format!(
+    Ok(Word::Adrift(format!(
         "libvirtd ended in the middle of a merge: disk {} of VM {} is on {} by its QEMU's word, and libvirt does not know. \
          The VM's definition names that, so nothing is lost: shut the VM down and start it again, then the merge can end",
         first.target,
@@ -47,7 +59,7 @@ pub fn adrift(
     )))
 }
 
-/// The disks of which QEMU and libvirt say different things; `None` if there are none.
+/// The disks of which QEMU and libvirt say different things; `None` while the VM is off.
 fn differing(hypervisor: &dyn Hypervisor, id: VmId) -> Result<Option<(Vm, Vec<OpenedDisk>)>> {
     let vm = hypervisor.vm(id)?;
     let Some(opened) = hypervisor.opened(id)? else { return Ok(None) };
@@ -56,7 +68,7 @@ fn differing(hypervisor: &dyn Hypervisor, id: VmId) -> Result<Option<(Vm, Vec<Op
         told.is_some_and(|told| told.writable && paths(&told.chain) != paths(&disk.chain))
     };
     let adrift: Vec<OpenedDisk> = opened.into_iter().filter(differs).collect();
-    Ok((!adrift.is_empty()).then_some((vm, adrift)))
+    Ok(Some((vm, adrift)))
 }
 
 fn paths(chain: &[Layer]) -> Vec<String> {

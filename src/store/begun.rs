@@ -99,6 +99,14 @@ impl Intent {
     /// The phase of a merge whose VM is off by libvirt's word, and of which nobody knows how far QEMU came.
     pub const LOST: &'static str = "lost";
 
+    /// The phase of a merge of which a disk is about to leave the image that it is written to; its target follows.
+    const PIVOTING: &'static str = "pivoting ";
+
+    /// The phase of a merge of which this disk is about to leave the image that it is written to.
+    pub fn pivoting(target: &str) -> String {
+        format!("{}{target}", Self::PIVOTING)
+    }
+
     /// One of which nothing is done yet, and which makes no overlays.
     pub fn new(id: Uuid, vm: VmId, name: SnapshotName, what: Begun) -> Self {
         Self { id, vm, name, what, overlays: Vec::new(), phase: String::new() }
@@ -107,6 +115,11 @@ impl Intent {
     /// Whether QEMU has done its part of it, or may have, and libvirt does not know.
     pub fn is_adrift(&self) -> bool {
         [Self::ADRIFT, Self::LOST].contains(&self.phase.as_str())
+    }
+
+    /// Whether nobody knows if QEMU has left the image that a disk was written to.
+    pub fn is_unsure(&self) -> bool {
+        self.phase == Self::LOST || self.phase.starts_with(Self::PIVOTING)
     }
 
     /// Whether it is about a snapshot that was found wrong. It is over, and a person's to look at: nobody ends it, and

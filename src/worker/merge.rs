@@ -283,9 +283,6 @@ struct Watching<'a> {
     adrift: bool,
 }
 
-/// The phase in which a disk is about to leave the image that it is written to; its target follows.
-pub(crate) const PIVOTING: &str = "pivoting ";
-
 impl Watching<'_> {
     /// All of it is copied: what comes next has to be known to whoever finds it cut short.
     fn pivots(&mut self, disk: usize) {
@@ -296,7 +293,7 @@ impl Watching<'_> {
         let Some(part) = self.recipe.disks.get(disk).filter(|p| p.above.is_none() && !self.pivoting) else {
             return;
         };
-        match self.work.tools.store.reached(self.intent.id, &format!("{PIVOTING}{}", part.target)) {
+        match self.work.tools.store.reached(self.intent.id, &Intent::pivoting(&part.target)) {
             Ok(()) => self.pivoting = true,
             Err(e) => {
                 tracing::error!(VIRTSNAP_VM = %self.vm.name, error = %e, "cannot store how far a merge is");

@@ -56,14 +56,19 @@ async fn next_life(rig: &mut Rig, noted: &[(&str, &String)]) {
 
 /// What is said of it, and that nothing is done on top.
 async fn assert_told(rig: &Rig) {
+    let what_to_do = "shut the VM down and start it again";
+    told(rig, what_to_do, what_to_do).await;
+}
+
+async fn told(rig: &Rig, by_health: &str, by_refusal: &str) {
     let vm = vm_path(id(1));
     rig.client.until(&vm, "VM.Health", |health: &String| health == "broken").await;
     let reason = rig.client.text(&vm, "VM.HealthReason").await;
-    assert!(reason.contains("shut the VM down and start it again"), "{reason}");
+    assert!(reason.contains(by_health), "{reason}");
     assert!(!reason.contains("virsh edit"), "what else libvirt says is not so: {reason}");
     let (error, text) = rig.client.create(id(1), "later", none()).await.unwrap_err();
     assert_eq!(error, "ChainMismatch");
-    assert!(text.contains("shut the VM down and start it again"), "{text}");
+    assert!(text.contains(by_refusal), "{text}");
 }
 
 fn power_cycle(rig: &Rig) {
@@ -139,4 +144,56 @@ async fn a_merge_that_libvirt_missed_is_not_done_once_more_over_newer_data() {
         rig.client.job(&snapshot_path(id(1), stays), "Snapshot.Revert", asked).await.unwrap();
         content(&rig, if stays == "s1" { 1 } else { 2 });
     }
+}
+
+/// Two snapshots, and the end of the merge of the upper one of `vda` missed: what that left, and what it is on.
+async fn cut_short() -> (Rig, String, String) {
+    let rig = running().await;
+    for (number, name) in (2..).zip(["s1", "s2"]) {
+        rig.client.create(id(1), name, none()).await.unwrap();
+        fill(&rig.sim, number);
+    }
+    let chain = rig.sim.vm(id(1)).unwrap().disks.remove(0).chain;
+    rig.sim.inject(Fault::new(Op::Commit, Mishap::Lose(gone())));
+    rig.client.job(&snapshot_path(id(1), "s2"), "Snapshot.Delete", none()).await.unwrap_err();
+    (rig, chain[0].path.clone(), chain[1].path.clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_that_libvirt_forgot_is_neither_changed_nor_called_well_while_its_images_say_otherwise() {
+    let (mut rig, left, on) = cut_short().await;
+    rig.stop().await;
+    rig.sim.connect();
+    rig.sim.lose_sight(id(1), "vda", &left).unwrap();
+    rig.boot().await;
+    rig.until_running().await;
+    told(&rig, "its QEMU may run on", "let the definition name").await;
+    let merged = rig.sim.blocks_merged();
+    // What the guest has written there since is newer than the image that libvirt would start it on.
+    for target in DISKS {
+        rig.sim.write_behind(id(1), target, 0, 4).unwrap();
+    }
+    let (error, _) =
+        rig.client.job(&snapshot_path(id(1), "s2"), "Snapshot.Delete", none()).await.unwrap_err();
+    assert_eq!(error, "ChainMismatch");
+    assert_eq!(rig.sim.blocks_merged(), merged, "nothing is written over it");
+    // Its owner does as told.
+    rig.sim.point_definition_at(id(1), "vda", &on).unwrap();
+    rig.sim.start(id(1)).unwrap();
+    rig.client.job(&snapshot_path(id(1), "s2"), "Snapshot.Delete", none()).await.unwrap();
+    content(&rig, 4);
+    assert_eq!(rig.client.snapshots(id(1)).await, ["s1"]);
+    rig.client.until(&vm_path(id(1)), "VM.Health", |health: &String| health == "ok").await;
+    assert_eq!(rig.store().intents().unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_that_is_shut_down_after_its_merge_was_cut_short_is_not_called_forgotten() {
+    let (mut rig, ..) = cut_short().await;
+    next_life(&mut rig, &[]).await;
+    fill(&rig.sim, 4);
+    rig.sim.stop(id(1)).unwrap();
+    rig.client.job(&snapshot_path(id(1), "s2"), "Snapshot.Delete", none()).await.unwrap();
+    content(&rig, 4);
+    rig.client.until(&vm_path(id(1)), "VM.Health", |health: &String| health == "ok").await;
 }

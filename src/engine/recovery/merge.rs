@@ -6,7 +6,7 @@ use crate::{
         model::{VmId, VmState},
     },
     hypervisor::{Error, ErrorKind, Result, SnapshotRecord},
-    merging,
+    merging::{self, Word},
     store::{Intent, StoreError},
     worker::{self, Tools},
 };
@@ -22,30 +22,28 @@ pub(super) fn settle(
     if records.is_empty() && went() {
         return Ok(tools.store.all_gone(recipe.run.iter().filter_map(|d| d.id).chain([intent.id])));
     }
-    let vm = tools.hypervisor.vm(intent.vm)?;
-    let unknown = intent.phase == Intent::LOST || intent.phase.starts_with(worker::PIVOTING);
-    if unknown
-        && vm.state == VmState::ShutOff
-        && let Err(e) = merging::check_times(tools.hypervisor.as_ref(), &vm, recipe)
-    {
-        if let Err(e) = tools.store.reached(intent.id, Intent::LOST) {
-            return Ok(Err(e));
-        }
-        return Err(e);
-    }
-    let mark = || {
-        let stored = tools.store.reached(intent.id, Intent::ADRIFT);
+    let reached = |phase: &str| {
+        let stored = tools.store.reached(intent.id, phase);
         stored.map_err(|e| Error::new(ErrorKind::Failed, e.to_string()))
     };
-    match merging::adrift(tools.hypervisor.as_ref(), intent.vm, mark)? {
-        Some(text) => return Err(Error::new(ErrorKind::ChainMismatch, text)),
-        // It was off meanwhile, or nothing was missed: libvirt and QEMU agree. What happens from here on is known.
-        None if unknown || intent.is_adrift() => {
-            if let Err(e) = tools.store.reached(intent.id, "") {
-                return Ok(Err(e));
+    match merging::ask_qemu(tools.hypervisor.as_ref(), intent.vm, || reached(Intent::ADRIFT))? {
+        Word::Adrift(text) => return Err(Error::new(ErrorKind::ChainMismatch, text)),
+        // Nothing was missed, or it was off meanwhile: what happens from here on is known.
+        Word::Same if intent.is_unsure() || intent.is_adrift() => reached("")?,
+        Word::Same => {}
+        // 9.0 says that also of a VM that it has lost sight of, and not at once: it is said after QEMU was looked for.
+        Word::Off => {
+            let vm = tools.hypervisor.vm(intent.vm)?;
+            if intent.is_unsure()
+                && let Err(e) = merging::check_times(tools.hypervisor.as_ref(), &vm, recipe)
+            {
+                reached(Intent::LOST)?;
+                return Err(e);
+            }
+            if intent.is_adrift() {
+                reached("")?;
             }
         }
-        None => {}
     }
     // The intent stays: all of the run count as failed until somebody has ended it.
     tracing::warn!(

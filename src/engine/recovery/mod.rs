@@ -60,8 +60,9 @@ pub(super) fn run(tools: &Tools, held: &Held) -> Left {
 
 /// Settles what could not be until now. Merges and deletions are not among it: jobs end those.
 pub(super) fn again(tools: &Tools, held: &Held) {
-    let again =
-        |i: &Intent| i.is_adrift() || !matches!(i.what, Begun::Merge(_) | Begun::Delete) && !i.is_wrong();
+    let again = |i: &Intent| {
+        i.is_adrift() || i.is_unsure() || !matches!(i.what, Begun::Merge(_) | Begun::Delete) && !i.is_wrong()
+    };
     let begun = intents(tools).into_iter().filter(again).map(|i| i.vm);
     for vm in awake(tools).into_iter().chain(stilled(tools).into_keys()).chain(begun).collect::<BTreeSet<_>>()
     {
@@ -99,7 +100,8 @@ pub(super) fn before_job(tools: &Tools, vm: VmId) -> std::result::Result<(), Fai
     }
     let kind =
         |what: &Begun| matches!(what, Begun::Create(_) | Begun::Drop | Begun::Revert(_) | Begun::Branch(_));
-    let failed = settle_those(tools, |i| i.vm == vm && (kind(&i.what) && !i.is_wrong() || i.is_adrift()));
+    let now = |i: &Intent| kind(&i.what) && !i.is_wrong() || i.is_adrift() || i.is_unsure();
+    let failed = settle_those(tools, |i| i.vm == vm && now(i));
     // Images that still wait for their removal are in nobody's way, or are found to be: it is looked who stands on what.
     let adrift = |(i, e): &&(Intent, Error)| {
         matches!(i.what, Begun::Create(_) | Begun::Merge(_)) && e.kind == ErrorKind::ChainMismatch

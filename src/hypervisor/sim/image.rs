@@ -26,12 +26,21 @@ pub(super) struct Image {
     pub(super) bytes: Vec<u8>,
     /// What it takes beside its blocks.
     pub(super) overhead: u64,
+    /// Which of all writes was the last to it.
+    pub(super) written: u64,
 }
 
 impl Image {
     pub(super) fn new(format: &str, backing: Option<String>) -> Self {
         let overhead = if format == "qcow2" { EMPTY_IMAGE } else { 0 };
-        Self { format: format.to_owned(), backing, blocks: Blocks::new(), bytes: Vec::new(), overhead }
+        Self {
+            format: format.to_owned(),
+            backing,
+            blocks: Blocks::new(),
+            bytes: Vec::new(),
+            overhead,
+            written: 0,
+        }
     }
 
     /// A file that is no image of ours: only its size matters.
@@ -42,6 +51,7 @@ impl Image {
             blocks: Blocks::new(),
             bytes: Vec::new(),
             overhead: bytes,
+            written: 0,
         }
     }
 
@@ -59,6 +69,8 @@ impl Image {
 pub(super) struct Store {
     pub(super) files: BTreeMap<String, Image>,
     pub(super) capacity: u64,
+    /// How often something was written.
+    pub(super) writes: u64,
 }
 
 impl Store {
@@ -133,6 +145,8 @@ impl Store {
             return Err(no_space(path));
         }
         image.blocks.insert(block, value);
+        self.writes += 1;
+        image.written = self.writes;
         Ok(())
     }
 
@@ -144,7 +158,9 @@ impl Store {
         if self.available() < EMPTY_IMAGE {
             return Err(no_space(path));
         }
-        self.files.insert(path.to_owned(), Image::new("qcow2", Some(backing.to_owned())));
+        self.writes += 1;
+        let image = Image { written: self.writes, ..Image::new("qcow2", Some(backing.to_owned())) };
+        self.files.insert(path.to_owned(), image);
         Ok(())
     }
 

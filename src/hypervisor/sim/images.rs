@@ -1,6 +1,6 @@
 //! Images as files, and whom a change of one would hit.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{Asked, Sim, State, guest::Machine, image::Image as Stored, op::Op, snapshot::mismatch};
 use crate::{
@@ -198,7 +198,8 @@ fn image(state: &State, path: &str, file: &Stored) -> Image {
         capacity: CAPACITY,
         allocation: file.allocation(),
         backing: file.backing.clone().map(|path| Layer { format: format(&path), path }),
-        modified: Some(state.now),
+        // No two writes are at the same time.
+        modified: state.now.checked_add(Duration::from_nanos(file.written)).ok(),
     }
 }
 

@@ -125,7 +125,7 @@ impl Sim {
             now: Timestamp::constant(1_767_225_600, 0),
             layer_limit: 25,
             vms: BTreeMap::new(),
-            store: Store { files: BTreeMap::new(), capacity: 1 << 40 },
+            store: Store { files: BTreeMap::new(), capacity: 1 << 40, writes: 0 },
             copies: Vec::new(),
             copied: BTreeMap::new(),
             faults: Vec::new(),

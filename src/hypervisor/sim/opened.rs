@@ -2,7 +2,7 @@
 
 use super::{Asked, Op, Sim, State, snapshot::mismatch};
 use crate::{
-    core::model::VmId,
+    core::model::{VmId, VmState},
     hypervisor::{Error, ErrorKind, Event, Layer, Opened, OpenedDisk, Result},
 };
 
@@ -39,6 +39,19 @@ impl Sim {
             }
             let drive = machine.drive(target)?;
             drive.adrift = Some(std::mem::replace(&mut drive.active, path.to_owned()));
+            Ok(())
+        })
+    }
+}
+
+impl Sim {
+    /// libvirtd ended when QEMU had left the image of this disk, and forgets that the VM is on at all, as 9.0 does: by its
+    /// word it is off, with the disk on `path`. Its guest writes on, behind everybody's back, until it is started.
+    pub fn lose_sight(&self, vm: VmId, target: &str, path: &str) -> Result<()> {
+        self.lose_track(vm, target, path)?;
+        self.with(|s| {
+            s.set_state(vm, &[VmState::Running], VmState::ShutOff)?;
+            s.machine(vm)?.merging.clear();
             Ok(())
         })
     }

@@ -87,7 +87,12 @@ impl State {
             return Err(Error::new(ErrorKind::Failed, text));
         }
         self.set_state(vm, &[VmState::ShutOff], to)?;
-        self.machine(vm)?.managed_save = false;
+        let machine = self.machine(vm)?;
+        machine.managed_save = false;
+        for drive in &mut machine.drives {
+            // A QEMU that libvirt had lost sight of would hold the images.
+            drive.adrift = None;
+        }
         self.tell(Event::Changed(vm));
         Ok(())
     }
