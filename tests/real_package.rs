@@ -13,8 +13,12 @@ fn package(tb: &Testbed) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let binaries = Path::new(env!("CARGO_BIN_EXE_virtsnapd")).parent().unwrap();
     let out = tempfile::tempdir().unwrap();
-    let built =
-        Command::new("packaging/deb.sh").current_dir(root).arg(binaries).arg(out.path()).output().unwrap();
+    // Compressed as fast as it can be: these binaries are many times as large as those of a release.
+    let built = Command::new("packaging/deb.sh")
+        .current_dir(root)
+        .args([binaries, out.path(), Path::new("0")])
+        .output()
+        .unwrap();
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     let package = String::from_utf8(built.stdout).unwrap();
     std::fs::copy(package.trim(), tb.path("/var/tmp/virtsnap.deb")).unwrap();
