@@ -28,19 +28,29 @@ pub struct BareDisk {
 impl Bare {
     /// Defines one with so many disks, `vda`, `vdb` and so on; it is shut off.
     pub fn define(testbed: &Testbed, name: &str, disks: usize) -> Self {
-        let mut script = "set -e\n".to_owned();
+        let mut first = String::new();
         let mut made = Vec::new();
         for letter in ('a'..='z').take(disks) {
             let image = format!("{IMAGES}/{name}-vd{letter}.qcow2");
-            let _ = writeln!(script, "qemu-img create -q -f qcow2 {image} 8M");
+            let _ = writeln!(first, "qemu-img create -q -f qcow2 {image} 8M");
             made.push(BareDisk { image, format: "qcow2".to_owned() });
         }
-        testbed.ok(&script);
-        Self::define_on(testbed, name, &made, "", "")
+        Self::define_after(&first, testbed, name, &made, "", "")
     }
 
     /// Defines one on images that are there, with more elements in `<os>` and in `<devices>`. Its name may be anything.
     pub fn define_on(testbed: &Testbed, name: &str, disks: &[BareDisk], os: &str, more: &str) -> Self {
+        Self::define_after("", testbed, name, disks, os, more)
+    }
+
+    fn define_after(
+        first: &str,
+        testbed: &Testbed,
+        name: &str,
+        disks: &[BareDisk],
+        os: &str,
+        more: &str,
+    ) -> Self {
         let targets: Vec<String> = ('a'..='z').take(disks.len()).map(|c| format!("vd{c}")).collect();
         let mut devices = more.to_owned();
         for (target, disk) in targets.iter().zip(disks) {
@@ -52,17 +62,17 @@ impl Bare {
                 escaped(&disk.image)
             );
         }
+        let uuid = uuid::Uuid::new_v4().to_string();
         let definition = format!(
-            "<domain type='qemu'><name>{}</name><memory unit='MiB'>16</memory>
+            "<domain type='qemu'><name>{}</name><uuid>{uuid}</uuid><memory unit='MiB'>16</memory>
              <os><type arch='x86_64' machine='pc'>hvm</type>{os}</os>
              <devices>{devices}<controller type='usb' model='none'/><memballoon model='none'/></devices></domain>",
             escaped(name)
         );
         let file = "/var/tmp/bare.xml";
         testbed.push_file(file, definition, 0o600);
-        let uuid =
-            testbed.ok(&format!("set -e; virsh -q define {file} >&2; virsh -q domuuid {}", quote(name)));
-        Self { testbed: testbed.clone(), name: name.to_owned(), uuid: uuid.trim().to_owned(), disks: targets }
+        testbed.ok(&format!("set -e\n{first}virsh -q define {file}"));
+        Self { testbed: testbed.clone(), name: name.to_owned(), uuid, disks: targets }
     }
 
     /// One that is there already.
@@ -96,8 +106,7 @@ impl Bare {
     /// The image that the disk is written to.
     pub fn active(&self, target: &str) -> String {
         let listed = self.testbed.ok(&format!("virsh -q domblklist {}", self.uuid));
-        let path = listed.lines().find_map(|line| line.trim().strip_prefix(target)).map(str::trim);
-        path.unwrap_or_else(|| panic!("no {target}: {listed}")).to_owned()
+        image_of(&listed, target)
     }
 
     /// The disk's images by the word of the QEMU that runs it, from the one that is written to down.
@@ -131,41 +140,82 @@ impl Bare {
     /// Writes a cluster full of this byte to the disk, past all caches: through the running QEMU, so to whatever
     /// layer it runs on, or into the image while the VM is off.
     pub fn write(&self, target: &str, cluster: u64, value: u8) {
-        let write = format!("write -P {value} {} 64k", cluster * 65_536);
-        if self.state() == "shut off" {
-            let image = quote(&self.active(target));
-            let said = self.testbed.ok(&format!("qemu-io -f qcow2 -c {} {image}", quote(&write)));
-            assert!(said.contains("wrote 65536/65536 bytes"), "{said}");
-            return;
+        self.write_all(target, &[cluster], value);
+    }
+
+    /// The same of several clusters. Tests do so hundreds of times: with one virsh, and one qemu-io.
+    pub fn write_all(&self, target: &str, clusters: &[u64], value: u8) {
+        let writes: Vec<_> =
+            clusters.iter().map(|cluster| format!("write -P {value} {} 64k", cluster * 65_536)).collect();
+        let inside: Vec<_> = writes.iter().map(|write| format!("\"{write}\"")).collect();
+        let tell = self.monitor(target, &inside);
+        // In vain if it is off.
+        let ask = quote(&format!("domstate {0}; domblklist {0}; echo ==; {tell}", self.uuid));
+        let asked = self.testbed.sh(&format!("virsh -q {ask}"));
+        let (looked, told) = asked.stdout.split_once("\n==").unwrap_or_else(|| panic!("{asked}"));
+        let (state, disks) = looked.split_once('\n').unwrap_or_else(|| panic!("{asked}"));
+        let image = quote(&image_of(disks, target));
+        if state == "shut off" {
+            let said = self.testbed.ok(&format!("qemu-io -f qcow2 {} {image}", each(&writes)));
+            assert_eq!(said.matches("wrote 65536/65536 bytes").count(), writes.len(), "{said}");
+        } else {
+            let silent = told.trim().is_empty() && asked.stderr.trim().is_empty();
+            assert!(asked.success() && silent, "{writes:?}: {asked}");
         }
-        self.qemu_io(target, &format!("\"{write}\""));
-        let read = byte_in(&self.testbed, &self.active(target), cluster);
-        assert_eq!(read, value, "what was just written to {target} of {}", self.name);
+        let reads: Vec<_> = clusters.iter().map(|cluster| read(*cluster)).collect();
+        let said = self.testbed.ok(&format!("qemu-io -r -U -f qcow2 {} {image}", each(&reads)));
+        let bytes: Vec<_> = said.lines().filter_map(byte_of).collect();
+        assert_eq!(bytes, vec![value; clusters.len()], "just written to {target} of {}: {said}", self.name);
     }
 
     /// Has the running QEMU do this to the disk, and flush.
     pub fn qemu_io(&self, target: &str, command: &str) {
-        let disk = self.disks.iter().position(|d| *d == target).expect("it has this disk");
-        for command in [command, "flush"] {
-            // By the device's name, which is the same whatever layer it runs on.
-            let device = format!("/machine/peripheral/virtio-disk{disk}/virtio-backend");
-            let said = self.testbed.ok(&format!(
-                "virsh -q qemu-monitor-command {} --hmp {}",
-                self.uuid,
-                quote(&format!("qemu-io -d {device} {command}"))
-            ));
-            assert_eq!(said.trim(), "", "{command}");
-        }
+        let monitor = quote(&self.monitor(target, &[command.to_owned()]));
+        let said = self.testbed.sh(&format!("virsh -q {monitor}"));
+        let silent = said.stdout.trim().is_empty() && said.stderr.trim().is_empty();
+        assert!(said.success() && silent, "{command}: {said}");
     }
+
+    /// What virsh is told so that the running QEMU does these things to the disk, and flushes.
+    fn monitor(&self, target: &str, commands: &[String]) -> String {
+        let disk = self.disks.iter().position(|d| *d == target).expect("it has this disk");
+        // By the device's name, which is the same whatever layer it runs on.
+        let device = format!("/machine/peripheral/virtio-disk{disk}/virtio-backend");
+        let commands = commands.iter().map(String::as_str).chain(["flush"]);
+        let tell =
+            |command| format!("qemu-monitor-command {} --hmp 'qemu-io -d {device} {command}'", self.uuid);
+        commands.map(tell).collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// A disk's image in what `virsh domblklist` says.
+fn image_of(listed: &str, target: &str) -> String {
+    let path = listed.lines().find_map(|line| line.trim().strip_prefix(target)).map(str::trim);
+    path.unwrap_or_else(|| panic!("no {target}: {listed}")).to_owned()
+}
+
+/// Commands as qemu-io's arguments.
+fn each(commands: &[String]) -> String {
+    commands.iter().map(|command| format!("-c {}", quote(command))).collect::<Vec<_>>().join(" ")
 }
 
 /// The first byte of this cluster of the disk that the image is the top of. Others may have it open: what they wrote
 /// they have flushed.
 pub fn byte_in(testbed: &Testbed, image: &str, cluster: u64) -> u8 {
-    let read = format!("read -v {} 1", cluster * 65_536);
-    let said = testbed.ok(&format!("qemu-io -r -U -f qcow2 -c {} {}", quote(&read), quote(image)));
-    let byte = said.split_whitespace().nth(1).and_then(|byte| u8::from_str_radix(byte, 16).ok());
-    byte.unwrap_or_else(|| panic!("{image}: {said}"))
+    let said = testbed.ok(&format!("qemu-io -r -U -f qcow2 -c {} {}", quote(&read(cluster)), quote(image)));
+    said.lines().find_map(byte_of).unwrap_or_else(|| panic!("{image}: {said}"))
+}
+
+/// What qemu-io is told, to say the first byte of a cluster.
+fn read(cluster: u64) -> String {
+    format!("read -v {} 1", cluster * 65_536)
+}
+
+/// The byte in what it says then, `00010000:  07  .`.
+fn byte_of(line: &str) -> Option<u8> {
+    let (at, rest) = line.split_once(":  ")?;
+    let offset = at.len() >= 8 && at.bytes().all(|c| c.is_ascii_hexdigit());
+    rest.split_whitespace().next().filter(|_| offset).and_then(|byte| u8::from_str_radix(byte, 16).ok())
 }
 
 fn escaped(text: &str) -> String {

@@ -226,9 +226,7 @@ impl Rig for RealRig {
 
     fn write_clusters(&mut self, vm: VmId, target: &str, clusters: &[u64], value: u64) {
         let bare = self.vms[&vm].as_ref().expect("there is no guest in it");
-        for cluster in clusters {
-            bare.write(target, *cluster, u8::try_from(value).unwrap());
-        }
+        bare.write_all(target, clusters, u8::try_from(value).unwrap());
     }
 
     fn marker_now(&self, vm: VmId, target: &str) -> u64 {
@@ -389,8 +387,7 @@ impl Rig for RealRig {
                 guest.destroy();
             }
             self.tb().ok(&format!(
-                "virsh -q destroy {0} >/dev/null 2>&1
-                 virsh -q undefine {0} --snapshots-metadata --managed-save --keep-nvram",
+                "virsh -q 'destroy {0}; undefine {0} --snapshots-metadata --managed-save --keep-nvram'",
                 vm.0
             ));
         }
