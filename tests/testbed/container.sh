@@ -124,6 +124,7 @@ start() {
     (enter "$leader" systemctl --no-pager --failed) >&2
     [ "$state" = degraded ] || exit 1
   fi
+  capabilities "$leader" "$tree.capabilities"
   # libvirt changes the owner of the kernel and initramfs that it boots: give it its own.
   (enter "$leader" sh -c 'mkdir -p /var/lib/virtsnap-guest && cp /guest/vmlinux /guest/initramfs /var/lib/virtsnap-guest/')
   if [ -n "$owner" ]; then
@@ -131,6 +132,22 @@ start() {
     set_state "$name" guard "$(identity $! || true)"
   fi
   trap - EXIT
+}
+
+# capabilities LEADER KEPT : libvirt asks a QEMU that it does not know yet for all that it can, which takes a second or
+# two. It asks again where what it kept does not fit, so that this is never wrong.
+capabilities() {
+  local there=/proc/$1/root/var/cache/libvirt/qemu/capabilities kept=$2 new
+  if [ -d "$kept" ]; then
+    mkdir -p "$there"
+    cp -a "$kept/." "$there/"
+    return
+  fi
+  (enter "$1" virsh -q capabilities) >/dev/null
+  new=$(mktemp -d "$kept.XXXXXX")
+  cp -a "$there/." "$new/"
+  # Another may have been faster.
+  mv -T "$new" "$kept" 2>/dev/null || rm -rf "$new"
 }
 
 # Waits for the end of the owner, then stops the container, if it's still the same one.
