@@ -84,7 +84,7 @@ deny:
 deb: build
 	@packaging/deb.sh
 
-## make install       into DESTDIR; then: systemd-sysusers && systemctl daemon-reload && systemctl reload dbus
+## make install       into DESTDIR; then: systemd-sysusers && systemctl daemon-reload && systemctl reload dbus && journalctl --update-catalog
 install: build install-files
 
 # Separate, so that a package build and the tests install exactly what a user does.
@@ -95,6 +95,7 @@ install-files:
 	sed -i 's,=\(-\?\)/usr/bin/virtsnap,=\1$(bindir)/virtsnap,; s,=\(-\?\)/usr/sbin/virtsnap,=\1$(sbindir)/virtsnap,' \
 	  $(patsubst systemd/%,$(DESTDIR)$(libdir)/systemd/system/%,$(wildcard systemd/*.service))
 	install -D -m 644 -t $(DESTDIR)$(libdir)/systemd/system-preset systemd/90-virtsnapd.preset
+	install -D -m 644 -t $(DESTDIR)$(libdir)/systemd/catalog systemd/virtsnap.catalog
 	install -D -m 644 systemd/virtsnap.sysusers.conf $(DESTDIR)$(libdir)/sysusers.d/virtsnap.conf
 	install -D -m 644 -t $(DESTDIR)$(datadir)/dbus-1/system.d dbus/org.virtsnap1.conf
 	install -D -m 644 -t $(DESTDIR)$(datadir)/dbus-1/system-services dbus/org.virtsnap1.service

@@ -23,6 +23,8 @@ use nix::{
     },
 };
 
+use crate::logging::message;
+
 /// The time, as an input.
 pub trait Clock: Send + Sync + std::fmt::Debug + 'static {
     /// The wall clock.
@@ -119,7 +121,10 @@ impl WakeUp {
                     Ok(_) | Err(Errno::ECANCELED) => call(),
                     Err(Errno::EINTR) => {}
                     Err(e) => {
-                        tracing::error!(error = %e, "the timer is broken; nothing is scheduled any more");
+                        tracing::error!(
+                            MESSAGE_ID = message::INTERNAL_ERROR, error = %e,
+                            "the timer is broken; nothing is scheduled any more"
+                        );
                         break;
                     }
                 }

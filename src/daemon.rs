@@ -23,6 +23,7 @@ use crate::{
     engine::{Control, Engine, Parts},
     freeze::Freezer,
     hypervisor::{Hypervisor, libvirt::Libvirt},
+    logging::message,
     store::Store,
     systemd,
 };
@@ -139,7 +140,7 @@ impl Ready {
         )?;
         let engine = tokio::spawn(self.engine.run());
         systemd::ready();
-        tracing::info!("virtsnapd {} is ready", env!("CARGO_PKG_VERSION"));
+        tracing::info!(MESSAGE_ID = message::STARTED, "virtsnapd {} is ready", env!("CARGO_PKG_VERSION"));
         let result = engine.await.context("the engine ended by a bug")?;
         drop(served);
         result.context("the engine failed")

@@ -45,6 +45,7 @@ use crate::{
     },
     freeze::Freezer,
     hypervisor::{self, Hypervisor},
+    logging::message,
     store::Store,
     systemd,
     worker::Tools,
@@ -252,11 +253,19 @@ impl Engine {
     fn take_hypervisor(&mut self, event: hypervisor::Event) {
         match event {
             hypervisor::Event::Connected(info) => {
-                tracing::info!("connected to {} ({})", info.uri, info.version);
+                tracing::info!(
+                    MESSAGE_ID = message::CONNECTED,
+                    "connected to {} ({})",
+                    info.uri,
+                    info.version
+                );
                 self.recover(info);
             }
             hypervisor::Event::Disconnected(reason) => {
-                tracing::warn!("no connection to libvirt: {reason}; trying again, with growing pauses");
+                tracing::warn!(
+                    MESSAGE_ID = message::DISCONNECTED,
+                    "no connection to libvirt: {reason}; trying again, with growing pauses"
+                );
                 self.connection += 1;
                 self.handle(Event::Disconnected);
             }
@@ -304,13 +313,19 @@ impl Engine {
                 Effect::Reply(id, answer) => replies.push((id, answer)),
                 Effect::WakeAt(at) => {
                     if let Err(e) = self.wake.arm(at, now) {
-                        tracing::error!(error = %e, "the timer cannot be set; scheduled runs will be late");
+                        tracing::error!(
+                            MESSAGE_ID = message::INTERNAL_ERROR, error = %e,
+                            "the timer cannot be set; scheduled runs will be late"
+                        );
                     }
                 }
                 Effect::Remember(entries) => {
                     // A millisecond or two, once per step; stored before the jobs start below.
                     if let Err(e) = self.tools.store.remember(&entries) {
-                        tracing::error!(error = %e, "cannot store how far the policies got");
+                        tracing::error!(
+                            MESSAGE_ID = message::STORE_FAILED, error = %e,
+                            "cannot store how far the policies got"
+                        );
                     }
                 }
                 Effect::Booted => self.booted(),
@@ -366,7 +381,7 @@ impl Engine {
 fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> bool {
     let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(work);
     if let Err(e) = &spawned {
-        tracing::error!(error = %e, "cannot start the thread for {name}");
+        tracing::error!(MESSAGE_ID = message::INTERNAL_ERROR, error = %e, "cannot start the thread for {name}");
     }
     spawned.is_ok()
 }

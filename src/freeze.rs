@@ -13,6 +13,7 @@
 //! an error is no reason not to thaw; and a thaw that *succeeds* proves that no earlier freeze is on its way, because the
 //! agent takes its commands in order.
 mod slots;
+mod telling;
 
 use std::{
     collections::BTreeSet,
@@ -159,15 +160,10 @@ impl Freezer {
     fn fuse(self: &Arc<Self>, vm: VmId) -> Option<clock::Alarm> {
         let this = Arc::clone(self);
         let blown = move || {
-            tracing::error!(
-                VIRTSNAP_VM_UUID = %vm,
-                "the snapshot of the frozen guest has not ended within {} s: it is thawed now, and the snapshot is not \
-                 consistent", LONGEST.as_secs()
-            );
+            telling::overdue(vm, LONGEST);
             this.keep_thawing(vm);
         };
-        let unset = |e: &_| tracing::warn!(error = %e, "nothing ends the freeze should the snapshot hang");
-        clock::Alarm::set(LONGEST, blown).inspect_err(unset).ok()
+        clock::Alarm::set(LONGEST, blown).inspect_err(telling::no_fuse).ok()
     }
 
     /// No freeze was to be had: on without it, or not at all.
@@ -307,7 +303,7 @@ impl Freezer {
     fn proven(&self, vm: VmId) {
         if let Err(e) = self.store.freeze_ended(vm) {
             // Only costs a needless thaw at the next start.
-            tracing::warn!(VIRTSNAP_VM_UUID = %vm, error = %e, "cannot note that the VM is thawed");
+            telling::not_noted(vm, &e);
         }
         (self.report)(vm, false);
     }
@@ -326,7 +322,7 @@ impl Freezer {
             loop {
                 match this.thaw_now(vm) {
                     Ok((count, _)) => {
-                        tracing::info!(VIRTSNAP_VM_UUID = %vm, count, "file systems thawed");
+                        telling::thawed_late(vm, count);
                         break;
                     }
                     Err(e) if e.kind == ErrorKind::NoSuchVm => break,
@@ -334,10 +330,7 @@ impl Freezer {
                         if this.is_off(vm) {
                             break;
                         }
-                        tracing::warn!(
-                            VIRTSNAP_VM_UUID = %vm, error = %e,
-                            "the guest may be frozen and cannot be thawed yet; trying again in {pause:?}"
-                        );
+                        telling::frozen(vm, &e, &format_args!("trying again in {pause:?}"));
                     }
                 }
                 this.clock.pause(pause);
@@ -347,7 +340,7 @@ impl Freezer {
         });
         if let Err(e) = spawned {
             self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(&vm);
-            tracing::error!(VIRTSNAP_VM_UUID = %vm, error = %e, "cannot start the thread that thaws");
+            telling::frozen(vm, &e, &"there is no thread for the thaw; the next start tries again");
         }
     }
 
@@ -358,7 +351,7 @@ impl Freezer {
             .copied()
             .filter(|vm| match self.thaw_now(*vm) {
                 Ok((count, _)) => {
-                    tracing::warn!(VIRTSNAP_VM_UUID = %vm, count, "thawed file systems that were left frozen");
+                    telling::thawed_left_over(*vm, count);
                     false
                 }
                 Err(e) => e.kind != ErrorKind::NoSuchVm && !self.is_off(*vm),
@@ -395,7 +388,7 @@ impl Drop for Frozen<'_> {
         if !self.done
             && let Err(e) = self.end()
         {
-            tracing::error!(VIRTSNAP_VM_UUID = %self.vm, error = %e, "the thaw after a panic failed; trying on");
+            telling::frozen(self.vm, &e, &"a bug had ended the snapshot; trying on");
         }
     }
 }

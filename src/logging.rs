@@ -1,8 +1,11 @@
 //! The log: the journal with its fields where standard error is one, plain lines elsewhere.
 
-use std::io;
+pub mod message;
 
-use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+use std::{fmt, io};
+
+use tracing::field::Field;
+use tracing_subscriber::{EnvFilter, Layer, fmt::format, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// The environment variable with the filter, such as `info,virtsnap=debug`.
 pub const FILTER: &str = "VIRTSNAPD_LOG";
@@ -14,10 +17,20 @@ pub fn init() {
     // The fields' names are the design's own, so no prefix is put before them.
     let journal = journal.map(|j| j.with_field_prefix(None).with_syslog_identifier("virtsnapd".into()));
     let plain = journal.is_none().then(|| {
-        tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false).with_ansi(false).boxed()
+        let layer = tracing_subscriber::fmt::layer().fmt_fields(format::debug_fn(plain_field));
+        layer.with_writer(io::stderr).with_target(false).with_ansi(false).boxed()
     });
     // A second initialisation (in a test) keeps the first one.
     let _ = tracing_subscriber::registry().with(filter).with(journal).with(plain).try_init();
+}
+
+/// As people read it: what is for programs is left out.
+fn plain_field(writer: &mut format::Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    match field.name() {
+        "MESSAGE_ID" => Ok(()),
+        "message" => write!(writer, "{value:?}"),
+        name => write!(writer, " {name}={value:?}"),
+    }
 }
 
 /// `JOURNAL_STREAM` names the device and inode that the journal gave us; somebody may have redirected since.

@@ -44,7 +44,8 @@ use crate::{
         settings::Settings,
     },
     freeze::Freezer,
-    hypervisor::{Error, Hypervisor},
+    hypervisor::{Error, Hypervisor, Vm},
+    logging::message,
     rooms::Rooms,
     store::{Store, StoreError},
 };
@@ -145,6 +146,22 @@ impl Work<'_> {
             snapshot: Some(snapshot.clone()),
             to_its_end: true,
         });
+    }
+
+    /// The journal knows that a snapshot is gone.
+    fn told_deleted(&self, vm: &Vm, name: &SnapshotName) {
+        tracing::info!(
+            MESSAGE_ID = message::SNAPSHOT_DELETED, VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id,
+            VIRTSNAP_SNAPSHOT = %name, VIRTSNAP_JOB = self.job.id, "snapshot {name} of VM {} deleted", vm.name
+        );
+    }
+
+    /// The journal knows of a merge that was cut short, now or in an earlier life. `what`: became of it.
+    fn told_merge(&self, vm: &Vm, name: &SnapshotName, merged: &str, what: &str) {
+        tracing::warn!(
+            MESSAGE_ID = message::INTERRUPTED, VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id,
+            VIRTSNAP_SNAPSHOT = %name, VIRTSNAP_JOB = self.job.id, "the merge of {merged} of VM {} {what}", vm.name
+        );
     }
 
     /// A place where stopping leaves nothing half done.

@@ -7,6 +7,7 @@ mod harness;
 use std::{path::Path, process::Command};
 
 use harness::{Daemon, GuestSpec, Testbed};
+use virtsnap::logging::message;
 
 /// Builds the package from the binaries under test and puts it into the container.
 fn package(tb: &Testbed) {
@@ -40,6 +41,11 @@ harness::on_both! {
         // is not to be expected there.
         tb.ok("printf '[daemon]\\nmin-free = \"1%%\"\\n' > /etc/virtsnap/virtsnapd.toml && systemctl reload virtsnapd");
         daemon.ok("create vm1 --name kept");
+        let taken = format!("journalctl --sync && journalctl -x --no-pager MESSAGE_ID={}", message::SNAPSHOT_TAKEN);
+        let explained = tb.ok(&taken);
+        for text in ["snapshot kept of VM vm1 taken", "Subject: Snapshot kept of VM vm1 was taken", "Defined-By: virtsnapd"] {
+            assert!(explained.contains(text), "{text}: {explained}");
+        }
 
         // The bus starts it for whoever asks, and for nobody once it was disabled.
         tb.ok("systemctl stop virtsnapd");

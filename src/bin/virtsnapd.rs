@@ -13,7 +13,7 @@ use virtsnap::{
     clock::{Clock, SystemClock},
     config::{self, ConfigRoots, Style},
     daemon::{self, Bus, Options},
-    logging,
+    logging::{self, message},
 };
 
 /// `EX_CONFIG` of sysexits.h; the unit's `RestartPreventExitStatus=` names it.
@@ -72,12 +72,16 @@ fn main() -> ExitCode {
     let loaded = match loaded {
         Ok(loaded) => loaded,
         Err(diagnostics) => {
-            tracing::error!("the configuration is broken:\n{}", diagnostics.render(Style::Plain));
+            tracing::error!(
+                MESSAGE_ID = message::CONFIGURATION_BROKEN,
+                "the configuration is broken:\n{}",
+                diagnostics.render(Style::Plain)
+            );
             return ExitCode::from(BROKEN_CONFIGURATION);
         }
     };
     for line in loaded.warnings.lines() {
-        tracing::warn!("{line}");
+        tracing::warn!(MESSAGE_ID = message::CONFIGURATION_WARNING, "{line}");
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
@@ -97,6 +101,6 @@ fn main() -> ExitCode {
 }
 
 fn fail(e: &anyhow::Error) -> ExitCode {
-    tracing::error!("{e:#}");
+    tracing::error!(MESSAGE_ID = message::ENDED, "{e:#}");
     ExitCode::FAILURE
 }

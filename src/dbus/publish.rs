@@ -25,6 +25,7 @@ use crate::{
         view::{JobView, ManagerView, View, VmView},
     },
     engine::Published,
+    logging::message,
 };
 
 /// A time as D-Bus has it: µs since the epoch, 0 for none.
@@ -73,7 +74,10 @@ impl Publisher {
         let published = self.published.borrow_and_update().clone();
         let old = std::mem::replace(&mut self.out, Arc::clone(&published.view));
         if let Err(e) = self.step(&old, &published.view).await {
-            tracing::warn!(error = %e, "a change could not be published on D-Bus");
+            tracing::warn!(
+                MESSAGE_ID = message::INTERNAL_ERROR, error = %e,
+                "a change could not be published on D-Bus"
+            );
         }
         self.settled.send_replace(published.generation);
     }

@@ -10,6 +10,7 @@ use std::{
 use crate::{
     core::{machine::Event, model::VmId},
     hypervisor::{ErrorKind, Hypervisor},
+    logging::message,
     reader::{self, ReadError},
     store::Store,
 };
@@ -50,7 +51,10 @@ impl Reader {
                     match hypervisor.vms() {
                         Ok(vms) => answer(Event::Listed(vms)),
                         // The connection's own event follows, and after it the list is asked for again.
-                        Err(e) => tracing::warn!(error = %e, "the VMs cannot be listed"),
+                        Err(e) => tracing::warn!(
+                            MESSAGE_ID = message::UNREADABLE, error = %e,
+                            "the VMs cannot be listed"
+                        ),
                     }
                 }
                 if let Some((vm, waiting)) = vm {
@@ -147,7 +151,10 @@ fn read(hypervisor: &dyn Hypervisor, store: &Store, vm: VmId) -> Event {
         Ok(record) => Event::VmRead(Box::new(record)),
         Err(ReadError::Hypervisor(e)) if e.kind == ErrorKind::NoSuchVm => Event::VmGone(vm),
         Err(e) => {
-            tracing::warn!(VIRTSNAP_VM_UUID = %vm, error = %e, "the VM cannot be read");
+            tracing::warn!(
+                MESSAGE_ID = message::UNREADABLE, VIRTSNAP_VM_UUID = %vm, error = %e,
+                "the VM cannot be read"
+            );
             Event::VmUnreadable(vm, e.to_string())
         }
     }

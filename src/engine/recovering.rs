@@ -11,6 +11,7 @@ use super::{Engine, Input, recovery, thread};
 use crate::{
     core::{job::JobState, machine::Event, model::VmId},
     hypervisor::Info,
+    logging::message,
 };
 
 impl Engine {
@@ -81,7 +82,10 @@ impl Engine {
 pub(super) fn caught<T>(work: impl FnOnce() -> T) -> Option<T> {
     let done = catch_unwind(AssertUnwindSafe(work));
     if done.is_err() {
-        tracing::error!("a bug ended the settling of what was begun early; it is tried again");
+        tracing::error!(
+            MESSAGE_ID = message::INTERNAL_ERROR,
+            "a bug ended the settling of what was begun early; it is tried again"
+        );
     }
     done.ok()
 }

@@ -11,6 +11,7 @@ use super::{Answer, Engine, Input, thread};
 use crate::{
     config,
     core::machine::{Event, Refusal, Reply},
+    logging::message,
 };
 
 /// Those who wait for a reading.
@@ -76,18 +77,24 @@ impl Engine {
         let answer = match loaded {
             Ok(loaded) => {
                 for line in loaded.warnings.lines() {
-                    tracing::warn!("{line}");
+                    tracing::warn!(MESSAGE_ID = message::CONFIGURATION_WARNING, "{line}");
                 }
                 let settings = Arc::new(loaded.settings);
                 if settings.daemon.uri != self.machine.settings().daemon.uri {
-                    tracing::warn!("`uri` changed; it takes effect when virtsnapd is restarted");
+                    tracing::warn!(
+                        MESSAGE_ID = message::CONFIGURATION_WARNING,
+                        "`uri` changed; it takes effect when virtsnapd is restarted"
+                    );
                 }
                 tracing::info!("configuration read: {} policies", settings.policies.len());
                 self.handle(Event::Settings(settings));
                 Ok(Reply::Done)
             }
             Err(text) => {
-                tracing::error!("the configuration is broken, so the old settings stay in force:\n{text}");
+                tracing::error!(
+                    MESSAGE_ID = message::CONFIGURATION_BROKEN,
+                    "the configuration is broken, so the old settings stay in force:\n{text}"
+                );
                 Err(Refusal::new("InvalidConfiguration", format!("the old settings stay in force:\n{text}")))
             }
         };

@@ -1,11 +1,13 @@
 //! What the engine tells people: systemd's status line, and the log.
 
 use crate::core::{
+    health::Health,
     job::{JobState, Outcome},
     machine::Note,
     settings::Settings,
     view::View,
 };
+use crate::logging::message;
 
 /// One line for `systemctl status`.
 pub(super) fn status_line(view: &View, settings: &Settings) -> String {
@@ -33,9 +35,24 @@ pub(super) fn log(note: &Note) {
                 if *missed == 0 { String::new() } else { format!(", standing for {missed} missed ones too") };
             tracing::info!(VIRTSNAP_POLICY = %policy, "policy {policy} runs for {at} on {vms} VMs{more}");
         }
-        Note::Warning(line) => tracing::warn!("{line}"),
+        Note::Health { vm, vm_name, health: Health::Ok, .. } => {
+            tracing::info!(
+                MESSAGE_ID = message::VM_HEALTHY, VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %vm,
+                "nothing is wrong with VM {vm_name} any more"
+            );
+        }
+        Note::Health { vm, vm_name, health, text } => {
+            tracing::error!(
+                MESSAGE_ID = message::VM_UNHEALTHY, VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %vm,
+                "VM {vm_name} is {health}: {text}"
+            );
+        }
+        Note::Warning(line) => tracing::warn!(MESSAGE_ID = message::CONFIGURATION_WARNING, "{line}"),
         Note::Skipped { policy, at, why } => {
-            tracing::warn!(VIRTSNAP_POLICY = %policy, "policy {policy} did not run at {at}: {why}");
+            tracing::warn!(
+                MESSAGE_ID = message::RUN_MISSED, VIRTSNAP_POLICY = %policy,
+                "policy {policy} did not run at {at}: {why}"
+            );
         }
         Note::Dropped { policy, vm, at, done: true } => {
             tracing::info!(
@@ -45,25 +62,28 @@ pub(super) fn log(note: &Note) {
         }
         Note::Dropped { policy, vm, at, done: false } => {
             tracing::warn!(
-                VIRTSNAP_POLICY = %policy, VIRTSNAP_VM_UUID = %vm,
+                MESSAGE_ID = message::RUN_MISSED, VIRTSNAP_POLICY = %policy, VIRTSNAP_VM_UUID = %vm,
                 "policy {policy} did not run for {at} on VM {vm}: the daemon was off for too long"
             );
         }
         Note::ClockReset { policy, handled, now } => {
             tracing::warn!(
-                VIRTSNAP_POLICY = %policy,
+                MESSAGE_ID = message::CLOCK_WRONG, VIRTSNAP_POLICY = %policy,
                 "the clock shows {now:.0}, more than a day before {handled:.0}, up to which policy {policy} had run: it \
                  begins anew from now"
             );
         }
         Note::ClockBehind { policy, handled, now } => {
             tracing::warn!(
-                VIRTSNAP_POLICY = %policy,
+                MESSAGE_ID = message::CLOCK_WRONG, VIRTSNAP_POLICY = %policy,
                 "the clock shows {now:.0}, but policy {policy} has run up to {handled:.0} already: it pauses until then"
             );
         }
         Note::ClockTooEarly { now } => {
-            tracing::warn!("the clock shows {now:.0}, long past: no policy runs until it is set");
+            tracing::warn!(
+                MESSAGE_ID = message::CLOCK_WRONG,
+                "the clock shows {now:.0}, long past: no policy runs until it is set"
+            );
         }
         Note::Ended { job, vm_name, outcome } => {
             let operation = job.operation.as_str();
@@ -73,10 +93,12 @@ pub(super) fn log(note: &Note) {
                     "job {} ({operation} on VM {vm_name}) done", job.id
                 ),
                 Outcome::Failed(f) => tracing::error!(
+                    MESSAGE_ID = message::JOB_FAILED,
                     VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %job.vm, VIRTSNAP_JOB = job.id,
                     "job {} ({operation} on VM {vm_name}) failed: {}", job.id, f.message
                 ),
                 Outcome::Cancelled(text) => tracing::warn!(
+                    MESSAGE_ID = message::JOB_CANCELLED,
                     VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %job.vm, VIRTSNAP_JOB = job.id,
                     "{text}"
                 ),

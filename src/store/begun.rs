@@ -17,6 +17,7 @@ use crate::core::{
     revert::RevertPlan,
     taking::TakingPlan,
 };
+use crate::logging::message;
 
 /// What is being done, with all that its end must know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +70,11 @@ fn json(detail: &impl Serialize) -> Result<String> {
 
 fn parsed<T: DeserializeOwned>(detail: &str) -> Option<T> {
     serde_json::from_str(detail)
-        .inspect_err(|e| tracing::error!(error = %e, "cannot read what was begun: {detail}"))
+        .inspect_err(|e| {
+            tracing::error!(
+                MESSAGE_ID = message::STORE_FAILED, error = %e, "cannot read what was begun: {detail}"
+            );
+        })
         .ok()
 }
 

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::{
     core::{branch, inventory::Quality, marker, revert::Variables, stray},
     hypervisor::{Error, ErrorKind, Hypervisor, Overlay, Result, Save, SnapshotRecord, Vm},
+    logging::message,
 };
 
 /// Firmware's variables are some hundred KiB; a file of this size is something else.
@@ -83,7 +84,7 @@ pub(super) fn remove(hypervisor: &dyn Hypervisor, vm: &Vm, record: &SnapshotReco
     let Some(path) = file_of(vm, record) else { return };
     if let Err(e) = hypervisor.discard(vm.id, std::slice::from_ref(&path)) {
         tracing::warn!(
-            VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, error = %e,
+            MESSAGE_ID = message::LEFT_BEHIND, VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, error = %e,
             "{path}, the firmware's variables of snapshot {}, which is gone, could not be removed", record.name
         );
     }

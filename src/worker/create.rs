@@ -26,6 +26,7 @@ use crate::{
         taking::{Part, TakingPlan},
     },
     hypervisor::{CreateSpec, Disk, Error, ErrorKind, OpenedDisk, Overlay, SnapshotRecord, Vm, told},
+    logging::message,
     store::{Begun, Intent},
 };
 
@@ -108,6 +109,7 @@ pub(super) fn take(work: &Work<'_>, create: &CreateJob, origin: Origin) -> Resul
             }
             work.tools.store.created(&intent, &quality)?;
             tracing::info!(
+                MESSAGE_ID = message::SNAPSHOT_TAKEN,
                 VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %name,
                 VIRTSNAP_POLICY = %join(&create.policies), VIRTSNAP_JOB = work.job.id,
                 "snapshot {name} of VM {} taken: {} consistent{}{}",
@@ -152,9 +154,15 @@ fn is_full(work: &Work<'_>, vm: &Vm) -> bool {
 
 /// Prunes before a snapshot instead of after it. What could not be deleted shows in the chain's length.
 fn make_room(work: &Work<'_>, name: &str) {
-    tracing::warn!(VIRTSNAP_VM = %name, "the chain of VM {name} is full: it is pruned before the next snapshot");
+    tracing::warn!(
+        MESSAGE_ID = message::CHAIN_FULL, VIRTSNAP_VM = %name,
+        "the chain of VM {name} is full: it is pruned before the next snapshot"
+    );
     if let Err(Stop::Failed(failure)) = prune::run(work, false) {
-        tracing::error!(VIRTSNAP_VM = %name, "the full chain of VM {name} could not be pruned: {}", failure.message);
+        tracing::error!(
+            MESSAGE_ID = message::CHAIN_FULL, VIRTSNAP_VM = %name,
+            "the full chain of VM {name} could not be pruned: {}", failure.message
+        );
     }
 }
 
@@ -356,14 +364,19 @@ fn undo(work: &Work<'_>, vm: &Vm, intent: &Intent, why: &str) -> bool {
     match discarded {
         Ok(()) => {
             if let Err(e) = work.tools.store.abandoned(intent.id) {
-                tracing::warn!(VIRTSNAP_VM = %vm.name, error = %e, "cannot take back a stored intent");
+                tracing::warn!(
+                    MESSAGE_ID = message::STORE_FAILED, VIRTSNAP_VM = %vm.name, error = %e,
+                    "cannot take back a stored intent"
+                );
             }
         }
         Err(e) if e.kind == ErrorKind::Busy => tracing::error!(
+            MESSAGE_ID = message::LEFT_BEHIND,
             VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %intent.name,
             "the snapshot failed ({why}), and yet the VM runs on its overlays: {e}"
         ),
         Err(e) => tracing::warn!(
+            MESSAGE_ID = message::LEFT_BEHIND,
             VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %intent.name,
             error = %e, "overlays of a failed snapshot could not be removed; the next start tries again"
         ),

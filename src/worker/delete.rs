@@ -129,10 +129,7 @@ fn natively(
                 ))
             })?;
             work.tools.store.gone(marker.id)?;
-            tracing::info!(
-                VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %name,
-                VIRTSNAP_JOB = work.job.id, "snapshot {name} of VM {} deleted", vm.name
-            );
+            work.told_deleted(vm, name);
             Ok(())
         }
         Err(e) => {

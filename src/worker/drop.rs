@@ -60,10 +60,7 @@ pub(super) fn run(
             vm.name
         ))
     })?;
-    tracing::info!(
-        VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %name,
-        VIRTSNAP_JOB = work.job.id, "snapshot {name} of VM {} deleted", vm.name
-    );
+    work.told_deleted(vm, name);
     Ok(())
 }
 

@@ -14,6 +14,7 @@ use crate::{
         stray,
     },
     hypervisor::{SnapshotRecord, Vm},
+    logging::message,
     store::{Begun, Intent},
 };
 
@@ -71,6 +72,7 @@ pub(super) fn run(work: &Work<'_>, name: &SnapshotName) -> Result<(), Stop> {
         })?;
     }
     tracing::warn!(
+        MESSAGE_ID = message::SNAPSHOT_DELETED,
         VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %name, VIRTSNAP_JOB = work.job.id,
         "snapshot {name} of VM {} is forgotten: {} is not there", vm.name, record.lost.join(", ")
     );

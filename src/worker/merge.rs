@@ -12,6 +12,7 @@ use crate::{
         room::{Growth, Margin},
     },
     hypervisor::{Copied, Error, ErrorKind, Result, SnapshotXml, Steer, Vm},
+    logging::message,
     merging::{self, Earlier, Watcher},
     rooms::Reserved,
     store::{Begun, Intent, StoreError},
@@ -72,15 +73,13 @@ pub(super) fn finish(work: &Work<'_>, vm: &Vm) -> std::result::Result<Vec<Snapsh
         {
             // It is in nobody's way.
             tracing::warn!(
-                VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, error = %e,
+                MESSAGE_ID = message::LEFT_BEHIND, VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, error = %e,
                 "images of VM {} that nobody needs cannot be removed yet", vm.name
             );
         }
         if let Begun::Merge(recipe) = &intent.what {
-            tracing::info!(
-                VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %intent.name,
-                "the merge of {} of VM {} was cut short; it is finished now", list(&names(recipe)), vm.name
-            );
+            let what = "was cut short; it is finished now";
+            work.told_merge(vm, &intent.name, &list(&names(recipe)), what);
             // Images that cannot be followed are for who merges to tell of.
             let growths = merging::growths(work.tools.hypervisor.as_ref(), vm, recipe).unwrap_or_default();
             let room = reserve(work, &growths).map_err(|e| unfinished(vm, recipe, &e))?;
@@ -89,12 +88,12 @@ pub(super) fn finish(work: &Work<'_>, vm: &Vm) -> std::result::Result<Vec<Snapsh
                     if !given_up(work, vm, recipe)? {
                         return Err(Stop::Failed(e));
                     }
-                    tracing::warn!(
-                        VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %intent.name,
-                        "the merge of {} of VM {} is given up: somebody has forgotten them, and the VM is on other \
-                         images. These were to be removed, and stay: {}",
-                        list(&names(recipe)), vm.name, recipe.removed().join(", ")
+                    let what = format!(
+                        "is given up: somebody has forgotten them, and the VM is on other images. These were to be \
+                         removed, and stay: {}",
+                        recipe.removed().join(", ")
                     );
+                    work.told_merge(vm, &intent.name, &list(&names(recipe)), &what);
                     work.tools.store.all_gone(recipe.run.iter().filter_map(|d| d.id).chain([intent.id]))?;
                 }
                 done => {
@@ -168,10 +167,7 @@ fn carry_out(
         Ok(()) => {
             work.tools.store.gone(intent.id)?;
             for name in &names {
-                tracing::info!(
-                    VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %name,
-                    VIRTSNAP_JOB = work.job.id, "snapshot {name} of VM {} deleted", vm.name
-                );
+                work.told_deleted(vm, name);
             }
             Ok(())
         }
@@ -201,10 +197,8 @@ fn carry_out(
             let count = "count as failed from now on, as their images may hold newer data; the VM and all other \
                          snapshots are as they were, and the next prune finishes it";
             if e.kind == ErrorKind::Cancelled {
-                tracing::warn!(
-                    VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %intent.name,
-                    "the merge of {} of VM {} was stopped: its snapshots {count}", list(&names), vm.name
-                );
+                let what = format!("was stopped: its snapshots {count}");
+                work.told_merge(vm, &intent.name, &list(&names), &what);
                 let (list, vm) = (list(&names), &vm.name);
                 return Err(
                     work.cancelled(format_args!("{list} of VM {vm}, whose merge was cut short, {count}"))
@@ -246,7 +240,8 @@ fn list(names: &[SnapshotName]) -> String {
 /// One that was cut short is not finished now, and nothing was done.
 fn unfinished(vm: &Vm, recipe: &Recipe, e: &Error) -> Stop {
     let text = format!(
-        "the merge of {} of VM {}, which was cut short, is not finished: {e}. They still count as failed, as their images          may hold newer data; nothing was touched now, and the next prune tries again",
+        "the merge of {} of VM {}, which was cut short, is not finished: {e}. They still count as failed, as their images \
+         may hold newer data; nothing was touched now, and the next prune tries again",
         list(&names(recipe)),
         vm.name
     );
@@ -296,7 +291,10 @@ impl Watching<'_> {
         match self.work.tools.store.reached(self.intent.id, &Intent::pivoting(&part.target)) {
             Ok(()) => self.pivoting = true,
             Err(e) => {
-                tracing::error!(VIRTSNAP_VM = %self.vm.name, error = %e, "cannot store how far a merge is");
+                tracing::error!(
+                    MESSAGE_ID = message::STORE_FAILED, VIRTSNAP_VM = %self.vm.name, error = %e,
+                    "cannot store how far a merge is"
+                );
             }
         }
     }

@@ -11,6 +11,7 @@ use crate::{
         prune::{Circumstances, Decision, decide},
         select::VmFacts,
     },
+    logging::message,
     reader,
 };
 
@@ -133,7 +134,7 @@ fn warn(vm: &VmRecord, decision: &Decision) {
     let full = by("chain-full", false);
     if !full.is_empty() {
         tracing::warn!(
-            VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id,
+            MESSAGE_ID = message::CHAIN_FULL, VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id,
             "the keep rules want more snapshots of VM {} than max-chain has room for: {full} give way. Keep fewer, or \
              raise max-chain",
             vm.name
@@ -142,7 +143,7 @@ fn warn(vm: &VmRecord, decision: &Decision) {
     let braked = by("max-delete", true);
     if !braked.is_empty() {
         tracing::warn!(
-            VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id,
+            MESSAGE_ID = message::PRUNE_HELD_BACK, VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id,
             "more snapshots of VM {} are to go than max-delete allows in one prune: {braked} stay until the next one, or \
              until somebody runs `virtsnap prune {} --all`",
             vm.name, vm.name

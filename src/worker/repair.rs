@@ -4,6 +4,7 @@ use super::{Stop, Work};
 use crate::{
     core::health::{self, Repair},
     hypervisor::{self, Redefine, RevertDisks, SnapshotRecord, Vm},
+    logging::message,
 };
 
 pub(super) fn run(work: &Work<'_>) -> Result<(), Stop> {
@@ -31,6 +32,7 @@ pub(super) fn run(work: &Work<'_>) -> Result<(), Stop> {
         hypervisor.redefine(id, &change)?;
         work.tools.store.drop_copy(id, &change.name)?;
         tracing::warn!(
+            MESSAGE_ID = message::METADATA_REPAIRED,
             VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %id, VIRTSNAP_SNAPSHOT = %change.name,
             "the metadata of snapshot {} of VM {} was put right: {}", change.name, vm.name, finding.text
         );

@@ -32,6 +32,7 @@ use crate::{
         revert::{DefinitionOf, Image, RevertPlan, Switched, Then},
     },
     hypervisor::{Disk, Layer, SnapshotRecord, Taken, Vm, line_to_current, told},
+    logging::message,
     reader,
     store::{Begun, Intent},
 };
@@ -76,6 +77,7 @@ pub(super) fn run(work: &Work<'_>, revert: &RevertJob) -> Result<Option<Snapshot
     match steps::all(work.tools, &intent, &plan, &phase) {
         Ok(()) => {
             tracing::info!(
+                MESSAGE_ID = message::REVERTED,
                 VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %name,
                 VIRTSNAP_JOB = work.job.id, "VM {} reverted to snapshot {name}; it is {} now{}", vm.name, plan.then,
                 safety.as_ref().map(|s| format!(", and snapshot {s} is the way back")).unwrap_or_default()

@@ -6,6 +6,7 @@
 use super::{Stop, Work};
 use crate::{
     core::{job::Failure, stray::QUARANTINE},
+    logging::message,
     reader::ReadError,
     strays,
 };
@@ -38,6 +39,7 @@ pub(super) fn run(work: &Work<'_>) -> Result<(), Stop> {
     store.strays_removed(&paths)?;
     for path in paths {
         tracing::warn!(
+            MESSAGE_ID = message::ORPHAN_REMOVED,
             VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_JOB = work.job.id,
             "{path}, on the images of VM {}, was nobody's for a week in quarantine, and is removed", vm.name
         );

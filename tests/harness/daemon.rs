@@ -33,7 +33,7 @@ impl<'a> Daemon<'a> {
         tb.push_file("/etc/virtsnap/virtsnapd.toml", "[daemon]\nmin-free = \"1%\"\n", 0o644);
         let daemon = Self { tb, bus: Bus::connect(&tb.bus_address()) };
         daemon.policies(policies);
-        tb.ok("systemd-sysusers && systemctl daemon-reload && systemctl reload dbus");
+        tb.ok("systemd-sysusers && systemctl daemon-reload && systemctl reload dbus && journalctl --update-catalog");
         daemon
     }
 

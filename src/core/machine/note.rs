@@ -3,6 +3,8 @@
 use jiff::Timestamp;
 
 use crate::core::{
+    health::{self, Health},
+    inventory::VmRecord,
     job::{Job, Outcome},
     model::{PolicyName, VmId},
 };
@@ -73,6 +75,27 @@ pub enum Note {
         /// Its snapshot is there; else it is too late for it.
         done: bool,
     },
+    /// What is wrong with a VM changed.
+    Health {
+        /// The VM.
+        vm: VmId,
+        /// Its name.
+        vm_name: String,
+        /// How it is now.
+        health: Health,
+        /// What is wrong.
+        text: String,
+    },
     /// The settings say something in vain, given the VMs there are.
     Warning(String),
+}
+
+impl Note {
+    /// What there is to tell of a VM's health; `None` if it is as before.
+    pub(super) fn of_health(before: Option<&VmRecord>, now: &VmRecord) -> Option<Self> {
+        let text = health::reason(&now.findings);
+        let same = before.map_or_else(String::new, |b| health::reason(&b.findings)) == text;
+        let health = health::worst(&now.findings);
+        (!same).then(|| Self::Health { vm: now.id, vm_name: now.name.clone(), health, text })
+    }
 }

@@ -41,7 +41,10 @@ impl Machine {
         for id in std::mem::take(&mut self.stale) {
             match self.vm_view(id) {
                 Some(view) => {
-                    if self.view.vms.get(&id).is_none_or(|old| **old != view) {
+                    let old = self.view.vms.get(&id);
+                    if old.is_none_or(|old| **old != view) {
+                        let health = Note::of_health(old.map(|old| old.record.as_ref()), &view.record);
+                        out.extend(health.map(Effect::Log));
                         self.view.vms.insert(id, view.into());
                     }
                 }

@@ -13,6 +13,7 @@ use crate::{
     hypervisor::{
         CreateSpec, Error, ErrorKind, Layer, Overlay, Result, SnapshotRecord, Vm, line_to_current, told,
     },
+    logging::message,
 };
 
 pub(super) fn create(connections: &Connections, id: VmId, spec: &CreateSpec) -> Result<()> {
@@ -114,7 +115,7 @@ pub(super) fn delete(connections: &Connections, id: VmId, name: &SnapshotName) -
     // Creating it took the overlays of a revert off its parent, and deleting it does not give them back.
     if let Err(e) = redefine::name_what_it_runs_on(connections, id) {
         tracing::error!(
-            VIRTSNAP_VM = %vm.name, error = %e,
+            MESSAGE_ID = message::INTERRUPTED, VIRTSNAP_VM = %vm.name, error = %e,
             "snapshot {name} is deleted, but the one before it does not name what the VM runs on"
         );
     }
@@ -151,7 +152,10 @@ impl Drop for Awake<'_> {
     fn drop(&mut self) {
         // Whoever has let it go on has it.
         if let Err(e) = wake::end(self.0) {
-            tracing::error!(error = %e, "a stopped VM that was started, paused, for a merge cannot be stopped again");
+            tracing::error!(
+                MESSAGE_ID = message::LEFT_BEHIND, error = %e,
+                "a stopped VM that was started, paused, for a merge cannot be stopped again"
+            );
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::{
         model::{VmId, VmState},
     },
     hypervisor::{Definition, Error, ErrorKind, Layer, Overlay, Result, Vm},
+    logging::message,
     store::{Begun, Branched, Intent, StoreError},
     worker::{Tools, beside},
 };
@@ -148,13 +149,21 @@ pub(crate) fn settle(tools: &Tools, intent: &Intent, plan: &BranchPlan) -> Resul
         Some(vm) => {
             tools.store.branches_off(plan.vm, &branched(intent, plan)).map_err(stored)?;
             if plan.start && vm.state == VmState::ShutOff && verify(plan, &vm).is_ok() {
-                tools.hypervisor.start(plan.vm, false).or_else(|e| if e.kind.retry() { Err(e) } else {
-                    tracing::error!(VIRTSNAP_VM = %name, error = %e, "VM {name}, which is a branch, does not start");
-                    Ok(())
+                tools.hypervisor.start(plan.vm, false).or_else(|e| {
+                    if e.kind.retry() {
+                        Err(e)
+                    } else {
+                        tracing::error!(
+                            MESSAGE_ID = message::INTERRUPTED, VIRTSNAP_VM = %name, error = %e,
+                            "VM {name}, which is a branch, does not start"
+                        );
+                        Ok(())
+                    }
                 })?;
             }
             forget(tools, intent);
             tracing::warn!(
+                MESSAGE_ID = message::INTERRUPTED,
                 VIRTSNAP_VM = %name, VIRTSNAP_VM_UUID = %plan.vm, VIRTSNAP_SNAPSHOT = %plan.snapshot,
                 "the branching of VM {name} off snapshot {snapshot} was interrupted, and is done now"
             );
@@ -167,7 +176,7 @@ pub(crate) fn settle(tools: &Tools, intent: &Intent, plan: &BranchPlan) -> Resul
         None => {
             remove(tools, intent, plan)?;
             tracing::warn!(
-                VIRTSNAP_SNAPSHOT = %plan.snapshot,
+                MESSAGE_ID = message::INTERRUPTED, VIRTSNAP_SNAPSHOT = %plan.snapshot,
                 "the branching of VM {name} off snapshot {snapshot} was interrupted, and is taken back"
             );
         }
@@ -192,7 +201,10 @@ pub(crate) fn tidy(tools: &Tools) {
         Ok(())
     };
     if let Err(e) = gone() {
-        tracing::warn!(error = %e, "whether all branches are still there cannot be told yet");
+        tracing::warn!(
+            MESSAGE_ID = message::UNREADABLE, error = %e,
+            "whether all branches are still there cannot be told yet"
+        );
     }
 }
 
@@ -208,7 +220,7 @@ fn told_as_orphans(tools: &Tools, vm: VmId, was: &Branched) -> Result<()> {
         tracing::info!(VIRTSNAP_VM_UUID = %vm, "VM {vm}, a branch of snapshot {snapshot}, is gone");
     } else {
         tracing::warn!(
-            VIRTSNAP_VM_UUID = %vm, VIRTSNAP_SNAPSHOT = %snapshot,
+            MESSAGE_ID = message::LEFT_BEHIND, VIRTSNAP_VM_UUID = %vm, VIRTSNAP_SNAPSHOT = %snapshot,
             "VM {vm}, a branch of snapshot {snapshot}, is gone, and its images are left: {}. As long as they are there \
              the snapshot cannot be deleted; if nobody needs them, `virtsnap adopt --orphans` of the VM that has it puts \
              them in quarantine, and `virsh vol-delete` removes each at once",
@@ -227,7 +239,10 @@ fn branched(intent: &Intent, plan: &BranchPlan) -> Branched {
 
 fn forget(tools: &Tools, intent: &Intent) {
     if let Err(e) = tools.store.abandoned(intent.id) {
-        tracing::error!(VIRTSNAP_VM_UUID = %intent.vm, error = %e, "cannot take back a stored intent");
+        tracing::error!(
+            MESSAGE_ID = message::STORE_FAILED, VIRTSNAP_VM_UUID = %intent.vm, error = %e,
+            "cannot take back a stored intent"
+        );
     }
 }
 

@@ -10,6 +10,7 @@ use crate::{
         revert::{Place, RevertPlan},
     },
     hypervisor::{Definition, Error, ErrorKind, Layer, Result, SnapshotXml, Vm},
+    logging::message,
     store::Intent,
     worker::{Tools, beside},
 };
@@ -97,6 +98,7 @@ pub(crate) fn settle(tools: &Tools, intent: &Intent, plan: &RevertPlan) -> Resul
         "done now"
     };
     tracing::warn!(
+        MESSAGE_ID = message::INTERRUPTED,
         VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %plan.snapshot,
         "the revert of VM {} to snapshot {} was interrupted, and is {how}", vm.name, plan.snapshot
     );
@@ -122,6 +124,7 @@ fn go_on(tools: &Tools, intent: &Intent, plan: &RevertPlan, vm: &Vm) -> Result<b
             return Err(e);
         }
         tracing::error!(
+            MESSAGE_ID = message::INTERRUPTED,
             VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %plan.snapshot, error = %e,
             "the revert of VM {} to snapshot {} was interrupted and cannot be ended", vm.name, plan.snapshot
         );
@@ -130,6 +133,7 @@ fn go_on(tools: &Tools, intent: &Intent, plan: &RevertPlan, vm: &Vm) -> Result<b
     verify(tools, intent, plan)?;
     if plan.memory.is_some() && is_on(plan.then) && !is_on(hypervisor.vm(vm.id)?.state) {
         tracing::error!(
+            MESSAGE_ID = message::INTERRUPTED,
             VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %plan.snapshot,
             "VM {} was about to go on from the memory of snapshot {} when that was interrupted, and is off: it may have \
              run since, so it is not done again. Start it, or revert to the snapshot once more",
@@ -168,6 +172,7 @@ fn give_up(tools: &Tools, intent: &Intent, plan: &RevertPlan, vm: &Vm) -> Result
         .collect();
     becomes_removal(tools, intent, go)?;
     tracing::error!(
+        MESSAGE_ID = message::INTERRUPTED,
         VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %plan.snapshot,
         "the revert of VM {} to snapshot {} was interrupted, and somebody has changed its disks since: it is left as it is \
          now ({}), and these files stay, needed or not: {}",

@@ -19,6 +19,7 @@ use crate::{
         revert::{DefinitionOf, Then},
     },
     hypervisor::{SnapshotRecord, Vm},
+    logging::message,
     store::{Begun, Intent},
     worker::{Stop, Work, create},
 };
@@ -47,6 +48,7 @@ pub(super) fn run(
         Ok(()) => {
             let now = work.tools.hypervisor.vm(vm.id)?.state;
             tracing::info!(
+                MESSAGE_ID = message::REVERTED,
                 VIRTSNAP_VM = %its, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %name,
                 VIRTSNAP_JOB = work.job.id, "VM {its} reverted to snapshot {name}; it is {now} now{}",
                 safety.as_ref().map(|s| format!(", and snapshot {s} is the way back")).unwrap_or_default()

@@ -12,6 +12,7 @@ use crate::{
         revert::{Image, Place, RevertPlan},
     },
     hypervisor::{Definition, Error, ErrorKind, Layer, Overlay, Redefine, Result, RevertDisks, Vm},
+    logging::message,
     store::{Begun, Intent, StoreError},
     worker::{Tools, beside, settle_drop},
 };
@@ -126,7 +127,10 @@ pub(super) fn start(tools: &Tools, intent: &Intent, plan: &RevertPlan) -> Result
         _ => {}
     }
     if let Err(e) = reach(tools, intent, Reached::On(Step::Started)) {
-        tracing::warn!(VIRTSNAP_VM_UUID = %intent.vm, error = %e, "cannot store that a VM was started");
+        tracing::warn!(
+            MESSAGE_ID = message::STORE_FAILED, VIRTSNAP_VM_UUID = %intent.vm, error = %e,
+            "cannot store that a VM was started"
+        );
     }
     Ok(())
 }
@@ -185,7 +189,7 @@ pub(super) fn ended(tools: &Tools, intent: &Intent, plan: &RevertPlan) -> Result
     let stay = plan.disks.iter().filter(|d| !plan.goes.contains(&d.was.path));
     for disk in stay.filter(|_| plan.safety.is_none()) {
         tracing::warn!(
-            VIRTSNAP_VM_UUID = %intent.vm, VIRTSNAP_SNAPSHOT = %intent.name,
+            MESSAGE_ID = message::LEFT_BEHIND, VIRTSNAP_VM_UUID = %intent.vm, VIRTSNAP_SNAPSHOT = %intent.name,
             "disk {} was on {} before the revert, which no snapshot made: it is left", disk.target, disk.was.path
         );
     }
@@ -200,6 +204,7 @@ pub(super) fn becomes_removal(tools: &Tools, intent: &Intent, images: Vec<String
     tools.store.becomes([intent.id], &rest, tools.clock.now()).map_err(stored)?;
     if let Err(e) = settle_drop(tools, &rest) {
         tracing::warn!(
+            MESSAGE_ID = message::LEFT_BEHIND,
             VIRTSNAP_VM_UUID = %intent.vm, VIRTSNAP_SNAPSHOT = %intent.name, error = %e,
             "what a revert of the VM left could not be removed yet: {}", rest.overlays.join(", ")
         );
@@ -224,7 +229,10 @@ fn is_prepared(tools: &Tools, intent: &Intent) -> bool {
 
 pub(super) fn forget(tools: &Tools, intent: &Intent) {
     if let Err(e) = tools.store.abandoned(intent.id) {
-        tracing::error!(VIRTSNAP_VM_UUID = %intent.vm, error = %e, "cannot take back a stored intent");
+        tracing::error!(
+            MESSAGE_ID = message::STORE_FAILED, VIRTSNAP_VM_UUID = %intent.vm, error = %e,
+            "cannot take back a stored intent"
+        );
     }
 }
 

@@ -30,6 +30,30 @@ fn a_fault_is_mended_once_and_told_until_it_is_gone() {
 }
 
 #[test]
+fn the_log_is_told_when_it_changes() {
+    let mut bench = Bench::new("", "2026-01-01T12:00:00Z", None);
+    bench.connect(&[1]);
+    let told = |effects: &[Effect]| -> Vec<(Health, String)> {
+        let health = effects.iter().filter_map(|e| match e {
+            Effect::Log(Note::Health { vm: id, health, text, .. }) if *id == vm(1) => {
+                Some((*health, text.clone()))
+            }
+            _ => None,
+        });
+        health.collect()
+    };
+    let theirs = |findings| Event::VmRead(Box::new(VmRecord { findings, ..record(1, &[("theirs", false)]) }));
+    assert!(told(&bench.send(theirs(Vec::new()))).is_empty());
+    let found = told(&bench.send(theirs(broken("a").findings)));
+    assert!(
+        matches!(&found[..], [(Health::Broken, text)] if text.contains("a should be current.")),
+        "{found:?}"
+    );
+    assert!(told(&bench.send(theirs(broken("a").findings))).is_empty(), "once");
+    assert_eq!(told(&bench.send(theirs(Vec::new()))), [(Health::Ok, String::new())]);
+}
+
+#[test]
 fn a_vm_without_a_snapshot_of_ours_is_left_alone() {
     let mut bench = Bench::new("", "2026-01-01T12:00:00Z", None);
     bench.connect(&[1]);

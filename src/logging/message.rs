@@ -1,0 +1,85 @@
+//! The kinds of what the daemon tells the journal: for each, the fixed `MESSAGE_ID` that programs can watch for.
+//!
+//! `systemd/virtsnap.catalog` explains each one to people; a test holds the two together. An id is never given to another
+//! kind and never taken away: somebody may wait for it.
+
+macro_rules! messages {
+    ($($(#[$doc:meta])* $name:ident = $id:literal;)*) => {
+        $($(#[$doc])* pub const $name: &str = $id;)*
+
+        /// All of them: the name here, and the id, 32 lower-case hexadecimal digits.
+        pub const ALL: &[(&str, &str)] = &[$((stringify!($name), $id)),*];
+    };
+}
+
+messages! {
+    /// The daemon serves.
+    STARTED = "fdb25076de3a4717af43b51ac24f0675";
+    /// The daemon could not begin or go on.
+    ENDED = "53a4404507cc4b6398296baa1144407d";
+    /// The configuration is broken: nothing is run by it.
+    CONFIGURATION_BROKEN = "77c27abc0cb04a4aa05e5c459f1d60f9";
+    /// The configuration says something that hardly was meant, or that has no effect.
+    CONFIGURATION_WARNING = "7a98848219bc47279b09d7e1f5192ef3";
+    /// A connection to libvirt stands.
+    CONNECTED = "0cf50ee52b6c468282be03eb1da94da2";
+    /// There is no connection to libvirt.
+    DISCONNECTED = "c3444bcd053944d0bd17e0de436c8a1e";
+    /// A snapshot was taken.
+    SNAPSHOT_TAKEN = "79881b1e8f19454988a531286297823b";
+    /// A snapshot was deleted.
+    SNAPSHOT_DELETED = "f02c76acc5b346bb8b20d6e3f3de8ab8";
+    /// A VM was put back to a snapshot.
+    REVERTED = "88287a4f3b5e4498a39ffd520c2ffb50";
+    /// A job failed.
+    JOB_FAILED = "cbcc2d3ee5454c63837276a72ce56d53";
+    /// A job was stopped.
+    JOB_CANCELLED = "ba52dac21e0747759b2b3f845d0ccb2e";
+    /// A policy's time passed without a run.
+    RUN_MISSED = "301e46f3bf004b2da41ac1d864c56342";
+    /// The clock shows what cannot be, or was set back: policies wait.
+    CLOCK_WRONG = "7713126e4d334e49a532a8f15d31869e";
+    /// Policies want more layers than there may be.
+    CHAIN_FULL = "bdbc08afc4bb491795d852c7ff06cdec";
+    /// More is to be deleted than may be at once.
+    PRUNE_HELD_BACK = "705dd04c763148788f31f647c84ea29d";
+    /// A guest may be frozen, and could not be thawed yet.
+    GUEST_FROZEN = "f952552d916f4bdaa222db80d599fb13";
+    /// A guest that was frozen for longer than it should have been is thawed.
+    GUEST_THAWED = "479a8386fd2e41e0a037f6df6c6c53d2";
+    /// An operation had been cut short; the text says what became of it.
+    INTERRUPTED = "4241520b076141bca58066b90c78c8a4";
+    /// Something could not be cleared up, and stays for now.
+    LEFT_BEHIND = "87b431e258aa422ca5682ce345d87db7";
+    /// The state database cannot be read or written.
+    STORE_FAILED = "18fd23c19deb442aa5831cb9f922f72b";
+    /// Something is wrong with a VM's disks or snapshots.
+    VM_UNHEALTHY = "6041d80813cc4f1cbfd6d6467a884205";
+    /// Nothing is wrong with them any more.
+    VM_HEALTHY = "c1e932936e2747be89732c4800e8bf99";
+    /// What was wrong with a VM's metadata was put right.
+    METADATA_REPAIRED = "19fd74cd6c614a02b5876908fb14b2f1";
+    /// What libvirt knows of a VM or of all cannot be read.
+    UNREADABLE = "df5c18c8953a4152995216eb470d6261";
+    /// A file that was nobody's was removed.
+    ORPHAN_REMOVED = "37aef947281f44259a85dce2f68b285a";
+    /// A bug, or the system denies what everything depends on.
+    INTERNAL_ERROR = "516d1f191b39442aa5ba4e102d9fe801";
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn each_is_32_hexadecimal_digits_and_stands_for_one_kind() {
+        let ids: BTreeSet<_> = ALL.iter().map(|(_, id)| *id).collect();
+        assert_eq!(ids.len(), ALL.len());
+        for (name, id) in ALL {
+            let hex = id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+            assert!(id.len() == 32 && hex, "{name}");
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The journal's catalogue and the code: each kind of message that a program can watch for is explained, and every
+//! error has a kind.
+
+#![allow(clippy::unwrap_used, reason = "a test says what it expects by failing")]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use virtsnap::logging::message;
+
+/// One entry: its headers, and its text.
+struct Entry {
+    headers: BTreeMap<String, String>,
+    text: String,
+}
+
+/// As systemd reads it: an entry begins with `-- ID`, its headers end with an empty line.
+fn catalog() -> BTreeMap<String, Entry> {
+    let text = fs::read_to_string(root().join("systemd/virtsnap.catalog")).unwrap();
+    let mut all = BTreeMap::new();
+    let mut parts = text.split("\n-- ");
+    assert!(
+        parts.next().unwrap().lines().all(|l| l.starts_with('#') || l.is_empty()),
+        "before the first entry"
+    );
+    for part in parts {
+        let (id, rest) = part.split_once('\n').unwrap();
+        let (headers, text) = rest.split_once("\n\n").unwrap_or_else(|| panic!("{id} has no text"));
+        let pair = |l: &str| l.split_once(": ").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+        let entry = Entry { headers: headers.lines().map(pair).collect(), text: text.trim().to_owned() };
+        assert!(all.insert(id.to_owned(), entry).is_none(), "{id} stands there twice");
+    }
+    all
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn sources(dir: &Path, into: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, into);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            into.push(path);
+        }
+    }
+}
+
+/// What is logged: the file, the level, and all up to the end of the statement.
+fn logged() -> Vec<(String, &'static str, String)> {
+    let mut files = Vec::new();
+    sources(&root().join("src"), &mut files);
+    let mut all = Vec::new();
+    for file in files {
+        let name = file.strip_prefix(root()).unwrap().display().to_string();
+        let text = fs::read_to_string(&file).unwrap();
+        for (level, start) in
+            [("error", "tracing::error!("), ("warn", "tracing::warn!("), ("info", "tracing::info!(")]
+        {
+            for (at, _) in text.match_indices(start) {
+                let call = &text[at + start.len()..];
+                // No text of ours holds a parenthesis that is not closed.
+                let mut open = 1;
+                let end = call.find(|c| {
+                    open += i32::from(c == '(') - i32::from(c == ')');
+                    open == 0
+                });
+                all.push((name.clone(), level, call[..end.unwrap()].to_owned()));
+            }
+        }
+    }
+    assert!(all.len() > 80, "the sources were not found");
+    all
+}
+
+fn kind(call: &str) -> Option<&str> {
+    let (_, rest) = call.split_once("MESSAGE_ID = message::")?;
+    rest.split(|c: char| !(c.is_ascii_uppercase() || c == '_')).next()
+}
+
+#[test]
+fn each_kind_is_in_the_catalogue_and_nothing_else_is() {
+    let explained: BTreeSet<String> = catalog().into_keys().collect();
+    let known: BTreeSet<String> = message::ALL.iter().map(|(_, id)| (*id).to_owned()).collect();
+    assert_eq!(explained, known);
+}
+
+#[test]
+fn each_kind_is_told_somewhere() {
+    let logged = logged();
+    let told: BTreeSet<&str> = logged.iter().filter_map(|(_, _, call)| kind(call)).collect();
+    let known: BTreeSet<&str> = message::ALL.iter().map(|(name, _)| *name).collect();
+    assert_eq!(told, known);
+}
+
+/// Those that a failing hypervisor's driver or the recovery tells are told again by the job that fails by them, or by what
+/// is wrong with the VM.
+#[test]
+fn every_error_has_a_kind() {
+    let spared = ["src/engine/recovery/", "src/engine/looking.rs", "src/hypervisor/ffi/"];
+    let without: Vec<_> = logged()
+        .into_iter()
+        .filter(|(file, level, call)| {
+            *level == "error" && kind(call).is_none() && !spared.iter().any(|s| file.starts_with(s))
+        })
+        .map(|(file, _, call)| format!("{file}: {}", call.trim()))
+        .collect();
+    assert!(without.is_empty(), "{}", without.join("\n"));
+}
+
+#[test]
+fn an_entry_says_what_it_is_and_names_only_fields_that_its_messages_have() {
+    let (catalog, logged) = (catalog(), logged());
+    for (name, id) in message::ALL {
+        let entry = &catalog[*id];
+        assert_eq!(entry.headers["Defined-By"], "virtsnapd", "{name}");
+        assert!(!entry.headers["Subject"].is_empty() && entry.text.len() > 20, "{name}");
+        for page in entry.headers["Documentation"].split(' ') {
+            let (page, section) = page.strip_prefix("man:").unwrap().split_once('(').unwrap();
+            let section = section.strip_suffix(')').unwrap();
+            assert!(root().join(format!("man/{page}.{section}")).exists(), "{name}: {page}");
+        }
+        let shown = format!("{}\n{}", entry.headers["Subject"], entry.text);
+        for field in shown.split('@').skip(1).step_by(2) {
+            for (file, _, call) in logged.iter().filter(|(_, _, call)| kind(call) == Some(*name)) {
+                assert!(call.contains(&format!("{field} = ")), "{name} in {file} has no {field}:\n{call}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_manual_names_kinds_that_there_are() {
+    let page = fs::read_to_string(root().join("man/virtsnapd.8")).unwrap();
+    let words = page.split(|c: char| !c.is_ascii_alphanumeric());
+    let ids: Vec<_> = words.filter(|w| w.len() == 32 && w.chars().all(|c| c.is_ascii_hexdigit())).collect();
+    assert!(ids.len() > 4);
+    for id in ids {
+        assert!(message::ALL.iter().any(|(_, known)| *known == id), "{id}");
+    }
+}
