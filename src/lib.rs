@@ -31,6 +31,7 @@
 //! | [`merging`] | a run of snapshots merged away, each step harmless when it is done again | block |
 //! | [`rooms`] | what jobs at work may still write, and where | block |
 //! | [`strays`] | the look for files that nobody has | block |
+//! | [`forgotten`] | the look for snapshots inside images that libvirt forgot | block |
 //! | [`freeze`] | the freeze protocol, and the thaw that never gives up | block |
 //! | [`store`] | SQLite: intents, results, the runs that are owed | write to the disk |
 //! | [`clock`] | the time, and waiting for it | ask what time it is |
@@ -52,6 +53,7 @@ pub mod core;
 pub mod daemon;
 pub mod dbus;
 pub mod engine;
+pub mod forgotten;
 pub mod freeze;
 pub mod hypervisor;
 pub mod logging;

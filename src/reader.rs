@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::{
     core::{
-        health,
+        forgotten, health,
         inventory::{Quality, SnapshotRecord, VmRecord},
         marker,
         model::{Content, Origin, Snapshot, SnapshotName, SnapshotState, Storage, VmId},
@@ -36,6 +36,8 @@ pub fn read(hypervisor: &dyn Hypervisor, store: &Store, id: VmId) -> Result<VmRe
         health::examine(&hypervisor::facts(&vm, &snapshots, hypervisor.features()?, unfinished));
     let strays = store.strays(id)?;
     findings.extend(stray::finding(&strays));
+    let forgotten = store.forgotten(id)?;
+    findings.extend(forgotten::finding(&forgotten));
     if let Some(intent) = store.adrift(id)? {
         // What else libvirt says is not so.
         findings = vec![match intent.phase.as_str() {
@@ -49,7 +51,7 @@ pub fn read(hypervisor: &dyn Hypervisor, store: &Store, id: VmId) -> Result<VmRe
         wrong: store.wrong(id)?,
     };
     let stem = store.stem_of(id)?;
-    Ok(VmRecord { stem, findings, strays, ..join(vm, snapshots, &known) })
+    Ok(VmRecord { stem, findings, strays, forgotten, ..join(vm, snapshots, &known) })
 }
 
 /// What the store knows of a VM's snapshots.
@@ -73,6 +75,7 @@ fn join(vm: Vm, snapshots: Vec<hypervisor::SnapshotRecord>, known: &Known) -> Vm
         stem: None,
         findings: Vec::new(),
         strays: Vec::new(),
+        forgotten: Vec::new(),
         snapshots: {
             let (spoiled, live) = (spoiled(&snapshots), live(&snapshots));
             let of = |mut s: hypervisor::SnapshotRecord| {

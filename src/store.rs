@@ -6,6 +6,7 @@
 
 mod begun;
 mod branches;
+mod forgotten;
 mod kept;
 mod runs;
 mod strays;
@@ -92,6 +93,11 @@ const MIGRATIONS: &[&str] = &["
     ALTER TABLE awake ADD COLUMN life INTEGER;
 ", "
     CREATE TABLE stilled (vm TEXT PRIMARY KEY, life INTEGER NOT NULL) STRICT;
+", "
+    CREATE TABLE forgotten (
+        vm TEXT NOT NULL, image TEXT NOT NULL, name TEXT NOT NULL, bytes INTEGER NOT NULL, taken_usec INTEGER NOT NULL
+        ) STRICT;
+    CREATE INDEX forgotten_vm ON forgotten (vm);
 "];
 
 /// The database.

@@ -124,7 +124,7 @@ fn list_snapshots(
     orphans(vm, console)
 }
 
-/// Files that belong to nobody, a line for each.
+/// Files that belong to nobody, and snapshots that libvirt forgot, a line for each.
 fn orphans(vm: &Vm, console: &mut Console<'_>) -> Result<(), Failure> {
     for (path, bytes, goes) in &vm.orphans {
         let what = if *goes == 0 {
@@ -133,6 +133,15 @@ fn orphans(vm: &Vm, console: &mut Console<'_>) -> Result<(), Failure> {
             format!("in quarantine, removed {}", console.watch.local(*goes))
         };
         console.line(&format!("{} ({}) belongs to nobody: {what}", safe(path), size(*bytes)))?;
+    }
+    for (image, name, bytes, taken) in &vm.forgotten {
+        let memory = if *bytes == 0 { "no memory".to_owned() } else { format!("{} of memory", size(*bytes)) };
+        let taken = console.watch.local(*taken);
+        console.line(&format!(
+            "{} inside {} ({taken}, {memory}) is not known to libvirt",
+            safe(name),
+            safe(image)
+        ))?;
     }
     Ok(())
 }

@@ -77,6 +77,8 @@ properties! {
         health_reason: String = "HealthReason",
         /// Files on its images that belong to nobody: path, bytes, when each is removed (in µs).
         orphans: Vec<(String, u64, u64)> = "Orphans",
+        /// Those inside its images that libvirt does not know of: image, name, bytes of memory, when (in µs).
+        forgotten: Vec<(String, String, u64, u64)> = "ForgottenSnapshots",
         /// Layers under its deepest disk.
         chain_depth: u32 = "ChainDepth",
         /// What all its snapshots occupy.

@@ -68,6 +68,11 @@ fn of_vm(vm: &Object<Vm>, all: &Inventory, watch: &Watch) -> Vec<(&'static str, 
             ("Belongs to nobody", format!("{} ({})", safe(path), known_size(*bytes)))
         }),
     );
+    shown.extend(
+        vm.forgotten
+            .iter()
+            .map(|(image, name, ..)| ("Libvirt forgot", format!("{} inside {}", safe(name), safe(image)))),
+    );
     shown
 }
 

@@ -30,6 +30,7 @@ pub struct Vm<'a> {
     health: Option<&'a str>,
     health_reason: Option<&'a str>,
     orphans: Vec<Orphan<'a>>,
+    forgotten: Vec<Forgotten<'a>>,
     chain_depth: u32,
     last_success: Option<String>,
     last_error: Option<&'a str>,
@@ -53,6 +54,7 @@ impl<'a> Vm<'a> {
             health: text(&vm.health),
             health_reason: text(&vm.health_reason),
             orphans: vm.orphans.iter().map(|o| Orphan::new(o, watch)).collect(),
+            forgotten: vm.forgotten.iter().map(|f| Forgotten::new(f, watch)).collect(),
             chain_depth: vm.chain_depth,
             last_success: rfc3339(vm.last_success, &watch.zone),
             last_error: text(&vm.last_error),
@@ -73,6 +75,21 @@ pub struct Orphan<'a> {
 impl<'a> Orphan<'a> {
     fn new((path, bytes, goes): &'a (String, u64, u64), watch: &Watch) -> Self {
         Self { path, bytes: *bytes, removed: rfc3339(*goes, &watch.zone) }
+    }
+}
+
+/// A snapshot inside an image that libvirt does not know of.
+#[derive(Debug, Serialize)]
+pub struct Forgotten<'a> {
+    image: &'a str,
+    name: &'a str,
+    memory_bytes: u64,
+    created: Option<String>,
+}
+
+impl<'a> Forgotten<'a> {
+    fn new((image, name, bytes, taken): &'a (String, String, u64, u64), watch: &Watch) -> Self {
+        Self { image, name, memory_bytes: *bytes, created: rfc3339(*taken, &watch.zone) }
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::SignedDuration;
 
 use super::branch::Stem;
+use super::forgotten::Forgotten;
 use super::health::Finding;
 use super::model::{Consistency, Snapshot, SnapshotName, VmId, VmState};
 use super::policy::Quiesce;
@@ -34,6 +35,8 @@ pub struct VmRecord {
     pub findings: Vec<Finding>,
     /// Files on its images that belong to nobody, by path.
     pub strays: Vec<Stray>,
+    /// Snapshots inside its images that libvirt does not know of, by image.
+    pub forgotten: Vec<Forgotten>,
     /// Its snapshots.
     pub snapshots: BTreeMap<SnapshotName, SnapshotRecord>,
 }
@@ -169,6 +172,7 @@ mod tests {
             stem: None,
             findings: Vec::new(),
             strays: Vec::new(),
+            forgotten: Vec::new(),
             snapshots: all,
         }
     }

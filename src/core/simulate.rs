@@ -243,6 +243,7 @@ mod tests {
                 stem: None,
                 findings: Vec::new(),
                 strays: Vec::new(),
+                forgotten: Vec::new(),
                 snapshots: BTreeMap::new(),
             },
             plan: VmPlan { policies: policies.collect(), disks: None, max_size: None, why: vec![] },

@@ -6,11 +6,13 @@ use zbus::{Connection, OwnedObjectPath, OwnedVariant, Str, fdo, interface, messa
 
 use super::{Options, Shared, auth, error::BusError, path, publish::usec};
 use crate::core::{
+    forgotten::Forgotten,
     health,
     job::AdoptJob,
     machine::{Change, Query, Reply},
     model::{SnapshotName, VmId},
     policy::Memory,
+    qcow2::Inner,
     settings::Explanation,
     stray::Stray,
     view::VmView,
@@ -199,6 +201,15 @@ impl Vm {
     fn orphans(&self) -> fdo::Result<Vec<(String, u64, u64)>> {
         let orphan = |s: &Stray| (s.path.clone(), s.bytes, usec(s.goes()));
         Ok(self.view()?.record.strays.iter().map(orphan).collect())
+    }
+
+    #[zbus(property)]
+    fn forgotten_snapshots(&self) -> fdo::Result<Vec<(String, String, u64, u64)>> {
+        let one = |f: &Forgotten| {
+            let Inner { name, memory_bytes, taken } = &f.inner;
+            (f.image.clone(), name.clone(), *memory_bytes, usec(Some(*taken)))
+        };
+        Ok(self.view()?.record.forgotten.iter().map(one).collect())
     }
 
     #[zbus(property)]

@@ -1,4 +1,4 @@
-//! The look for files that nobody has: now and then, on a thread of its own, one at a time.
+//! The look for files that nobody has, and for snapshots inside images that libvirt forgot: now and then, on a thread of its own, one at a time.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -8,6 +8,8 @@ use std::{
 use super::{Engine, Input, thread};
 use crate::{
     core::{machine::Event, stray::QUARANTINE, view::DaemonState},
+    forgotten,
+    reader::ReadError,
     strays,
 };
 
@@ -26,11 +28,18 @@ impl Engine {
         let (tools, reader, send) = (self.tools.clone(), self.reader.clone(), self.send.clone());
         let looking = Arc::clone(&self.looking);
         let spawned = thread("look", move || {
-            let look = || strays::look(tools.hypervisor.as_ref(), &tools.store);
+            let look = || {
+                let (hypervisor, store) = (tools.hypervisor.as_ref(), &tools.store);
+                let mut changed = strays::look(hypervisor, store)?;
+                changed.extend(forgotten::look(hypervisor, store)?);
+                Ok::<_, ReadError>(changed)
+            };
             match std::panic::catch_unwind(std::panic::AssertUnwindSafe(look)) {
                 Ok(Ok(changed)) => changed.into_iter().for_each(|vm| reader.read(vm)),
-                Ok(Err(e)) => tracing::warn!(error = %e, "files that belong to nobody cannot be looked for"),
-                Err(_) => tracing::error!("a bug ended the look for files that belong to nobody"),
+                Ok(Err(e)) => {
+                    tracing::warn!(error = %e, "what belongs to nobody cannot be looked for");
+                }
+                Err(_) => tracing::error!("a bug ended the look for what belongs to nobody"),
             }
             let long_ago = tools.clock.now().saturating_sub(QUARANTINE).unwrap_or_default();
             match tools.store.quarantined_since(long_ago) {

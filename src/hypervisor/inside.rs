@@ -1,7 +1,10 @@
 //! Snapshots inside the disks' images: taken and reverted to by the hypervisor itself, which alone can.
 
 use super::Result;
-use crate::core::model::{SnapshotName, VmId, VmState};
+use crate::core::{
+    model::{SnapshotName, VmId, VmState},
+    qcow2::Inner,
+};
 
 /// What is done with snapshots inside images. Never beside external ones: libvirt reverts to the image that such a
 /// snapshot was taken in, and leaves all that was put on top of it since behind.
@@ -15,4 +18,7 @@ pub trait Inside {
     /// Refused ([`Unsupported`](super::ErrorKind::Unsupported)) where there are external ones, and where a disk is not on
     /// the image that it was taken in.
     fn revert_inside(&self, vm: VmId, name: &SnapshotName, then: Option<VmState>) -> Result<()>;
+
+    /// Those that this qcow2 image holds by its own word, whatever libvirt knows of them.
+    fn snapshots_inside(&self, image: &str) -> Result<Vec<Inner>>;
 }

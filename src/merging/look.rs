@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use crate::{
     core::{
-        chain, marker,
+        chain,
+        forgotten::Forgotten,
+        marker,
         merge::{DiskNow, DiskPart, Recipe, SnapshotNow, recipe},
         model::{SnapshotName, Storage, VmId, VmState},
         room::Growth,
@@ -43,11 +45,32 @@ pub fn look(hypervisor: &dyn Hypervisor, id: VmId, run: &[SnapshotName]) -> Resu
             format!("{image} is also under {user}: a merge would destroy what that has. Nothing was touched");
         return Err(Error::new(ErrorKind::InUse, text));
     }
+    check_inside(hypervisor, &vm, &recipe)?;
     let growths = growths(hypervisor, &vm, &recipe)?;
     for part in &mut recipe.disks {
         part.base_bytes = growths.iter().find(|g| g.image == part.base).map(|g| g.allocation);
     }
     Ok(recipe)
+}
+
+/// What goes must not take a snapshot with it that is inside it, and that libvirt does not know of.
+fn check_inside(hypervisor: &dyn Hypervisor, vm: &Vm, recipe: &Recipe) -> Result<()> {
+    let layers = || vm.disks.iter().flat_map(|d| &d.chain);
+    let can = |image: &&String| layers().any(|l| l.path == **image && l.format == "qcow2");
+    for image in recipe.disks.iter().flat_map(|part| &part.gone).filter(can) {
+        let Some(inner) = hypervisor.snapshots_inside(image)?.into_iter().next() else { continue };
+        let forgotten = Forgotten { image: image.clone(), inner };
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!(
+                "{image} holds the snapshot {} inside it, of which libvirt does not know: a merge would destroy that. If \
+                 nobody wants it: {}. Nothing was touched",
+                forgotten.inner.name,
+                forgotten.way_out()
+            ),
+        ));
+    }
+    Ok(())
 }
 
 /// What forbids any merge of this VM's images, but for what confines it: that is for who merges to say.

@@ -6,6 +6,7 @@ use virtsnap::{
         model::{Content, SnapshotName, Storage, VmId, VmState},
         revert::Then,
     },
+    forgotten,
     hypervisor::Hypervisor,
 };
 
@@ -146,4 +147,44 @@ pub(crate) fn inside_and_outside_are_never_mixed(rig: &mut dyn Rig) {
         assert_eq!(rig.inside(vm, target), [""; 0]);
     }
     take(rig, &*hv, vm, "s1");
+}
+
+pub(crate) fn what_libvirt_forgot_inside_images_is_found_and_not_destroyed(rig: &mut dyn Rig) {
+    let (hv, _events) = connected(rig);
+    let daemon = Daemon::new(&hv);
+    let store = &daemon.tools.store;
+    let vm = two_inside(rig, true);
+    let look = || forgotten::look(hv.as_ref(), store).unwrap();
+    let told =
+        || store.forgotten(vm).unwrap().into_iter().map(|f| (f.image, f.inner.name)).collect::<Vec<_>>();
+    look();
+    assert_eq!(told(), [], "libvirt knows them");
+    hv.forget(vm, &name("a")).unwrap();
+    assert_eq!(look(), [vm].into());
+    let mut images = DISKS.map(|target| chain(&*hv, vm, target).remove(0)).to_vec();
+    images.sort();
+    let wanted: Vec<_> = images.iter().map(|image| (image.clone(), "a".to_owned())).collect();
+    assert_eq!(told(), wanted);
+    let all = store.forgotten(vm).unwrap();
+    assert!(all.iter().any(|f| f.inner.memory_bytes > 0), "one disk has the memory: {all:?}");
+    hv.forget(vm, &name("b")).unwrap();
+    look();
+    assert_eq!(told().len(), 4);
+    // Under what is put on top of it it is safe, and told.
+    take(rig, &*hv, vm, "s1");
+    rig.write_marker(vm, "vda", 5);
+    look();
+    assert_eq!(told().len(), 4);
+    assert_eq!(daemon.run(vm, delete("s1", true)), Outcome::Done(None));
+    assert_eq!(rig.marker_now(vm, "vda"), 5);
+    // In an image that is to go it is not.
+    rig.stop_vm(vm);
+    take(rig, &*hv, vm, "s2");
+    rig.internal_snapshot(vm, "c");
+    hv.forget(vm, &name("c")).unwrap();
+    let before = chain(&*hv, vm, "vda");
+    failed(daemon.run(vm, delete("s2", true)), "Unsupported", "snapshot c inside it");
+    assert_eq!(chain(&*hv, vm, "vda"), before);
+    look();
+    assert_eq!(told().len(), 6);
 }

@@ -281,6 +281,7 @@ macro_rules! contracts {
                 one_inside_is_deleted_on_request_from_all_disks [];
                 one_inside_is_reverted_to_and_that_can_be_reverted [];
                 inside_and_outside_are_never_mixed [Foreign];
+                what_libvirt_forgot_inside_images_is_found_and_not_destroyed [Foreign];
             }
             layers [Images] {
                 layers_on_top_of_snapshots_become_snapshots_that_hold_what_they_should [Foreign];

@@ -14,7 +14,10 @@ use std::{
 };
 
 use virtsnap::{
-    core::model::{SnapshotName, VmId, VmState},
+    core::{
+        model::{SnapshotName, VmId, VmState},
+        qcow2::Inner,
+    },
     hypervisor::{
         BlockJob, Commit, Committed, Copied, CreateSpec, Definition, Event, Features, FreezeStatus,
         GuestFileSystem, Hypervisor, Inside, Layer, Merge, Metadata, NewRecord, Opened, OpenedDisk, Overlay,
@@ -87,6 +90,10 @@ impl Inside for Hooked {
 
     fn revert_inside(&self, vm: VmId, name: &SnapshotName, then: Option<VmState>) -> Result<()> {
         self.at(Op::RevertInside).revert_inside(vm, name, then)
+    }
+
+    fn snapshots_inside(&self, image: &str) -> Result<Vec<Inner>> {
+        self.at(Op::SnapshotsInside).snapshots_inside(image)
     }
 }
 

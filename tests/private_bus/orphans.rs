@@ -2,7 +2,7 @@
 
 use jiff::SignedDuration;
 use virtsnap::{
-    core::stray::QUARANTINE,
+    core::{model::SnapshotName, stray::QUARANTINE},
     hypervisor::{
         Error, ErrorKind, Hypervisor as _,
         sim::{Fault, Mishap, Op, VmSpec},
@@ -16,6 +16,7 @@ use super::{
 };
 
 type Orphans = Vec<(String, u64, u64)>;
+type Forgotten = Vec<(String, String, u64, u64)>;
 
 const STRAY: &str = "/images/left-over.qcow2";
 
@@ -134,4 +135,43 @@ async fn the_client_shows_them_and_takes_none_that_it_did_not_show() {
     assert_eq!(json["vm"]["orphans"].as_array().unwrap().len(), 2, "{json}");
     let (code, _, _) = client(&["status"]).await;
     assert_eq!(code, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_libvirt_forgot_inside_images_is_told() {
+    let mut rig = Rig::start("", |sim| {
+        sim.add_vm(VmSpec::new("web", 1));
+        sim.make_internal_snapshot(id(1), "known").unwrap();
+        sim.make_internal_snapshot(id(1), "in'side").unwrap();
+        sim.forget_snapshot(id(1), &SnapshotName::existing("in'side")).unwrap();
+    })
+    .await;
+    let vm = vm_path(id(1));
+    let one = |all: &Forgotten| all.len() == 1;
+    rig.client.until(&vm, "VM.ForgottenSnapshots", one).await;
+    let (image, name, bytes, taken) =
+        rig.client.get::<Forgotten>(&vm, "VM.ForgottenSnapshots").await.remove(0);
+    assert_eq!((image, name.as_str()), (rig.images().remove(0), "in'side"));
+    assert!(bytes > 0 && taken > 0);
+    rig.client.until(&vm, "VM.Health", |health: &String| health == "degraded").await;
+    let reason = rig.client.text(&vm, "VM.HealthReason").await;
+    assert!(reason.contains(r"`qemu-img snapshot -d 'in'\''side' /images/"), "{reason}");
+    let address = rig.address();
+    let client = async |arguments: &[&str]| {
+        let (_, out, err) = virtsnap(&[&["--bus-address", address.as_str()], arguments].concat()).await;
+        assert_eq!(err, "");
+        out
+    };
+    let listed = client(&["list", "web"]).await;
+    assert!(listed.contains("in'side inside /images/"), "{listed}");
+    let shown = client(&["show", "web"]).await;
+    assert!(shown.contains("Libvirt forgot"), "{shown}");
+    let json: serde_json::Value = serde_json::from_str(&client(&["list", "web", "--json"]).await).unwrap();
+    assert_eq!(json["vm"]["forgotten"][0]["name"], "in'side", "{json}");
+    // What was found is known again after a restart, before anybody has looked.
+    rig.stop().await;
+    rig.sim.inject(Fault::new(Op::SnapshotsInside, Mishap::Refuse(Error::new(ErrorKind::Failed, "no"))));
+    rig.boot().await;
+    rig.until_running().await;
+    assert_eq!(rig.client.get::<Forgotten>(&vm, "VM.ForgottenSnapshots").await.len(), 1);
 }

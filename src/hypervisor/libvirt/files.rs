@@ -13,6 +13,17 @@ pub(super) fn load(connection: &Connect, path: &str, at_most: u64) -> Result<Vec
         .map_err(|e| e.context(format_args!("reading {path}")))
 }
 
+/// Up to so many bytes of a file, from there on: fewer where it ends.
+pub(super) fn part(connection: &Connect, path: &str, offset: u64, length: u64) -> Result<Vec<u8>> {
+    let volume = existing(connection, path)?;
+    storage::exclusively(|| {
+        let stream = Stream::new(connection, 0)?;
+        volume.download(&stream, offset, length, 0)?;
+        receive(stream, length)
+    })
+    .map_err(|e| e.context(format_args!("reading {path}")))
+}
+
 pub(super) fn save(connection: &Connect, path: &str, bytes: &[u8], how: Save<'_>) -> Result<()> {
     let saved = match how {
         Save::New(like) => {
@@ -83,6 +94,10 @@ fn upload(connection: &Connect, volume: &StorageVol, bytes: &[u8]) -> Result<()>
 fn download(connection: &Connect, volume: &StorageVol, at_most: u64) -> Result<Vec<u8>> {
     let stream = Stream::new(connection, 0)?;
     volume.download(&stream, 0, 0, 0)?;
+    receive(stream, at_most)
+}
+
+fn receive(stream: Stream, at_most: u64) -> Result<Vec<u8>> {
     let (mut bytes, mut chunk) = (Vec::new(), vec![0; CHUNK]);
     loop {
         let got = match stream.recv(&mut chunk).map(usize::try_from) {

@@ -2,9 +2,12 @@
 
 use virt::domain::Domain;
 
-use super::{Connections, Libvirt, domain, inspect, xml};
+use super::{Connections, Libvirt, domain, files, inspect, xml};
 use crate::{
-    core::model::{SnapshotName, Storage, VmId, VmState},
+    core::{
+        model::{SnapshotName, Storage, VmId, VmState},
+        qcow2::{self, Inner, Table},
+    },
     hypervisor::{Error, ErrorKind, Inside, Result, SnapshotRecord, Vm},
 };
 
@@ -19,6 +22,19 @@ impl Inside for Libvirt {
 
     fn revert_inside(&self, vm: VmId, name: &SnapshotName, then: Option<VmState>) -> Result<()> {
         revert(&*self.now()?, vm, name, then)
+    }
+
+    fn snapshots_inside(&self, image: &str) -> Result<Vec<Inner>> {
+        let connections = self.now()?;
+        let part = |offset, length| files::part(&connections.work, image, offset, length);
+        let table = Table::of(&part(0, qcow2::HEADER_BYTES)?)
+            .ok_or_else(|| unsupported(format!("{image} is no qcow2 image")))?;
+        if table.count == 0 {
+            return Ok(Vec::new());
+        }
+        table
+            .read(&part(table.offset, table.bytes())?)
+            .ok_or_else(|| unsupported(format!("{image} has a table of snapshots that cannot be read")))
     }
 }
 

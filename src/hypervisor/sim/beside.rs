@@ -139,7 +139,7 @@ impl Sim {
         self.with(|s| {
             let machine = s.machine(vm)?;
             machine.saved(name)?;
-            machine.forget(name);
+            machine.forget_any(name);
             Ok(())
         })
     }

@@ -48,6 +48,8 @@ pub(super) struct Machine {
     pub(super) drives: Vec<Drive>,
     pub(super) snapshots: BTreeMap<SnapshotName, Saved>,
     pub(super) current: Option<SnapshotName>,
+    /// Those inside its images that libvirt knows no longer.
+    pub(super) forgotten: Vec<(SnapshotName, Saved)>,
     /// A snapshot that is listed while it is being made.
     pub(super) making: Option<(SnapshotName, Saved)>,
     /// The job of ours that is held at a gate.
@@ -89,6 +91,7 @@ impl Machine {
             drives: spec.disks.into_iter().map(Drive::new).collect(),
             snapshots: BTreeMap::new(),
             current: None,
+            forgotten: Vec::new(),
             making: None,
             job: None,
             block_job: false,

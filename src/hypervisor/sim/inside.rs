@@ -1,8 +1,11 @@
 //! Snapshots inside images.
 
-use super::{Asked, Sim, State, op::Op, snapshot::Saved};
+use super::{Asked, Sim, State, guest::Machine, op::Op, snapshot::Saved};
 use crate::{
-    core::model::{Content, SnapshotName, Storage, VmId, VmState},
+    core::{
+        model::{Content, SnapshotName, Storage, VmId, VmState},
+        qcow2::Inner,
+    },
     hypervisor::{Error, ErrorKind, Event, Inside, Result, Taken},
 };
 
@@ -45,7 +48,35 @@ impl State {
     }
 }
 
-impl super::guest::Machine {
+impl State {
+    fn snapshots_inside(&self, image: &str) -> Result<Vec<Inner>> {
+        if self.store.format(image) != "qcow2" {
+            let text = format!("{image} is no qcow2 image");
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
+        let here = |saved: &Saved| saved.sources.iter().any(|(_, path)| path == image);
+        let of = |machine: &Machine| {
+            let all = machine.snapshots.iter().filter(|(_, s)| s.storage == Storage::Internal);
+            let known = all.chain(machine.forgotten.iter().map(|(name, saved)| (name, saved)));
+            known.filter(|(_, saved)| here(saved)).map(|(name, saved)| inner(name, saved)).collect::<Vec<_>>()
+        };
+        Ok(self.vms.values().flat_map(of).collect())
+    }
+}
+
+fn inner(name: &SnapshotName, saved: &Saved) -> Inner {
+    let memory_bytes = if saved.content == Content::Full { saved.memory << 20 } else { 0 };
+    Inner { name: name.as_str().to_owned(), memory_bytes, taken: saved.created }
+}
+
+impl Machine {
+    /// As libvirt forgets a snapshot of whichever kind; one inside images stays there.
+    pub(super) fn forget_any(&mut self, name: &SnapshotName) {
+        let inside = self.snapshots.get(name).filter(|s| s.storage == Storage::Internal);
+        self.forgotten.extend(inside.map(|saved| (name.clone(), saved.clone())));
+        self.forget(name);
+    }
+
     /// A running QEMU reaches those alone that are in what it writes to.
     pub(super) fn check_inside(&self, saved: &Saved) -> Result<()> {
         let moved = |(target, image): &(String, String)| {
@@ -81,5 +112,9 @@ impl Inside for Sim {
 
     fn revert_inside(&self, vm: VmId, name: &SnapshotName, then: Option<VmState>) -> Result<()> {
         self.call(Asked::vm(Op::RevertInside, vm, name.as_str()), |s| s.revert_inside(vm, name, then))
+    }
+
+    fn snapshots_inside(&self, image: &str) -> Result<Vec<Inner>> {
+        self.call(Asked::host(Op::SnapshotsInside, image), |s| s.snapshots_inside(image))
     }
 }

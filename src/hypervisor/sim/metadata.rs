@@ -156,11 +156,11 @@ impl State {
     fn forget(&mut self, vm: VmId, name: &SnapshotName) -> Result<()> {
         let machine = self.machine(vm)?;
         let Some(parent) = machine.snapshots.get(name).and_then(|s| s.parent.clone()) else {
-            machine.forget(name);
+            machine.forget_any(name);
             return Ok(());
         };
         let before = machine.saved(&parent)?.clone();
-        machine.forget(name);
+        machine.forget_any(name);
         if machine.children(&parent) > 0
             && let Some(saved) = machine.snapshots.get_mut(&parent)
         {

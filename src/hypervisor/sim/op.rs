@@ -73,6 +73,8 @@ pub enum Op {
     TakeInside,
     /// `revert_inside`
     RevertInside,
+    /// `snapshots_inside`
+    SnapshotsInside,
     /// `load`
     Load,
     /// `save`
