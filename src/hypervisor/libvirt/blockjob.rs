@@ -112,8 +112,8 @@ impl Running<'_> {
         while let Some(job) = self.job()? {
             match steer(Copied { done: job.done, total: job.total }) {
                 Steer::Stop => {
-                    self.end(false)?;
-                    return self.outcome().map_err(|_| cancelled(self.commit));
+                    let looks = if self.end(false)? { 1 } else { SETTLE };
+                    return self.outcome(looks).map_err(|_| cancelled(self.commit));
                 }
                 Steer::On { limit } => {
                     let wanted = limit.map_or(0, u64::from);
@@ -131,7 +131,7 @@ impl Running<'_> {
             clock::pause(pause);
             pause = (pause * 3 / 2).min(PAUSE.1);
         }
-        self.outcome()
+        self.outcome(SETTLE)
     }
 
     /// Whoever was to end the job is gone by an error: one of the active layer would wait for its pivot for ever, and
@@ -142,12 +142,12 @@ impl Running<'_> {
         }
     }
 
-    /// Ends the job, and waits for its end.
-    fn end(&self, pivot: bool) -> Result<()> {
+    /// Ends the job, and waits for its end; whether it was this that ended it, and the XML shows it already.
+    fn end(&self, pivot: bool) -> Result<bool> {
         match block::end(&self.domain, &self.commit.target, pivot) {
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(true),
             // It may have ended by itself just now; and what a failed pivot left is in the XML.
-            Err(_) if self.job()?.is_none() => Ok(()),
+            Err(_) if self.job()?.is_none() => Ok(false),
             Err(e) => Err(self.error("cannot be ended", e)),
         }
     }
@@ -157,15 +157,15 @@ impl Running<'_> {
         patient(LOCKED, look).map_err(started)
     }
 
-    /// There is no job any more: what did it do? The XML follows a moment later.
-    fn outcome(&self) -> Result<Committed> {
-        for _ in 0..SETTLE {
+    /// There is no job any more: what did it do? Where it ended by itself the XML follows a moment later.
+    fn outcome(&self, looks: u32) -> Result<Committed> {
+        for look in 0..looks {
             if self.place().map_err(started)? == Place::Done {
                 // What comes next wants the lock that libvirt may still have. A VM that is off by now has none.
                 let _ = self.job();
                 return Ok(Committed::Now);
             }
-            if self.job()?.is_none() {
+            if look + 1 < looks && self.job()?.is_none() {
                 clock::pause(PAUSE.1);
             }
         }
