@@ -20,6 +20,10 @@ set -euo pipefail
 
 ENV=(env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=dumb LANG=C.UTF-8)
 
+# Added to qemu.conf before libvirtd starts. Without this filter libvirt asks each QEMU, one by one, for some 480 features
+# of its guest's processor, which makes 0.8 s out of 0.2 s for each start of a VM.
+SETTINGS='w+ /etc/libvirt/qemu.conf - - - - capability_filters = [ "cpu-unavailable-features" ]'
+
 check_name() { [[ ${1:-} =~ ^[a-z0-9][a-z0-9-]{0,40}$ ]] || die "a container's name is lower-case letters, digits and '-', not '${1:-}'"; }
 get() { sed -n "s/^$2=//p" "$RUN/$1.state" 2>/dev/null || true; }
 set_state() { echo "$2=$3" >>"$RUN/$1.state"; }
@@ -105,6 +109,7 @@ start() {
       --directory="$tree" --volatile=overlay --private-network --capability=all \
       --resolv-conf=off --timezone=off --link-journal=no \
       --bind-ro="$REPO:/src" --bind-ro="$guest:/guest" "${options[@]}" \
+      --set-credential=tmpfiles.extra:"$SETTINGS" \
       --console=pipe --boot systemd.journald.forward_to_console=0
   ) </dev/null >"$RUN/$name.console" 2>&1 &
   local nspawn=$! leader='' deadline=$((SECONDS + 60))
