@@ -62,10 +62,7 @@ pub(crate) fn a_chain_at_the_limit_takes_no_more(rig: &mut dyn Rig) {
     let Event::Connected(info) = connected else { unreachable!() };
     let limit = info.features.layer_limit as usize;
     let vm = rig.new_vm(STOPPED);
-    let mut top = chain(&*hv, vm, "vda").remove(0);
-    for _ in 0..limit - 2 {
-        top = rig.image_on(&top);
-    }
+    let top = rig.images_on(&chain(&*hv, vm, "vda")[0], limit - 2);
     let vm = rig.vm_on(&top);
     assert_eq!(chain(&*hv, vm, "vda").len(), limit - 1);
     take(rig, &*hv, vm, "s1");

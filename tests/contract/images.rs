@@ -23,6 +23,10 @@ pub(crate) trait Images {
     fn end_block_job(&mut self, vm: VmId, target: &str);
     /// Another program makes an image on this qcow2 one; its path.
     fn image_on(&mut self, image: &str) -> String;
+    /// So many of them, each on the one before; the path of the last.
+    fn images_on(&mut self, image: &str, many: usize) -> String {
+        (0..many).fold(image.to_owned(), |image, _| self.image_on(&image))
+    }
     /// Another program defines a VM, not running, whose only disk `vda` is this image.
     fn vm_on(&mut self, image: &str) -> VmId;
     /// Another program removes a file.
