@@ -136,9 +136,7 @@ fn current(domain: &virt::domain::Domain) -> Result<Option<String>> {
 }
 
 pub(super) fn snapshots(connections: &Connections, id: VmId) -> Result<Vec<SnapshotRecord>> {
-    let domain = domain(&connections.control, id)?;
-    let current = current(&domain)?;
-    let mut records = Vec::new();
+    let mut records = without_files(connections, id)?;
     // The overlay of one is the state image of the next: each is asked for once.
     let mut allocations = BTreeMap::new();
     let mut allocation = |path: &str| -> Option<u64> {
@@ -149,6 +147,23 @@ pub(super) fn snapshots(connections: &Connections, id: VmId) -> Result<Vec<Snaps
         allocations.insert(path.to_owned(), bytes);
         bytes
     };
+    for s in &mut records {
+        let memory = s.memory_file.as_deref().map(&mut allocation);
+        s.memory_lost = memory == Some(None);
+        let memory = memory.flatten().unwrap_or(0);
+        s.size = s.disks.iter().filter_map(|d| allocation(&d.overlay)).sum::<u64>() + memory;
+        s.held = s.disks.iter().filter_map(|d| allocation(&d.state_image)).sum::<u64>() + memory;
+        let states = s.disks.iter().map(|d| &d.state_image);
+        s.lost = states.filter(|image| allocation(image).is_none()).cloned().collect();
+    }
+    Ok(records)
+}
+
+/// The same by their metadata alone, which is quick: sizes are 0 and nothing is lost.
+pub(super) fn without_files(connections: &Connections, id: VmId) -> Result<Vec<SnapshotRecord>> {
+    let domain = domain(&connections.control, id)?;
+    let current = current(&domain)?;
+    let mut records = Vec::new();
     for handle in domain.list_all_snapshots(0)? {
         let text = match handle.xml_desc(0) {
             Ok(text) => text,
@@ -157,13 +172,6 @@ pub(super) fn snapshots(connections: &Connections, id: VmId) -> Result<Vec<Snaps
             Err(e) => return Err(e.into()),
         };
         let s = xml::snapshot(&text)?;
-        let memory = s.memory_file.as_deref().map(&mut allocation);
-        let memory_lost = memory == Some(None);
-        let memory = memory.flatten().unwrap_or(0);
-        let size = s.disks.iter().filter_map(|d| allocation(&d.overlay)).sum::<u64>() + memory;
-        let held = s.disks.iter().filter_map(|d| allocation(&d.state_image)).sum::<u64>() + memory;
-        let states = s.disks.iter().map(|d| &d.state_image);
-        let lost = states.filter(|image| allocation(image).is_none()).cloned().collect();
         records.push(SnapshotRecord {
             current: current.as_deref() == Some(s.name.as_str()),
             name: s.name,
@@ -178,10 +186,10 @@ pub(super) fn snapshots(connections: &Connections, id: VmId) -> Result<Vec<Snaps
             memory_file: s.memory_file,
             taken: s.taken,
             sources: s.sources,
-            size,
-            held,
-            lost,
-            memory_lost,
+            size: 0,
+            held: 0,
+            lost: Vec::new(),
+            memory_lost: false,
             xml_bytes: text.len(),
         });
     }

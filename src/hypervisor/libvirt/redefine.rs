@@ -5,7 +5,7 @@ use virt::{domain::Domain, domain_snapshot::DomainSnapshot, enumutil::Enum, erro
 use super::{Connections, domain, edit, inspect, xml};
 use crate::{
     core::model::{SnapshotName, VmId},
-    hypervisor::{Error, Redefine, Result, RevertDisks, SnapshotXml},
+    hypervisor::{Error, Redefine, Result, RevertDisks, SnapshotRecord, SnapshotXml},
 };
 
 pub(super) fn redefine(connections: &Connections, id: VmId, change: &Redefine) -> Result<()> {
@@ -38,20 +38,26 @@ pub(super) fn forget(connections: &Connections, id: VmId, name: &SnapshotName) -
     snapshot.delete(virt_sys::VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY)?;
     let (Some((parent, _)), Some(before)) = (parent, before) else { return Ok(()) };
 
-    let records = inspect::snapshots(connections, id)?;
+    let records = inspect::without_files(connections, id)?;
     if records.iter().any(|r| r.parent.as_ref() == Some(&parent)) {
-        // libvirt 11 takes the overlays of a revert for the parent's own now, though other children lie on its own.
-        let right = edit::snapshot(&before, &Redefine::new(parent.clone()))?;
-        let now = lookup(&domain, &parent)?;
-        write(&domain, &parent, Some(&text(&now)?), &right, false)?;
+        let now = text(&lookup(&domain, &parent)?)?;
+        if now != before {
+            // libvirt 11 takes the overlays of a revert for the parent's own now, though other children lie on its own.
+            let right = edit::snapshot(&before, &Redefine::new(parent.clone()))?;
+            write(&domain, &parent, Some(&now), &right, false)?;
+            return name_what_it_runs_on(connections, id);
+        }
     }
-    name_what_it_runs_on(connections, id)
+    name_what_current_runs_on(connections, id, &records)
 }
 
 /// The current snapshot names what the VM writes to: a leaf as its own overlays, one with children as those of a
 /// revert. Where libvirt forgets that, it later unlinks what others need.
 pub(super) fn name_what_it_runs_on(connections: &Connections, id: VmId) -> Result<()> {
-    let records = inspect::snapshots(connections, id)?;
+    name_what_current_runs_on(connections, id, &inspect::without_files(connections, id)?)
+}
+
+fn name_what_current_runs_on(connections: &Connections, id: VmId, records: &[SnapshotRecord]) -> Result<()> {
     let Some(current) = records.iter().find(|r| r.current) else { return Ok(()) };
     let vm = inspect::vm(connections, id)?;
     let mut tops = Vec::new();

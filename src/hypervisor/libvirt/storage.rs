@@ -5,6 +5,7 @@
 //! a transient one is made, which libvirtd forgets when it restarts and which changes nothing on disk.
 
 use std::{
+    collections::BTreeSet,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -154,8 +155,12 @@ pub(super) fn discard(connections: &Connections, vm: VmId, paths: &[String]) -> 
     if let Some((path, user)) = images::in_use(&connections.work, paths, vm)?.first() {
         return Err(Error::new(ErrorKind::Busy, format!("{path} is in use by {user}; it stays")));
     }
+    // One that its pool does not know would stay.
+    let directories = paths.iter().map(|path| directory(path)).collect::<Result<BTreeSet<_>>>()?;
+    for directory in directories {
+        refreshed(&connections.work, directory)?;
+    }
     for path in paths {
-        refreshed(&connections.work, directory(path)?)?;
         if let Some(volume) = listed(&connections.work, path)? {
             exclusively(|| Ok(volume.delete(0)?)).map_err(|e| e.context(format_args!("removing {path}")))?;
         }
