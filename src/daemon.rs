@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -24,7 +25,7 @@ use crate::{
     freeze::Freezer,
     hypervisor::{Hypervisor, libvirt::Libvirt},
     logging::message,
-    store::Store,
+    store::{self, Store, StoreError},
     systemd,
 };
 
@@ -104,7 +105,12 @@ pub fn prepare(
         .mode(0o700)
         .create(&options.state)
         .with_context(|| format!("cannot make the state directory {}", options.state.display()))?;
-    let store = open_store(&options.state)?;
+    let now = clock.now();
+    let store = match open_store(&options.state) {
+        Err(StoreError::Damaged(what)) => renewed(&options.state, &what, now)?,
+        store => store.with_context(|| unusable(&options.state))?,
+    };
+    store.begins(now)?;
     store.set_uri(&options.settings.daemon.uri)?;
     let boot_file = options.runtime.map(|d| d.join("started"));
     let machine = Machine::new(Start {
@@ -147,9 +153,28 @@ impl Ready {
     }
 }
 
-fn open_store(directory: &Path) -> anyhow::Result<Store> {
+fn open_store(directory: &Path) -> Result<Store, StoreError> {
+    Store::open(&directory.join(DATABASE))
+}
+
+fn unusable(directory: &Path) -> String {
+    format!("cannot open the state database {}", directory.join(DATABASE).display())
+}
+
+/// A new database in the place of a damaged one, which is kept. No snapshot is lost by it: libvirt has them.
+fn renewed(directory: &Path, what: &str, now: Timestamp) -> anyhow::Result<Store> {
     let path = directory.join(DATABASE);
-    Store::open(&path).with_context(|| format!("cannot open the state database {}", path.display()))
+    let aside = store::set_aside(&path, now)
+        .with_context(|| format!("the state database is damaged ({what}), and cannot be moved aside"))?;
+    tracing::error!(
+        MESSAGE_ID = message::STORE_RENEWED,
+        "the state database {} is damaged ({what}): it is kept as {}, and a new one begins. No snapshot is lost, only what \
+         was noted of them and of what was cut short: VMs with snapshots are not pruned until somebody says so, each by \
+         `virtsnap prune VM --all`",
+        path.display(),
+        aside.display()
+    );
+    open_store(directory).with_context(|| unusable(directory))
 }
 
 /// Reads the configuration anew when the system gets another zone: policies that name none follow it.
@@ -187,7 +212,7 @@ pub fn thaw(state: &Path) -> anyhow::Result<bool> {
     if !state.join(DATABASE).exists() {
         return Ok(true);
     }
-    let store = Arc::new(open_store(state)?);
+    let store = Arc::new(open_store(state).with_context(|| unusable(state))?);
     let frozen = store.frozen()?;
     if frozen.is_empty() {
         return Ok(true);

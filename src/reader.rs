@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::{
     core::{
-        forgotten, health,
+        doubt, forgotten, health,
         inventory::{Quality, SnapshotRecord, VmRecord},
         marker,
         model::{Content, Origin, Snapshot, SnapshotName, SnapshotState, Storage, VmId},
@@ -51,7 +51,10 @@ pub fn read(hypervisor: &dyn Hypervisor, store: &Store, id: VmId) -> Result<VmRe
         wrong: store.wrong(id)?,
     };
     let stem = store.stem_of(id)?;
-    Ok(VmRecord { stem, findings, strays, forgotten, ..join(vm, snapshots, &known) })
+    let record = join(vm, snapshots, &known);
+    let known_since = doubt::since(record.snapshots.values(), store.knows_since(id)?);
+    findings.extend(known_since.map(|since| doubt::finding(&record.name, since)));
+    Ok(VmRecord { stem, findings, strays, known_since, forgotten, ..record })
 }
 
 /// What the store knows of a VM's snapshots.
@@ -75,6 +78,7 @@ fn join(vm: Vm, snapshots: Vec<hypervisor::SnapshotRecord>, known: &Known) -> Vm
         stem: None,
         findings: Vec::new(),
         strays: Vec::new(),
+        known_since: None,
         forgotten: Vec::new(),
         snapshots: {
             let (spoiled, live) = (spoiled(&snapshots), live(&snapshots));

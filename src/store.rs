@@ -1,10 +1,12 @@
 //! What must outlive the process, in SQLite: intents, results, and how far each policy got.
 //!
 //! It is not the truth about what exists; libvirt is. A lost database loses no snapshot, only what is known of how
-//! well each was taken. Every write is one transaction, and on the disk when the call returns
+//! well each was taken, and of what was cut short: VMs with snapshots of ours that are older than the database are not
+//! pruned until a person says so. Every write is one transaction, and on the disk when the call returns
 //! (`synchronous=FULL`): an intent is stored before the hypervisor is asked, a result before it is published.
 
 mod begun;
+mod birth;
 mod branches;
 mod forgotten;
 mod kept;
@@ -20,11 +22,12 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior, params};
 use uuid::Uuid;
 
 pub use self::{
     begun::{Begun, HalfDeleted, Intent},
+    birth::set_aside,
     branches::Branched,
     strays::{Found, News},
 };
@@ -35,7 +38,10 @@ use crate::core::{inventory::Quality, model::VmId};
 pub enum StoreError {
     /// SQLite's own error.
     #[error("the state database failed: {0}")]
-    Database(#[from] rusqlite::Error),
+    Database(rusqlite::Error),
+    /// What is in the file is not what was written to it.
+    #[error("the state database is damaged: {0}")]
+    Damaged(String),
     /// It was written by a newer version of this program.
     #[error(
         "the state database has version {found}, and this program knows versions up to {known}: it was written by a newer virtsnapd; install that one"
@@ -46,6 +52,15 @@ pub enum StoreError {
         /// Known here.
         known: u32,
     },
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(e: rusqlite::Error) -> Self {
+        match e.sqlite_error_code() {
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damaged(e.to_string()),
+            _ => Self::Database(e),
+        }
+    }
 }
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -98,12 +113,16 @@ const MIGRATIONS: &[&str] = &["
         vm TEXT NOT NULL, image TEXT NOT NULL, name TEXT NOT NULL, bytes INTEGER NOT NULL, taken_usec INTEGER NOT NULL
         ) STRICT;
     CREATE INDEX forgotten_vm ON forgotten (vm);
+", "
+    CREATE TABLE trusted (vm TEXT PRIMARY KEY) STRICT;
 "];
 
 /// The database.
 #[derive(Debug)]
 pub struct Store {
     connection: Mutex<Connection>,
+    /// It was made just now.
+    new: bool,
 }
 
 impl Store {
@@ -125,6 +144,11 @@ impl Store {
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.busy_timeout(std::time::Duration::from_secs(5))?;
+        // Else the damage shows in the middle of something, or a row is silently not there.
+        let found: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+        if found != "ok" {
+            return Err(StoreError::Damaged(found));
+        }
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let found: u32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
         let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
@@ -136,7 +160,7 @@ impl Store {
         }
         transaction.pragma_update(None, "user_version", known)?;
         transaction.commit()?;
-        Ok(Self { connection: Mutex::new(connection) })
+        Ok(Self { connection: Mutex::new(connection), new: found == 0 })
     }
 
     fn lock(&self) -> MutexGuard<'_, Connection> {

@@ -65,6 +65,9 @@ const FENCES: &[Fence] = &[
             "src/engine.rs",
             "src/daemon.rs",
             "src/cli/simulate/mod.rs",
+            // To move a damaged database aside, and to know a file by two names.
+            "src/store/birth.rs",
+            "src/hypervisor/libvirt/same.rs",
         ],
     },
     Fence {
@@ -77,7 +80,7 @@ const FENCES: &[Fence] = &[
             "process::Command",
             "Command::new(",
         ],
-        allowed: &["src/apparmor/host.rs", "src/engine.rs", "src/store.rs"],
+        allowed: &["src/apparmor/host.rs", "src/engine.rs", "src/store.rs", "src/store/birth.rs"],
     },
     Fence {
         why: "a permit is made by authorisation alone",

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 
 use super::branch::Stem;
 use super::forgotten::Forgotten;
@@ -35,6 +35,9 @@ pub struct VmRecord {
     pub findings: Vec<Finding>,
     /// Files on its images that belong to nobody, by path.
     pub strays: Vec<Stray>,
+    /// Since when the journal knows what happens, if it has snapshots of ours that are older, and nobody said yet that it
+    /// is to be pruned all the same.
+    pub known_since: Option<Timestamp>,
     /// Snapshots inside its images that libvirt does not know of, by image.
     pub forgotten: Vec<Forgotten>,
     /// Its snapshots.
@@ -172,6 +175,7 @@ mod tests {
             stem: None,
             findings: Vec::new(),
             strays: Vec::new(),
+            known_since: None,
             forgotten: Vec::new(),
             snapshots: all,
         }

@@ -4,6 +4,7 @@
 pub mod adopt;
 pub mod branch;
 pub mod chain;
+pub mod doubt;
 pub mod family;
 pub mod fitness;
 pub mod forgotten;

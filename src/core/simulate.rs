@@ -243,6 +243,7 @@ mod tests {
                 stem: None,
                 findings: Vec::new(),
                 strays: Vec::new(),
+                known_since: None,
                 forgotten: Vec::new(),
                 snapshots: BTreeMap::new(),
             },

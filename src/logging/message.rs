@@ -53,6 +53,8 @@ messages! {
     LEFT_BEHIND = "87b431e258aa422ca5682ce345d87db7";
     /// The state database cannot be read or written.
     STORE_FAILED = "18fd23c19deb442aa5831cb9f922f72b";
+    /// The state database was damaged or lost, and a new one begins.
+    STORE_RENEWED = "a3f5c0d6b1e84e7f9c2a6d8840b7e519";
     /// Something is wrong with a VM's disks or snapshots.
     VM_UNHEALTHY = "6041d80813cc4f1cbfd6d6467a884205";
     /// Nothing is wrong with them any more.

@@ -4,6 +4,7 @@
 use super::{Stop, Work, delete, merge};
 use crate::{
     core::{
+        doubt,
         inventory::VmRecord,
         job::Failure,
         merge::Step,
@@ -29,6 +30,21 @@ pub(super) fn run(work: &Work<'_>, all: bool) -> Result<(), Stop> {
         reader::ReadError::Hypervisor(e) => Stop::from(e),
         reader::ReadError::Store(e) => Stop::from(e),
     })?;
+    match record.known_since {
+        None => {}
+        Some(_) if all => tools.store.trust(record.id)?,
+        Some(since) => {
+            return Err(Stop::Failed(Failure::new(
+                "StateLost",
+                format!(
+                    "no snapshot of VM {} was deleted: it has some that are older than the state database, which begins at \
+                     {since}, so nobody knows whether a merge of them was cut short. If it is to be pruned all the same: {}",
+                    record.name,
+                    doubt::way_out(&record.name)
+                ),
+            )));
+        }
+    }
     let plan = work.settings.for_vm(&VmFacts { id: record.id, name: &record.name, tags: &record.tags });
     let now = tools.clock.now();
     let decision = decide(

@@ -89,6 +89,7 @@ pub fn answer(text: Option<&str>, args: &Simulate, watch: &Watch) -> Result<(Ans
             stem: None,
             findings: Vec::new(),
             strays: Vec::new(),
+            known_since: None,
             forgotten: Vec::new(),
             snapshots: tree.snapshots.into_iter().map(|s| (s.name.clone(), record(s))).collect(),
         },

@@ -83,6 +83,7 @@ fn record(n: u128, snapshots: &[(&str, bool)]) -> VmRecord {
         stem: None,
         findings: Vec::new(),
         strays: Vec::new(),
+        known_since: None,
         forgotten: Vec::new(),
         snapshots: snapshots.collect(),
     }

@@ -44,6 +44,7 @@ fn vm(snapshots: u32, below: u32) -> VmRecord {
         stem: None,
         findings: Vec::new(),
         strays: Vec::new(),
+        known_since: None,
         forgotten: Vec::new(),
         snapshots: (0..snapshots).map(|i| (name(i), record(snapshot(i)))).collect(),
     }
@@ -117,6 +118,7 @@ fn by_a_wrong_clock_not_even_a_deletion_that_was_begun_is_finished() {
         stem: None,
         findings: Vec::new(),
         strays: Vec::new(),
+        known_since: None,
         forgotten: Vec::new(),
         snapshots: [(name.clone(), record)].into(),
     };

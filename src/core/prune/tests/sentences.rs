@@ -60,6 +60,7 @@ fn vm(words: &str) -> VmRecord {
         stem: None,
         findings: Vec::new(),
         strays: Vec::new(),
+        known_since: None,
         forgotten: Vec::new(),
         snapshots: words.split(' ').enumerate().map(snapshot).collect(),
     }
