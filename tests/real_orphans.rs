@@ -99,4 +99,29 @@ harness::on_both! {
         assert_eq!(tb.ok("virsh -q snapshot-list --name lost").trim(), "s1");
         assert_eq!(byte_in(tb, &base, 0), 13);
     }
+
+    /// The images' directory has a second name, which other VMs use: a path alone does not tell whose a file is.
+    fn a_file_that_others_have_by_another_name_is_theirs(tb) {
+        tb.ok("ln -s /var/lib/libvirt/images /srv/images");
+        let vm = Bare::define(tb, "plain", 1);
+        vm.write("vda", 0, 11);
+        let daemon = Daemon::running(tb, "");
+        daemon.create("plain", "s1").unwrap();
+        vm.write("vda", 0, 12);
+        tb.ok("cd /srv/images && qemu-img create -q -f qcow2 -b /srv/images/plain-vda.qcow2 -F qcow2 clone.qcow2");
+        let disk = harness::BareDisk { image: "/srv/images/clone.qcow2".to_owned(), format: "qcow2".to_owned() };
+        let clone = Bare::define_on(tb, "clone", &[disk], "", "");
+        let (error, text) = daemon.delete("plain", "s1").unwrap_err();
+        assert!(error.ends_with("InUse") && text.contains("VM clone"), "{error}: {text}");
+        assert_eq!(byte_in(tb, "/srv/images/clone.qcow2", 0), 11);
+        // What virsh puts on top of the clone has the second name alone, and the pool knows it by the first one.
+        tb.ok("virsh -q snapshot-create-as clone c1 --disk-only --no-metadata");
+        tb.ok("virsh -q pool-refresh $(virsh -q pool-list --name | head -n 1)");
+        let looked = daemon.ok("adopt clone --orphans --yes");
+        assert!(looked.contains("no file outside of quarantine"), "{looked}");
+        tb.ok(&format!("virsh -q undefine {}", clone.uuid()));
+        tb.ok("rm /srv/images/clone.*");
+        daemon.delete("plain", "s1").unwrap();
+        assert_eq!(byte_in(tb, "/srv/images/plain-vda.qcow2", 0), 12);
+    }
 }

@@ -11,7 +11,7 @@ use virt::{
     storage_vol::StorageVol,
 };
 
-use super::{Libvirt, files, storage, strays, xml};
+use super::{Libvirt, files, same::Same, storage, strays, xml};
 use crate::{
     core::{
         family::{Family, File, Holder, Named, User},
@@ -121,7 +121,7 @@ fn find(
         }
     }
     let family = family(connection, &mut looked, &counts)?;
-    let images = images.iter().cloned().collect();
+    let images = Same::on(connection).named(images, family.files.keys());
     family.users(&images).map_err(|unknown| Error::new(ErrorKind::Unsupported, unknown.to_string()))
 }
 

@@ -55,6 +55,7 @@ mod pull;
 mod redefine;
 mod redraw;
 mod resume;
+mod same;
 mod storage;
 mod strays;
 mod switch;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use virt::connect::Connect;
 
-use super::{images, storage, xml};
+use super::{images, same::Same, storage, xml};
 use crate::{
     core::model::VmId,
     hypervisor::{Result, Stray},
@@ -33,7 +33,11 @@ pub(super) fn strays(connection: &Connect) -> Result<Vec<Stray>> {
     }
     let family = images::family(connection, &mut directories, &|_| Some(false))?;
     let mut found = Vec::new();
-    for (path, name) in family.strays().into_iter().filter(|(_, name)| !copied.contains(*name)) {
+    let nobody_s: Vec<_> = family.strays().into_iter().filter(|(_, name)| !copied.contains(*name)).collect();
+    let paths: Vec<String> = nobody_s.iter().map(|(path, _)| (*path).to_owned()).collect();
+    // By another name somebody may have it.
+    let named = Same::on(connection).also_named(&paths, family.files.keys());
+    for (path, name) in nobody_s.into_iter().filter(|(path, _)| !named.contains(*path)) {
         let Some(vm) = vms.get(name) else { continue };
         let volume = storage::listed(connection, path)?.map(|volume| images::read(&volume));
         // One that went meanwhile is not there.
