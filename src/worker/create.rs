@@ -234,20 +234,22 @@ fn preflight<'a>(
                 e.context(format_args!("what disk {} of VM {name} is on cannot be told", disk.target))
             })?;
         }
-        // Something else on top than what belongs to the current snapshot means that somebody changed the chain by hand.
+        // Something else than what the snapshots of its line say means that somebody changed the chain by hand. With none
+        // that is current it is not known what this one would be on top of, and all others would count as left.
         let chain: Vec<&str> = disk.chain.iter().map(|layer| layer.path.as_str()).collect();
-        if records.iter().any(|r| r.current)
-            && let Err(mismatch) = chain::check_top(
-                &disk.target,
-                &chain,
-                &told(records, &disk.target).map_err(|e| e.context(format_args!("VM {name}")))?,
-            )
-        {
+        let told = told(records, &disk.target).map_err(|e| {
+            e.context(format_args!(
+                "what snapshots of VM {name} disk {} goes on from is not known",
+                disk.target
+            ))
+        })?;
+        if let Err(mismatch) = chain::links(&disk.target, &chain, &told) {
             return refuse(
                 "ChainMismatch",
                 format!(
                     "VM {name}: {mismatch}: the chain was changed by other means, and a snapshot on top could not be \
-                     trusted. Nothing was touched"
+                     trusted. If layers were only put on top, `virtsnap adopt {name} --layers` makes snapshots of \
+                     them. Nothing was touched"
                 ),
             );
         }

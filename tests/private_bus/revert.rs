@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use jiff::SignedDuration;
 use virtsnap::{
     core::model::{SnapshotName, VmState},
     hypervisor::{
@@ -330,6 +331,15 @@ async fn reverts_that_would_end_badly_are_refused_before_anything_is_touched() {
     rig.sim.inject(Fault::new(Op::Redefine, Mishap::Refuse(full)));
     rig.sim.forget_current(id(1)).unwrap();
     refused("s1", "ChainMismatch", "current").await;
+    let (error, text) = rig.client.create(id(1), "s3", none()).await.unwrap_err();
+    assert_eq!(error, "ChainMismatch");
+    assert!(text.contains("goes on from"), "{text}");
+    // It was refused once, and is tried again.
+    rig.clock.advance(SignedDuration::from_mins(10));
+    rig.client.create(id(1), "s3", none()).await.unwrap_err();
+    rig.client
+        .until(&vm_path(id(1)), "VM.CurrentSnapshot", |o: &zbus::OwnedObjectPath| o.as_str() != "/")
+        .await;
     rig.client.create(id(1), "s3", none()).await.unwrap();
     let before = rig.sim.snapshots(id(1)).unwrap();
     rig.sim.merge_chain_behind(id(1), "vdb").unwrap();

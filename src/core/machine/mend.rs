@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::Machine;
 use crate::core::{
@@ -11,6 +11,9 @@ use crate::core::{
     job::{Asker, Operation},
     model::{Origin, VmId},
 };
+
+/// What did not help may have been refused for a reason that passes, like a full disk.
+const AGAIN_AFTER: SignedDuration = SignedDuration::from_mins(10);
 
 impl Machine {
     /// What is read while a job is at work on the VM shows its steps, not faults: what was known before stays, and the
@@ -21,7 +24,7 @@ impl Machine {
         }
     }
 
-    /// Queues a repair, once for the same faults: what did not help is not tried again and again.
+    /// Queues a repair, of the same faults again only after a while: what did not help is not tried all the time.
     pub(super) fn mend(&mut self, vm: VmId, now: Timestamp) {
         // What others made and look after themselves is told, and left to them.
         let ours = |record: &&Arc<VmRecord>| record.snapshots.values().any(|s| s.snapshot.managed);
@@ -31,10 +34,13 @@ impl Machine {
             self.mended.remove(&vm);
             return;
         }
-        if self.stopping() || self.jobs.at_work(vm) || self.mended.get(&vm) == Some(&wanted) {
+        let tried = self.mended.get(&vm).is_some_and(|(what, at)| {
+            *what == wanted && (SignedDuration::ZERO..AGAIN_AFTER).contains(&now.duration_since(*at))
+        });
+        if self.stopping() || self.jobs.at_work(vm) || tried {
             return;
         }
-        self.mended.insert(vm, wanted);
+        self.mended.insert(vm, (wanted, now));
         if self.jobs.same_queued(vm, &Operation::Repair).is_none() {
             let asker = Asker { origin: Origin::Safety, uid: self.own_uid };
             self.jobs.add(vm, Operation::Repair, asker, now);

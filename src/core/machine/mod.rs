@@ -165,8 +165,8 @@ pub struct Machine {
     frozen: BTreeSet<VmId>,
     /// What failed last, of which kind that was, and what came of it.
     errors: BTreeMap<VmId, (Effort, String)>,
-    /// What a repair was tried for.
-    mended: BTreeMap<VmId, Vec<Repair>>,
+    /// What a repair was tried for, and when.
+    mended: BTreeMap<VmId, (Vec<Repair>, Timestamp)>,
     view: View,
     /// VMs whose view is out of date.
     stale: BTreeSet<VmId>,

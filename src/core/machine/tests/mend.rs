@@ -1,3 +1,5 @@
+use jiff::SignedDuration;
+
 use super::*;
 use crate::core::health::{Finding, Health, Repair};
 
@@ -26,7 +28,11 @@ fn a_fault_is_mended_once_and_told_until_it_is_gone() {
     bench.send(Event::Ended(jobs[0].id, Outcome::Failed(Failure::new("Failed", "it did not help"))));
     assert!(read(&mut bench, broken("a")).is_empty(), "the same is not tried again");
     assert_eq!(told(&bench), broken("a").findings);
-    assert_eq!(read(&mut bench, broken("b")).len(), 1, "another one is");
+    bench.now += SignedDuration::from_mins(10);
+    let jobs = read(&mut bench, broken("a"));
+    assert_eq!(jobs.len(), 1, "but after a while it is");
+    bench.send(Event::Ended(jobs[0].id, Outcome::Failed(Failure::new("Failed", "it did not help"))));
+    assert_eq!(read(&mut bench, broken("b")).len(), 1, "another one is at once");
 }
 
 #[test]
