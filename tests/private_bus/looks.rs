@@ -21,7 +21,7 @@ use virtsnap::{
 use super::{
     client::{none, soon},
     command_line::virtsnap,
-    rig::{DEADLINE, Rig, id},
+    rig::{DEADLINE, Rig, held, id},
 };
 
 const POLICIES: &str = "[policy.day]
@@ -118,7 +118,15 @@ async fn what_happens_is_a_line_each_as_text_and_as_json() {
     assert!(all["properties"]["AgentConnected"].is_boolean(), "{all}");
 
     rig.client.create(id(2), "not-of-web", none()).await.unwrap();
-    rig.client.create(id(1), "s3", none()).await.unwrap();
+    // It is seen in one phase and then in another: what follows so fast that nobody saw it is one change.
+    let [first, second] = [Op::Prepare, Op::Create].map(|op| rig.sim.gate(op));
+    let job = rig.client.ask_create(id(1), "s3", none()).await.unwrap();
+    for (gate, phase) in [(first, "preparing overlays"), (second, "taking the snapshot")] {
+        held(&gate);
+        rig.client.until(&job, "Job.Phase", |now: &String| now == phase).await;
+        gate.open();
+    }
+    rig.client.wait(&job).await.unwrap();
     let until = |wanted: &str| {
         let mut before = Vec::new();
         while let Ok(line) = lines.recv_timeout(DEADLINE) {
