@@ -7,7 +7,7 @@ use crate::{
         chain,
         forgotten::Forgotten,
         marker,
-        merge::{DiskNow, DiskPart, Recipe, SnapshotNow, recipe},
+        merge::{DiskNow, DiskPart, Obstacle, Recipe, SnapshotNow, recipe},
         model::{SnapshotName, Storage, VmId, VmState},
         room::Growth,
     },
@@ -38,8 +38,13 @@ pub fn look(hypervisor: &dyn Hypervisor, id: VmId, run: &[SnapshotName]) -> Resu
     }
     let on_line: Vec<_> = line.iter().map(|r| snapshot_now(r, id, &[])).collect();
     let beside: Vec<_> = branches.iter().map(|(r, images)| snapshot_now(r, id, images)).collect();
-    let mut recipe = recipe(&disks, &on_line, &beside, run)
-        .map_err(|e| Error::new(ErrorKind::Unsupported, format!("{e}. Nothing was touched")))?;
+    let mut recipe = recipe(&disks, &on_line, &beside, run).map_err(|e| {
+        let first = match &e {
+            Obstacle::OffTheLine(name) => off_from_the_end(&records, name),
+            _ => String::new(),
+        };
+        Error::new(ErrorKind::Unsupported, format!("{e}{first}. Nothing was touched"))
+    })?;
     if let Some((image, user)) = hypervisor.users(&recipe.touched(), id)?.first() {
         let text =
             format!("{image} is also under {user}: a merge would destroy what that has. Nothing was touched");
@@ -51,6 +56,26 @@ pub fn look(hypervisor: &dyn Hypervisor, id: VmId, run: &[SnapshotName]) -> Resu
         part.base_bytes = growths.iter().find(|g| g.image == part.base).map(|g| g.allocation);
     }
     Ok(recipe)
+}
+
+/// What has to be deleted before one on a branch that the VM left.
+fn off_from_the_end(records: &[SnapshotRecord], name: &SnapshotName) -> String {
+    let mut above: Vec<&SnapshotName> = Vec::new();
+    let mut at = 0;
+    let mut of = Some(name);
+    while let Some(parent) = of {
+        above.extend(records.iter().filter(|r| r.parent.as_ref() == Some(parent)).map(|r| &r.name));
+        (of, at) = (above.get(at).copied(), at + 1);
+        // Parents may form a ring, in metadata that somebody edited.
+        if at > records.len() {
+            break;
+        }
+    }
+    if above.is_empty() {
+        return ": each is deleted by itself".to_owned();
+    }
+    let above: Vec<&str> = above.iter().rev().map(|name| name.as_str()).collect();
+    format!(": they are deleted from the branch's end on, first {} and then this one", above.join(", "))
 }
 
 /// What goes must not take a snapshot with it that is inside it, and that libvirt does not know of.

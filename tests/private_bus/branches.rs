@@ -44,7 +44,8 @@ async fn a_branch_goes_from_its_tip_on_and_nothing_of_it_is_left() {
     let (rig, safety) = branched().await;
     let before = rig.images();
     let (error, text) = delete(&rig, "s2").await.unwrap_err();
-    assert!(error.ends_with("Unsupported") && text.contains("s2"), "{error}: {text}");
+    let way = format!("first {safety} and then this one");
+    assert!(error.ends_with("Unsupported") && text.contains("s2") && text.contains(&way), "{error}: {text}");
     assert_eq!(rig.images(), before);
 
     delete(&rig, &safety).await.unwrap();
