@@ -126,6 +126,13 @@ pub struct Disk {
     pub configured: Option<String>,
 }
 
+impl Disk {
+    /// Whether a snapshot can have it at all, however things are now.
+    pub fn has_snapshots(&self) -> bool {
+        self.writable && self.kind == "file" && self.device == "disk" && self.bus != "sd" && !self.shared
+    }
+}
+
 /// Where a VM's firmware keeps its variables.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Nvram {

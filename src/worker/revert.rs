@@ -31,7 +31,7 @@ use crate::{
         naming,
         revert::{DefinitionOf, Image, RevertPlan, Switched, Then},
     },
-    hypervisor::{Disk, Layer, SnapshotRecord, Taken, Vm, line_to_current, told},
+    hypervisor::{Layer, SnapshotRecord, Taken, Vm, line_to_current, told},
     logging::message,
     reader,
     store::{Begun, Intent},
@@ -53,8 +53,9 @@ pub(super) fn run(work: &Work<'_>, revert: &RevertJob) -> Result<Option<Snapshot
     let safety = match &revert.safety {
         Some(safety) => {
             work.phase("taking the safety snapshot", None, Some(name));
-            let file = |d: &&Disk| d.writable && d.kind == "file";
-            let disks = vm.disks.iter().filter(file).map(|d| d.target.clone()).collect();
+            // What never has snapshots no revert changes either.
+            let all = vm.disks.iter().filter(|d| d.has_snapshots());
+            let disks = all.map(|d| d.target.clone()).collect();
             let create = CreateJob { disks: Some(disks), ..safety.clone() };
             Some(create::take(work, &create, Origin::Safety).map_err(|stop| because(stop, &vm.name, name))?)
         }
@@ -273,8 +274,8 @@ fn check_disks(vm: &Vm, record: &SnapshotRecord, records: &[SnapshotRecord]) -> 
     for part in &record.disks {
         match vm.disks.iter().find(|d| d.target == part.target) {
             None => return mismatch(format!("it has no disk {} any more", part.target)),
-            Some(disk) if !disk.writable || disk.kind != "file" => {
-                return mismatch(format!("disk {} is no writable file now", part.target));
+            Some(disk) if !disk.has_snapshots() => {
+                return mismatch(format!("disk {} is no writable file of this VM alone now", part.target));
             }
             Some(_) if part.state_image.is_empty() || part.format.is_empty() => {
                 return mismatch(format!("nothing says where disk {} was", part.target));

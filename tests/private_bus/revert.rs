@@ -371,3 +371,19 @@ async fn an_image_that_no_snapshot_made_stays_when_a_revert_takes_the_vm_off_it(
     revert(&rig, "s1", off()).await.unwrap();
     assert!(made.iter().all(|image| !rig.images().contains(image)), "{made:?}, {:?}", rig.images());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_other_vms_write_to_is_no_part_of_the_safety_snapshot() {
+    let rig = Rig::start("", |sim| {
+        let shared = DiskSpec { shared: true, ..DiskSpec::new("vdb", "/images/cluster") };
+        sim.add_vm(VmSpec::new("web", 1).with_disks(&["vda"]));
+        sim.attach(id(1), shared).unwrap();
+    })
+    .await;
+    let (error, text) = rig.client.create(id(1), "s1", none()).await.unwrap_err();
+    assert!(error == "Unsupported" && text.contains("shared with others"), "{error}: {text}");
+    rig.client.create(id(1), "s1", options([("disks", vec!["vda"].into())])).await.unwrap();
+    revert(&rig, "s1", none()).await.unwrap();
+    assert_eq!(rig.sim.snapshots(id(1)).unwrap().len(), 2, "with a way back");
+    assert_eq!(world(&rig).chains[1], ["/images/cluster"]);
+}

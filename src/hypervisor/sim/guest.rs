@@ -23,6 +23,7 @@ pub(super) struct Drive {
     pub(super) target: String,
     kind: String,
     pub(super) writable: bool,
+    shared: bool,
     /// The layer that is written to.
     pub(super) active: String,
     /// What the definition names instead, if somebody edited it while the VM runs.
@@ -70,8 +71,8 @@ pub(super) struct Machine {
 
 impl Drive {
     pub(super) fn new(disk: DiskSpec) -> Self {
-        let DiskSpec { target, kind, writable, path, .. } = disk;
-        Self { target, kind, writable, active: path, configured: None, adrift: None }
+        let DiskSpec { target, kind, writable, shared, path, .. } = disk;
+        Self { target, kind, writable, shared, active: path, configured: None, adrift: None }
     }
 }
 
@@ -141,7 +142,7 @@ impl State {
             kind: d.kind.clone(),
             device: if d.writable { "disk" } else { "cdrom" }.to_owned(),
             bus: "virtio".to_owned(),
-            shared: false,
+            shared: d.shared,
             writable: d.writable,
             lost: store.lost(&d.active).filter(|_| d.writable && vm.state == VmState::ShutOff),
             chain: store.chain(&d.active),

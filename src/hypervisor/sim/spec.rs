@@ -18,6 +18,8 @@ pub struct DiskSpec {
     pub kind: String,
     /// False for read-only ones and CD-ROMs.
     pub writable: bool,
+    /// Other VMs may write to it.
+    pub shared: bool,
     /// Its image; made if it is not there.
     pub path: String,
     /// The image's format.
@@ -33,6 +35,7 @@ impl DiskSpec {
             target: target.to_owned(),
             kind: "file".to_owned(),
             writable: true,
+            shared: false,
             path: path.to_owned(),
             format: "qcow2".to_owned(),
             backing: None,
