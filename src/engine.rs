@@ -7,6 +7,7 @@
 mod handle;
 mod held;
 mod looking;
+mod metrics;
 mod reading;
 mod recovering;
 mod recovery;
@@ -30,6 +31,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use self::handle::{Answer, Ask, Control, Handle, Published};
 use self::{
     held::Held,
+    metrics::Metrics,
     reading::Reader,
     reload::{Reloads, Waiting},
     telling::{log, status_line},
@@ -109,6 +111,7 @@ pub struct Engine {
     reloads: Reloads,
     cancels: BTreeMap<JobId, Arc<AtomicBool>>,
     status: String,
+    metrics: Metrics,
     /// Files that nobody has are to be looked for.
     look_due: bool,
     /// That is being done.
@@ -134,6 +137,7 @@ impl Engine {
         let (send, inputs) = mpsc::unbounded_channel();
         let (request_sender, requests) = mpsc::channel(REQUESTS);
         let first = Published { generation: 0, view: Arc::new(parts.machine.view().clone()) };
+        let metrics = Metrics::new(parts.machine.settings(), &first.view, &parts.clock);
         let (publish, published) = watch::channel(first);
         let report = send.clone();
         let freezer = Freezer::new(
@@ -173,6 +177,7 @@ impl Engine {
             reloads: Reloads::default(),
             cancels: BTreeMap::new(),
             status: String::new(),
+            metrics,
             look_due: false,
             looking: Arc::default(),
             connection: 0,
@@ -205,6 +210,9 @@ impl Engine {
                 biased;
                 _ = watchdog.tick() => {
                     systemd::ping();
+                    if ticks.is_multiple_of(per_listing) {
+                        self.metrics.again();
+                    }
                     if self.machine.view().manager.hypervisor_connected {
                         self.look_due |= ticks.is_multiple_of(per_look);
                         if ticks.is_multiple_of(per_listing) {
@@ -365,6 +373,7 @@ impl Engine {
             return;
         }
         let view = Arc::new(new.clone());
+        self.metrics.publish(&view);
         let status = status_line(&view, self.machine.settings());
         if status != self.status {
             systemd::status(&status);

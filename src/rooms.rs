@@ -81,11 +81,12 @@ impl Rooms {
 }
 
 impl Reserved {
-    /// This image grows no more.
-    pub fn written(&self, image: &str) {
-        if let Some(needs) = self.rooms.held().by_number.get_mut(&self.number) {
-            needs.retain(|(other, _)| other != image);
-        }
+    /// This image grows no more. What was reserved for it is told.
+    pub fn written(&self, image: &str) -> u64 {
+        let mut held = self.rooms.held();
+        let Some(needs) = held.by_number.get_mut(&self.number) else { return 0 };
+        let its = needs.extract_if(.., |(other, _)| other == image);
+        its.fold(0, |sum, (_, bytes)| sum.saturating_add(bytes))
     }
 }
 

@@ -88,6 +88,8 @@ pub struct Wire {
     pub cancel: Arc<AtomicBool>,
     /// Takes progress.
     pub progress: Box<dyn Fn(Progress) + Send>,
+    /// Takes the bytes that merged images held.
+    pub merged: Box<dyn Fn(u64) + Send>,
     /// Takes the time that is stored now as the newest one known to have passed.
     pub passed: Box<dyn Fn(Timestamp) + Send>,
 }

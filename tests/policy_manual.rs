@@ -14,6 +14,8 @@ mod commands;
 mod files;
 #[path = "policy_manual/keys.rs"]
 mod keys;
+#[path = "policy_manual/metrics.rs"]
+mod metrics;
 #[path = "policy_manual/page.rs"]
 mod page;
 #[path = "policy_manual/stays.rs"]
@@ -49,6 +51,7 @@ const KINDS: &[(&str, Run)] = &[
     ("verdicts", stays::verdicts),
     ("shell", commands::shell),
     ("tags", commands::tags),
+    ("alerts", metrics::alerts),
     ("json", commands::json),
     ("simulate", commands::simulate),
 ];

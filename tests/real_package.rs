@@ -4,10 +4,12 @@
 
 mod harness;
 
-use std::{path::Path, process::Command};
+use std::{path::Path, process::Command, time::Duration};
 
-use harness::{Daemon, GuestSpec, Testbed};
+use harness::{Daemon, GuestSpec, Testbed, wait_for};
 use virtsnap::logging::message;
+
+const SETTINGS: &str = "[daemon]\nmin-free = \"1%\"\nmetrics-textfile = \"/run/virtsnap/virtsnap.prom\"\n";
 
 /// Builds the package from the binaries under test and puts it into the container.
 fn package(tb: &Testbed) {
@@ -39,13 +41,21 @@ harness::on_both! {
         tb.ok("test -e /etc/virtsnap/policies.d/README");
         // The file as it is shipped holds nothing but defaults, and the machine's memory is this disk: room enough
         // is not to be expected there.
-        tb.ok("printf '[daemon]\\nmin-free = \"1%%\"\\n' > /etc/virtsnap/virtsnapd.toml && systemctl reload virtsnapd");
+        tb.push_file("/etc/virtsnap/virtsnapd.toml", SETTINGS, 0o644);
+        daemon.ok("reload");
         daemon.ok("create vm1 --name kept");
         let taken = format!("journalctl --sync && journalctl -x --no-pager MESSAGE_ID={}", message::SNAPSHOT_TAKEN);
         let explained = tb.ok(&taken);
         for text in ["snapshot kept of VM vm1 taken", "Subject: Snapshot kept of VM vm1 was taken", "Defined-By: virtsnapd"] {
             assert!(explained.contains(text), "{text}: {explained}");
         }
+
+        // Under the unit's umask, in its read-only system: who collects metrics is another user.
+        wait_for(Duration::from_secs(60), "the metrics", || {
+            let read = daemon.as_nobody("cat /run/virtsnap/virtsnap.prom").stdout;
+            let mut of_ours = read.lines().filter(|l| l.starts_with("virtsnap_vm_snapshots{vm=\"vm1\","));
+            of_ours.any(|l| l.ends_with(",managed=\"yes\"} 1")).then_some(())
+        });
 
         // The bus starts it for whoever asks, and for nobody once it was disabled.
         tb.ok("systemctl stop virtsnapd");

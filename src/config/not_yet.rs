@@ -15,9 +15,6 @@ pub(super) fn warnings(settings: &Settings) -> Diagnostics {
             out.push(Diagnostic::warning(place, format!("`{key}` has no effect in this version: {what}")));
         }
     };
-    if settings.daemon.metrics_textfile.is_some() {
-        daemon("metrics-textfile", "no metrics are written yet");
-    }
     daemon("hooks", "no hooks are run yet");
     for (name, detail) in &settings.details {
         policy(&format!("policy {name}"), detail.keys.values(), &mut out);

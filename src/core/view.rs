@@ -3,6 +3,9 @@
 //! Each part is behind an `Arc`, so that publishing costs what changed, and a reader that compares two views
 //! skips what is the same by pointer.
 
+mod counts;
+mod metrics;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -10,6 +13,10 @@ use std::{
 
 use jiff::Timestamp;
 
+pub use self::{
+    counts::{Counts, Runs},
+    metrics::metrics,
+};
 use super::{
     inventory::VmRecord,
     job::{Asker, JobId, JobState, Outcome},
@@ -40,6 +47,8 @@ pub struct View {
     pub policies: BTreeMap<PolicyName, Arc<PolicyView>>,
     /// The jobs: those that wait, those that run, the last of those that ended.
     pub jobs: BTreeMap<JobId, Arc<JobView>>,
+    /// What was done since the daemon's start.
+    pub counts: Arc<Counts>,
 }
 
 /// The daemon itself.

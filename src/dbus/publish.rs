@@ -58,8 +58,13 @@ impl Publisher {
     ) -> Self {
         let published = shared.engine.published.clone();
         let first: Arc<ManagerView> = Arc::clone(&published.borrow().view.manager);
-        let out =
-            View { manager: first, vms: BTreeMap::new(), policies: BTreeMap::new(), jobs: BTreeMap::new() };
+        let out = View {
+            manager: first,
+            vms: BTreeMap::new(),
+            policies: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            counts: Arc::default(),
+        };
         Self { connection, shared, published, settled, objects, manager, out: Arc::new(out) }
     }
 

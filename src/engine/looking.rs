@@ -9,6 +9,7 @@ use super::{Engine, Input, thread};
 use crate::{
     core::{machine::Event, stray::QUARANTINE, view::DaemonState},
     forgotten,
+    logging::message,
     reader::ReadError,
     strays,
 };
@@ -37,16 +38,22 @@ impl Engine {
             match std::panic::catch_unwind(std::panic::AssertUnwindSafe(look)) {
                 Ok(Ok(changed)) => changed.into_iter().for_each(|vm| reader.read(vm)),
                 Ok(Err(e)) => {
-                    tracing::warn!(error = %e, "what belongs to nobody cannot be looked for");
+                    tracing::warn!(MESSAGE_ID = message::UNREADABLE, error = %e, "what belongs to nobody cannot be looked for");
                 }
-                Err(_) => tracing::error!("a bug ended the look for what belongs to nobody"),
+                Err(_) => tracing::error!(
+                    MESSAGE_ID = message::INTERNAL_ERROR,
+                    "a bug ended the look for what belongs to nobody"
+                ),
             }
             let long_ago = tools.clock.now().saturating_sub(QUARANTINE).unwrap_or_default();
             match tools.store.quarantined_since(long_ago) {
                 Ok(vms) => vms.into_iter().for_each(|vm| {
                     let _ = send.send(Input::Machine(Event::QuarantineOver(vm)));
                 }),
-                Err(e) => tracing::error!(error = %e, "cannot read what is in quarantine"),
+                Err(e) => tracing::error!(
+                    MESSAGE_ID = message::STORE_FAILED, error = %e,
+                    "cannot read what is in quarantine"
+                ),
             }
             looking.store(false, Ordering::SeqCst);
         });

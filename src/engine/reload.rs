@@ -87,6 +87,7 @@ impl Engine {
                     );
                 }
                 tracing::info!("configuration read: {} policies", settings.policies.len());
+                self.metrics.follow(settings.daemon.metrics_textfile.as_deref());
                 self.handle(Event::Settings(settings));
                 Ok(Reply::Done)
             }

@@ -37,9 +37,12 @@ impl Engine {
         let reader = self.reader.clone();
         let held = self.held.clone();
         let spawned = std::thread::Builder::new().name(format!("job-{id}")).spawn(move || {
-            let passed = progress.clone();
+            let (passed, merged) = (progress.clone(), progress.clone());
             let wire = Wire {
                 cancel,
+                merged: Box::new(move |bytes| {
+                    let _ = merged.send(Input::Machine(Event::Merged(job.vm, bytes)));
+                }),
                 passed: Box::new(move |at| {
                     let _ = passed.send(Input::Machine(Event::Passed(at)));
                 }),

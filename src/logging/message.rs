@@ -65,6 +65,8 @@ messages! {
     UNREADABLE = "df5c18c8953a4152995216eb470d6261";
     /// A file that was nobody's was removed.
     ORPHAN_REMOVED = "37aef947281f44259a85dce2f68b285a";
+    /// The file of metrics cannot be written.
+    METRICS_FAILED = "8f7a9e8cb431420bb0384257a5ab0c94";
     /// A bug, or the system denies what everything depends on.
     INTERNAL_ERROR = "516d1f191b39442aa5ba4e102d9fe801";
 }

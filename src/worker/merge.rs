@@ -363,7 +363,7 @@ impl Watcher for Watching<'_> {
 
     fn merged(&mut self, part: &DiskPart) -> Result<()> {
         self.pivoting = false;
-        self.room.written(&part.base);
+        (self.work.wire.merged)(self.room.written(&part.base));
         written(self.work.tools.store.reached(self.intent.id, &part.target))
     }
 

@@ -61,7 +61,12 @@ impl Daemon {
     pub(crate) fn run(&self, vm: VmId, operation: Operation) -> Outcome {
         let asker = Asker { origin: Origin::Manual, uid: 0 };
         let job = Job { id: 1, vm, operation, asker, asked: self.tools.clock.now() };
-        let wire = Wire { cancel: Arc::default(), progress: Box::new(|_| {}), passed: Box::new(|_| {}) };
+        let wire = Wire {
+            cancel: Arc::default(),
+            progress: Box::new(|_| {}),
+            merged: Box::new(|_| {}),
+            passed: Box::new(|_| {}),
+        };
         worker::run(&self.tools, &self.settings, &job, &BTreeMap::new(), &wire)
     }
 

@@ -135,6 +135,7 @@ impl World {
         let wire = Wire {
             cancel: Arc::new(AtomicBool::new(false)),
             progress: Box::new(progress),
+            merged: Box::new(|_| {}),
             passed: Box::new(|_| {}),
         };
         worker::run(&tools, &self.settings, &job, &BTreeMap::new(), &wire)

@@ -23,6 +23,7 @@ mod life;
 mod looks;
 mod memory;
 mod merging;
+mod metrics;
 mod mirror;
 mod missing;
 mod orphans;

@@ -254,6 +254,16 @@ impl Rig {
         std::fs::write(self.directory.path().join("etc/policies.d/test.toml"), text).unwrap();
     }
 
+    /// Adds lines to `[daemon]`, which the daemon does not know of yet.
+    pub fn write_main(&self, more: &str) {
+        std::fs::write(self.directory.path().join("etc/virtsnapd.toml"), format!("{MAIN}{more}")).unwrap();
+    }
+
+    /// A directory for the test's own files.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     fn state(&self) -> PathBuf {
         self.directory.path().join("state")
     }

@@ -282,6 +282,8 @@ impl Machine {
         let Some(job) = self.jobs.finish(id, outcome.clone(), now) else { return };
         let vm = job.vm;
         self.stale.insert(vm);
+        let frozen = self.frozen_for(vm, &outcome);
+        Arc::make_mut(&mut self.view.counts).ended(&job, &outcome, frozen);
         match &outcome {
             Outcome::Done(_) => {
                 let done = Effort::of(&job.operation);
@@ -318,6 +320,13 @@ impl Machine {
         let vm_name = self.name_of(vm);
         out.push(Effect::Log(Note::Ended { job: Box::new(job), vm_name, outcome }));
         out.push(Effect::Read(vm));
+    }
+
+    /// For how long the guest was frozen for what the job made: the VM was read since.
+    fn frozen_for(&self, vm: VmId, outcome: &Outcome) -> SignedDuration {
+        let Outcome::Done(Some(Made::Snapshot(name))) = outcome else { return SignedDuration::ZERO };
+        let made = self.vms.get(&vm).and_then(|record| record.snapshots.get(name));
+        made.map_or(SignedDuration::ZERO, |made| made.quality.frozen)
     }
 
     /// Ends what waits for a VM that is no more.

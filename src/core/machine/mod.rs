@@ -109,6 +109,8 @@ pub enum Event {
     },
     /// A prune found the clock right, and this is stored now as the newest time known to have passed.
     Passed(Timestamp),
+    /// Images of this VM that held so many bytes were merged into others.
+    Merged(VmId, u64),
     /// A job ended.
     Ended(JobId, Outcome),
     /// Finish what runs, take no more.
@@ -206,6 +208,7 @@ impl Machine {
                 vms: BTreeMap::new(),
                 policies: BTreeMap::new(),
                 jobs: BTreeMap::new(),
+                counts: Arc::default(),
             },
             stale: BTreeSet::new(),
             stale_policies: true,
@@ -280,6 +283,7 @@ impl Machine {
             Event::Unfinished(vm) => self.finish_merges(vm, now),
             Event::QuarantineOver(vm) => self.sweep(vm, now),
             Event::Passed(at) => self.last_plausible = Some(at),
+            Event::Merged(vm, bytes) => Arc::make_mut(&mut self.view.counts).merged(vm, bytes),
             Event::Ended(job, outcome) => self.on_ended(job, outcome, now, out),
             Event::Stop => self.on_stop(now, out),
         }

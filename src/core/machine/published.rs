@@ -1,6 +1,6 @@
 //! Keeping what is published right: the parts of the view that an event made out of date, and no others.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{Effect, Machine, Note};
 use crate::core::{select::VmFacts, settings::check_against, view::DaemonState};
@@ -39,18 +39,16 @@ impl Machine {
             self.in_vain.stale = true;
         }
         for id in std::mem::take(&mut self.stale) {
-            match self.vm_view(id) {
-                Some(view) => {
-                    let old = self.view.vms.get(&id);
-                    if old.is_none_or(|old| **old != view) {
-                        let health = Note::of_health(old.map(|old| old.record.as_ref()), &view.record);
-                        out.extend(health.map(Effect::Log));
-                        self.view.vms.insert(id, view.into());
-                    }
-                }
-                None => {
-                    self.view.vms.remove(&id);
-                }
+            let Some(view) = self.vm_view(id) else {
+                self.view.vms.remove(&id);
+                Arc::make_mut(&mut self.view.counts).forget(id);
+                continue;
+            };
+            let old = self.view.vms.get(&id);
+            if old.is_none_or(|old| **old != view) {
+                let health = Note::of_health(old.map(|old| old.record.as_ref()), &view.record);
+                out.extend(health.map(Effect::Log));
+                self.view.vms.insert(id, view.into());
             }
         }
         self.refresh_runs();

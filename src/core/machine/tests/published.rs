@@ -1,6 +1,7 @@
 //! What is published and told of the settings.
 
 use super::*;
+use crate::core::view::metrics;
 
 fn told(effects: &[Effect]) -> Vec<&str> {
     let warning = |e| if let &Effect::Log(Note::Warning(ref line)) = e { Some(line.as_str()) } else { None };
@@ -36,6 +37,62 @@ fn settings_in_vain_are_told_once_and_published_as_long_as_they_are() {
     new.warnings = vec!["of the files".to_owned()];
     assert!(told(&b.send(Event::Settings(Arc::new(new)))).is_empty());
     assert_eq!(published(&b), ["of the files"]);
+}
+
+#[test]
+fn metrics_say_what_was_done_and_escape_what_a_name_holds() {
+    let mut b = Bench::new(NIGHTLY, "2026-03-02T12:00:00Z", None);
+    b.connect(&[1]);
+    let says = |b: &Bench, line: &str| {
+        let text = metrics(b.machine.view(), "1.2");
+        assert!(text.lines().any(|l| l == line), "no {line} in\n{text}");
+    };
+    let uuid = "00000000-0000-0000-0000-000000000001";
+    says(&b, "virtsnap_build_info{version=\"1.2\"} 1");
+    says(&b, "virtsnap_libvirt_connected 1");
+    let of = format!("policy=\"nightly\",vm=\"vm1\",uuid=\"{uuid}\"");
+    says(&b, &format!("virtsnap_run_failures_total{{{of}}} 0"));
+    says(&b, &format!("virtsnap_last_success_timestamp_seconds{{{of}}} 0"));
+    says(&b, "virtsnap_policy_next_run_timestamp_seconds{policy=\"nightly\"} 1772505000");
+
+    let run = |b: &mut Bench| {
+        let Ok(Reply::Jobs(jobs)) = b.ask(Change::Run { policy: nightly(), vm: None }) else {
+            panic!("it runs")
+        };
+        jobs[0]
+    };
+    let job = run(&mut b);
+    b.send(Event::Ended(job, Outcome::Failed(Failure::new("Failed", "no agent"))));
+    says(&b, &format!("virtsnap_run_failures_total{{{of}}} 1"));
+    says(&b, "virtsnap_jobs_total{operation=\"create\",result=\"failed\"} 1");
+    let vm1 = format!("vm=\"vm1\",uuid=\"{uuid}\"");
+    says(&b, &format!("virtsnap_vm_failed{{{vm1}}} 1"));
+
+    let job = run(&mut b);
+    let mut taken = record(1, &[("ours", true), ("theirs", false)]);
+    let ours = taken.snapshots.get_mut(&SnapshotName::existing("ours")).unwrap();
+    ours.snapshot.policies.insert(nightly());
+    ours.quality.frozen = SignedDuration::from_micros(1_020_003);
+    b.send(Event::VmRead(Box::new(taken.clone())));
+    b.send(Event::Ended(job, Outcome::Done(Some(Made::Snapshot(SnapshotName::existing("ours"))))));
+    b.send(Event::Merged(vm(1), 1000));
+    b.send(Event::Merged(vm(1), 24));
+    says(&b, &format!("virtsnap_runs_total{{{of}}} 2"));
+    says(&b, &format!("virtsnap_run_failures_total{{{of}}} 1"));
+    says(&b, &format!("virtsnap_last_success_timestamp_seconds{{{of}}} 1767225600"));
+    says(&b, &format!("virtsnap_vm_failed{{{vm1}}} 0"));
+    says(&b, &format!("virtsnap_vm_frozen_seconds_total{{{vm1}}} 1.020003"));
+    says(&b, &format!("virtsnap_vm_merged_bytes_total{{{vm1}}} 1024"));
+    says(&b, &format!("virtsnap_vm_snapshots{{{vm1},managed=\"yes\"}} 1"));
+    says(&b, &format!("virtsnap_vm_snapshots{{{vm1},managed=\"no\"}} 1"));
+    says(&b, &format!("virtsnap_vm_snapshot_bytes{{{vm1}}} 2"));
+
+    taken.name = "a\\b\"c\nd".to_owned();
+    b.send(Event::VmRead(Box::new(taken)));
+    says(&b, &format!("virtsnap_vm_failed{{vm=\"a\\\\b\\\"c\\nd\",uuid=\"{uuid}\"}} 0"));
+    b.send(Event::VmGone(vm(1)));
+    let (text, counts) = (metrics(b.machine.view(), "1.2"), &b.machine.view().counts);
+    assert!(!text.contains(uuid) && counts.runs.is_empty() && counts.merged.is_empty(), "{text}");
 }
 
 #[test]

@@ -1,0 +1,63 @@
+//! What the daemon counts from its start on.
+
+use std::collections::BTreeMap;
+
+use jiff::SignedDuration;
+
+use crate::core::{
+    job::{Job, JobResult, Operation, Outcome},
+    model::{PolicyName, VmId},
+};
+
+/// What was done since the daemon's start.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Jobs that ended, by operation and result.
+    pub jobs: BTreeMap<(&'static str, JobResult), u64>,
+    /// Runs of policies on VMs that ended.
+    pub runs: BTreeMap<(PolicyName, VmId), Runs>,
+    /// For how long guests were frozen for snapshots that were taken.
+    pub frozen: BTreeMap<VmId, SignedDuration>,
+    /// What images held that were merged into others, in bytes.
+    pub merged: BTreeMap<VmId, u64>,
+}
+
+/// The runs of one policy on one VM that ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Runs {
+    /// All of them.
+    pub ended: u64,
+    /// Those that failed.
+    pub failed: u64,
+}
+
+impl Counts {
+    /// A job ended. `frozen`: for how long its guest was, as far as that is known.
+    pub(in crate::core) fn ended(&mut self, job: &Job, outcome: &Outcome, frozen: SignedDuration) {
+        *self.jobs.entry((job.operation.as_str(), outcome.result())).or_default() += 1;
+        if let Operation::Create(create) = &job.operation {
+            for policy in &create.policies {
+                let runs = self.runs.entry((policy.clone(), job.vm)).or_default();
+                runs.ended += 1;
+                runs.failed += u64::from(outcome.result() == JobResult::Failed);
+            }
+        }
+        if !frozen.is_zero() {
+            let sum = self.frozen.entry(job.vm).or_default();
+            *sum = sum.saturating_add(frozen);
+        }
+    }
+
+    /// Images of this VM were merged.
+    pub(in crate::core) fn merged(&mut self, vm: VmId, bytes: u64) {
+        let sum = self.merged.entry(vm).or_default();
+        *sum = sum.saturating_add(bytes);
+    }
+
+    /// A VM is no more.
+    pub(in crate::core) fn forget(&mut self, vm: VmId) {
+        self.runs.retain(|(_, of), _| *of != vm);
+        self.frozen.remove(&vm);
+        self.merged.remove(&vm);
+    }
+}

@@ -1,0 +1,203 @@
+//! The view and the counts, as Prometheus' text format has them.
+//!
+//! <https://prometheus.io/docs/instrumenting/exposition_formats/>: each metric's samples stand together, after its help
+//! and its type; times are seconds since the epoch, 0 where there is none, so that "too long ago" is true of "never".
+
+use std::fmt::{Display, Write as _};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{View, VmView};
+use crate::core::{
+    health::{self, Health},
+    model::{PolicyName, SnapshotState},
+};
+
+/// What kind a metric is.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    /// It only grows, but for restarts of the daemon, from which on it counts anew.
+    Counter,
+    /// It goes up and down.
+    Gauge,
+}
+
+/// All of it, with a line feed at its end. `version`: the daemon's.
+pub fn metrics(view: &View, version: &str) -> String {
+    let mut out = Text(String::new());
+    out.about("build_info", Kind::Gauge, "The version of virtsnapd; always 1.");
+    out.sample("build_info", &[("version", version)], 1);
+    out.about("libvirt_connected", Kind::Gauge, "Whether virtsnapd is connected to libvirt.");
+    out.sample("libvirt_connected", &[], u8::from(view.manager.hypervisor_connected));
+    out.about("jobs_total", Kind::Counter, "Jobs that ended since the start, by operation and result.");
+    for ((operation, result), count) in &view.counts.jobs {
+        out.sample("jobs_total", &[("operation", operation), ("result", result.as_str())], count);
+    }
+    policies(view, &mut out);
+    runs(view, &mut out);
+    vms(view, &mut out);
+    out.0
+}
+
+fn policies(view: &View, out: &mut Text) {
+    let next = "When the policy runs next, in seconds since the epoch; 0 if never.";
+    out.about("policy_next_run_timestamp_seconds", Kind::Gauge, next);
+    for policy in view.policies.values() {
+        let labels = [("policy", policy.name.as_str())];
+        out.sample("policy_next_run_timestamp_seconds", &labels, seconds(policy.next_run));
+    }
+    let last = "When the policy ran last, well or not, in seconds since the epoch; 0 if never.";
+    out.about("policy_last_run_timestamp_seconds", Kind::Gauge, last);
+    for policy in view.policies.values() {
+        let labels = [("policy", policy.name.as_str())];
+        out.sample("policy_last_run_timestamp_seconds", &labels, seconds(policy.last_run));
+    }
+}
+
+/// One sample for each policy and each VM that it is for, also before its first run: what appears with a failure has no
+/// value before it that it could have grown from.
+fn runs(view: &View, out: &mut Text) {
+    let all: Vec<(&PolicyName, &VmView)> = view
+        .policies
+        .values()
+        .flat_map(|p| p.vms.iter().filter_map(|vm| view.vms.get(vm)).map(|vm| (&p.name, &**vm)))
+        .collect();
+    let of = |policy: &PolicyName, vm: &VmView| {
+        view.counts.runs.get(&(policy.clone(), vm.record.id)).copied().unwrap_or_default()
+    };
+    out.of_runs(
+        "runs_total",
+        Kind::Counter,
+        "Runs of the policy on the VM that ended.",
+        &all,
+        |policy, vm| of(policy, vm).ended,
+    );
+    let failed = "Runs of the policy on the VM that failed.";
+    out.of_runs("run_failures_total", Kind::Counter, failed, &all, |policy, vm| of(policy, vm).failed);
+    let last = "When the newest good snapshot that counts for the policy was taken, in seconds since the epoch; 0 if \
+                there is none.";
+    out.of_runs("last_success_timestamp_seconds", Kind::Gauge, last, &all, |policy, vm| {
+        let snapshots = vm.record.snapshots.values().map(|s| &s.snapshot);
+        let good =
+            snapshots.filter(|s| s.managed && s.state == SnapshotState::Ready && s.policies.contains(policy));
+        seconds(good.map(|s| s.created).max())
+    });
+}
+
+fn vms(view: &View, out: &mut Text) {
+    use Kind::{Counter, Gauge};
+    let counts = &view.counts;
+    let last = "When the newest good snapshot that virtsnap made was taken, in seconds since the epoch; 0 if there is \
+                none.";
+    out.of_vms("vm_last_success_timestamp_seconds", Gauge, last, view, |vm| seconds(vm.last_success));
+    let failed = "Whether the last thing that was tried with the VM failed.";
+    out.of_vms("vm_failed", Gauge, failed, view, |vm| u8::from(!vm.last_error.is_empty()));
+    let health = "What is known of its disks and snapshots: 0 ok, 1 degraded, 2 broken.";
+    out.of_vms("vm_health", Gauge, health, view, |vm| match health::worst(&vm.record.findings) {
+        Health::Ok => 0,
+        Health::Degraded => 1,
+        Health::Broken => 2,
+    });
+    out.of_vms("vm_frozen", Gauge, "Whether the guest's file systems are frozen, or may be.", view, |vm| {
+        u8::from(vm.frozen)
+    });
+    let frozen = "For how long the guest was frozen for snapshots that were taken.";
+    out.of_vms("vm_frozen_seconds_total", Counter, frozen, view, |vm| {
+        Seconds(counts.frozen.get(&vm.record.id).copied().unwrap_or_default())
+    });
+    let merged = "What images held that were merged into others, in bytes.";
+    out.of_vms("vm_merged_bytes_total", Counter, merged, view, |vm| {
+        counts.merged.get(&vm.record.id).copied().unwrap_or_default()
+    });
+    out.about("vm_snapshots", Gauge, "Snapshots, by whether virtsnap made or took them over.");
+    for vm in view.vms.values() {
+        let uuid = vm.record.id.to_string();
+        let [name, uuid] = labels(vm, &uuid);
+        for (managed, word) in [(true, "yes"), (false, "no")] {
+            let count = vm.record.snapshots.values().filter(|s| s.snapshot.managed == managed).count();
+            out.sample("vm_snapshots", &[name, uuid, ("managed", word)], count);
+        }
+    }
+    let bytes = "What the images of all its snapshots take, in bytes.";
+    out.of_vms("vm_snapshot_bytes", Gauge, bytes, view, |vm| vm.record.snapshot_bytes());
+    let depth = "The most images under one of its writable disks.";
+    out.of_vms("vm_chain_depth", Gauge, depth, view, |vm| vm.record.chain_depth);
+}
+
+fn seconds(at: Option<Timestamp>) -> i64 {
+    at.map_or(0, Timestamp::as_second)
+}
+
+fn labels<'a>(vm: &'a VmView, uuid: &'a str) -> [(&'static str, &'a str); 2] {
+    [("vm", vm.record.name.as_str()), ("uuid", uuid)]
+}
+
+struct Seconds(SignedDuration);
+
+impl Display for Seconds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{:06}", self.0.as_secs(), self.0.subsec_micros().unsigned_abs())
+    }
+}
+
+struct Text(String);
+
+impl Text {
+    /// The head of a metric; its samples follow.
+    fn about(&mut self, name: &str, kind: Kind, help: &str) {
+        let kind = match kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+        };
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.0, "# HELP virtsnap_{name} {help}\n# TYPE virtsnap_{name} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+        self.0.push_str("virtsnap_");
+        self.0.push_str(name);
+        for (i, (label, text)) in labels.iter().enumerate() {
+            let _ = write!(self.0, "{}{label}=\"", if i == 0 { '{' } else { ',' });
+            for c in text.chars() {
+                match c {
+                    '\\' => self.0.push_str("\\\\"),
+                    '"' => self.0.push_str("\\\""),
+                    '\n' => self.0.push_str("\\n"),
+                    c => self.0.push(c),
+                }
+            }
+            self.0.push('"');
+        }
+        let _ = writeln!(self.0, "{} {value}", if labels.is_empty() { "" } else { "}" });
+    }
+
+    fn of_vms<V: Display>(
+        &mut self,
+        name: &str,
+        kind: Kind,
+        help: &str,
+        view: &View,
+        value: impl Fn(&VmView) -> V,
+    ) {
+        self.about(name, kind, help);
+        for vm in view.vms.values() {
+            self.sample(name, &labels(vm, &vm.record.id.to_string()), value(vm));
+        }
+    }
+
+    fn of_runs<V: Display>(
+        &mut self,
+        name: &str,
+        kind: Kind,
+        help: &str,
+        all: &[(&PolicyName, &VmView)],
+        value: impl Fn(&PolicyName, &VmView) -> V,
+    ) {
+        self.about(name, kind, help);
+        for (policy, vm) in all {
+            let uuid = vm.record.id.to_string();
+            let [vm_label, uuid] = labels(vm, &uuid);
+            self.sample(name, &[("policy", policy.as_str()), vm_label, uuid], value(policy, vm));
+        }
+    }
+}
