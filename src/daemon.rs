@@ -117,6 +117,7 @@ pub fn prepare(
         settings: Arc::new(options.settings),
         places: store.places()?,
         owed: store.owed()?,
+        failed: store.failed()?,
         last_plausible: store.last_plausible()?,
         fresh_boot: boot_file.as_ref().is_some_and(|f| !f.exists()),
         own_uid: nix::unistd::getuid().as_raw(),

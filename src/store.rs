@@ -115,6 +115,7 @@ const MIGRATIONS: &[&str] = &["
     CREATE INDEX forgotten_vm ON forgotten (vm);
 ", "
     CREATE TABLE trusted (vm TEXT PRIMARY KEY) STRICT;
+    CREATE TABLE failed (vm TEXT PRIMARY KEY, effort TEXT NOT NULL, text TEXT NOT NULL) STRICT;
 "];
 
 /// The database.

@@ -1,4 +1,4 @@
-//! The policies' runs: how far each policy got, and what it owes.
+//! The policies' runs: how far each policy got, and what it owes; and what failed last.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use rusqlite::{TransactionBehavior, params};
 use super::{Result, Store};
 use crate::core::{
     job::JobResult,
-    machine::{Entry, Owed, Place},
+    machine::{Entry, Failed, Owed, Place},
     model::{PolicyName, VmId},
 };
 
@@ -54,6 +54,15 @@ impl Store {
                 Entry::Cleared(policy) => {
                     transaction.execute("DELETE FROM due WHERE policy = ?1", params![policy.as_str()])?;
                 }
+                Entry::Failed(vm, failed) => {
+                    transaction.execute(
+                        "INSERT OR REPLACE INTO failed VALUES (?1, ?2, ?3)",
+                        params![vm.to_string(), failed.effort.as_str(), failed.text],
+                    )?;
+                }
+                Entry::Worked(vm) => {
+                    transaction.execute("DELETE FROM failed WHERE vm = ?1", params![vm.to_string()])?;
+                }
                 Entry::Gone(policy) => {
                     transaction.execute("DELETE FROM due WHERE policy = ?1", params![policy.as_str()])?;
                     transaction.execute("DELETE FROM handled WHERE policy = ?1", params![policy.as_str()])?;
@@ -84,6 +93,21 @@ impl Store {
                 last_result: result.parse().ok(),
             };
             all.insert(policy, place);
+        }
+        Ok(all)
+    }
+
+    /// What failed last on VMs, and was not made up for.
+    pub fn failed(&self) -> Result<BTreeMap<VmId, Failed>> {
+        let connection = self.lock();
+        let mut statement = connection.prepare("SELECT vm, effort, text FROM failed")?;
+        let mut all = BTreeMap::new();
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let (vm, effort): (String, String) = (row.get(0)?, row.get(1)?);
+            if let (Ok(vm), Ok(effort)) = (vm.parse(), effort.parse()) {
+                all.insert(vm, Failed { effort, text: row.get(2)? });
+            }
         }
         Ok(all)
     }

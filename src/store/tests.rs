@@ -1,7 +1,7 @@
 use super::*;
 use crate::core::{
     job::JobResult,
-    machine::{Entry, Owed, Place},
+    machine::{Effort, Entry, Failed, Owed, Place},
     merge::{DiskPart, Doomed, Recipe},
     model::{Consistency, PolicyName, SnapshotName},
     policy::Quiesce,
@@ -285,4 +285,17 @@ fn nobody_else_may_read_it_and_it_knows_its_libvirt() {
         let entry = entry.unwrap();
         assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{entry:?}");
     }
+}
+
+#[test]
+fn what_failed_last_is_known_until_it_is_made_up_for() {
+    let store = Store::in_memory().unwrap();
+    let vm = |n| VmId(Uuid::from_u128(n));
+    let failed = |effort, text: &str| Failed { effort, text: text.to_owned() };
+    let first = failed(Effort::Taking, "no agent");
+    let second = failed(Effort::Deleting, "no room");
+    store.remember(&[Entry::Failed(vm(1), first), Entry::Failed(vm(1), second.clone())]).unwrap();
+    store.remember(&[Entry::Failed(vm(2), failed(Effort::Other, ""))]).unwrap();
+    store.remember(&[Entry::Worked(vm(2)), Entry::Worked(vm(3))]).unwrap();
+    assert_eq!(store.failed().unwrap(), [(vm(1), second)].into());
 }

@@ -9,8 +9,8 @@ use virtsnap::hypervisor::{
 };
 
 use super::{
-    client::MANAGER,
-    rig::{Rig, held, id, policy_path},
+    client::{MANAGER, none, options},
+    rig::{Rig, held, id, policy_path, vm_path},
 };
 
 const VMS: u128 = 12;
@@ -51,4 +51,40 @@ async fn a_stop_in_the_middle_of_the_queue_costs_no_vm_its_run_and_repeats_none(
         rig.stop().await;
     }
     assert!(rig.store().owed().unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_failed_last_is_told_after_a_restart_too_until_it_works() {
+    let mut rig = Rig::start("", |sim| {
+        sim.add_vm(VmSpec::new("web", 1));
+        sim.add_vm(VmSpec::new("gone", 2));
+    })
+    .await;
+    for number in [1, 2] {
+        rig.sim.agent_connected(id(number), false).unwrap();
+        rig.client.until(&vm_path(id(number)), "VM.AgentConnected", |c: &bool| !c).await;
+        let required = options([("quiesce", "require".into())]);
+        rig.client.create(id(number), "s", required).await.unwrap_err();
+    }
+    let told = rig.client.text(&vm_path(id(1)), "VM.LastError").await;
+    assert!(told.contains("agent"), "{told}");
+    rig.stop().await;
+    rig.sim.stop(id(2)).unwrap();
+    rig.sim.undefine(id(2)).unwrap();
+    rig.boot().await;
+    rig.until_running().await;
+    assert_eq!(rig.client.text(&vm_path(id(1)), "VM.LastError").await, told);
+    // What it wrote down is there at its end at the latest.
+    rig.stop().await;
+    let failed: Vec<_> = rig.store().failed().unwrap().into_keys().collect();
+    assert_eq!(failed, [id(1)], "who is gone is forgotten");
+    rig.boot().await;
+    rig.until_running().await;
+
+    rig.client.create(id(1), "s", none()).await.unwrap();
+    assert_eq!(rig.client.text(&vm_path(id(1)), "VM.LastError").await, "");
+    rig.stop().await;
+    rig.boot().await;
+    rig.until_running().await;
+    assert_eq!(rig.client.text(&vm_path(id(1)), "VM.LastError").await, "");
 }

@@ -18,30 +18,6 @@ use crate::core::{
 /// So many ended jobs linger at least, and each for so long.
 const LINGER: (usize, SignedDuration) = (64, SignedDuration::from_mins(10));
 
-/// Kinds of what can fail on a VM: one that works shows nothing about the others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Effort {
-    Looking,
-    Taking,
-    Deleting,
-    Other,
-}
-
-impl Effort {
-    fn of(operation: &Operation) -> Self {
-        match operation {
-            Operation::Create(_) => Self::Taking,
-            Operation::Delete { .. } | Operation::Prune { .. } | Operation::Finish => Self::Deleting,
-            _ => Self::Other,
-        }
-    }
-
-    /// Success with this is the end of that failure: a night without a snapshot is no good one because it was pruned well.
-    fn makes_up_for(self, failed: Self) -> bool {
-        self == Self::Taking || self == failed
-    }
-}
-
 #[derive(Debug)]
 struct Entry {
     job: Job,
@@ -285,15 +261,8 @@ impl Machine {
         let frozen = self.frozen_for(vm, &outcome);
         Arc::make_mut(&mut self.view.counts).ended(&job, &outcome, frozen);
         match &outcome {
-            Outcome::Done(_) => {
-                let done = Effort::of(&job.operation);
-                if self.errors.get(&vm).is_some_and(|(failed, _)| done.makes_up_for(*failed)) {
-                    self.errors.remove(&vm);
-                }
-            }
-            Outcome::Failed(f) => {
-                self.errors.insert(vm, (Effort::of(&job.operation), f.message.clone()));
-            }
+            Outcome::Done(_) => self.journal.extend(self.failing.worked(vm, &job.operation)),
+            Outcome::Failed(f) => self.journal.push(self.failing.failed(vm, &job.operation, &f.message)),
             Outcome::Cancelled(_) => {}
         }
         // A job that the daemon's end cancels is owed to the next life.

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 
+use super::Failed;
 use crate::core::{
     job::JobResult,
     model::{PolicyName, VmId},
@@ -54,4 +55,8 @@ pub enum Entry {
     Cleared(PolicyName),
     /// There is no such policy any more.
     Gone(PolicyName),
+    /// A job failed on this VM, which is told until the like of it works.
+    Failed(VmId, Failed),
+    /// That is over.
+    Worked(VmId),
 }

@@ -22,6 +22,7 @@
 mod adopt;
 mod branching;
 mod debts;
+mod failing;
 mod jobs;
 mod memory;
 mod mend;
@@ -41,15 +42,12 @@ use std::{
 
 use jiff::Timestamp;
 
+pub use self::failing::{Effort, Failed};
 pub use self::memory::{Entry, Owed, Place};
 pub use self::note::Note;
 pub use self::requests::{Change, Query, Refusal, Reply, Request, RequestId};
 pub use self::start::Start;
-use self::{
-    jobs::{Effort, Jobs},
-    published::InVain,
-    runs::PolicyRun,
-};
+use self::{failing::Failing, jobs::Jobs, published::InVain, runs::PolicyRun};
 use super::{
     health::Repair,
     inventory::VmRecord,
@@ -165,8 +163,7 @@ pub struct Machine {
     /// To be written down at the end of this step.
     journal: Vec<Entry>,
     frozen: BTreeSet<VmId>,
-    /// What failed last, of which kind that was, and what came of it.
-    errors: BTreeMap<VmId, (Effort, String)>,
+    failing: Failing,
     /// What a repair was tried for, and when.
     mended: BTreeMap<VmId, (Vec<Repair>, Timestamp)>,
     view: View,
@@ -201,7 +198,7 @@ impl Machine {
             runs: BTreeMap::new(),
             journal: Vec::new(),
             frozen: start.frozen,
-            errors: BTreeMap::new(),
+            failing: Failing::restored(start.failed),
             mended: BTreeMap::new(),
             view: View {
                 manager: Arc::new(manager),
@@ -258,7 +255,7 @@ impl Machine {
             Event::VmUnreadable(vm, why) => {
                 self.unread.remove(&vm);
                 if self.vms.contains_key(&vm) {
-                    self.errors.insert(vm, (Effort::Looking, why));
+                    self.failing.unreadable(vm, why);
                     self.stale.insert(vm);
                 } else {
                     self.unreadable.insert(vm);
@@ -322,10 +319,10 @@ impl Machine {
         for vm in self.unreadable.difference(&ids_now).copied().collect::<Vec<_>>() {
             self.can_tell(vm);
         }
+        self.journal.extend(self.failing.keep(&ids_now));
         for vm in gone {
             self.branched_off(vm, None);
             self.vms.remove(&vm);
-            self.errors.remove(&vm);
             self.stale.insert(vm);
             self.stale_policies = true;
         }
@@ -336,8 +333,7 @@ impl Machine {
         let id = record.id;
         self.settle_findings(&mut record);
         self.unread.remove(&id);
-        if self.errors.get(&id).is_some_and(|(effort, _)| *effort == Effort::Looking) {
-            self.errors.remove(&id);
+        if self.failing.read(id) {
             self.stale.insert(id);
         }
         let old = self.vms.get(&id);
@@ -357,7 +353,7 @@ impl Machine {
     fn forget(&mut self, vm: VmId, now: Timestamp, out: &mut Vec<Effect>) {
         self.unread.remove(&vm);
         self.can_tell(vm);
-        self.errors.remove(&vm);
+        self.journal.extend(self.failing.forget(vm));
         self.mended.remove(&vm);
         self.branched_off(vm, None);
         if self.vms.remove(&vm).is_some() {
@@ -388,7 +384,7 @@ impl Machine {
             policies: self.plan_of(record).policies.iter().map(|p| p.name.clone()).collect(),
             frozen: self.frozen.contains(&id),
             last_success,
-            last_error: self.errors.get(&id).map(|(_, text)| text.clone()).unwrap_or_default(),
+            last_error: self.failing.text(id),
             deleting: self.jobs.deleting(id),
             reverting: self.jobs.reverting(id),
             branches: self.branches_of(id),

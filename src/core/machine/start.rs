@@ -7,7 +7,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{Owed, Place};
+use super::{Failed, Owed, Place};
 use crate::core::{
     model::{PolicyName, VmId},
     settings::Settings,
@@ -22,6 +22,8 @@ pub struct Start {
     pub places: BTreeMap<PolicyName, Place>,
     /// What each policy owes.
     pub owed: BTreeMap<PolicyName, BTreeMap<VmId, Owed>>,
+    /// What failed last on VMs, and was not made up for.
+    pub failed: BTreeMap<VmId, Failed>,
     /// The newest time that is known to have passed.
     pub last_plausible: Option<Timestamp>,
     /// It is the daemon's first start since the host's: `@reboot` fires.
@@ -30,4 +32,20 @@ pub struct Start {
     pub own_uid: u32,
     /// VMs that may be frozen from before.
     pub frozen: BTreeSet<VmId>,
+}
+
+impl Start {
+    /// Of a daemon that nothing is known of from before, run by root, on a host that was up already.
+    pub fn first(settings: Arc<Settings>) -> Self {
+        Self {
+            settings,
+            places: BTreeMap::new(),
+            owed: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            last_plausible: None,
+            fresh_boot: false,
+            own_uid: 0,
+            frozen: BTreeSet::new(),
+        }
+    }
 }

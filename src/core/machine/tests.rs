@@ -103,15 +103,7 @@ impl Bench {
     }
 
     fn starting(toml: &str, now: &str, arrange: impl FnOnce(&mut Start)) -> Self {
-        let mut start = Start {
-            settings: settings(toml),
-            places: BTreeMap::new(),
-            owed: BTreeMap::new(),
-            last_plausible: None,
-            fresh_boot: false,
-            own_uid: 990,
-            frozen: BTreeSet::new(),
-        };
+        let mut start = Start { own_uid: 990, ..Start::first(settings(toml)) };
         arrange(&mut start);
         Self { machine: Machine::new(start), now: at(now) }
     }
