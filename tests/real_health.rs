@@ -54,6 +54,16 @@ fn held(tb: &Testbed, vm: &Bare, snapshot: &str) -> u8 {
     byte_in(tb, source.attribute("file").unwrap(), 0)
 }
 
+/// A disk's definition with all that it lies on, as nothing but a person's hand or libvirt itself writes it.
+fn written_out(chain: &[String]) -> String {
+    let below = chain[1..].iter().rev().fold("<backingStore/>".to_owned(), |inner, path| {
+        format!(
+            "<backingStore type='file'><format type='qcow2'/><source file='{path}'/>{inner}</backingStore>"
+        )
+    });
+    format!("<source file='{}'/>{below}", chain[0])
+}
+
 harness::on_both! {
     /// `virsh snapshot-current` takes any snapshot for the current one, and with a wrong one, or none, libvirt 11.3
     /// unlinks images that are in use, or crashes.
@@ -133,5 +143,43 @@ harness::on_both! {
              virsh -q define /var/tmp/stray.xml"
         ));
         told(&daemon, &stray, "broken", &format!("Disk vda runs on {runs_on}, but the VM's definition names {old}"));
+    }
+    /// libvirt opens what the definition writes out, not what the images say: after a merge by hand that is old data, or
+    /// nothing at all.
+    fn a_definition_that_still_writes_out_what_was_merged_is_told(tb) {
+        let daemon = Daemon::running(tb, "");
+        let vm = Bare::define(tb, "vm1", 1);
+        tb.ok("virsh -q start vm1");
+        for (layer, value) in [("l1", 1), ("l2", 2)] {
+            vm.write("vda", 0, value);
+            tb.ok(&format!("virsh -q snapshot-create-as vm1 {layer} --disk-only --no-metadata"));
+        }
+        let top = vm.active("vda");
+        tb.ok("virsh -q destroy vm1");
+        let said = tb.ok(&format!("qemu-img info --backing-chain {top}"));
+        let mut chain: Vec<String> =
+            said.lines().filter_map(|line| line.strip_prefix("image: ")).map(str::to_owned).collect();
+        assert_eq!(chain.len(), 3, "{said}");
+        let xml = tb.ok("virsh dumpxml --inactive vm1");
+        let source = format!("<source file='{top}'/>");
+        assert!(xml.contains(&source), "{xml}");
+        tb.push_file("/var/tmp/vm1.xml", xml.replace(&source, &written_out(&chain)), 0o644);
+        tb.ok("virsh -q define /var/tmp/vm1.xml");
+        assert!(tb.ok("virsh dumpxml --inactive vm1").contains("<backingStore type='file'>"), "libvirt keeps it");
+        wait_for(SOON, "the daemon knows the VM", || daemon.client("list vm1").success().then_some(()));
+        tb.ok("virsh -q start vm1");
+        told(&daemon, &vm, "ok", "");
+        tb.ok("virsh -q destroy vm1");
+
+        let middle = chain.remove(1);
+        tb.ok(&format!("qemu-img commit -q -d {middle} && qemu-img rebase -u -b {} -F qcow2 {top}", chain[1]));
+        // What a file lies on libvirt knows from when it last looked at its directory.
+        tb.ok("for pool in $(virsh pool-list --name); do virsh -q pool-refresh $pool; done
+            virsh -q desc vm1 --title --config merged");
+        let words = format!("but the VM's definition writes out {top} → {middle} → {}", chain[1]);
+        told(&daemon, &vm, "broken", &words);
+        tb.push_file("/var/tmp/vm1.xml", &xml, 0o644);
+        tb.ok("virsh -q define /var/tmp/vm1.xml");
+        told(&daemon, &vm, "ok", "");
     }
 }

@@ -79,6 +79,7 @@ mod tests {
                 target: "vda",
                 chain: vec!["/2", "/1", "/0"],
                 configured: Some("/2"),
+                written_out: None,
                 lost: None,
             }],
             snapshots: vec![

@@ -41,6 +41,8 @@ pub struct DiskFacts<'a> {
     pub chain: Vec<&'a str>,
     /// The image that the definition names.
     pub configured: Option<&'a str>,
+    /// The images that the definition writes out with all below, if it does.
+    pub written_out: Option<Vec<&'a str>>,
     /// The last of its images, if that is not there and the VM is off.
     pub lost: Option<&'a str>,
 }
@@ -140,6 +142,7 @@ pub fn repairs(findings: &[Finding]) -> Vec<Repair> {
 pub fn examine(facts: &Facts<'_>) -> Vec<Finding> {
     let mut found = Vec::new();
     found.extend(facts.disks.iter().filter_map(misconfigured));
+    found.extend(facts.disks.iter().filter(|_| !facts.unfinished).filter_map(stale));
     found.extend(facts.disks.iter().filter_map(|disk| too_deep(disk, facts.layer_limit)));
     found.extend(facts.disks.iter().filter_map(cannot_start));
     found.extend(facts.snapshots.iter().filter_map(lost));
@@ -196,6 +199,20 @@ fn misconfigured(disk: &DiskFacts<'_>) -> Option<Finding> {
         disk.target
     );
     (*runs_on != named).then(|| Finding::new(Health::Broken, text))
+}
+
+/// QEMU would be told to open images that are no part of the disk any more, or not all that are.
+fn stale(disk: &DiskFacts<'_>) -> Option<Finding> {
+    let named = disk.written_out.as_ref().filter(|named| **named != disk.chain)?;
+    let text = format!(
+        "Disk {} runs on {}, but the VM's definition writes out {}: its next start fails, or is on old data. Before that, \
+         take the disk's <backingStore> out of the definition (`virsh edit`).",
+        disk.target,
+        disk.chain.join(" → "),
+        named.join(" → ")
+    );
+    let of_it = disk.lost.is_none() && named.first() == disk.chain.first();
+    of_it.then(|| Finding::new(Health::Broken, text))
 }
 
 /// Nor can anything be merged that such an image may lie on.

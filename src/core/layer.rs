@@ -90,6 +90,7 @@ mod tests {
             target,
             chain: chain.to_vec(),
             configured: chain.first().copied(),
+            written_out: None,
             lost: None,
         };
         Facts {

@@ -17,6 +17,7 @@ pub fn facts<'a>(
         target: &disk.target,
         chain: disk.chain.iter().map(|layer| layer.path.as_str()).collect(),
         configured: disk.configured.as_deref(),
+        written_out: disk.written_out.as_ref().map(|paths| paths.iter().map(String::as_str).collect()),
         lost: disk.lost.as_deref(),
     });
     let snapshots = records.iter().map(|record| SnapshotFacts {

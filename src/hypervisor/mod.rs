@@ -124,6 +124,9 @@ pub struct Disk {
     /// The image that the definition names, on which it starts the next time. `None` if the definition does not have
     /// this disk, or there is none, as of a transient VM.
     pub configured: Option<String>,
+    /// The images that the definition writes out with all below, if it does: the next start takes them from there and not
+    /// from the images themselves.
+    pub written_out: Option<Vec<String>>,
 }
 
 impl Disk {

@@ -6,7 +6,8 @@ fn name(text: &str) -> &'static SnapshotName {
 }
 
 fn disk(chain: &[&'static str]) -> DiskFacts<'static> {
-    DiskFacts { target: "vda", chain: chain.to_vec(), configured: chain.first().copied(), lost: None }
+    let configured = chain.first().copied();
+    DiskFacts { target: "vda", chain: chain.to_vec(), configured, written_out: None, lost: None }
 }
 
 fn snapshot(
@@ -63,6 +64,23 @@ fn what_is_sound_has_no_finding() {
     let mut facts = sound();
     facts.disks.push(DiskFacts { target: "vdb", ..disk(&["b2", "b1"]) });
     assert_eq!(examine(&facts), []);
+}
+
+#[test]
+fn a_definition_that_writes_out_what_is_under_a_disk_has_to_be_right() {
+    let with = |written_out: &[&'static str]| {
+        let disk = DiskFacts { written_out: Some(written_out.to_vec()), ..disk(&["o3", "o2", "o1", "base"]) };
+        Facts { disks: vec![disk], ..sound() }
+    };
+    assert_eq!(examine(&with(&["o3", "o2", "o1", "base"])), []);
+    let found = only(&with(&["o3", "o1", "base"]));
+    assert_eq!((found.health, &found.repair), (Health::Broken, &None));
+    for words in ["vda runs on o3 → o2 → o1 → base", "writes out o3 → o1 → base", "<backingStore>"]
+    {
+        assert!(found.text.contains(words), "{found:?}");
+    }
+    let still = Facts { unfinished: true, ..with(&["o3", "o1", "base"]) };
+    assert_eq!(examine(&still), [], "a job that goes on changes it");
 }
 
 #[test]

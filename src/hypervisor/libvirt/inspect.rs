@@ -7,10 +7,13 @@ use std::{
 
 use virt::{domain::DomainState, enumutil::Enum, error::ErrorNumber};
 
-use super::{Connections, domain, storage, xml};
+use super::{
+    Connections, domain, storage,
+    xml::{self, DiskXml},
+};
 use crate::{
     core::model::{VmId, VmState},
-    hypervisor::{Disk, Result, SnapshotRecord, Vm, ffi},
+    hypervisor::{Result, SnapshotRecord, Vm, ffi},
 };
 
 pub(super) fn vms(connections: &Connections) -> Result<Vec<VmId>> {
@@ -30,13 +33,13 @@ pub(super) fn vm(connections: &Connections, id: VmId) -> Result<Vm> {
     let inactive = differs.then(|| domain.xml_desc(virt_sys::VIR_DOMAIN_XML_INACTIVE)).transpose()?;
     let configured = inactive.as_deref().map(xml::domain).transpose()?;
     let (block_jobs, busy) = if active { occupied(&domain, &read) } else { (false, false) };
+    let next = configured.as_ref().unwrap_or(&read).disks.clone();
     let mut disks: Vec<_> = read.disks.into_iter().map(|d| d.disk).collect();
     for disk in disks.iter_mut().filter(|_| persistent) {
-        let top = |d: &Disk| d.chain.first().map(|layer| layer.path.clone());
-        disk.configured = match &configured {
-            Some(c) => c.disks.iter().map(|d| &d.disk).find(|d| d.target == disk.target).and_then(top),
-            None => top(disk),
-        };
+        let next = next.iter().find(|d| d.disk.target == disk.target);
+        let paths = |d: &DiskXml| d.disk.chain.iter().map(|layer| layer.path.clone()).collect();
+        disk.written_out = next.filter(|d| d.ends).map(paths);
+        disk.configured = next.and_then(|d| d.disk.chain.first()).map(|layer| layer.path.clone());
     }
     if !active {
         // A stopped VM's definition names the top image only: the rest is read from the volumes.

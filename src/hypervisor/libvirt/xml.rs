@@ -199,6 +199,7 @@ fn disk(node: Node<'_, '_>) -> DiskXml {
             chain,
             lost: None,
             configured: None,
+            written_out: None,
         },
         pci,
         ends,

@@ -147,6 +147,7 @@ impl State {
             lost: store.lost(&d.active).filter(|_| d.writable && vm.state == VmState::ShutOff),
             chain: store.chain(&d.active),
             configured: vm.persistent.then(|| d.configured.as_ref().unwrap_or(&d.active).clone()),
+            written_out: None,
         };
         Ok(Vm {
             id,
