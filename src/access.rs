@@ -9,6 +9,7 @@ use futures_util::StreamExt as _;
 use zbus::{DBusError as _, ObjectPath, OwnedObjectPath, proxy};
 
 use crate::{
+    apparmor::{Answer, Answers},
     core::model::VmId,
     daemon::Bus,
     hypervisor::{Error, ErrorKind, Result},
@@ -23,26 +24,40 @@ pub trait Access: Send + Sync + fmt::Debug + 'static {
     /// Changes nothing.
     fn possible(&self, vm: VmId) -> Result<()>;
 
-    /// Lets a running VM write the images that are its alone, and returns when it may. What holds afterwards may hold for
-    /// one commit only, so this is asked before each.
-    fn grant(&self, vm: VmId) -> Result<()>;
+    /// Lets a running VM write the images that are its alone, and says which when it may: to merge into another one
+    /// ([`check`]) would fail, or crash the VM. What holds afterwards may hold for one commit only, so this is asked before
+    /// each.
+    fn grant(&self, vm: VmId) -> Result<Answer>;
 
     /// Takes back what VMs that are gone were let write. Not waited for; what goes wrong is in that unit's journal.
     fn tidy(&self) -> Result<()>;
+}
+
+/// An error of the kind `Unsupported` if the VM may not write one of the images that a merge would write: which, why, and
+/// what to do.
+pub fn check(granted: &Answer, images: &[String]) -> Result<()> {
+    let Some(lacking) = granted.lacks(images) else { return Ok(()) };
+    let text = format!(
+        "{SO}, and of the images that this one writes its profile cannot allow {}: {}. {}",
+        lacking.path, lacking.why, lacking.way_out
+    );
+    Err(Error::new(ErrorKind::Unsupported, text))
 }
 
 /// Through systemd.
 #[derive(Debug)]
 pub struct Systemd {
     bus: Bus,
+    answers: Answers,
     /// This host has AppArmor.
     apparmor: bool,
 }
 
 impl Systemd {
-    /// On this bus; nothing is connected before it is needed. Where there is no `apparmor`, nothing is tidied.
-    pub fn new(bus: Bus, apparmor: bool) -> Self {
-        Self { bus, apparmor }
+    /// On this bus; nothing is connected before it is needed. What the units say more is found in `answers`. Where there
+    /// is no `apparmor`, nothing is tidied.
+    pub fn new(bus: Bus, answers: Answers, apparmor: bool) -> Self {
+        Self { bus, answers, apparmor }
     }
 
     /// Runs on the calling thread, which must be none of the engine's: workers wait here.
@@ -77,8 +92,8 @@ impl Access for NoAccess {
         Err(Error::new(ErrorKind::Unsupported, text))
     }
 
-    fn grant(&self, vm: VmId) -> Result<()> {
-        self.possible(vm)
+    fn grant(&self, vm: VmId) -> Result<Answer> {
+        self.possible(vm).map(|()| Answer::default())
     }
 
     fn tidy(&self) -> Result<()> {
@@ -134,7 +149,7 @@ impl Access for Systemd {
         })
     }
 
-    fn grant(&self, vm: VmId) -> Result<()> {
+    fn grant(&self, vm: VmId) -> Result<Answer> {
         let unit = unit_of(vm);
         self.ask(async |connection| {
             let manager = ManagerProxy::new(&connection).await.map_err(|e| failed(&e))?;
@@ -148,7 +163,7 @@ impl Access for Systemd {
                     continue;
                 }
                 return match end.result {
-                    "done" => Ok(()),
+                    "done" => self.answers.read(vm).map_err(|e| unanswered(&unit, &e)),
                     result => Err(not_granted(&unit, result, &why(&connection, &manager, &unit).await)),
                 };
             }
@@ -219,6 +234,15 @@ fn refused(unit: &str, e: &zbus::Error) -> Error {
         ),
         name => Error::new(ErrorKind::Failed, format!("systemd cannot start {unit}: {name}: {text}")),
     }
+}
+
+/// It ended well, and nobody knows what it has granted.
+fn unanswered(unit: &str, e: &std::io::Error) -> Error {
+    let text = format!(
+        "{SO}, and which of them {unit} lets it write cannot be read ({e}). After an upgrade of virtsnap `systemctl \
+         daemon-reload` may help; `systemctl status {unit}` says more"
+    );
+    Error::new(ErrorKind::Denied, text)
 }
 
 /// It was started, and did not end well.

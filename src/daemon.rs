@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     access::{Access, NoAccess, Systemd},
-    apparmor,
+    apparmor::{self, Answers},
     clock::{self, Clock, SystemClock},
     config::{ConfigRoots, Settings},
     core::machine::{Machine, Start},
@@ -72,7 +72,8 @@ pub struct Options {
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let hypervisor = Arc::new(Libvirt::new(options.settings.daemon.uri.clone()));
     let access: Arc<dyn Access> = if options.settings.daemon.uri == apparmor::URI {
-        Arc::new(Systemd::new(options.bus.clone(), Path::new("/sys/module/apparmor").exists()))
+        let answers = Answers::at(apparmor::ANSWERS);
+        Arc::new(Systemd::new(options.bus.clone(), answers, Path::new("/sys/module/apparmor").exists()))
     } else {
         Arc::new(NoAccess)
     };

@@ -5,6 +5,8 @@
 
 mod harness;
 
+use virtsnap::apparmor::{ANSWERS, Answer};
+
 use harness::{Bare, Daemon, Output, Suite, Testbed, quote};
 
 const MANAGER: &str = "org.freedesktop.systemd1 /org/freedesktop/systemd1 org.freedesktop.systemd1.Manager";
@@ -67,6 +69,14 @@ impl<'a> Host<'a> {
         self.tb.ok(&format!("systemctl show -P StatusText virtsnap-apparmor@{}", vm.uuid()))
     }
 
+    /// What the unit put down of what it granted, for virtsnapd's user to read.
+    fn answer(&self, vm: &Bare) -> Answer {
+        let path = format!("{ANSWERS}/{}.json", vm.uuid());
+        let text =
+            self.tb.ok(&format!("setpriv --reuid=virtsnap --regid=virtsnap --clear-groups cat {path}"));
+        serde_json::from_str(&text).unwrap()
+    }
+
     /// Whether the image has a rule of ours, and libvirt's denial.
     fn is_writable(&self, vm: &Bare, image: &str) -> (bool, bool) {
         let (texts, suite) = (self.texts(vm), self.tb.suite());
@@ -104,6 +114,8 @@ harness::on_both! {
         assert!(loaded.contains(&format!("profile libvirt-{}", vm.uuid())), "{loaded}");
         let journal = tb.ok(&format!("journalctl --no-pager -o cat -u virtsnap-apparmor@{}", vm.uuid()));
         assert!(journal.contains("may write its 4 images"), "{journal}");
+        let all = [base.clone(), other_base.clone(), vm.active("vda"), vm.active("vdb")];
+        assert_eq!(host.answer(&vm).lacks(&all), None);
 
         // A clone on one disk's base: that one is somebody else's from now on, the other is not.
         Bare::define(tb, "clone", 1);
@@ -123,8 +135,17 @@ harness::on_both! {
         assert_eq!(host.is_writable(&vm, &other_base), (false, true), "{}", host.texts(&vm));
         tb.ok("rm /var/lib/libvirt/images/spare.qcow2");
 
+        // It has a second name, that no VM knows.
+        tb.ok(&format!("virsh -q destroy clone && virsh -q undefine clone && ln {base} /var/lib/libvirt/images/second"));
+        assert!(host.start(&vm).success());
+        assert_eq!(host.answer(&vm).lacks(&[other_base.clone(), vm.active("vda")]), None);
+        let lacking = host.answer(&vm).lacks(&all).unwrap();
+        assert_eq!(lacking.path, base);
+        assert!(lacking.why.contains("one name") && lacking.way_out.contains("hard links"), "{lacking:?}");
+        tb.ok("rm /var/lib/libvirt/images/second");
+
         // Refused by the parser: as if nothing had been.
-        tb.ok("virsh -q destroy clone && virsh -q undefine clone && touch /run/parser-fails");
+        tb.ok("touch /run/parser-fails");
         let before = host.texts(&vm);
         assert!(!host.start(&vm).success());
         assert!(host.status(&vm).contains("made up"), "{}", host.status(&vm));

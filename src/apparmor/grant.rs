@@ -1,7 +1,8 @@
 //! Giving a VM's profile the right, and taking it away from the profiles of VMs that are gone.
 
 use super::{
-    Failure, Host, LeftOut, VmId, files, host::Change, own, parser, profile, profile_name, without_ours,
+    Answer, Failure, Host, LeftOut, VmId, files, host::Change, own, parser, profile, profile_name,
+    without_ours,
 };
 use crate::hypervisor::Hypervisor;
 
@@ -19,7 +20,8 @@ pub struct Granted {
     pub lasts: bool,
 }
 
-/// Lets a running VM's QEMU write the images that are its alone.
+/// Lets a running VM's QEMU write the images that are its alone, and puts down which these are for who asked: whoever
+/// begins a merge that writes one of the others would have it fail, or crash the VM.
 pub fn grant(hypervisor: &dyn Hypervisor, host: &Host, vm: VmId) -> Result<Granted, Failure> {
     let loaded = host.loaded_profiles()?;
     if !parser::is_loaded(&loaded, vm) {
@@ -34,7 +36,8 @@ pub fn grant(hypervisor: &dyn Hypervisor, host: &Host, vm: VmId) -> Result<Grant
         Failure::Failed(format!("what images VM {vm} has to itself cannot be told: {e}. Nothing was changed"))
     })?;
     if own.images.is_empty() {
-        let reasons: Vec<_> = own.left_out.iter().map(|l| format!("{}: {}", l.path, l.why)).collect();
+        let reasons: Vec<_> =
+            own.left_out.iter().map(|l| format!("{}: {}. {}", l.path, l.why, l.way_out)).collect();
         return Err(Failure::Nothing(format!(
             "no image is VM {vm}'s alone, so it may write none that it cannot write already. {}",
             reasons.join("; ")
@@ -68,7 +71,11 @@ pub fn grant(hypervisor: &dyn Hypervisor, host: &Host, vm: VmId) -> Result<Grant
             }
         }
     }
-    Ok(Granted { images: own.images, left_out: own.left_out, lasts })
+    let answer = Answer { may_write: own.named, left_out: own.left_out };
+    host.answers().put(vm, &answer).map_err(|e| {
+        Failure::Failed(format!("VM {vm} may write its images, but which ones cannot be told: {e}"))
+    })?;
+    Ok(Granted { images: own.images, left_out: answer.left_out, lasts })
 }
 
 /// Loads the VM's profile; if that fails, what was changed is put back.

@@ -18,7 +18,7 @@ use nix::{
 };
 
 use super::{
-    Failure, VmId,
+    ANSWERS, Answers, Failure, VmId,
     own::{Found, Look},
     parser::Version,
     uuid,
@@ -35,6 +35,7 @@ pub struct Host {
     profiles: PathBuf,
     kernel: PathBuf,
     parser: PathBuf,
+    answers: Answers,
 }
 
 /// A file that was changed.
@@ -60,14 +61,20 @@ impl Host {
             kernel: "/sys/kernel/security/apparmor".into(),
             // As libvirt calls it.
             parser: "/sbin/apparmor_parser".into(),
+            answers: Answers::at(ANSWERS),
         }
     }
 
-    /// A made-up one: `profiles`, `kernel` and `parser` in this directory.
+    /// A made-up one: `profiles`, `kernel`, `parser` and `answers` in this directory.
     #[cfg(test)]
     pub(super) fn at(directory: &Path) -> Self {
         let [profiles, kernel, parser] = ["profiles", "kernel", "parser"].map(|name| directory.join(name));
-        Self { profiles, kernel, parser }
+        Self { profiles, kernel, parser, answers: Answers::at(directory.join("answers")) }
+    }
+
+    /// Where it is put down what was granted.
+    pub(super) fn answers(&self) -> &Answers {
+        &self.answers
     }
 
     /// The kernel's list of loaded profiles.

@@ -15,10 +15,13 @@
 //!             │        never writes again                      writes anew at the end of each commit
 //!             ▼
 //!         host.rs      the files and the parser: written by rename, loaded, put back if that fails
+//!             ▼
+//!         answer.rs    which images these were and which were passed over, for virtsnapd to read
 //! ```
 //!
 //! `profile`, `files`, `image` and `parser` are text in, text out.
 
+mod answer;
 pub mod files;
 mod grant;
 mod host;
@@ -30,9 +33,9 @@ pub mod profile;
 use std::fmt;
 
 pub use self::{
+    answer::{ANSWERS, Answer, Answers, LeftOut},
     grant::{Granted, grant, tidy},
     host::Host,
-    own::LeftOut,
 };
 
 use crate::core::model::VmId;

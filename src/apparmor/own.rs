@@ -7,25 +7,23 @@
 
 use std::{collections::BTreeSet, io};
 
-use super::{VmId, image};
+use super::{LeftOut, VmId, image};
 use crate::hypervisor::{Error, ErrorKind, Hypervisor, Result};
-
-/// An image that the VM has and is not let write, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeftOut {
-    /// Its path.
-    pub path: String,
-    /// Why.
-    pub why: String,
-}
 
 /// A VM's images.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Own {
     /// Those that it may write, by the path that AppArmor sees.
     pub(super) images: Vec<String>,
+    /// The same by the paths that libvirt has for them.
+    pub(super) named: BTreeSet<String>,
     pub(super) left_out: Vec<LeftOut>,
 }
+
+const THEIRS: &str = "What else has it has to go first";
+/// A file on which others lie cannot just be renamed.
+const UNCONFINED: &str = "With `<seclabel type='none' model='apparmor'/>` in its definition (`virsh edit`), and started \
+                          anew, the VM runs without AppArmor, and its snapshots can be merged";
 
 /// A file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,15 +75,19 @@ pub(super) fn own(hypervisor: &dyn Hypervisor, files: &dyn Look, vm: VmId) -> Re
     let mut own = Own::default();
     let mut plain = Vec::new();
     for path in mine.writes {
-        let mut leave_out = |why: String| own.left_out.push(LeftOut { path: path.clone(), why });
+        let mut leave_out = |why: String, way_out: &str| {
+            own.left_out.push(LeftOut { path: path.clone(), why, way_out: way_out.to_owned() });
+        };
         // A snapshot's image that is gone needs no right.
         let Some(found) = look(&path)? else { continue };
         if taken.contains(&found.file) {
-            leave_out("something else has it as well".to_owned());
+            leave_out("something else has it as well".to_owned(), THEIRS);
         } else if !found.plain {
-            leave_out("it is not a plain file with one name".to_owned());
+            let way_out = "Remove its other names (hard links); where it is a symbolic link, shut the VM down and put \
+                           the file itself in the link's place";
+            leave_out("it is not a plain file with one name".to_owned(), way_out);
         } else if let Err(refused) = image::quoted(&found.real) {
-            leave_out(refused.to_string());
+            leave_out(refused.to_string(), UNCONFINED);
         } else {
             plain.push((path, found.real));
         }
@@ -93,9 +95,12 @@ pub(super) fn own(hypervisor: &dyn Hypervisor, files: &dyn Look, vm: VmId) -> Re
     let asked: Vec<String> = plain.iter().map(|(path, _)| path.clone()).collect();
     let users = hypervisor.users(&asked, vm)?;
     for (path, real) in plain {
-        match users.iter().find(|(used, _)| *used == path) {
-            Some((_, user)) => own.left_out.push(LeftOut { path, why: format!("it is under {user}") }),
-            None => own.images.push(real),
+        if let Some((_, user)) = users.iter().find(|(used, _)| *used == path) {
+            let (why, way_out) = (format!("it is under {user}"), THEIRS.to_owned());
+            own.left_out.push(LeftOut { path, why, way_out });
+        } else {
+            own.images.push(real);
+            own.named.insert(path);
         }
     }
     own.images.sort_unstable();

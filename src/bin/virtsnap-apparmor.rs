@@ -63,7 +63,10 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     };
     let granted = apparmor::grant(hypervisor, &host, vm)?;
     for left_out in &granted.left_out {
-        say(format_args!("VM {vm} still may not write {}: {}", left_out.path, left_out.why));
+        say(format_args!(
+            "VM {vm} still may not write {}: {}. {}",
+            left_out.path, left_out.why, left_out.way_out
+        ));
     }
     let lasts = if granted.lasts { "from now on" } else { "until libvirt writes its profile anew" };
     say(format_args!("VM {vm} may write its {} images {lasts}", granted.images.len()));

@@ -356,6 +356,17 @@ fn disk<'a>(vm: &'a Vm, part: &DiskPart) -> Result<&'a Disk> {
     })
 }
 
+/// The images that are still to be written, of all disks, but for those that the VM writes to anyway.
+pub fn written(vm: &Vm, recipe: &Recipe) -> Vec<String> {
+    let of = |part: &DiskPart| {
+        let disk = vm.disks.iter().find(|d| d.target == part.target);
+        disk.map_or_else(Vec::new, |d| {
+            part.written(&d.chain.iter().map(|l| l.path.as_str()).collect::<Vec<_>>())
+        })
+    };
+    recipe.disks.iter().flat_map(of).collect()
+}
+
 fn has(vm: &Vm, part: &DiskPart, image: &str) -> bool {
     vm.disks.iter().any(|d| d.target == part.target && d.chain.iter().any(|l| l.path == image))
 }

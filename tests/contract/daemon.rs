@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use virtsnap::{
     access::Access,
+    apparmor::Answer,
     clock::{Clock, SystemClock},
     config::Environment,
     core::{
@@ -30,7 +31,7 @@ impl Access for NotAsked {
         panic!("{vm} is not confined");
     }
 
-    fn grant(&self, vm: VmId) -> hypervisor::Result<()> {
+    fn grant(&self, vm: VmId) -> hypervisor::Result<Answer> {
         panic!("{vm} is not confined");
     }
 

@@ -7,7 +7,8 @@ use std::{
 
 use tempfile::TempDir;
 use virtsnap::{
-    access::{Access, Systemd},
+    access::{self, Access, Systemd},
+    apparmor::{Answer, Answers, LeftOut},
     core::model::VmId,
     daemon::Bus,
     hypervisor::{ErrorKind, Result},
@@ -28,11 +29,15 @@ struct Says {
     /// What becomes of the job.
     result: &'static str,
     status: &'static str,
+    /// What the unit puts down.
+    answer: Option<&'static str>,
 }
 
 impl Default for Says {
     fn default() -> Self {
-        Self { load_state: "loaded", refuses: None, result: "done", status: "" }
+        let answer =
+            Some(r#"{"may_write":["/i/a"],"left_out":[{"path":"/i/b","why":"odd","way_out":"Mend it"}]}"#);
+        Self { load_state: "loaded", refuses: None, result: "done", status: "", answer }
     }
 }
 
@@ -162,8 +167,17 @@ impl Drop for OpenBus {
     }
 }
 
+/// On a bus that is not there.
+fn nowhere(apparmor: bool) -> Systemd {
+    let bus = Bus::Address("unix:path=/nonexistent/bus".to_owned());
+    Systemd::new(bus, Answers::at("/nonexistent"), apparmor)
+}
+
 /// Asks once; what came of it, and what the made-up systemd was asked.
-async fn ask(says: Says, question: fn(&Systemd, VmId) -> Result<()>) -> (Result<()>, Vec<String>) {
+async fn ask<T: Send + 'static>(
+    says: Says,
+    question: fn(&Systemd, VmId) -> Result<T>,
+) -> (Result<T>, Vec<String>) {
     let bus = tokio::task::spawn_blocking(OpenBus::start).await.unwrap();
     let asked = Arc::new(Mutex::new(Vec::new()));
     let manager = Manager { says: says.clone(), asked: Arc::clone(&asked) };
@@ -175,7 +189,12 @@ async fn ask(says: Says, question: fn(&Systemd, VmId) -> Result<()>) -> (Result<
         .build()
         .await
         .unwrap();
-    let access = Systemd::new(Bus::Address(bus.address()), true);
+    if let Some(answer) = says.answer {
+        let path = bus.directory.path().join("00000000-0000-0000-0000-000000000001.json");
+        std::fs::write(path, answer).unwrap();
+    }
+    let answers = Answers::at(bus.directory.path());
+    let access = Systemd::new(Bus::Address(bus.address()), answers, true);
     let result = tokio::task::spawn_blocking(move || question(&access, id(1))).await.unwrap();
     let asked = asked.lock().unwrap().clone();
     (result, asked)
@@ -184,8 +203,32 @@ async fn ask(says: Says, question: fn(&Systemd, VmId) -> Result<()>) -> (Result<
 #[tokio::test(flavor = "multi_thread")]
 async fn a_right_is_there_when_its_unit_has_ended_well() {
     let (result, asked) = ask(Says::default(), Access::grant).await;
-    result.unwrap();
+    let left_out = LeftOut { path: "/i/b".to_owned(), why: "odd".to_owned(), way_out: "Mend it".to_owned() };
+    let granted = Answer { may_write: ["/i/a".to_owned()].into(), left_out: vec![left_out] };
+    assert_eq!(result.unwrap(), granted);
     assert_eq!(asked, ["Subscribe".to_owned(), format!("StartUnit {NAME} replace")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unit_that_does_not_say_what_it_has_granted_gives_no_right() {
+    for answer in [None, Some("{\"may_write\":["), Some("{\"may_write\":[]}")] {
+        let error = ask(Says { answer, ..Says::default() }, Access::grant).await.0.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Denied);
+        assert!(error.message.contains("cannot be read") && error.message.contains(NAME), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_out_forbids_who_writes_it_and_nobody_else() {
+    let granted = ask(Says::default(), Access::grant).await.0.unwrap();
+    let images = |paths: &[&str]| paths.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>();
+    access::check(&granted, &images(&["/i/a"])).unwrap();
+    access::check(&granted, &[]).unwrap();
+    let error = access::check(&granted, &images(&["/i/a", "/i/b"])).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unsupported, "nothing is touched by then");
+    assert!(error.message.ends_with("cannot allow /i/b: odd. Mend it"), "{error}");
+    // Of which nothing is said.
+    assert!(access::check(&granted, &images(&["/i/c"])).unwrap_err().message.contains("/i/c"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -229,8 +272,8 @@ async fn what_systemd_refuses_is_told_with_what_to_do() {
         assert_eq!(error.kind, kind, "{error}");
         assert!(error.message.contains(says_so), "{error}");
     }
-    let nowhere = Systemd::new(Bus::Address("unix:path=/nonexistent/bus".to_owned()), true);
-    let error = tokio::task::spawn_blocking(move || nowhere.grant(id(1))).await.unwrap().unwrap_err();
+    let access = nowhere(true);
+    let error = tokio::task::spawn_blocking(move || access.grant(id(1))).await.unwrap().unwrap_err();
     assert_eq!(error.kind, ErrorKind::Failed, "{error}");
 }
 
@@ -240,6 +283,6 @@ async fn it_is_tidied_where_there_is_apparmor() {
     result.unwrap();
     assert_eq!(asked, ["StartUnit virtsnap-apparmor-tidy.service replace"]);
     // Elsewhere nobody is asked: there is no such bus.
-    let nowhere = Systemd::new(Bus::Address("unix:path=/nonexistent/bus".to_owned()), false);
-    tokio::task::spawn_blocking(move || nowhere.tidy()).await.unwrap().unwrap();
+    let access = nowhere(false);
+    tokio::task::spawn_blocking(move || access.tidy()).await.unwrap().unwrap();
 }

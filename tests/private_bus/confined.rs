@@ -2,9 +2,10 @@
 //! The simulator's libvirt writes the profile anew at the end of each disk's merge, as the real one does.
 
 use virtsnap::{
+    apparmor::LeftOut,
     core::model::VmState,
     hypervisor::{
-        Error, ErrorKind,
+        Error, ErrorKind, Hypervisor as _,
         sim::{Op, VmSpec},
     },
 };
@@ -90,6 +91,38 @@ async fn where_it_cannot_be_let_nothing_is_begun() {
         assert_eq!(rig.store().intents().unwrap(), []);
         *rig.access.refuses.lock().unwrap() = None;
         rig.client.job(&snapshot_path(id(1), "s1"), "Snapshot.Delete", none()).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_no_profile_can_allow_refuses_what_writes_it_and_nothing_else() {
+    for state in [VmState::Running, VmState::ShutOff] {
+        let rig = with_snapshots(state).await;
+        let before = [rig.sim.read(id(1), "vda").unwrap(), rig.sim.read(id(1), "vdb").unwrap()];
+        // The second disk's first image: of the three only the oldest one's deletion writes it.
+        let base = rig.sim.vm(id(1)).unwrap().disks[1].chain.last().unwrap().path.clone();
+        let (why, way_out) = ("its path holds '['".to_owned(), "Run it without AppArmor".to_owned());
+        *rig.access.left_out.lock().unwrap() = vec![LeftOut { path: base.clone(), why, way_out }];
+        let (error, text) =
+            rig.client.job(&snapshot_path(id(1), "s1"), "Snapshot.Delete", none()).await.unwrap_err();
+        assert_eq!(error, "Unsupported", "{text}");
+        for said in [
+            "VM web",
+            "AppArmor",
+            &base,
+            "its path holds '['. Run it without AppArmor",
+            "Nothing was touched",
+        ] {
+            assert!(text.contains(said), "{said}: {text}");
+        }
+        assert!(!rig.sim.changes().contains(&Op::Commit), "not even on the first disk");
+        assert_eq!(rig.sim.vm(id(1)).unwrap().state, state);
+        assert_eq!(rig.client.text(&snapshot_path(id(1), "s1"), "Snapshot.State").await, "ready");
+        assert_eq!(rig.store().intents().unwrap(), []);
+
+        rig.client.job(&snapshot_path(id(1), "s2"), "Snapshot.Delete", none()).await.unwrap();
+        assert_eq!(rig.client.snapshots(id(1)).await, ["s1", "s3"]);
+        assert_eq!([rig.sim.read(id(1), "vda").unwrap(), rig.sim.read(id(1), "vdb").unwrap()], before);
     }
 }
 

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use virtsnap::{
     access::Access,
+    apparmor::{Answer, LeftOut},
     clock::Clock,
     config::{self, ConfigRoots},
     core::model::VmId,
@@ -79,6 +80,8 @@ pub struct TestAccess {
     pub refuses: Mutex<Option<(usize, Error)>>,
     /// What a grant fails with that looked possible.
     pub fails: Mutex<Option<Error>>,
+    /// What no VM is let write.
+    pub left_out: Mutex<Vec<LeftOut>>,
     /// Who was let write, in order.
     pub granted: Mutex<Vec<VmId>>,
 }
@@ -87,7 +90,8 @@ impl TestAccess {
     /// On this host.
     pub fn on(sim: &Arc<Sim>) -> Self {
         let sim = Arc::clone(sim);
-        Self { sim, refuses: Mutex::default(), fails: Mutex::default(), granted: Mutex::default() }
+        let (refuses, fails) = (Mutex::default(), Mutex::default());
+        Self { sim, refuses, fails, left_out: Mutex::default(), granted: Mutex::default() }
     }
 }
 
@@ -99,7 +103,7 @@ impl Access for TestAccess {
         }
     }
 
-    fn grant(&self, vm: VmId) -> Result<(), Error> {
+    fn grant(&self, vm: VmId) -> Result<Answer, Error> {
         let mut granted = self.granted.lock().unwrap();
         match &*self.refuses.lock().unwrap() {
             Some((times, error)) if granted.len() >= *times => return Err(error.clone()),
@@ -110,7 +114,10 @@ impl Access for TestAccess {
         }
         self.sim.lift(vm)?;
         granted.push(vm);
-        Ok(())
+        let left_out = self.left_out.lock().unwrap().clone();
+        let all = self.sim.vm(vm)?.disks.into_iter().flat_map(|d| d.chain).map(|layer| layer.path);
+        let may_write = all.filter(|path| left_out.iter().all(|l| l.path != *path)).collect();
+        Ok(Answer { may_write, left_out })
     }
 
     fn tidy(&self) -> Result<(), Error> {

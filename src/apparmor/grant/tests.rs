@@ -108,6 +108,11 @@ impl Rig {
         grant(&self.sim, &self.host, id(1))
     }
 
+    /// What is put down for who asked.
+    fn answer(&self) -> Answer {
+        self.host.answers().read(id(1)).unwrap()
+    }
+
     fn rule(&self, name: &str) -> String {
         format!("\"{}\" rwk, # virtsnap\n", Path::new(&self.image(name)).display())
     }
@@ -122,6 +127,7 @@ fn a_new_parser_gets_rules_that_last() {
     assert_eq!(granted.images, [rig.image("base"), rig.image("top")]);
     assert!(rig.profile().contains(&format!("  priority=1 {}", rig.rule("base"))), "{}", rig.profile());
     assert_eq!(rig.files(), before, "libvirt's file is left alone");
+    assert_eq!(rig.answer(), Answer { may_write: granted.images.into_iter().collect(), left_out: vec![] });
     let path = rig.host.path(&profile_name(id(1)));
     assert_eq!(rig.loaded(), [format!("--replace --skip-cache {}", path.display())]);
     let environment = fs::read_to_string(rig.at("called.env")).unwrap();
@@ -197,6 +203,9 @@ fn what_is_not_its_alone_is_not_granted_and_taken_away_if_it_was() {
     let granted = rig.grant().unwrap();
     assert_eq!(granted.images, [rig.image("top")]);
     assert_eq!(granted.left_out[0].path, rig.image("base"));
+    assert_eq!(rig.answer().lacks(&[rig.image("top")]), None);
+    let lacking = rig.answer().lacks(&[rig.image("top"), rig.image("base")]).unwrap();
+    assert_eq!((&lacking, lacking.why.contains("something else has it")), (&granted.left_out[0], true));
     assert!(!rig.profile().contains(&rig.rule("base")), "{}", rig.profile());
 
     rig.sim
@@ -242,4 +251,49 @@ fn profiles_of_vms_that_are_gone_are_tidied_and_no_others() {
     rig.put(&profile_name(id(9)), &gone, "profiles");
     assert_eq!(tidy(&rig.sim, &rig.host).unwrap_err().status(), 1);
     assert_eq!(read(&profile_name(id(9))), gone, "who cannot be asked knows of no VM that is gone");
+}
+
+#[test]
+fn an_image_that_no_rule_can_name_is_told_to_who_asked_with_what_to_do() {
+    for version in ["4.1.0", "3.0.8"] {
+        let mut rig = Rig::new(version);
+        rig.sim = Sim::new();
+        rig.sim.put_file(&rig.image("base"), 0);
+        // A second name of the base, a disk that is a link, and one in whose name a rule would see a pattern.
+        fs::hard_link(rig.image("base"), rig.at("images/other name")).unwrap();
+        std::os::unix::fs::symlink(rig.image("elsewhere"), rig.at("images/link")).unwrap();
+        let link = rig.at("images/link").to_str().unwrap().to_owned();
+        let odd = rig.image("odd[1]");
+        let disks = [("vda", rig.image("top")), ("vdb", link.clone()), ("vdc", odd.clone())];
+        rig.sim.add_vm(VmSpec {
+            disks: disks
+                .iter()
+                .map(|(target, path)| DiskSpec {
+                    backing: (*target == "vda").then(|| rig.image("base")),
+                    ..DiskSpec::new(target, path)
+                })
+                .collect(),
+            ..VmSpec::new("web", 1)
+        });
+        assert_eq!(rig.grant().unwrap().images, [rig.image("top")]);
+        let lacking = |path: &str| rig.answer().lacks(&[path.to_owned()]).unwrap();
+        for (path, why, way_out) in [
+            (rig.image("base"), "one name", "Remove its other names"),
+            (link.clone(), "one name", "in the link's place"),
+            (odd.clone(), "'['", "<seclabel type='none'"),
+        ] {
+            let lacking = lacking(&path);
+            assert!(lacking.why.contains(why) && lacking.way_out.contains(way_out), "{lacking:?}");
+        }
+        assert_eq!(rig.answer().lacks(&[rig.image("top")]), None);
+    }
+}
+
+#[test]
+fn an_answer_that_cannot_be_put_down_is_no_success() {
+    let rig = Rig::new("4.1.0");
+    fs::write(rig.at("answers"), "in the way").unwrap();
+    let failure = rig.grant().unwrap_err();
+    assert_eq!(failure.status(), 1);
+    assert!(failure.to_string().contains("cannot be told"), "{failure}");
 }

@@ -82,6 +82,14 @@ impl DiskPart {
         let some_left = self.gone.iter().any(|gone| at(gone).is_some());
         if done && !some_left { Ok(Place::Done) } else { Err(strayed()) }
     }
+
+    /// The images that the merge of this disk, which has this chain now, writes: the base, and the one above `top`, which
+    /// gets another base. Not what the VM writes to anyway; and none once it is merged.
+    pub fn written(&self, chain: &[&str]) -> Vec<String> {
+        let Some(top) = chain.iter().position(|image| *image == self.top) else { return Vec::new() };
+        let above = top.checked_sub(1).filter(|at| *at > 0).map(|at| chain[at].to_owned());
+        std::iter::once(self.base.clone()).chain(above).collect()
+    }
 }
 
 /// A disk is no longer on what was to be merged.

@@ -1,6 +1,7 @@
 //! What a merge that goes on leaves behind for whoever comes next, and what it tells and asks meanwhile.
 
 use crate::{
+    access,
     core::{
         merge::{DiskPart, Recipe},
         model::{SnapshotName, VmState},
@@ -39,6 +40,11 @@ pub(super) struct Watching<'a> {
 }
 
 impl Watching<'_> {
+    /// A refusal; whether anything was done by then.
+    fn so_far(&self, e: Error) -> Error {
+        if self.going { e } else { Error::new(e.kind, format!("{e}. Nothing was touched")) }
+    }
+
     /// All of it is copied: what comes next has to be known to whoever finds it cut short.
     fn pivots(&mut self, disk: usize) {
         if self.vm.state == VmState::ShutOff {
@@ -104,7 +110,9 @@ impl Watcher for Watching<'_> {
         // libvirt's work on a merge that ended goes on for a moment, and the profile is the last of it; to be asked for
         // block jobs it has to be done.
         merging::jobs(self.work.tools.hypervisor.as_ref(), vm.id)?;
-        self.work.tools.access.grant(vm.id)?;
+        let granted = self.work.tools.access.grant(vm.id)?;
+        // All disks at once: found at the second one, the first one's merge could not be taken back.
+        access::check(&granted, &merging::written(vm, self.recipe)).map_err(|e| self.so_far(e))?;
         say(&self.phase);
         Ok(())
     }

@@ -337,6 +337,11 @@ fn a_disk_is_merged_only_where_what_lay_above_lies_on_the_base_now() {
     for chain in [&["/9", "/b"][..], &["/9", "/1", "/b"], &["/b", "/1"], &["/x"], &[]] {
         assert_eq!(place(active, chain, &[]), None, "{chain:?}");
     }
+    let written = |chain: &[&str]| part(inner).written(chain);
+    assert_eq!(written(&["/4", "/3", "/2", "/1", "/b", "/0"]), ["/b", "/3"]);
+    assert_eq!(written(&["/3", "/2", "/1", "/b", "/0"]), ["/b"], "the VM writes to the other one anyway");
+    assert_eq!((written(&["/2", "/1", "/b"]), written(&["/3", "/b"])), (vec!["/b".to_owned()], vec![]));
+
     let strayed = part(inner).place(&["/9", "/b"], &[]).unwrap_err().to_string();
     assert!(strayed.contains("runs on /9 → /b now, where /2 → /1 → /b was to be merged"), "{strayed}");
 }
