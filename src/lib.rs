@@ -33,6 +33,7 @@
 //! | [`strays`] | the look for files that nobody has | block |
 //! | [`forgotten`] | the look for snapshots inside images that libvirt forgot | block |
 //! | [`freeze`] | the freeze protocol, and the thaw that never gives up | block |
+//! | [`hooks`] | the administrator's programs beside jobs | run programs |
 //! | [`store`] | SQLite: intents, results, the runs that are owed | write to the disk |
 //! | [`clock`] | the time, and waiting for it | ask what time it is |
 //! | [`dbus`] | one file per object; authorisation; the publisher | name `zbus` |
@@ -55,6 +56,7 @@ pub mod dbus;
 pub mod engine;
 pub mod forgotten;
 pub mod freeze;
+pub mod hooks;
 pub mod hypervisor;
 pub mod logging;
 pub mod merging;

@@ -9,6 +9,7 @@ mod begun;
 mod birth;
 mod branches;
 mod forgotten;
+mod hooks;
 mod kept;
 mod runs;
 mod strays;
@@ -29,6 +30,7 @@ pub use self::{
     begun::{Begun, HalfDeleted, Intent},
     birth::set_aside,
     branches::Branched,
+    hooks::HooksBegun,
     strays::{Found, News},
 };
 use crate::core::{inventory::Quality, model::VmId};
@@ -116,6 +118,7 @@ const MIGRATIONS: &[&str] = &["
 ", "
     CREATE TABLE trusted (vm TEXT PRIMARY KEY) STRICT;
     CREATE TABLE failed (vm TEXT PRIMARY KEY, effort TEXT NOT NULL, text TEXT NOT NULL) STRICT;
+    CREATE TABLE hooked (vm TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (vm, key)) STRICT;
 "];
 
 /// The database.

@@ -8,6 +8,7 @@ mod create;
 mod delete;
 mod drop;
 mod forget;
+mod hooked;
 mod memory;
 mod merge;
 mod promote;
@@ -31,6 +32,7 @@ use jiff::Timestamp;
 pub(crate) use self::{
     branch::{settle as settle_branch, tidy as tidy_branches},
     drop::settle as settle_drop,
+    hooked::left_over as settle_hooks,
     merge::is_woken,
     revert::settle as settle_revert,
 };
@@ -210,18 +212,23 @@ pub fn run(
     wire: &Wire,
 ) -> Outcome {
     let work = Work { tools, settings, job, needed, wire };
+    hooked::around(&work, || perform(&work))
+}
+
+fn perform(work: &Work<'_>) -> Outcome {
+    let (tools, job) = (work.tools, work.job);
     let done = catch_unwind(AssertUnwindSafe(|| match &job.operation {
-        Operation::Create(create) => create::run(&work, create).map(|name| Some(Made::Snapshot(name))),
-        Operation::Delete { name, foreign, .. } => delete::run(&work, name, *foreign).map(|()| None),
-        Operation::Forget(name) => forget::run(&work, name).map(|()| None),
-        Operation::Adopt(adopt) => adopt::run(&work, adopt).map(|()| None),
-        Operation::Revert(revert) => revert::run(&work, revert).map(|safety| safety.map(Made::Snapshot)),
-        Operation::Branch(branch) => branch::run(&work, branch).map(|vm| Some(Made::Vm(vm))),
-        Operation::Promote { .. } => promote::run(&work).map(|()| None),
-        Operation::Prune { all, .. } => prune::run(&work, *all).map(|()| None),
-        Operation::Repair => repair::run(&work).map(|()| None),
-        Operation::Finish => merge::finish_all(&work).map(|()| None),
-        Operation::Sweep => sweep::run(&work).map(|()| None),
+        Operation::Create(create) => create::run(work, create).map(|name| Some(Made::Snapshot(name))),
+        Operation::Delete { name, foreign, .. } => delete::run(work, name, *foreign).map(|()| None),
+        Operation::Forget(name) => forget::run(work, name).map(|()| None),
+        Operation::Adopt(adopt) => adopt::run(work, adopt).map(|()| None),
+        Operation::Revert(revert) => revert::run(work, revert).map(|safety| safety.map(Made::Snapshot)),
+        Operation::Branch(branch) => branch::run(work, branch).map(|vm| Some(Made::Vm(vm))),
+        Operation::Promote { .. } => promote::run(work).map(|()| None),
+        Operation::Prune { all, .. } => prune::run(work, *all).map(|()| None),
+        Operation::Repair => repair::run(work).map(|()| None),
+        Operation::Finish => merge::finish_all(work).map(|()| None),
+        Operation::Sweep => sweep::run(work).map(|()| None),
     }));
     match done {
         Ok(Ok(made)) => Outcome::Done(made),

@@ -162,6 +162,9 @@ pub fn hint_for(name: &str) -> Option<&'static str> {
             "QuiesceFailed" => Some(
                 "is qemu-guest-agent running in the guest, and do its freeze hooks end? quiesce \"prefer\" goes on without",
             ),
+            "HookFailed" => Some(
+                "`journalctl -u virtsnapd` has what the hook said; one whose name ends in .optional may fail",
+            ),
             "NotManaged" => Some("with --foreign it is deleted all the same; `virtsnap adopt` takes it over"),
             "NotMigratable" => Some("memory \"prefer\" keeps the disks alone of such a VM"),
             "ChainMismatch" => Some(

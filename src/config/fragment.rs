@@ -29,9 +29,6 @@ const JOBS_MAX: u32 = 1024;
 /// A base, one snapshot that stays and the next one; and what libvirt can start.
 const CHAIN: RangeInclusive<u32> = 3..=25;
 
-/// Keys of `[daemon]` by their name: where they stand, each with its value.
-pub(super) type Places = BTreeMap<&'static str, Place>;
-
 /// Keys by their name.
 pub(super) type Keys = BTreeMap<&'static str, Given>;
 
@@ -60,7 +57,7 @@ pub(super) struct VmFragment {
 #[derive(Debug, Default)]
 pub(super) struct Fragment {
     /// `[daemon]`, and where it says what.
-    pub(super) daemon: Option<(Daemon, Places)>,
+    pub(super) daemon: Option<Daemon>,
     pub(super) policies: Vec<PolicyFragment>,
     pub(super) vms: Vec<VmFragment>,
     /// True if policies may stand in it that could not be read.
@@ -248,14 +245,10 @@ fn disks(item: &Item<'_>, out: &mut Diagnostics) -> Option<Vec<String>> {
     Some(list.into_iter().map(|(disk, _)| disk).collect())
 }
 
-fn daemon(item: &Item<'_>, environment: &Environment, out: &mut Diagnostics) -> Option<(Daemon, Places)> {
+fn daemon(item: &Item<'_>, environment: &Environment, out: &mut Diagnostics) -> Option<Daemon> {
     let table = item.table("a table [daemon]", out)?;
     let mut daemon = Daemon::defaults(environment);
-    let mut places = Places::new();
     for item in items(item.file, table) {
-        if let Some(key) = DAEMON.iter().find(|key| **key == item.key()) {
-            places.insert(key, item.whole_place());
-        }
         match item.key() {
             "uri" => set(&mut daemon.uri, item.text("a libvirt URI such as \"qemu:///system\"", uri, out)),
             "timezone" => set(&mut daemon.timezone, timezone(&item, environment, out)),
@@ -288,7 +281,7 @@ fn daemon(item: &Item<'_>, environment: &Environment, out: &mut Diagnostics) -> 
             _ => item.unknown("[daemon]", DAEMON, out),
         }
     }
-    Some((daemon, places))
+    Some(daemon)
 }
 
 fn set<T>(slot: &mut T, value: Option<T>) {

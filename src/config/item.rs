@@ -49,11 +49,6 @@ impl<'a> Item<'a> {
         Place::new(self.file, self.value.span())
     }
 
-    /// The key with its value.
-    pub(super) fn whole_place(&self) -> Place {
-        Place::new(self.file, self.key.span().start..self.value.span().end)
-    }
-
     /// Notes that there is no such key here; `what` is the table.
     pub(super) fn unknown(&self, what: &str, allowed: &[&'static str], out: &mut Diagnostics) {
         let mut error =

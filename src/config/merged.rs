@@ -45,8 +45,7 @@ pub(super) fn merge(fragments: Vec<Fragment>, environment: &Environment, out: &m
             add_vm(&mut vms, vm, out);
         }
     }
-    let (daemon, daemon_places) = daemon.unwrap_or_else(|| (Daemon::defaults(environment), BTreeMap::new()));
-    let mut settings = Settings { daemon_places, ..Settings::new(daemon, []) };
+    let mut settings = Settings::new(daemon.unwrap_or_else(|| Daemon::defaults(environment)), []);
     let mut usable = BTreeMap::new();
     let mut paces = BTreeMap::new();
     for (name, fragment) in policies {

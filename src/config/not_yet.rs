@@ -10,12 +10,6 @@ use super::{
 /// One warning for each such key, at its place.
 pub(super) fn warnings(settings: &Settings) -> Diagnostics {
     let mut out = Diagnostics::default();
-    let mut daemon = |key: &str, what: &str| {
-        if let Some(place) = settings.daemon_places.get(key) {
-            out.push(Diagnostic::warning(place, format!("`{key}` has no effect in this version: {what}")));
-        }
-    };
-    daemon("hooks", "no hooks are run yet");
     for (name, detail) in &settings.details {
         policy(&format!("policy {name}"), detail.keys.values(), &mut out);
     }

@@ -160,8 +160,6 @@ pub struct Settings {
     /// What hardly was meant by the files, as it was found when they were read: one line each.
     pub warnings: Vec<String>,
     pub(super) details: BTreeMap<PolicyName, Detail>,
-    /// Where `[daemon]` says what, each with its value.
-    pub(super) daemon_places: BTreeMap<&'static str, Place>,
 }
 
 /// What holds for one VM, and why.
@@ -185,14 +183,7 @@ impl Settings {
             .iter()
             .map(|(name, policy)| (name.clone(), Detail::new(policy, Keys::new(), None, Vec::new())))
             .collect();
-        Self {
-            daemon,
-            policies,
-            vms: BTreeMap::new(),
-            warnings: Vec::new(),
-            details,
-            daemon_places: BTreeMap::new(),
-        }
+        Self { daemon, policies, vms: BTreeMap::new(), warnings: Vec::new(), details }
     }
 
     /// True if a policy selects a VM.

@@ -10,6 +10,7 @@ pub mod fitness;
 pub mod forgotten;
 mod glob;
 pub mod health;
+pub mod hook;
 pub mod inventory;
 pub mod job;
 pub mod layer;

@@ -28,6 +28,7 @@ impl Engine {
                 let _ = send.send(Input::Machine(Event::Unfinished(vm)));
             }
             let _ = send.send(Input::Skipped(left.skipped));
+            caught(|| recovery::hooks(&tools, &held));
         });
     }
 

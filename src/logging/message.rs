@@ -67,6 +67,8 @@ messages! {
     ORPHAN_REMOVED = "37aef947281f44259a85dce2f68b285a";
     /// The file of metrics cannot be written.
     METRICS_FAILED = "8f7a9e8cb431420bb0384257a5ab0c94";
+    /// A hook failed, and the job goes on or has ended.
+    HOOK_FAILED = "5d0a8f1e6a3b4b0c9be0a4d1c7f2963e";
     /// A bug, or the system denies what everything depends on.
     INTERNAL_ERROR = "516d1f191b39442aa5ba4e102d9fe801";
 }

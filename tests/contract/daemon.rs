@@ -53,7 +53,10 @@ impl Daemon {
         let freezer =
             Freezer::new(Arc::clone(hv), Arc::clone(&store), Arc::clone(&clock), Box::new(|_, _| {}));
         let environment = Environment { timezone: jiff::tz::TimeZone::UTC, cores: 2 };
-        let settings = Settings::new(DaemonSettings::defaults(&environment), []);
+        // The machine's own hooks are none of a test's business.
+        let daemon =
+            DaemonSettings { hooks: "/nonexistent".into(), ..DaemonSettings::defaults(&environment) };
+        let settings = Settings::new(daemon, []);
         let access = Arc::new(NotAsked);
         let (hypervisor, rooms) = (Arc::clone(hv), Arc::default());
         Self { tools: Tools { hypervisor, store, access, clock, freezer, rooms }, settings }

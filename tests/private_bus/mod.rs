@@ -15,6 +15,7 @@ mod connection;
 mod create;
 mod faults;
 mod hooked;
+mod hooks;
 mod inside;
 mod introspection;
 mod kept;

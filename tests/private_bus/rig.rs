@@ -231,7 +231,6 @@ impl Rig {
         // Others are to reach the socket.
         std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
         std::fs::create_dir_all(directory.path().join("etc/policies.d")).unwrap();
-        std::fs::write(directory.path().join("etc/virtsnapd.toml"), MAIN).unwrap();
         let path = directory.path().to_owned();
         let bus =
             soon("dbus-daemon", tokio::task::spawn_blocking(move || BusDaemon::start(&path))).await.unwrap();
@@ -247,6 +246,7 @@ impl Rig {
             _bus: bus,
             directory,
         };
+        rig.write_main("");
         rig.write_policies(policies);
         rig
     }
@@ -263,7 +263,14 @@ impl Rig {
 
     /// Adds lines to `[daemon]`, which the daemon does not know of yet.
     pub fn write_main(&self, more: &str) {
-        std::fs::write(self.directory.path().join("etc/virtsnapd.toml"), format!("{MAIN}{more}")).unwrap();
+        let hooks = self.hooks();
+        let text = format!("{MAIN}hooks = \"{}\"\n{more}", hooks.display());
+        std::fs::write(self.directory.path().join("etc/virtsnapd.toml"), text).unwrap();
+    }
+
+    /// Where the daemon looks for hooks; there is no such directory yet. Those of the machine are none of its business.
+    pub fn hooks(&self) -> PathBuf {
+        self.directory.path().join("hooks.d")
     }
 
     /// A directory for the test's own files.

@@ -96,11 +96,10 @@ fn what_this_version_does_not_do_is_said_at_its_place_and_counted() {
              yet",
             "policies.d/p.toml:7:10: warning: policy p for VM db: `skip-unchanged` has no effect in this version: each run \
              takes a snapshot",
-            "virtsnapd.toml:3:1: warning: `hooks` has no effect in this version: no hooks are run yet",
         ]
     );
-    assert!(shown.contains("\n3 | hooks = \"/srv/hooks\"\n  | ^^^^^^^^^^^^^^^^^^^^\n"), "{shown}");
-    assert!(shown.ends_with("\n2 files, 1 policy, 0 errors, 3 warnings\n"), "{shown}");
+    assert!(shown.contains("\n5 | before = \"upgrade\"\n  | ^^^^^^^^^^^^^^^^^^\n"), "{shown}");
+    assert!(shown.ends_with("\n2 files, 1 policy, 0 errors, 2 warnings\n"), "{shown}");
 }
 
 #[test]

@@ -16,6 +16,7 @@ use super::held::{Held, Hold};
 use crate::{
     core::{job::Failure, marker, model::VmId},
     hypervisor::{Error, ErrorKind, Result, SnapshotRecord},
+    logging::message,
     store::{Begun, Intent},
     worker::{self, Tools},
 };
@@ -82,8 +83,23 @@ pub(super) fn settle_vm(tools: &Tools, vm: VmId) -> bool {
     merges(tools).contains(&vm)
 }
 
+/// Tells the hooks of jobs that an earlier life ended in the middle of. Nobody waits for it but the next job of the VM.
+pub(super) fn hooks(tools: &Tools, held: &Held) {
+    match tools.store.hooked() {
+        Ok(vms) => {
+            for hold in vms.into_iter().filter_map(|vm| held.try_take(vm)) {
+                worker::settle_hooks(tools, hold.vm);
+            }
+        }
+        Err(e) => tracing::error!(
+            MESSAGE_ID = message::STORE_FAILED, error = %e, "cannot read which hooks were begun"
+        ),
+    }
+}
+
 /// Before a job, for who holds its VM: what was begun must not be ended or taken back on top of what the job does.
 pub(super) fn before_job(tools: &Tools, vm: VmId) -> std::result::Result<(), Failure> {
+    worker::settle_hooks(tools, vm);
     // To do something on top of it could lose what it protects.
     match tools.store.not_understood(vm) {
         Ok(None) => {}

@@ -1,0 +1,83 @@
+//! Hooks that are to be told how it ended, also by another life of the daemon.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::{TransactionBehavior, params};
+
+use super::{Result, Store};
+use crate::core::model::VmId;
+
+/// The key that the directory is under: no variable has it.
+const DIRECTORY: &str = "";
+
+/// What was begun.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HooksBegun {
+    /// Where they are.
+    pub directory: PathBuf,
+    /// What they are told.
+    pub told: Vec<(String, String)>,
+}
+
+impl Store {
+    /// Hooks are about to be run before a job of this VM.
+    pub fn hooks_begin(&self, vm: VmId, directory: &Path, told: &[(&str, String)]) -> Result<()> {
+        let mut connection = self.lock();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        transaction.execute("DELETE FROM hooked WHERE vm = ?1", params![vm.to_string()])?;
+        let directory = (DIRECTORY, directory.to_string_lossy().into_owned());
+        for (key, value) in told.iter().chain([&directory]) {
+            transaction
+                .execute("INSERT INTO hooked VALUES (?1, ?2, ?3)", params![vm.to_string(), key, value])?;
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// All of them have been told how it ended.
+    pub fn hooks_end(&self, vm: VmId) -> Result<()> {
+        self.write("DELETE FROM hooked WHERE vm = ?1", params![vm.to_string()])
+    }
+
+    /// What was begun on this VM, and not ended.
+    pub fn hooks_begun(&self, vm: VmId) -> Result<Option<HooksBegun>> {
+        let connection = self.lock();
+        let mut statement =
+            connection.prepare_cached("SELECT key, value FROM hooked WHERE vm = ?1 ORDER BY rowid")?;
+        let rows = statement.query_map(params![vm.to_string()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let (directory, told): (Vec<_>, Vec<(String, String)>) =
+            rows.collect::<rusqlite::Result<Vec<_>>>()?.into_iter().partition(|(key, _)| key == DIRECTORY);
+        let directory = directory.into_iter().next();
+        Ok(directory.map(|(_, directory)| HooksBegun { directory: directory.into(), told }))
+    }
+
+    /// The VMs with any.
+    pub fn hooked(&self) -> Result<Vec<VmId>> {
+        let connection = self.lock();
+        let mut statement = connection.prepare_cached("SELECT DISTINCT vm FROM hooked ORDER BY vm")?;
+        let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
+        let ids = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+        Ok(ids.iter().filter_map(|id| id.parse().ok()).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_begun_is_there_until_it_is_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("state.db")).unwrap();
+        let [one, other] = [1, 2].map(|n| VmId(uuid::Uuid::from_u128(n)));
+        assert_eq!((store.hooked().unwrap(), store.hooks_begun(one).unwrap()), (vec![], None));
+        store.hooks_begin(one, Path::new("/old"), &[("K", "x".to_owned())]).unwrap();
+        store.hooks_begin(one, Path::new("/h"), &[("K", "v".to_owned()), ("L", String::new())]).unwrap();
+        assert_eq!(store.hooked().unwrap(), [one]);
+        let told = [("K", "v"), ("L", "")].map(|(k, v)| (k.to_owned(), v.to_owned())).to_vec();
+        assert_eq!(store.hooks_begun(one).unwrap(), Some(HooksBegun { directory: "/h".into(), told }));
+        store.hooks_end(other).unwrap();
+        store.hooks_end(one).unwrap();
+        assert!(store.hooked().unwrap().is_empty());
+    }
+}

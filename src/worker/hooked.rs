@@ -1,0 +1,124 @@
+//! Hooks around a job: all before it in their order, and each of these once more after it, in reverse order, whatever came
+//! of it.
+//!
+//! | step | if it fails, or the daemon dies after it |
+//! |---|---|
+//! | what they are told is stored | no hook was run |
+//! | the hooks before it | those that were run, the failing one too, are told that it failed; the job does nothing |
+//! | the job | the next start tells all hooks that it failed, before any other job of the VM |
+//! | the hooks after it | as before; one that fails is told in the journal, and the job's result stays |
+//! | what was stored is removed | it is over |
+
+use std::path::Path;
+
+use super::{Tools, Work};
+use crate::{
+    core::{
+        hook::{self, Event},
+        job::{Failure, Outcome},
+        model::VmId,
+    },
+    hooks::{self, Hook, TIMEOUT},
+    logging::message,
+};
+
+pub(super) fn around(work: &Work<'_>, job: impl FnOnce() -> Outcome) -> Outcome {
+    if !hook::has_hooks(&work.job.operation) {
+        return job();
+    }
+    let directory = Path::new(&work.settings.daemon.hooks);
+    let all = match hooks::all(directory) {
+        Ok(all) if all.is_empty() => return job(),
+        Ok(all) => all,
+        Err(e) => {
+            let text = format!(
+                "the hooks in {} cannot be read, so the {} of VM {} was not begun: {e}",
+                directory.display(),
+                work.job.operation.as_str(),
+                work.job.vm
+            );
+            return Outcome::Failed(Failure::new("HookFailed", text));
+        }
+    };
+    let vm = work.tools.hypervisor.vm(work.job.vm).map_or_else(|_| work.job.vm.to_string(), |vm| vm.name);
+    let told = hook::environment(work.job, &vm);
+    if let Err(e) = work.tools.store.hooks_begin(work.job.vm, directory, &told) {
+        return Outcome::Failed(Failure::new("Failed", e.to_string()));
+    }
+    let run = |hook: &Hook, event, told: &[(&str, String)]| {
+        work.phase(&format!("running hook {}", hook.name), None, None);
+        hook.run(event, work.job.operation.as_str(), told, TIMEOUT)
+    };
+    let mut ran = 0;
+    let mut refused = None;
+    for hook in &all {
+        if let Err(super::Stop::Cancelled(text)) = work.safe_point() {
+            refused = Some(Outcome::Cancelled(text));
+            break;
+        }
+        ran += 1;
+        match run(hook, Event::Before, &told) {
+            Err(why) if !hook::is_optional(&hook.name) => {
+                refused = Some(Outcome::Failed(hook::refused(work.job, &vm, &hook.name, &why)));
+                break;
+            }
+            Err(why) => warn(&vm, work.job.vm, &hook.name, &why),
+            Ok(()) => {}
+        }
+    }
+    let outcome = refused.unwrap_or_else(job);
+    let (event, more) = hook::at_the_end(work.job, &outcome);
+    let told: Vec<_> = told.into_iter().chain(more).collect();
+    for hook in all[..ran].iter().rev() {
+        if let Err(why) = run(hook, event, &told) {
+            warn(&vm, work.job.vm, &hook.name, &why);
+        }
+    }
+    over(work.tools, work.job.vm);
+    outcome
+}
+
+/// An earlier life of the daemon ended in the middle of a job of this VM: its hooks are told, by who has the VM.
+pub(crate) fn left_over(tools: &Tools, id: VmId) {
+    let left = match tools.store.hooks_begun(id) {
+        Ok(None) => return,
+        Ok(Some(left)) => left,
+        Err(e) => {
+            tracing::error!(MESSAGE_ID = message::STORE_FAILED, error = %e, "cannot read which hooks were begun");
+            return;
+        }
+    };
+    let of =
+        |key| left.told.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str()).unwrap_or_default();
+    let (vm, operation) = (of("VIRTSNAP_VM"), of("VIRTSNAP_OPERATION"));
+    let mut told: Vec<(&str, String)> = left.told.iter().map(|(k, v)| (k.as_str(), v.clone())).collect();
+    told.push(("VIRTSNAP_ERROR_NAME", "Interrupted".to_owned()));
+    told.push(("VIRTSNAP_ERROR", "virtsnapd ended in the middle of it".to_owned()));
+    match hooks::all(&left.directory) {
+        Ok(all) => {
+            for hook in all.iter().rev() {
+                if let Err(why) = hook.run(Event::Failed, operation, &told, TIMEOUT) {
+                    warn(vm, id, &hook.name, &why);
+                }
+            }
+        }
+        Err(e) => warn(vm, id, &left.directory.display().to_string(), &format!("cannot be read: {e}")),
+    }
+    over(tools, id);
+}
+
+fn over(tools: &Tools, vm: VmId) {
+    if let Err(e) = tools.store.hooks_end(vm) {
+        tracing::error!(
+            MESSAGE_ID = message::STORE_FAILED, error = %e,
+            "cannot write down that the hooks of VM {vm} are over: they are told once more"
+        );
+    }
+}
+
+fn warn(vm: &str, id: VmId, hook: &str, why: &str) {
+    tracing::warn!(
+        MESSAGE_ID = message::HOOK_FAILED, VIRTSNAP_VM = vm, VIRTSNAP_VM_UUID = %id, VIRTSNAP_HOOK = hook,
+        "hook {hook} of VM {vm} {why}"
+    );
+}
