@@ -212,12 +212,12 @@ pub fn run(
     wire: &Wire,
 ) -> Outcome {
     let work = Work { tools, settings, job, needed, wire };
-    hooked::around(&work, || perform(&work))
+    // What ran before a panic in the job has to run after it, too.
+    caught(&work, || hooked::around(&work, || caught(&work, || perform(&work))))
 }
 
 fn perform(work: &Work<'_>) -> Outcome {
-    let (tools, job) = (work.tools, work.job);
-    let done = catch_unwind(AssertUnwindSafe(|| match &job.operation {
+    let done = match &work.job.operation {
         Operation::Create(create) => create::run(work, create).map(|name| Some(Made::Snapshot(name))),
         Operation::Delete { name, foreign, .. } => delete::run(work, name, *foreign).map(|()| None),
         Operation::Forget(name) => forget::run(work, name).map(|()| None),
@@ -229,12 +229,18 @@ fn perform(work: &Work<'_>) -> Outcome {
         Operation::Repair => repair::run(work).map(|()| None),
         Operation::Finish => merge::finish_all(work).map(|()| None),
         Operation::Sweep => sweep::run(work).map(|()| None),
-    }));
+    };
     match done {
-        Ok(Ok(made)) => Outcome::Done(made),
-        Ok(Err(Stop::Failed(failure))) => Outcome::Failed(failure),
-        Ok(Err(Stop::Cancelled(text))) => Outcome::Cancelled(text),
-        Err(_) => Outcome::Failed(Failure::new(
+        Ok(made) => Outcome::Done(made),
+        Err(Stop::Failed(failure)) => Outcome::Failed(failure),
+        Err(Stop::Cancelled(text)) => Outcome::Cancelled(text),
+    }
+}
+
+fn caught(work: &Work<'_>, steps: impl FnOnce() -> Outcome) -> Outcome {
+    let (tools, job) = (work.tools, work.job);
+    catch_unwind(AssertUnwindSafe(steps)).unwrap_or_else(|_| {
+        Outcome::Failed(Failure::new(
             "Failed",
             format!(
                 "a bug in virtsnapd ended the {} of VM {} early (a panic; the journal has it). The guest was thawed; \
@@ -242,6 +248,6 @@ fn perform(work: &Work<'_>) -> Outcome {
                 job.operation.as_str(),
                 tools.hypervisor.vm(job.vm).map_or_else(|_| job.vm.to_string(), |vm| vm.name)
             ),
-        )),
-    }
+        ))
+    })
 }
