@@ -153,14 +153,15 @@ mod tests {
     #[test]
     fn each_is_told_what_it_is_about_and_how_it_ends_is_seen() {
         let directory = tempfile::tempdir().unwrap();
-        let put = |name, text| put(directory.path(), name, 0o755, text);
+        let put = |name, text: &str| put(directory.path(), name, 0o755, text);
         put(
             "told",
             r#"[ "$1 $2 $VIRTSNAP_EVENT $VIRTSNAP_VM" = "before create before a b" ] && [ -z "$HOME" ]"#,
         );
         put("fails", "echo no such table; exit 3");
         put("stays", "echo waiting; exec tail -f /dev/null");
-        put("leaves", "tail -f /dev/null & exit 0");
+        let left = directory.path().join("left");
+        put("leaves", &format!("tail -f /dev/null & echo $! >{}", left.display()));
         assert_eq!(run(directory.path(), "told", TIMEOUT), Ok(()));
         let failed = run(directory.path(), "fails", TIMEOUT).unwrap_err();
         assert_eq!(failed, "failed (exit status: 3), saying \"no such table\"");
@@ -168,6 +169,8 @@ mod tests {
         assert_eq!(killed, "was killed, as it had not ended after 1 s, saying \"waiting\"");
         // What it leaves running holds nobody up.
         assert_eq!(run(directory.path(), "leaves", TIMEOUT), Ok(()));
+        let left = fs::read_to_string(left).unwrap().trim().parse().unwrap();
+        nix::sys::signal::kill(Pid::from_raw(left), Signal::SIGKILL).unwrap();
     }
 
     #[test]
