@@ -64,10 +64,8 @@ const LISTING: Duration = Duration::from_secs(300);
 /// What comes in from threads and signals.
 enum Input {
     Hypervisor(hypervisor::Event),
-    /// All was settled on the connection of this number.
-    Recovered(u64, hypervisor::Info),
-    /// VMs of which not all was settled then, as somebody had them.
-    Skipped(BTreeSet<VmId>),
+    /// All was settled on the connection of this number, but what is about these VMs, as somebody had them.
+    Recovered(u64, hypervisor::Info, BTreeSet<VmId>),
     Machine(Event),
     Loaded(Result<Box<config::Loaded>, String>, Waiting),
     Ended(JobId, Outcome),
@@ -119,6 +117,7 @@ pub struct Engine {
     /// Counts connections and their ends.
     connection: u64,
     held: Held,
+    /// VMs of which not all was settled, and whose jobs do not count as ended before that.
     skipped: BTreeSet<VmId>,
     /// What could not be settled is being tried again.
     recovering: Arc<AtomicBool>,
@@ -233,22 +232,9 @@ impl Engine {
     fn take(&mut self, input: Input) {
         match input {
             Input::Hypervisor(event) => self.take_hypervisor(event),
-            // Of a connection that went meanwhile, it says nothing.
-            Input::Recovered(number, info) => {
-                if number == self.connection {
-                    self.handle(Event::Connected { uri: info.uri, version: info.version });
-                }
-            }
+            Input::Recovered(number, info, skipped) => self.recovered(number, info, skipped),
             Input::Machine(event) => self.handle(event),
-            Input::Skipped(vms) => self.take_skipped(vms),
-            Input::Ended(job, outcome) => {
-                self.cancels.remove(&job);
-                let vm = self.machine.view().jobs.get(&job).map(|job| job.vm);
-                self.handle(Event::Ended(job, outcome));
-                if let Some(vm) = vm {
-                    self.recover_skipped(vm);
-                }
-            }
+            Input::Ended(job, outcome) => self.ended(job, outcome),
             Input::Stop => {
                 systemd::stopping();
                 self.handle(Event::Stop);

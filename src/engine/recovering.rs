@@ -1,5 +1,5 @@
-//! When what was begun is settled: on each new connection, where a job had the VM meanwhile after that, and from time to
-//! time.
+//! When what was begun is settled: on each new connection before that is told, where a job had the VM meanwhile before
+//! that counts as ended, and from time to time.
 
 use std::{
     collections::BTreeSet,
@@ -7,11 +7,18 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use super::{Engine, Input, recovery, thread};
+use tokio::sync::mpsc;
+
+use super::{Engine, Input, held::Held, recovery, thread};
 use crate::{
-    core::{job::JobState, machine::Event, model::VmId},
+    core::{
+        job::{JobId, JobState, Outcome},
+        machine::Event,
+        model::VmId,
+    },
     hypervisor::Info,
     logging::message,
+    worker::Tools,
 };
 
 impl Engine {
@@ -23,43 +30,60 @@ impl Engine {
         thread("recovery", move || {
             // Nothing would ever start if this did not end; what it settled so far is settled.
             let left = caught(|| recovery::run(&tools, &held)).unwrap_or_default();
-            let _ = send.send(Input::Recovered(number, info));
+            // First: whoever hears of the connection finds the jobs that end these.
             for vm in left.merges {
                 let _ = send.send(Input::Machine(Event::Unfinished(vm)));
             }
-            let _ = send.send(Input::Skipped(left.skipped));
+            let _ = send.send(Input::Recovered(number, info, left.skipped));
             caught(|| recovery::hooks(&tools, &held));
         });
     }
 
-    /// These were at work on it when everything else was settled. What their jobs could not settle without a connection is
-    /// settled when they end.
-    pub(super) fn take_skipped(&mut self, vms: BTreeSet<VmId>) {
-        for vm in vms {
-            let jobs = &self.machine.view().jobs;
-            if jobs.values().any(|job| job.vm == vm && job.state == JobState::Running) {
-                self.skipped.insert(vm);
-            } else {
-                self.recover_vm(vm);
+    /// Everything was settled, on the connection of this number, but what is about these VMs, which somebody had. Where
+    /// that was a job that goes on, it is settled when that ends; else before the connection is told.
+    pub(super) fn recovered(&mut self, number: u64, info: Info, skipped: BTreeSet<VmId>) {
+        // Of a connection that went meanwhile, it says nothing: all is settled on the next one.
+        if number != self.connection {
+            return;
+        }
+        let jobs = &self.machine.view().jobs;
+        let at_work = |vm: &VmId| jobs.values().any(|job| job.vm == *vm && job.state == JobState::Running);
+        let (later, now): (BTreeSet<_>, BTreeSet<_>) = skipped.into_iter().partition(at_work);
+        self.skipped.extend(later);
+        if !now.is_empty() {
+            let (tools, held, send, told) =
+                (self.tools.clone(), self.held.clone(), self.send.clone(), info.clone());
+            let begun = thread("recovery", move || {
+                for vm in now {
+                    settle(&tools, &held, &send, vm);
+                }
+                let _ = send.send(Input::Recovered(number, told, BTreeSet::new()));
+            });
+            if begun {
+                return;
             }
         }
+        self.handle(Event::Connected { uri: info.uri, version: info.version });
     }
 
-    /// A job on this VM ended.
-    pub(super) fn recover_skipped(&mut self, vm: VmId) {
-        if self.skipped.remove(&vm) {
-            self.recover_vm(vm);
-        }
-    }
-
-    fn recover_vm(&self, vm: VmId) {
-        let (tools, held, send) = (self.tools.clone(), self.held.clone(), self.send.clone());
-        thread("recovery", move || {
-            let _hold = held.take(vm);
-            if caught(|| recovery::settle_vm(&tools, vm)).unwrap_or(false) {
-                let _ = send.send(Input::Machine(Event::Unfinished(vm)));
+    /// A job's thread ended. What it left and could not settle, as it had lost the connection, is settled before the job
+    /// counts as ended: who waits for a job finds all as it will stay.
+    pub(super) fn ended(&mut self, job: JobId, outcome: Outcome) {
+        let vm = self.machine.view().jobs.get(&job).map(|job| job.vm);
+        if let Some(vm) = vm.filter(|vm| self.skipped.remove(vm)) {
+            let (tools, held, send) = (self.tools.clone(), self.held.clone(), self.send.clone());
+            let (reader, told) = (self.reader.clone(), outcome.clone());
+            let begun = thread("recovery", move || {
+                settle(&tools, &held, &send, vm);
+                reader.read_and_wait(vm);
+                let _ = send.send(Input::Ended(job, told));
+            });
+            if begun {
+                return;
             }
-        });
+        }
+        self.cancels.remove(&job);
+        self.handle(Event::Ended(job, outcome));
     }
 
     /// Tries again what could not be settled: that need not wait for the next connection. One at a time.
@@ -76,6 +100,14 @@ impl Engine {
         if !begun {
             self.recovering.store(false, Ordering::SeqCst);
         }
+    }
+}
+
+/// Settles what was begun on a VM as soon as nobody has it. A merge is left to a job of its own.
+fn settle(tools: &Tools, held: &Held, send: &mpsc::UnboundedSender<Input>, vm: VmId) {
+    let _hold = held.take(vm);
+    if caught(|| recovery::settle_vm(tools, vm)).unwrap_or(false) {
+        let _ = send.send(Input::Machine(Event::Unfinished(vm)));
     }
 }
 

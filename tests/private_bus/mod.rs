@@ -13,6 +13,7 @@ mod completion;
 mod confined;
 mod connection;
 mod create;
+mod ended;
 mod faults;
 mod hooked;
 mod hooks;
