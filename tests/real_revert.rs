@@ -132,7 +132,7 @@ harness::on_both! {
             });
             if vm.put_right(|| daemon.says_adrift("rev")) {
                 // What was cut short is settled before the next job, whatever comes of that one.
-                println!("{}", daemon.client("prune rev --yes"));
+                println!("{:?}", daemon.prune("rev"));
             }
             let value = value_now(tb, &vm);
             println!("{round}: killed at {phase:?}: the disks hold {value}");

@@ -200,6 +200,15 @@ impl<'a> Daemon<'a> {
         self.wait(job.as_str())
     }
 
+    /// Has a VM pruned through D-Bus and waits for it: what was cut short is settled first, also where nothing is to go,
+    /// of which the client would not ask the daemon.
+    pub fn prune(&self, vm: &str) -> Result<String, (String, String)> {
+        let none = std::collections::HashMap::<&str, zbus::Variant<'_>>::new();
+        let job = self.bus.call(&self.vm(vm), "org.virtsnap1.VM", "Prune", &(none,));
+        let (job,): (zbus::OwnedObjectPath,) = job?;
+        self.wait(job.as_str())
+    }
+
     /// Runs a policy and waits for all of its jobs, one at least; each one's result.
     pub fn run(&self, policy: &str) -> Vec<Result<String, (String, String)>> {
         let path = format!("/org/virtsnap1/policy/{policy}");
