@@ -6,7 +6,7 @@ mod watching;
 use uuid::Uuid;
 
 use self::watching::Watching;
-use super::{Stop, Tools, Work, beside, drop};
+use super::{Stop, Tools, Work, beside, drop, space};
 use crate::{
     core::{
         job::{Failure, Operation},
@@ -207,6 +207,7 @@ fn carry_out(
                     work.cancelled(format_args!("{list} of VM {vm}, whose merge was cut short, {count}"))
                 );
             }
+            let e = space::explain(work, recipe, e);
             let kind = e.kind.as_str();
             let begun = format!("the merge of {} of VM {} did not end: {e}", list(&names), vm.name);
             let text = if adrift {

@@ -172,8 +172,8 @@ impl Running<'_> {
         Err(Error::new(
             ErrorKind::Failed,
             format!(
-                "the merge of disk {} into {} ended early, and libvirt keeps the reason to itself (its journal and the \
-                 VM's log in /var/log/libvirt/qemu may have it; a full file system is the likeliest)",
+                "the merge of disk {} into {} ended early, and libvirt keeps the reason to itself (a full file system is \
+                 the likeliest; of anything else its journal may have more)",
                 self.commit.target, self.commit.base
             ),
         ))

@@ -83,6 +83,32 @@ fn one_that_was_cut_short_asks_again_for_what_is_still_to_be_merged() {
     world.check_done(&["s5"], VmState::Running);
 }
 
+/// QEMU's job ends, and nobody says why.
+#[test]
+fn one_whose_room_others_took_meanwhile_says_so_and_is_ended_when_there_is_some() {
+    for full in [true, false] {
+        let mut world = World::new(VmState::Running, "keep-last = 1");
+        world.settings.daemon.min_free = MinFree::Bytes(0);
+        let sim = Arc::clone(&world.sim);
+        let hooked = Hooked::new(&world.sim, move |op| {
+            if op == Op::Commit {
+                sim.leave_room_for(if full { 3 } else { NEED });
+            }
+        });
+        let cut = Error::new(ErrorKind::Failed, "the merge ended early");
+        world.sim.inject(Fault::new(Op::Commit, Mishap::Half(cut)));
+        let Outcome::Failed(failure) = world.run(hooked, drop) else { panic!("it was cut short") };
+        assert_eq!(failure.name, if full { "NoSpace" } else { "Failed" }, "{failure:?}");
+        let said = ["may still grow by", "Make room"].map(|words| failure.message.contains(words));
+        assert_eq!(said, [full; 2], "{failure:?}");
+        assert!(failure.message.contains("count as failed"), "{failure:?}");
+        world.check();
+        world.sim.leave_room_for(NEED);
+        assert!(matches!(world.prune(), Outcome::Done(_)));
+        world.check_done(&["s4"], VmState::Running);
+    }
+}
+
 /// What was left behind needs no merge to go, and gives room for one.
 #[test]
 fn where_one_that_was_cut_short_cannot_be_ended_yet_what_was_left_behind_goes_all_the_same() {
