@@ -1,8 +1,9 @@
 //! A random sequence of everything that is done to a VM's snapshots, with the data of each compared after every step.
 //!
 //! At each snapshot a full copy of every disk is put aside, made of what was written and of nothing that libvirt or
-//! virtsnap had a hand in. Whatever happens then (creates, merges, restarts, kills in the middle of either), every
-//! snapshot that is offered holds what its copy holds, the VM's disks hold what was written to them, every image is
+//! virtsnap had a hand in. Whatever happens then (creates, merges of one or several, reverts, branches, restarts; kills and
+//! cancellations in the middle of them), every snapshot that is offered holds what its copy holds, none is not offered
+//! but what was to be deleted, the VM's disks hold what was written to them, every image is
 //! sound, libvirt and the bus tell the same tree, and no file is left that nobody owns. At the end all is deleted,
 //! and each disk is one image again.
 //!
@@ -17,9 +18,13 @@
 
 #[path = "real_sequence/act.rs"]
 mod act;
+#[path = "real_sequence/branches.rs"]
+mod branches;
 #[path = "real_sequence/dice.rs"]
 mod dice;
 mod harness;
+#[path = "real_sequence/merges.rs"]
+mod merges;
 #[path = "real_sequence/oracle.rs"]
 mod oracle;
 
@@ -48,7 +53,7 @@ harness::on_both! {
         println!("VIRTSNAP_SEED={seed} VIRTSNAP_SEQUENCE_STEPS={steps}");
         let vm = Bare::define(tb, "seq", 2);
         tb.ok("virsh -q start seq");
-        let daemon = Daemon::running(tb, "");
+        let daemon = Daemon::running(tb, merges::POLICY);
         let mut world = World::new(tb, &daemon, vm, seed);
         for step in 0..steps {
             world.step(step);

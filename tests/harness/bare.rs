@@ -124,11 +124,32 @@ impl Bare {
             .collect()
     }
 
+    /// The same by libvirt's word.
+    pub fn told(&self, target: &str) -> Vec<String> {
+        let text = self.testbed.ok(&format!("virsh -q dumpxml {}", self.uuid));
+        let doc = roxmltree::Document::parse(&text).expect("libvirt's XML");
+        let is = |disk: &roxmltree::Node<'_, '_>| {
+            disk.children().any(|c| c.has_tag_name("target") && c.attribute("dev") == Some(target))
+        };
+        let disk = doc.descendants().filter(|n| n.has_tag_name("disk")).find(is).expect("it has this disk");
+        let child = |of: roxmltree::Node<'_, '_>, name: &str| {
+            of.children().find(|c| c.has_tag_name(name)).map(|c| c.id())
+        };
+        let layers = std::iter::successors(Some(disk.id()), |layer| {
+            child(doc.get_node(*layer).expect("it is there"), "backingStore")
+        });
+        let source = |layer| {
+            let source = child(doc.get_node(layer)?, "source")?;
+            doc.get_node(source)?.attribute("file").map(str::to_owned)
+        };
+        layers.filter_map(source).collect()
+    }
+
     /// Where its QEMU is on images that libvirt, killed at the wrong moment, does not know of: turns it off and on again,
     /// as the daemon says. `told`: whether it does say so. True if that was so.
     pub fn put_right(&self, told: impl FnOnce() -> bool) -> bool {
         let state = self.state();
-        if state == "shut off" || self.disks.iter().all(|disk| self.opened(disk)[0] == self.active(disk)) {
+        if state == "shut off" || self.disks.iter().all(|disk| self.opened(disk) == self.told(disk)) {
             return false;
         }
         assert!(told(), "{} is on {:?}, and nobody says so", self.name, self.opened(&self.disks[0]));
@@ -154,16 +175,17 @@ impl Bare {
         let asked = self.testbed.sh(&format!("virsh -q {ask}"));
         let (looked, told) = asked.stdout.split_once("\n==").unwrap_or_else(|| panic!("{asked}"));
         let (state, disks) = looked.split_once('\n').unwrap_or_else(|| panic!("{asked}"));
-        let image = quote(&image_of(disks, target));
+        let image = image_of(disks, target);
+        let (format, image) = (format_of(&image), quote(&image));
         if state == "shut off" {
-            let said = self.testbed.ok(&format!("qemu-io -f qcow2 {} {image}", each(&writes)));
+            let said = self.testbed.ok(&format!("qemu-io -f {format} {} {image}", each(&writes)));
             assert_eq!(said.matches("wrote 65536/65536 bytes").count(), writes.len(), "{said}");
         } else {
             let silent = told.trim().is_empty() && asked.stderr.trim().is_empty();
             assert!(asked.success() && silent, "{writes:?}: {asked}");
         }
         let reads: Vec<_> = clusters.iter().map(|cluster| read(*cluster)).collect();
-        let said = self.testbed.ok(&format!("qemu-io -r -U -f qcow2 {} {image}", each(&reads)));
+        let said = self.testbed.ok(&format!("qemu-io -r -U -f {format} {} {image}", each(&reads)));
         let bytes: Vec<_> = said.lines().filter_map(byte_of).collect();
         assert_eq!(bytes, vec![value; clusters.len()], "just written to {target} of {}: {said}", self.name);
     }
@@ -194,6 +216,11 @@ fn image_of(listed: &str, target: &str) -> String {
     path.unwrap_or_else(|| panic!("no {target}: {listed}")).to_owned()
 }
 
+/// An image's format: the names of raw ones end in `.img`.
+fn format_of(image: &str) -> &'static str {
+    if std::path::Path::new(image).extension().is_some_and(|e| e == "img") { "raw" } else { "qcow2" }
+}
+
 /// Commands as qemu-io's arguments.
 fn each(commands: &[String]) -> String {
     commands.iter().map(|command| format!("-c {}", quote(command))).collect::<Vec<_>>().join(" ")
@@ -202,7 +229,9 @@ fn each(commands: &[String]) -> String {
 /// The first byte of this cluster of the disk that the image is the top of. Others may have it open: what they wrote
 /// they have flushed.
 pub fn byte_in(testbed: &Testbed, image: &str, cluster: u64) -> u8 {
-    let said = testbed.ok(&format!("qemu-io -r -U -f qcow2 -c {} {}", quote(&read(cluster)), quote(image)));
+    let format = format_of(image);
+    let said =
+        testbed.ok(&format!("qemu-io -r -U -f {format} -c {} {}", quote(&read(cluster)), quote(image)));
     said.lines().find_map(byte_of).unwrap_or_else(|| panic!("{image}: {said}"))
 }
 

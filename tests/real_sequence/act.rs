@@ -1,10 +1,11 @@
 //! What is done: by the daemon's clients, by people beside it, and by bad luck.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{
     dice::Dice,
     harness::{Bare, Daemon, Testbed},
+    merges::Cut,
     oracle::{self, Listed},
 };
 
@@ -13,9 +14,12 @@ const CLUSTERS: u64 = 12;
 /// More are not kept at a time: each one makes every check longer.
 const AT_MOST: usize = 8;
 
+/// A job's end.
+type Done = Result<String, (String, String)>;
+
 /// Who dies in the middle of it.
 #[derive(Debug, Clone, Copy)]
-enum Victim {
+pub(crate) enum Victim {
     Daemon,
     Libvirtd,
 }
@@ -25,10 +29,14 @@ pub(crate) struct World<'a> {
     pub(crate) tb: &'a Testbed,
     pub(crate) daemon: &'a Daemon<'a>,
     pub(crate) vm: Bare,
-    dice: Dice,
-    made: u32,
+    pub(crate) dice: Dice,
+    pub(crate) made: u32,
     /// Of each snapshot that may be there: its disks, and the full copy of each.
     pub(crate) copies: BTreeMap<String, BTreeMap<String, String>>,
+    /// Those whose deletion was begun and did not end: they alone may have failed, or go at any time.
+    pub(crate) doomed: BTreeSet<String>,
+    /// What a snapshot that left a disk out named of that: it stays as long as it does, and is nobody's after that.
+    pub(crate) named: BTreeSet<String>,
 }
 
 impl<'a> World<'a> {
@@ -36,22 +44,30 @@ impl<'a> World<'a> {
         for target in vm.disks() {
             tb.ok(&format!("truncate -s 8M {}", oracle::now(target)));
         }
-        Self { tb, daemon, vm, dice: Dice::new(seed), made: 0, copies: BTreeMap::new() }
+        let dice = Dice::new(seed);
+        let (copies, doomed, named) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+        Self { tb, daemon, vm, dice, made: 0, copies, doomed, named }
     }
 
     /// Does one thing and waits until all is at rest.
     pub(crate) fn step(&mut self, number: u64) {
         let all = oracle::listed(self);
         let ready: Vec<Listed> = all.iter().filter(|s| s.state == "ready").cloned().collect();
+        let (some, room) = (!all.is_empty(), all.len() < AT_MOST);
+        let if_so = |so: bool, weight: u64| if so { weight } else { 0 };
         let weights = [
             ("write", 6),
-            ("create", if all.len() < AT_MOST { 6 } else { 0 }),
-            ("delete", if all.is_empty() { 0 } else { 4 }),
-            ("revert", if ready.is_empty() || all.len() >= AT_MOST { 0 } else { 3 }),
+            ("create", if_so(room, 6)),
+            ("delete", if_so(some, 3)),
+            ("revert", if_so(room && !ready.is_empty(), 3)),
             ("start or stop", 2),
             ("restart libvirtd", 1),
-            ("a create that is cut short", if all.len() < AT_MOST { 2 } else { 0 }),
-            ("a delete that is cut short", if all.is_empty() { 0 } else { 2 }),
+            ("a create that is cut short", if_so(room, 2)),
+            ("a delete that is cut short", if_so(some, 2)),
+            ("a delete that is stopped", if_so(some, 3)),
+            ("prune", if_so(some, 2)),
+            ("finish", if_so(!self.doomed.is_empty(), 6)),
+            ("branch", if_so(!ready.is_empty(), 1)),
         ];
         let mut at = self.dice.below(weights.iter().map(|(_, weight)| weight).sum());
         let what = weights.iter().find(|(_, weight)| {
@@ -76,11 +92,16 @@ impl<'a> World<'a> {
             }
             "a delete that is cut short" => {
                 let victim = self.victim();
-                self.delete(number, &all, Some(victim));
+                self.delete(number, &all, Some(Cut::Dies(victim)));
             }
+            "a delete that is stopped" => self.delete(number, &all, Some(Cut::Stops)),
+            "prune" => self.prune(number),
+            "finish" => self.finish(number),
+            "branch" => self.branch(number, &ready),
             other => unreachable!("{other}"),
         }
         self.daemon.wait_idle();
+        self.forget_gone();
     }
 
     /// All goes, the newest or the oldest first, and what is left is the disks as they are.
@@ -96,19 +117,32 @@ impl<'a> World<'a> {
                 self.delete_one(&one.name)
             });
             assert!(gone, "none of {all:?} can go\n{}", self.daemon.journal());
+            self.forget_gone();
             self.check();
         }
-        for target in self.vm.disks().to_vec() {
-            let chain = oracle::chain(self.tb, &self.vm.active(&target));
-            assert_eq!(chain.len(), 1, "{target} is one image again");
+        // A disk that a snapshot on another branch left out stays on what it is on; what lies there belongs to none then.
+        let layers = |world: &Self| {
+            let chains =
+                world.vm.disks().iter().map(|disk| oracle::chain(world.tb, &world.vm.active(disk)).len());
+            chains.max()
+        };
+        if layers(self) > Some(1) {
+            println!("at the end: {}", self.daemon.ok("adopt seq --layers --yes").trim());
+            let adopted = oracle::listed(self);
+            assert!(!adopted.is_empty(), "there are layers");
+            for one in adopted.iter().rev() {
+                self.daemon.delete("seq", &one.name).unwrap_or_else(|e| panic!("{e:?}"));
+            }
+            self.check();
         }
+        assert_eq!(layers(self), Some(1), "each disk is one image again");
         if self.vm.state() == "shut off" {
             self.tb.ok("virsh -q start seq");
         }
         self.check();
     }
 
-    fn victim(&mut self) -> Victim {
+    pub(crate) fn victim(&mut self) -> Victim {
         if self.dice.below(2) == 0 { Victim::Daemon } else { Victim::Libvirtd }
     }
 
@@ -138,19 +172,18 @@ impl<'a> World<'a> {
             self.tb.ok(&format!("cp --sparse=always {} {copy}", oracle::now(target)));
             (target.clone(), copy)
         });
-        let copies = copies.collect();
+        let copies: BTreeMap<_, _> = copies.collect();
+        // Those that are taken for a policy are all of one that is pruned.
+        if victim.is_none() && disks.len() == self.vm.disks().len() && self.dice.below(3) > 0 {
+            self.run_policy(copies);
+            return;
+        }
         let job = self.ask(&name, &disks);
         self.copies.insert(name.clone(), copies);
         match victim {
             None => {
-                let mut made = self.daemon.wait(&job);
-                // What libvirt 9.0 leaves in QEMU when it is killed goes with that QEMU, as the error says.
-                if matches!(&made, Err((_, text)) if text.contains("shut the VM down and start it again")) {
-                    println!("  libvirt left its images in QEMU");
-                    self.tb.ok("virsh -q destroy seq && virsh -q start seq");
-                    made = self.daemon.wait(&self.ask(&name, &disks));
-                }
-                made.unwrap_or_else(|e| panic!("{e:?}\n{}", self.daemon.journal()));
+                let made = self.daemon.wait(&job);
+                self.or_again(made, || self.daemon.wait(&self.ask(&name, &disks)));
             }
             Some(victim) => {
                 self.kill(victim);
@@ -170,38 +203,6 @@ impl<'a> World<'a> {
         let job = self.daemon.bus.call(&vm, "org.virtsnap1.VM", "CreateSnapshot", &(name, options));
         let (job,): (zbus::OwnedObjectPath,) = job.unwrap();
         job.to_string()
-    }
-
-    fn delete(&mut self, number: u64, all: &[Listed], victim: Option<Victim>) {
-        let one = self.dice.pick(all).unwrap();
-        println!("{number}: delete {} ({}), {victim:?} dies", one.name, one.state);
-        let Some(victim) = victim else {
-            self.delete_one(&one.name);
-            return;
-        };
-        let none = HashMap::<&str, zbus::Variant<'_>>::new();
-        let job = self.daemon.bus.call(&one.path, "org.virtsnap1.Snapshot", "Delete", &(none,));
-        let _: (zbus::OwnedObjectPath,) = job.unwrap();
-        self.kill(victim);
-        match oracle::listed(self).iter().find(|s| s.name == one.name) {
-            None => drop(self.copies.remove(&one.name)),
-            Some(left) => println!("  it is {}", left.state),
-        }
-    }
-
-    /// False if the tree does not allow it yet.
-    fn delete_one(&mut self, name: &str) -> bool {
-        match self.daemon.delete("seq", name) {
-            Ok(_) => {
-                self.copies.remove(name);
-                true
-            }
-            Err((error, text)) => {
-                assert_eq!(error, "org.virtsnap1.Error.Unsupported", "{text}\n{}", self.daemon.journal());
-                println!("  {text}");
-                false
-            }
-        }
     }
 
     /// What the disks hold is in a snapshot of its own then, and what they held at that one is what they hold.
@@ -230,6 +231,28 @@ impl<'a> World<'a> {
         }
     }
 
+    /// The policy's snapshot of what these are copies of.
+    fn run_policy(&mut self, copies: BTreeMap<String, String>) {
+        let run = || self.daemon.run("p").remove(0);
+        let path = self.or_again(run(), run);
+        let name = oracle::listed(self).into_iter().find(|s| s.path == path).unwrap().name;
+        println!("  it is {name}");
+        self.copies.insert(name, copies);
+    }
+
+    /// What a libvirtd leaves in QEMU when it is killed goes with that QEMU, as the error says.
+    fn or_again(&self, made: Done, again: impl FnOnce() -> Done) -> String {
+        let left = matches!(&made, Err((_, text)) if text.contains("shut the VM down and start it again"));
+        let made = if left {
+            println!("  libvirt left its images in QEMU");
+            self.tb.ok("virsh -q destroy seq && virsh -q start seq");
+            again()
+        } else {
+            made
+        };
+        made.unwrap_or_else(|e| panic!("{e:?}\n{}", self.daemon.journal()))
+    }
+
     fn start_or_stop(&mut self, number: u64) {
         let command = if self.vm.state() == "shut off" { "start" } else { "destroy" };
         println!("{number}: {command}");
@@ -237,7 +260,7 @@ impl<'a> World<'a> {
     }
 
     /// At once, wherever it is, and back again; returns when all is settled.
-    fn kill(&self, victim: Victim) {
+    pub(crate) fn kill(&self, victim: Victim) {
         match victim {
             Victim::Daemon => self.daemon.kill(),
             Victim::Libvirtd => self.daemon.kill_libvirtd(),
@@ -246,7 +269,7 @@ impl<'a> World<'a> {
         let told = || self.daemon.says_adrift("seq");
         if self.vm.put_right(told) {
             // What was cut short is settled before the next job, whatever comes of that one.
-            println!("  {}", self.daemon.client("prune seq --yes"));
+            println!("  {:?}", self.daemon.prune("seq"));
             self.daemon.wait_idle();
         }
     }
