@@ -18,13 +18,13 @@ mod contract;
 mod harness;
 
 mod sim {
-    crate::contract::contracts!(crate::contract::sim::SimRig::new(), cannot: []);
+    crate::contract::contracts!(crate::contract::sim::SimRig::new(), cannot: [NativeRevert]);
 }
 
 mod testdriver {
     crate::contract::contracts!(
         crate::contract::testdriver::TestRig::new(),
-        cannot: [Images, Agent, AgentTrouble, Mismatch, Branches, MergeTrouble, Disconnect, RevertDisks]
+        cannot: [Images, Agent, AgentTrouble, Mismatch, Branches, MergeTrouble, Disconnect, RevertDisks, NativeRevert]
     );
 }
 
@@ -37,5 +37,5 @@ mod trixie {
 mod bookworm {
     use crate::{contract::real::RealRig, harness::Suite};
 
-    crate::contract::contracts!(by group RealRig::new(Suite::Bookworm), cannot: [RevertDisks]);
+    crate::contract::contracts!(by group RealRig::new(Suite::Bookworm), cannot: [RevertDisks, NativeRevert]);
 }

@@ -21,10 +21,12 @@ pub(crate) enum Capability {
     Disconnect,
     /// Metadata that says what a revert to a snapshot with children put the VM on.
     RevertDisks,
+    /// A revert to external snapshots of the hypervisor's own.
+    NativeRevert,
 }
 
 impl Capability {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Images,
         Self::Agent,
         Self::AgentTrouble,
@@ -34,5 +36,6 @@ impl Capability {
         Self::MergeTrouble,
         Self::Disconnect,
         Self::RevertDisks,
+        Self::NativeRevert,
     ];
 }

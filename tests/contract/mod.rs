@@ -13,10 +13,12 @@ mod hold;
 pub(crate) mod host;
 pub(crate) mod images;
 pub(crate) mod internal;
+pub(crate) mod kinds;
 pub(crate) mod layers;
 pub(crate) mod memory;
 pub(crate) mod merge;
 pub(crate) mod metadata;
+pub(crate) mod native;
 pub(crate) mod opened;
 pub(crate) mod orphans;
 pub(crate) mod real;
@@ -59,7 +61,14 @@ pub(crate) struct RigVm {
 /// A host to be tested, and a hand on everything around it. Its methods panic if they cannot do it; each
 /// returns when it is done: a started VM with an agent is one whose agent answers.
 pub(crate) trait Rig:
-    branch::Branches + fitness::Kinds + images::Images + internal::Inside + layers::Layers + memory::Memory
+    branch::Branches
+    + fitness::Kinds
+    + images::Images
+    + internal::Inside
+    + kinds::Kept
+    + layers::Layers
+    + memory::Memory
+    + native::Native
 {
     /// All that it can do.
     fn capabilities(&self) -> BTreeSet<Capability>;
@@ -320,6 +329,15 @@ macro_rules! contracts {
                 a_raw_disk_becomes_the_base_of_a_chain [];
                 a_paused_vm_is_snapshotted_and_stays_paused [];
                 strange_names_and_paths_are_taken_as_they_are [];
+            }
+            kinds [Images] {
+                firmware_variables_are_put_back_by_a_revert [];
+                a_raw_base_of_a_strange_name_is_merged_into_and_reverted_to [];
+                a_vm_that_is_backed_up_or_saved_or_transient_is_left_alone [];
+            }
+            native [Images, Disconnect] {
+                what_a_merge_left_is_deleted_natively_after_a_restart [];
+                what_a_merge_left_is_reverted_to_natively_after_a_restart [NativeRevert];
             }
             images [Images] {
                 the_definition_names_what_the_vm_runs_on [];

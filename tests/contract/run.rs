@@ -9,11 +9,11 @@ use virtsnap::{
 use super::{Rig, RigVm, chain, connected, name, overlays, records, refused, spec, take};
 
 const RUNNING: RigVm = RigVm { disks: 2, running: true, agent: false };
-const TARGETS: [&str; 2] = ["vda", "vdb"];
+pub(super) const TARGETS: [&str; 2] = ["vda", "vdb"];
 
 /// Remembers what it was told.
 #[derive(Default)]
-struct Noted {
+pub(super) struct Noted {
     awake: Vec<bool>,
     kept: Vec<SnapshotName>,
     merged: Vec<String>,
@@ -46,7 +46,7 @@ impl Watcher for Noted {
     }
 }
 
-fn merge(hv: &dyn Hypervisor, vm: VmId, run: &[&str]) -> Noted {
+pub(super) fn merge(hv: &dyn Hypervisor, vm: VmId, run: &[&str]) -> Noted {
     let run: Vec<_> = run.iter().map(|n| name(n)).collect();
     let recipe = merging::look(hv, vm, &run).unwrap();
     let mut noted = Noted::default();
@@ -55,7 +55,7 @@ fn merge(hv: &dyn Hypervisor, vm: VmId, run: &[&str]) -> Noted {
 }
 
 /// Five snapshots, s1 to s5, of two disks, with the markers 1 to 5 in them and 6 now.
-fn with_five(rig: &mut dyn Rig, hv: &dyn Hypervisor) -> VmId {
+pub(super) fn with_five(rig: &mut dyn Rig, hv: &dyn Hypervisor) -> VmId {
     let vm = rig.new_vm(RUNNING);
     for value in 1..=5 {
         for target in TARGETS {
@@ -71,7 +71,7 @@ fn with_five(rig: &mut dyn Rig, hv: &dyn Hypervisor) -> VmId {
 }
 
 /// Whoever is left holds what it held, and libvirt knows the tree.
-fn check(rig: &dyn Rig, hv: &dyn Hypervisor, vm: VmId, left: &[&str]) {
+pub(super) fn check(rig: &dyn Rig, hv: &dyn Hypervisor, vm: VmId, left: &[&str]) {
     let records = records(hv, vm);
     let names: Vec<_> = records.iter().map(|r| r.name.as_str()).collect();
     assert_eq!(names, left);

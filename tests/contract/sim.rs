@@ -3,6 +3,7 @@
 mod branches;
 mod images;
 mod inside;
+mod kept;
 mod kinds;
 mod memory;
 
@@ -41,7 +42,7 @@ impl SimRig {
 
 impl Rig for SimRig {
     fn capabilities(&self) -> BTreeSet<Capability> {
-        Capability::ALL.into()
+        Capability::ALL.into_iter().filter(|c| *c != Capability::NativeRevert).collect()
     }
 
     fn hv(&self) -> Arc<dyn Hypervisor> {

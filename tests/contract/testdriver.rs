@@ -18,8 +18,8 @@ use virtsnap::{
 };
 
 use super::{
-    Capability, Rig, RigVm, branch::Branches, fitness::Kinds, images::Images, internal::Inside,
-    layers::Layers, memory::Memory,
+    Capability, Rig, RigVm, branch::Branches, fitness::Kinds, images::Images, internal::Inside, kinds::Kept,
+    layers::Layers, memory::Memory, native::Native,
 };
 
 const URI: &str = "test:///default";
@@ -144,6 +144,23 @@ impl Kinds for TestRig {
         fn resume_vm[&mut self](vm: VmId);
         fn describe_vm[&mut self](vm: VmId, bytes: usize);
         fn access[&self](path: &str) -> String;
+    }
+}
+
+impl Kept for TestRig {
+    declared_not_to! {
+        fn new_raw_vm_at[&mut self](name: &str, directory: &str, file: &str) -> VmId;
+        fn begin_backup[&mut self](vm: VmId);
+        fn end_backup[&mut self](vm: VmId);
+        fn make_transient[&mut self](vm: VmId);
+        fn end_transient[&mut self](vm: VmId);
+    }
+}
+
+impl Native for TestRig {
+    declared_not_to! {
+        fn delete_natively[&mut self](vm: VmId, name: &SnapshotName);
+        fn revert_natively[&mut self](vm: VmId, name: &SnapshotName);
     }
 }
 

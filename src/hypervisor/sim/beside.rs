@@ -2,7 +2,7 @@
 //!
 //! libvirt tells of none of the creations; that is why they must be looked for.
 
-use super::{Sim, State, image::Blocks, snapshot::mismatch};
+use super::{Sim, State, image::Blocks, op::Op, snapshot::mismatch};
 use crate::{
     core::model::{Content, SnapshotName, Storage, VmId, VmState},
     hypervisor::{Error, ErrorKind, Event, Result, SnapshotDisk},
@@ -193,6 +193,15 @@ impl Sim {
     pub fn block_job(&self, vm: VmId, runs: bool) -> Result<()> {
         self.with(|s| {
             s.machine(vm)?.block_job = runs;
+            s.tell(Event::Changed(vm));
+            Ok(())
+        })
+    }
+
+    /// Somebody else's backup of the VM runs, or no longer. Changed.
+    pub fn back_up(&self, vm: VmId, runs: bool) -> Result<()> {
+        self.with(|s| {
+            s.machine(vm)?.job = runs.then_some(Op::Create);
             s.tell(Event::Changed(vm));
             Ok(())
         })

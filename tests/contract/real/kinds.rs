@@ -10,7 +10,7 @@ use crate::{
 };
 
 impl RealRig {
-    fn new_on(&mut self, name: &str, image: String, format: &str) -> VmId {
+    pub(super) fn new_on(&mut self, name: &str, image: String, format: &str) -> VmId {
         self.tb().ok(&format!("qemu-img create -q -f {format} {} 8M", quote(&image)));
         let disk = BareDisk { image, format: format.to_owned() };
         let bare = Bare::define_on(self.tb(), name, &[disk], "", "");

@@ -9,9 +9,11 @@ mod branches;
 mod definition;
 mod images;
 mod inside;
+mod kept;
 mod kinds;
 mod memory;
 mod metadata;
+mod native;
 
 use std::{
     cell::{Cell, OnceCell},
@@ -157,8 +159,8 @@ fn edited(text: &str, mut edits: Vec<(std::ops::Range<usize>, String)>) -> Strin
 
 impl Rig for RealRig {
     fn capabilities(&self) -> BTreeSet<Capability> {
-        let lacks = |c: &Capability| *c == Capability::RevertDisks && self.suite == Suite::Bookworm;
-        Capability::ALL.into_iter().filter(|c| !lacks(c)).collect()
+        let of_11 = |c: &Capability| [Capability::RevertDisks, Capability::NativeRevert].contains(c);
+        Capability::ALL.into_iter().filter(|c| self.suite == Suite::Trixie || !of_11(c)).collect()
     }
 
     fn hv(&self) -> Arc<dyn Hypervisor> {
