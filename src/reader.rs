@@ -114,7 +114,7 @@ pub(crate) fn spoiled(records: &[hypervisor::SnapshotRecord]) -> BTreeSet<Snapsh
             // No more steps than snapshots: parents that form a ring must not hang us.
             let mut line = std::iter::successors(older(record), |r| older(r)).take(records.len());
             line.find(|r| r.disks.iter().any(|d| d.target == disk.target))
-                .is_some_and(|r| r.delete_in_progress)
+                .is_some_and(|r| r.delete_in_progress.contains(&disk.target))
         })
     };
     records.iter().filter(|r| is_spoiled(r)).map(|r| r.name.clone()).collect()

@@ -101,6 +101,43 @@ pub fn links<'a>(target: &str, chain: &[&'a str], told: &Told<'a>) -> Result<Vec
     told.line.iter().enumerate().map(&mut place).collect()
 }
 
+/// A disk that has left a snapshot's overlay, while that snapshot still says that it is there: the data went into the
+/// state image, and whoever did it did not come to write that down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Merged<'a> {
+    /// What the snapshot says.
+    pub part: Part<'a>,
+    /// The image that lies on its state image now; `None` if the VM writes to that.
+    pub above: Option<&'a str>,
+    /// The places of all others of the line, which are right.
+    pub links: Vec<Link<'a>>,
+}
+
+/// Whether all that is wrong with a disk's chain is that this snapshot's overlay was merged: `None` if it is something
+/// else as well. That the overlay's data is where it belongs, the chain alone does not prove.
+pub fn without<'a>(
+    target: &str,
+    chain: &[&'a str],
+    told: &Told<'a>,
+    snapshot: &SnapshotName,
+) -> Option<Merged<'a>> {
+    let at = told.line.iter().position(|p| p.snapshot == snapshot)?;
+    let mut rest = told.clone();
+    let part = rest.line.remove(at);
+    let newer = at.checked_sub(1);
+    match newer.and_then(|i| rest.line.get_mut(i)) {
+        Some(newer) if newer.state_image == part.overlay => newer.state_image = part.state_image,
+        None if chain.first() == Some(&part.state_image) => {}
+        _ => return None,
+    }
+    if chain.contains(&part.overlay) {
+        return None;
+    }
+    let links = links(target, chain, &rest).ok()?;
+    let above = newer.and_then(|i| links.get(i)).map(|link| link.above);
+    Some(Merged { part, above, links })
+}
+
 fn link<'a>(
     target: &str,
     chain: &[&'a str],
@@ -189,6 +226,35 @@ mod tests {
         // And with another one taken on top of that.
         let line = vec![w.part(3, "/3", "/r"), s1];
         assert_eq!(above(&["/3", "/r", "/0"], &told(line, beside)), ["/3", "/r"]);
+    }
+
+    #[test]
+    fn an_overlay_that_was_merged_is_found_wherever_it_was_and_only_if_all_else_is_right() {
+        let w = leaked();
+        let line = vec![w.part(3, "/3", "/2"), w.part(2, "/2", "/1"), w.part(1, "/1", "/0")];
+        let told = told(line, vec![]);
+        let found = |n: usize, chain: &[&'static str]| {
+            let merged = without("vda", chain, &told, &w.0[n - 1])?;
+            let links: Vec<_> = merged.links.iter().map(|l| (l.above, l.part.state_image)).collect();
+            Some((merged.part.overlay, merged.above, links))
+        };
+        let right = ["/3", "/2", "/1", "/0", "/below"];
+        assert!(links("vda", &right, &told).is_ok());
+        assert_eq!(found(1, &["/3", "/2", "/0"]), Some(("/1", Some("/2"), vec![("/3", "/2"), ("/2", "/0")])));
+        assert_eq!(found(2, &["/3", "/1", "/0"]), Some(("/2", Some("/3"), vec![("/3", "/1"), ("/1", "/0")])));
+        assert_eq!(found(3, &["/2", "/1", "/0"]), Some(("/3", None, vec![("/2", "/1"), ("/1", "/0")])));
+        for n in 1..=3 {
+            // Nothing is gone, another one is, or two are, or something lies between.
+            for wrong in [&right[..], &["/3", "/0"], &["/1", "/0"], &["/3", "/x", "/1", "/0"], &["/x"], &[]] {
+                assert_eq!(found(n, wrong), None, "{n} {wrong:?}");
+            }
+        }
+        assert_eq!(found(1, &["/3", "/1", "/0"]), None);
+        assert_eq!(found(4, &["/2", "/1", "/0"]), None, "it does not have the disk");
+        // The only one.
+        let one = Told { line: vec![w.part(1, "/1", "/0")], beside: vec![], current: true };
+        assert_eq!(without("vda", &["/0"], &one, &w.0[0]).map(|m| (m.above, m.links)), Some((None, vec![])));
+        assert_eq!(without("vda", &["/x", "/0"], &one, &w.0[0]), None);
     }
 
     #[test]

@@ -159,7 +159,8 @@ pub fn examine(facts: &Facts<'_>) -> Vec<Finding> {
     found.extend(facts.snapshots.iter().filter(|s| s.marked).map(|s| {
         let text = format!(
             "A deletion of {} or of its child was begun and did not end; what it was to delete is no longer what it \
-             was. Delete it again to finish.",
+             was. `virtsnap delete` of that one ends it, also where `virsh snapshot-delete` fails, or crashes the VM \
+             because AppArmor confines it.",
             s.name
         );
         Finding::new(Health::Degraded, text)

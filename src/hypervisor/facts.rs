@@ -25,7 +25,7 @@ pub fn facts<'a>(
         parent: record.parent.as_ref(),
         current: record.current,
         internal: record.storage == Storage::Internal,
-        marked: record.delete_in_progress,
+        marked: !record.delete_in_progress.is_empty(),
         disks: record
             .disks
             .iter()

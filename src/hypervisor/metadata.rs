@@ -38,6 +38,8 @@ pub struct Redefine {
     pub overlays: Vec<(String, String)>,
     /// The overlays of a revert to it.
     pub revert: RevertDisks,
+    /// That libvirt deletes another one is over: the marks of it go.
+    pub unmark: bool,
     /// It is to be the current one. False leaves that as it is.
     pub current: bool,
     /// Another description, our marker included.
@@ -52,6 +54,7 @@ impl Redefine {
             images: Vec::new(),
             overlays: Vec::new(),
             revert: RevertDisks::Keep,
+            unmark: false,
             current: false,
             description: None,
         }

@@ -231,8 +231,9 @@ pub struct SnapshotRecord {
     pub storage: Storage,
     /// Its external disks.
     pub disks: Vec<SnapshotDisk>,
-    /// libvirt began to delete it (or its child) and did not end: its data may be newer than it says.
-    pub delete_in_progress: bool,
+    /// The disks of which libvirt began to merge the next newer snapshot that has them away, and did not end: what holds
+    /// that one's state may hold newer data.
+    pub delete_in_progress: Vec<String>,
     /// Where the VM was reverted to it and it has children: what a disk was put on then, by target.
     pub revert_disks: Vec<(String, String)>,
     /// The file with the VM's memory, if that was kept.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::{
     core::{
-        chain,
+        chain::{self, Merged, Told},
         forgotten::Forgotten,
         marker,
         merge::{DiskNow, DiskPart, Obstacle, Recipe, SnapshotNow, recipe},
@@ -17,6 +17,9 @@ use crate::{
 };
 
 /// Works out how these snapshots, the oldest first, are merged away.
+///
+/// Where libvirt's own deletion of one of them did not end, this is how to end it: the mark that it left goes with that, and
+/// a disk on which it came to its end ([`chain::without`]) has nothing left to be merged.
 pub fn look(hypervisor: &dyn Hypervisor, id: VmId, run: &[SnapshotName]) -> Result<Recipe> {
     let vm = hypervisor.vm(id)?;
     let records = hypervisor.snapshots(id)?;
@@ -24,11 +27,16 @@ pub fn look(hypervisor: &dyn Hypervisor, id: VmId, run: &[SnapshotName]) -> Resu
         return Err(Error::new(ErrorKind::NoSuchSnapshot, format!("there is no snapshot {name}")));
     }
     check_vm(&vm)?;
-    check_snapshots(&records, run)?;
+    check_snapshots(&records)?;
     let mut line = line_to_current(&records)?;
+    let marked = marked(&line, run)?;
     line.reverse();
-    let disks = vm.disks.iter().filter(|d| d.writable && d.kind == "file");
-    let disks = disks.map(|disk| disk_now(disk, &records)).collect::<Result<Vec<_>>>()?;
+    let (mut disks, mut merged) = (Vec::new(), Vec::new());
+    for disk in vm.disks.iter().filter(|d| d.writable && d.kind == "file") {
+        let (now, part) = disk_now(hypervisor, disk, &records, run)?;
+        disks.push(now);
+        merged.extend(part);
+    }
     check_disks(&disks, &line)?;
 
     let off = |r: &&SnapshotRecord| !line.iter().any(|l| l.name == r.name);
@@ -45,6 +53,9 @@ pub fn look(hypervisor: &dyn Hypervisor, id: VmId, run: &[SnapshotName]) -> Resu
         };
         Error::new(ErrorKind::Unsupported, format!("{e}{first}. Nothing was touched"))
     })?;
+    recipe.begun = marked.is_some() || !merged.is_empty();
+    recipe.disks.extend(merged);
+    recipe.marked = marked.unwrap_or_default();
     if let Some((image, user)) = hypervisor.users(&recipe.touched(), id)?.first() {
         let text =
             format!("{image} is also under {user}: a merge would destroy what that has. Nothing was touched");
@@ -122,7 +133,7 @@ fn check_vm(vm: &Vm) -> Result<()> {
     }
 }
 
-fn check_snapshots(records: &[SnapshotRecord], run: &[SnapshotName]) -> Result<()> {
+fn check_snapshots(records: &[SnapshotRecord]) -> Result<()> {
     if let Some(other) = records.iter().find(|r| r.storage == Storage::Internal) {
         return Err(Error::new(
             ErrorKind::Unsupported,
@@ -132,17 +143,60 @@ fn check_snapshots(records: &[SnapshotRecord], run: &[SnapshotName]) -> Result<(
             ),
         ));
     }
-    // libvirt marks not the one that it deletes, but the next older one; within the run that goes with it.
-    if let Some(r) = records.iter().find(|r| r.delete_in_progress && !run.contains(&r.name)) {
-        return Err(mismatch(&format!("a deletion by other means, at {}, did not end", r.name)));
-    }
     Ok(())
 }
 
-fn disk_now<'a>(disk: &'a Disk, records: &'a [SnapshotRecord]) -> Result<DiskNow<'a>> {
+/// Of the line, from the current one back: those that stay and that libvirt has marked, because its own deletion of some of
+/// the run did not end. `None` if there is no such deletion.
+///
+/// libvirt marks not the one that it deletes but, for each disk, the next older one that has it. A mark that no newer one
+/// explains is that of one that was forgotten since, and in nobody's way.
+fn marked(line: &[&SnapshotRecord], run: &[SnapshotName]) -> Result<Option<Vec<SnapshotName>>> {
+    let has = |r: &SnapshotRecord, target: &str| r.disks.iter().any(|d| d.target == target);
+    let (mut any, mut marked) = (false, BTreeSet::new());
+    for (i, record) in line.iter().enumerate() {
+        for target in record.disks.iter().map(|d| &d.target) {
+            let older = line[i + 1..].iter().find(|r| has(r, target));
+            let Some(older) = older.filter(|r| r.delete_in_progress.contains(target)) else { continue };
+            if !run.contains(&record.name) {
+                return Err(mismatch(&format!(
+                    "a deletion of snapshot {} by other means did not end, and has to be ended first: delete that one",
+                    record.name
+                )));
+            }
+            any = true;
+            marked.extend(Some(&older.name).filter(|name| !run.contains(name)).cloned());
+        }
+    }
+    Ok(any.then(|| marked.into_iter().collect()))
+}
+
+/// A disk, and its part in the merge if libvirt's own deletion of the run came to an end on it.
+fn disk_now<'a>(
+    hypervisor: &dyn Hypervisor,
+    disk: &'a Disk,
+    records: &'a [SnapshotRecord],
+    run: &[SnapshotName],
+) -> Result<(DiskNow<'a>, Option<DiskPart>)> {
     let paths: Vec<&str> = disk.chain.iter().map(|l| l.path.as_str()).collect();
-    let links = chain::links(&disk.target, &paths, &told(records, &disk.target)?)
-        .map_err(|m| mismatch(&m.to_string()))?;
+    let told = told(records, &disk.target)?;
+    let (links, part) = match chain::links(&disk.target, &paths, &told) {
+        Ok(links) => (links, None),
+        Err(m) => match merged(hypervisor, disk, &paths, &told)? {
+            Some(merged) if run == std::slice::from_ref(merged.part.snapshot) => {
+                let part = done(disk, &merged);
+                (merged.links, Some(part))
+            }
+            Some(merged) => {
+                let name = merged.part.snapshot;
+                let what = "is what a deletion by other means leaves that did not end. Delete that one first, by itself";
+                return Err(mismatch(&format!(
+                    "{m}. That {name} is merged on this disk and still there {what}"
+                )));
+            }
+            None => return Err(mismatch(&m.to_string())),
+        },
+    };
     if let Some(configured) = disk.configured.as_deref().filter(|c| paths.first() != Some(c)) {
         return Err(mismatch(&format!(
             "disk {} runs on {}, but the definition names {configured}",
@@ -151,7 +205,37 @@ fn disk_now<'a>(disk: &'a Disk, records: &'a [SnapshotRecord]) -> Result<DiskNow
         )));
     }
     let chain = disk.chain.iter().map(|l| (l.path.as_str(), l.format.as_str())).collect();
-    Ok(DiskNow { target: &disk.target, chain, links })
+    Ok((DiskNow { target: &disk.target, chain, links }, part))
+}
+
+/// The snapshot of the line whose overlay libvirt's own deletion has merged on this disk and removed. As long as the
+/// overlay is there nothing proves that its data is anywhere else.
+fn merged<'a>(
+    hypervisor: &dyn Hypervisor,
+    disk: &Disk,
+    paths: &[&'a str],
+    told: &Told<'a>,
+) -> Result<Option<Merged<'a>>> {
+    let mut fits = told.line.iter().filter_map(|p| chain::without(&disk.target, paths, told, p.snapshot));
+    let Some(merged) = fits.next() else { return Ok(None) };
+    let overlay = merged.part.overlay;
+    let there = hypervisor.images_beside(overlay)?.iter().any(|image| image.path == overlay);
+    Ok(Some(merged).filter(|_| !there))
+}
+
+/// What is left to be told of it.
+fn done(disk: &Disk, merged: &Merged<'_>) -> DiskPart {
+    let base = merged.part.state_image;
+    let format = disk.chain.iter().find(|l| l.path == base).map(|l| l.format.clone());
+    DiskPart {
+        target: disk.target.clone(),
+        base: base.to_owned(),
+        base_format: format.unwrap_or_default(),
+        top: merged.part.overlay.to_owned(),
+        gone: Vec::new(),
+        above: merged.above.map(str::to_owned),
+        base_bytes: None,
+    }
 }
 
 /// Every disk of every snapshot of the line is still one of the VM's.

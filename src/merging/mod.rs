@@ -281,7 +281,7 @@ pub fn jobs(hypervisor: &dyn Hypervisor, id: VmId) -> Result<Vec<BlockJob>> {
 fn tell(hypervisor: &dyn Hypervisor, id: VmId, recipe: &Recipe, watcher: &mut dyn Watcher) -> Result<()> {
     watcher.phase("updating metadata");
     let mut records = hypervisor.snapshots(id)?;
-    for name in &recipe.told {
+    for name in recipe.told.iter().chain(&recipe.marked) {
         // A libvirt that cannot write a snapshot's file takes the snapshot off its list.
         if !records.iter().any(|r| r.name == *name)
             && let Some(copy) = watcher.kept(name)?
@@ -298,6 +298,12 @@ fn tell(hypervisor: &dyn Hypervisor, id: VmId, recipe: &Recipe, watcher: &mut dy
     for name in concerned(recipe, &records, id) {
         watcher.keep(name, &hypervisor.copy(id, name)?)?;
         hypervisor.redefine(id, &Redefine { images: images.clone(), ..Redefine::new(name.clone()) })?;
+        watcher.changed(name)?;
+    }
+    for record in records.iter().filter(|r| recipe.marked.contains(&r.name)) {
+        let name = &record.name;
+        watcher.keep(name, &hypervisor.copy(id, name)?)?;
+        hypervisor.redefine(id, &Redefine { unmark: true, ..Redefine::new(name.clone()) })?;
         watcher.changed(name)?;
     }
     for doomed in recipe.run.iter().rev() {

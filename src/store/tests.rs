@@ -149,6 +149,8 @@ fn recipe(run: &[(&str, Option<u128>)]) -> Recipe {
         told: vec![SnapshotName::existing("c")],
         files: vec!["/i/a.memory".into()],
         current: None,
+        marked: vec![SnapshotName::existing("m")],
+        begun: true,
     }
 }
 

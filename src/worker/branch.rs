@@ -90,7 +90,7 @@ fn preflight(
     }
     if let Some(begun) = revert::spoiled_by(work, vm, records)? {
         return unsupported(format!(
-            "cannot be trusted: a deletion at snapshot {begun} was begun and did not end. `virsh` or a prune ends it"
+            "cannot be trusted: a deletion at snapshot {begun} was begun and did not end. Delete that one first, which ends it"
         ));
     }
     let written: BTreeSet<&str> = vm

@@ -1,5 +1,6 @@
 //! Deleting snapshots: external ones are merged away, a run of them at once; an internal one libvirt deletes inside its
-//! image.
+//! image. Where libvirt's own deletion of an external one did not end, to end it is a merge as well: libvirt's would crash
+//! a VM that AppArmor confines, and fail where it had come to its end on one of several disks.
 //!
 //! Only ours are, or one that a person named though others made it. That one is taken over first: what is written down
 //! of a deletion goes by our own identity of a snapshot, and whatever cuts it short, its rest is ours to end.
@@ -14,6 +15,7 @@ use crate::{
         model::{SnapshotName, Storage, VmId, VmState},
     },
     hypervisor::{self, Hypervisor, SnapshotRecord, Vm},
+    reader,
     store::{Begun, Intent},
 };
 
@@ -48,9 +50,9 @@ pub(super) fn all(work: &Work<'_>, run: &[SnapshotName], share: (f64, f64)) -> R
         marked.push(ours(work, &vm, &records, name)?);
     }
     work.safe_point()?;
-    // What libvirt's own deletion left half done that one alone ends: it put the mark there, and takes it off.
-    let native = records.iter().any(|r| r.delete_in_progress || r.storage == Storage::Internal);
-    if native {
+    let spoiled = reader::spoiled(&records);
+    let (half, rest): (Vec<_>, Vec<_>) = run.iter().cloned().partition(|name| spoiled.contains(name));
+    if records.iter().any(|r| r.storage == Storage::Internal) {
         run.iter()
             .zip(marked)
             .try_for_each(|(name, marker)| natively(work, &vm, &records, (name, &marker)))?;
@@ -62,7 +64,11 @@ pub(super) fn all(work: &Work<'_>, run: &[SnapshotName], share: (f64, f64)) -> R
     {
         drop::run(work, &vm, name, marker)?;
     } else {
-        merge::run(work, &vm, run, share)?;
+        // What libvirt's own deletion left half done is ended for itself, and first.
+        for name in half {
+            merge::run(work, &vm, &[name], (share.0, share.0))?;
+        }
+        merge::run(work, &vm, &rest, share)?;
     }
     Ok(())
 }

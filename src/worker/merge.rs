@@ -45,7 +45,8 @@ pub(super) fn run(
     let id = recipe.run.iter().find_map(|d| d.id).unwrap_or_else(Uuid::new_v4);
     let intent = Intent::new(id, vm.id, oldest.clone(), Begun::Merge(recipe.clone()));
     work.tools.store.begin(&intent, work.tools.clock.now())?;
-    carry_out(work, vm, &intent, (&recipe, &room), false, share)
+    // Whoever else began it may have left anything: what is refused now is not as good as before either.
+    carry_out(work, vm, &intent, (&recipe, &room), recipe.begun, share)
 }
 
 /// The room for what is still to be merged, for as long as that takes.

@@ -211,8 +211,8 @@ fn check_spoiled(
             "Unsupported",
             format!(
                 "VM {} cannot be reverted to {name}: a deletion at snapshot {begun} was begun and did not end, and \
-                 images may hold newer data than their snapshots say. Nothing was touched; `virsh` or a prune ends it \
-                 first",
+                 images may hold newer data than their snapshots say. Nothing was touched; delete that one first, which \
+                 ends it",
                 vm.name
             ),
         ),
@@ -229,9 +229,11 @@ pub(super) fn spoiled_by(
     let half = work.tools.store.half_deleted(vm.id)?;
     let id = |r: &SnapshotRecord| crate::core::marker::split(&r.description, vm.id).1.map(|m| m.id);
     let spoiled = reader::spoiled(records);
-    let begun =
-        |r: &&SnapshotRecord| r.delete_in_progress || spoiled.contains(&r.name) || half.has(&r.name, id(r));
-    Ok(records.iter().find(begun).map(|r| r.name.clone()))
+    // Whose deletion that was, sooner than what libvirt has marked for it.
+    let begun = |r: &&SnapshotRecord| spoiled.contains(&r.name) || half.has(&r.name, id(r));
+    let marked = |r: &&SnapshotRecord| !r.delete_in_progress.is_empty();
+    let found = records.iter().find(begun).or_else(|| records.iter().find(marked));
+    Ok(found.map(|r| r.name.clone()))
 }
 
 /// A disk that the snapshot does not have stays on what it is on. With that snapshot as the current one, those before it

@@ -43,7 +43,7 @@ fn one_of_three_goes(rig: &mut dyn Rig, which: usize) {
     assert_eq!((older.name.as_str(), newer.name.as_str()), (left[0].0, left[1].0));
     assert_eq!((&older.parent, newer.parent.as_ref()), (&None, Some(&older.name)));
     assert_eq!((older.current, newer.current), (false, true));
-    assert!(!older.delete_in_progress && !newer.delete_in_progress);
+    assert!(older.delete_in_progress.is_empty() && newer.delete_in_progress.is_empty());
     for target in ["vda", "vdb"] {
         for (label, value) in &left {
             assert_eq!(rig.marker_in_snapshot(vm, &name(label), target), *value, "{target} of {label}");
@@ -159,7 +159,8 @@ pub(crate) fn a_deletion_that_failed_midway_is_marked_and_done_again(rig: &mut d
     rig.merge_fails(vm, &name("s2"), false);
     assert_eq!(chain(&*hv, vm, "vda"), before);
 
-    let marks = || records(&*hv, vm).into_iter().map(|r| r.delete_in_progress).collect::<Vec<_>>();
+    let marks =
+        || records(&*hv, vm).into_iter().map(|r| !r.delete_in_progress.is_empty()).collect::<Vec<_>>();
     assert_eq!(marks(), [true, false, false]);
     for other in ["s1", "s3"] {
         refused(hv.delete(vm, &name(other)), ErrorKind::ChainMismatch);

@@ -3,6 +3,7 @@
 pub(crate) mod adopt;
 pub(crate) mod agent;
 pub(crate) mod branch;
+pub(crate) mod broken;
 mod capability;
 pub(crate) mod create;
 mod daemon;
@@ -62,6 +63,7 @@ pub(crate) struct RigVm {
 /// returns when it is done: a started VM with an agent is one whose agent answers.
 pub(crate) trait Rig:
     branch::Branches
+    + broken::Broken
     + fitness::Kinds
     + images::Images
     + internal::Inside
@@ -189,6 +191,13 @@ macro_rules! contracts {
                 where_branches_meet_nothing_is_merged [Branches];
                 a_stopped_vm_is_snapshotted_and_merged_and_stays_stopped [Agent];
                 a_deletion_that_failed_midway_is_marked_and_done_again [MergeTrouble];
+            }
+            broken [Images] {
+                a_mark_that_libvirt_left_goes_with_our_own_merge [MergeTrouble];
+                a_deletion_that_broke_off_between_two_disks_is_ended_wherever_it_was [];
+                where_all_disks_have_left_it_the_metadata_follows [];
+                of_a_vm_that_was_stopped_since_it_is_ended_as_well [];
+                an_overlay_that_is_still_there_proves_nothing [];
             }
             metadata [] {
                 redefining_keeps_name_time_parent_current_and_description [Images];

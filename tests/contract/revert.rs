@@ -287,6 +287,8 @@ pub(crate) fn a_revert_that_cannot_be_safe_is_refused_and_touches_nothing(rig: &
             told: Vec::new(),
             files: Vec::new(),
             current: None,
+            marked: Vec::new(),
+            begun: false,
         }),
     );
     daemon.tools.store.begin(&half, daemon.tools.clock.now()).unwrap();

@@ -78,7 +78,7 @@ pub(super) fn check(rig: &dyn Rig, hv: &dyn Hypervisor, vm: VmId, left: &[&str])
     for (i, record) in records.iter().enumerate() {
         assert_eq!(record.parent, i.checked_sub(1).map(|i| name(left[i])), "{}", record.name);
         assert_eq!(record.current, i + 1 == left.len());
-        assert!(!record.delete_in_progress);
+        assert!(record.delete_in_progress.is_empty());
         let value: u64 = left[i][1..].parse().unwrap();
         for target in TARGETS {
             assert_eq!(

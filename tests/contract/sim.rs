@@ -1,6 +1,7 @@
 //! The simulator as a driver. The marker is the disk's first block.
 
 mod branches;
+mod broken;
 mod images;
 mod inside;
 mod kept;

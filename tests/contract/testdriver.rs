@@ -18,8 +18,8 @@ use virtsnap::{
 };
 
 use super::{
-    Capability, Rig, RigVm, branch::Branches, fitness::Kinds, images::Images, internal::Inside, kinds::Kept,
-    layers::Layers, memory::Memory, native::Native,
+    Capability, Rig, RigVm, branch::Branches, broken::Broken, fitness::Kinds, images::Images,
+    internal::Inside, kinds::Kept, layers::Layers, memory::Memory, native::Native,
 };
 
 const URI: &str = "test:///default";
@@ -174,6 +174,12 @@ impl Inside for TestRig {
 impl Layers for TestRig {
     declared_not_to! {
         fn put_on_top[&mut self](vm: VmId, disks: &[&str]);
+    }
+}
+
+impl Broken for TestRig {
+    declared_not_to! {
+        fn break_deletion[&mut self](vm: VmId, name: &SnapshotName, merged: &[&str]);
     }
 }
 

@@ -3,7 +3,7 @@
 
 use virtsnap::{
     apparmor::LeftOut,
-    core::model::VmState,
+    core::model::{SnapshotName, VmState},
     hypervisor::{
         Error, ErrorKind, Hypervisor as _,
         sim::{Op, VmSpec},
@@ -153,4 +153,30 @@ async fn a_right_that_is_not_given_at_the_second_disk_is_a_merge_to_be_ended_lat
     assert!(!rig.client.snapshots(id(1)).await.contains(&"s1".to_owned()));
     assert_eq!([rig.sim.read(id(1), "vda").unwrap(), rig.sim.read(id(1), "vdb").unwrap()], before);
     assert_eq!(rig.store().intents().unwrap(), []);
+}
+
+/// libvirt's own deletion would crash it; and in ending what that left, only the disk that is still to be merged is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_of_others_that_broke_off_is_ended_on_a_confined_vm_too() {
+    for (merged, grants) in [(&[][..], 2), (&["vda"], 1), (&["vda", "vdb"], 0)] {
+        let rig = with_snapshots(VmState::Running).await;
+        let before = [rig.sim.read(id(1), "vda").unwrap(), rig.sim.read(id(1), "vdb").unwrap()];
+        rig.sim.break_deletion(id(1), &SnapshotName::existing("s2"), merged).unwrap();
+        *rig.access.refuses.lock().unwrap() = Some(no(0, "the unit is masked; unmask it"));
+        let s2 = snapshot_path(id(1), "s2");
+        let (error, text) = rig.client.job(&s2, "Snapshot.Delete", none()).await.unwrap_err();
+        assert_eq!(error, "Unsupported", "{text}");
+        *rig.access.refuses.lock().unwrap() = None;
+
+        rig.client.job(&s2, "Snapshot.Delete", none()).await.unwrap();
+        assert_eq!(rig.access.granted.lock().unwrap().len(), grants);
+        assert!(!rig.sim.changes().contains(&Op::Delete), "not by libvirt's own");
+        assert_eq!(rig.client.snapshots(id(1)).await, ["s1", "s3"]);
+        assert_eq!([rig.sim.read(id(1), "vda").unwrap(), rig.sim.read(id(1), "vdb").unwrap()], before);
+        for name in ["s1", "s3"] {
+            assert_eq!(rig.client.text(&snapshot_path(id(1), name), "Snapshot.State").await, "ready");
+        }
+        assert_eq!(rig.client.text(&vm_path(id(1)), "VM.Health").await, "ok");
+        assert_eq!(rig.store().intents().unwrap(), []);
+    }
 }

@@ -1,5 +1,6 @@
 //! A merge that ends at any point, as by a crash: whoever comes next ends it, and nobody's data is lost on the way.
 
+mod broken;
 mod room;
 
 use std::{

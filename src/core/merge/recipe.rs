@@ -121,6 +121,12 @@ pub struct Recipe {
     /// The current snapshot, if it stays.
     #[serde(default)]
     pub current: Option<SnapshotName>,
+    /// The snapshots that stay and that libvirt has marked because its own deletion of one of the run did not end.
+    #[serde(default)]
+    pub marked: Vec<SnapshotName>,
+    /// Somebody else began it: what goes may hold newer data than it should from the first.
+    #[serde(default)]
+    pub begun: bool,
 }
 
 impl Recipe {
@@ -247,7 +253,7 @@ pub fn recipe(
     let files = going.iter().filter_map(|s| s.memory).map(str::to_owned).collect();
     let run = going.iter().map(|s| Doomed { name: s.name.clone(), id: s.id }).collect();
     let current = newer.last().map(|s| s.name.clone());
-    Ok(Recipe { run, disks: parts, told, files, current })
+    Ok(Recipe { run, disks: parts, told, files, current, marked: Vec::new(), begun: false })
 }
 
 /// A disk's part; `None` if no snapshot that goes has it.

@@ -84,8 +84,15 @@ fn what_is_about_a_vm_that_a_job_has_is_that_job_s() {
 fn what_a_job_is_to_end_is_left_to_it_and_said_at_a_connection_alone() {
     let (world, held) = (World::new(), Held::default());
     world.begin(3, Begun::Delete, &[]);
-    let recipe =
-        crate::core::merge::Recipe { run: vec![], disks: vec![], told: vec![], files: vec![], current: None };
+    let recipe = crate::core::merge::Recipe {
+        run: vec![],
+        disks: vec![],
+        told: vec![],
+        files: vec![],
+        current: None,
+        marked: vec![],
+        begun: false,
+    };
     world.sim.make_foreign_snapshot(VM, "s").unwrap();
     world.begin(4, Begun::Merge(recipe), &[]);
     again(&world.tools, &held);

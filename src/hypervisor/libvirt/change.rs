@@ -234,7 +234,7 @@ fn check_chain(vm: &Vm, record: &SnapshotRecord, records: &[SnapshotRecord]) -> 
     let line = line_to_current(records)?;
     // Deleting the same one again is how a deletion is finished that did not end.
     let own = marked_by(record, &line);
-    if let Some(r) = records.iter().find(|r| r.delete_in_progress && !own.contains(&&r.name)) {
+    if let Some(r) = records.iter().find(|r| !r.delete_in_progress.is_empty() && !own.contains(&&r.name)) {
         return Err(mismatch(&format!("an earlier deletion at {} did not end", r.name)));
     }
     let targets: BTreeSet<&str> = line.iter().flat_map(|r| &r.disks).map(|d| d.target.as_str()).collect();

@@ -60,6 +60,12 @@ pub(super) fn snapshot(text: &str, change: &Redefine) -> Result<String> {
         set_overlay(root, &change.name.to_string(), target, overlay, &mut edits)?;
     }
     set_revert_disks(root, &change.revert, &mut edits)?;
+    if change.unmark {
+        let rows = child(root, "disks").into_iter().flat_map(|d| d.children());
+        for mark in rows.filter_map(|row| child(row, "snapshotDeleteInProgress")) {
+            edits.remove(with_its_line(mark));
+        }
+    }
     if let Some(description) = &change.description {
         set_description(root, description, &mut edits);
     }
@@ -292,6 +298,19 @@ mod tests {
             assert_eq!(xml::snapshot(&other).unwrap().revert_disks, two[..1]);
             let dropped = snapshot(&other, &Redefine { revert: RevertDisks::Drop, ..change() }).unwrap();
             assert_eq!(dropped, snapshot(text, &change()).unwrap());
+        }
+    }
+
+    #[test]
+    fn the_marks_of_a_deletion_go_when_that_is_asked_for_alone() {
+        for text in SEEN {
+            let row = "<disk name='vdb' snapshot='external' type='file'>";
+            let marked = text.replace(row, &format!("{row}\n      <snapshotDeleteInProgress/>"));
+            assert_eq!(xml::snapshot(&marked).unwrap().delete_in_progress, ["vdb"]);
+            let kept = snapshot(&marked, &change()).unwrap();
+            assert_eq!(xml::snapshot(&kept).unwrap().delete_in_progress, ["vdb"]);
+            let over = snapshot(&marked, &Redefine { unmark: true, ..change() }).unwrap();
+            assert_eq!(over, snapshot(text, &change()).unwrap());
         }
     }
 

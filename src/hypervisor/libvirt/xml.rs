@@ -68,7 +68,7 @@ pub(super) struct SnapshotXml {
     pub(super) content: Content,
     pub(super) storage: Storage,
     pub(super) disks: Vec<SnapshotDisk>,
-    pub(super) delete_in_progress: bool,
+    pub(super) delete_in_progress: Vec<String>,
     pub(super) revert_disks: Vec<(String, String)>,
     pub(super) memory_file: Option<String>,
     pub(super) taken: Taken,
@@ -259,7 +259,10 @@ pub(super) fn snapshot(xml: &str) -> Result<SnapshotXml> {
         content: if memory == "no" { Content::Disk } else { Content::Full },
         storage,
         disks,
-        delete_in_progress: rows().any(|d| child(d, "snapshotDeleteInProgress").is_some()),
+        delete_in_progress: rows()
+            .filter(|d| child(*d, "snapshotDeleteInProgress").is_some())
+            .filter_map(|d| d.attribute("name").map(str::to_owned))
+            .collect(),
         revert_disks: child(root, "revertDisks").map(overlays).unwrap_or_default(),
         memory_file: memory_file(root),
         taken: match child_text(root, "state").as_deref() {

@@ -69,7 +69,7 @@ impl Machine {
             content: s.content,
             storage: s.storage,
             disks: s.disks.clone(),
-            delete_in_progress: s.deleting,
+            delete_in_progress: s.deleting.iter().cloned().collect(),
             revert_disks: s.revert_disks.clone(),
             memory_file: s.memory_file.clone(),
             taken: s.taken,
@@ -142,6 +142,9 @@ impl State {
             RevertDisks::Keep => {}
             RevertDisks::Drop => saved.revert_disks.clear(),
             RevertDisks::Set(disks) => saved.revert_disks.clone_from(disks),
+        }
+        if change.unmark {
+            saved.deleting.clear();
         }
         if let Some(description) = &change.description {
             saved.description.clone_from(description);

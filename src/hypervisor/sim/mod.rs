@@ -22,6 +22,7 @@
 mod agent;
 mod beside;
 mod branch;
+mod broken;
 mod fault;
 mod guest;
 mod image;

@@ -6,10 +6,7 @@
 //!   delete S:   base + S's overlay   ◀── T's overlay   state image of T = base, which holds what it was
 //! ```
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    iter::successors,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
@@ -36,7 +33,8 @@ pub(super) struct Saved {
     pub(super) taken: Taken,
     /// What the definition had, in MiB.
     pub(super) memory: u64,
-    pub(super) deleting: bool,
+    /// The disks of which the next newer one is being deleted.
+    pub(super) deleting: BTreeSet<String>,
     pub(super) inside: BTreeMap<String, Blocks>,
     pub(super) memory_file: Option<String>,
 }
@@ -67,24 +65,6 @@ impl Machine {
             at = saved.parent.as_ref();
         }
         Ok(line)
-    }
-
-    /// What libvirt marks while it deletes this one: for each disk the next older snapshot that has it.
-    fn marked_by(&self, name: &SnapshotName) -> BTreeSet<SnapshotName> {
-        let older = |n: &SnapshotName| self.snapshots.get(n).and_then(|s| s.parent.clone());
-        let has = |n: &SnapshotName, target: &str| {
-            self.snapshots.get(n).is_some_and(|s| s.disks.iter().any(|d| d.target == target))
-        };
-        let disks = self.snapshots.get(name).into_iter().flat_map(|s| &s.disks);
-        disks.filter_map(|d| successors(older(name), older).find(|n| has(n, &d.target))).collect()
-    }
-
-    fn mark_older(&mut self, name: &SnapshotName, mark: bool) {
-        for older in self.marked_by(name) {
-            if let Some(saved) = self.snapshots.get_mut(&older) {
-                saved.deleting = mark;
-            }
-        }
     }
 
     fn check_deletion(&self, name: &SnapshotName) -> Result<()> {
@@ -280,7 +260,7 @@ impl State {
             sources: machine.drives.iter().map(|d| (d.target.clone(), d.active.clone())).collect(),
             taken,
             memory: machine.memory,
-            deleting: false,
+            deleting: BTreeSet::new(),
             inside: BTreeMap::new(),
             memory_file: None,
         })
@@ -288,7 +268,7 @@ impl State {
 
     pub(super) fn begin_delete(&mut self, vm: VmId, name: &SnapshotName) -> Result<()> {
         self.check_deletion(vm, name)?;
-        self.machine(vm)?.mark_older(name, true);
+        self.machine(vm)?.mark_older(name, |_| true);
         Ok(())
     }
 
@@ -314,7 +294,7 @@ impl State {
             self.tell(Event::Changed(vm));
         }
         let machine = self.machine(vm)?;
-        machine.mark_older(name, false);
+        machine.mark_older(name, |_| false);
         for other in machine.snapshots.values_mut() {
             for merged in &saved.disks {
                 other.replace_image(merged);
@@ -364,7 +344,10 @@ impl State {
     /// A mark is of no harm to the deletion that put it there: the same one once more is the way on.
     fn check_chain(&self, machine: &Machine, name: &SnapshotName) -> Result<()> {
         let own = machine.marked_by(name);
-        if let Some((name, _)) = machine.snapshots.iter().find(|(n, s)| s.deleting && !own.contains(n)) {
+        let theirs = |(n, s): &(&SnapshotName, &Saved)| {
+            s.deleting.iter().any(|target| !own.contains(&((*n).clone(), target.clone())))
+        };
+        if let Some((name, _)) = machine.snapshots.iter().find(theirs) {
             return Err(mismatch(&format!("an earlier deletion at {name} did not end")));
         }
         let records = machine.records(&self.store);

@@ -6,6 +6,7 @@
 //! part in reading it.
 
 mod branches;
+mod broken;
 mod definition;
 mod images;
 mod inside;

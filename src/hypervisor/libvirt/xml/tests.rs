@@ -49,7 +49,7 @@ b</name><description>d</description><parent><name>p</name></parent><creationTime
         ("/i/a.new.qcow2", "/i/a.qcow2")
     );
     assert_eq!(s.created.as_second(), 1_700_000_000);
-    assert!(s.delete_in_progress);
+    assert_eq!(s.delete_in_progress, ["vda"]);
 }
 
 #[test]

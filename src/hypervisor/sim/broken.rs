@@ -1,0 +1,57 @@
+//! libvirt's own deletions that break off.
+
+use std::{collections::BTreeSet, iter::successors};
+
+use super::{Sim, guest::Machine};
+use crate::{
+    core::model::{SnapshotName, VmId},
+    hypervisor::{Event, Result},
+};
+
+impl Machine {
+    /// What libvirt marks while it deletes this one: for each disk the next older snapshot that has it.
+    pub(super) fn marked_by(&self, name: &SnapshotName) -> BTreeSet<(SnapshotName, String)> {
+        let older = |n: &SnapshotName| self.snapshots.get(n).and_then(|s| s.parent.clone());
+        let has = |n: &SnapshotName, target: &str| {
+            self.snapshots.get(n).is_some_and(|s| s.disks.iter().any(|d| d.target == target))
+        };
+        let disks = self.snapshots.get(name).into_iter().flat_map(|s| &s.disks);
+        let marks = disks.filter_map(|d| {
+            let marked = successors(older(name), older).find(|n| has(n, &d.target))?;
+            Some((marked, d.target.clone()))
+        });
+        marks.collect()
+    }
+
+    /// Marks the older ones for the deletion of this one, for these of its disks; of all others the mark goes.
+    pub(super) fn mark_older(&mut self, name: &SnapshotName, is_marked: impl Fn(&str) -> bool) {
+        for (older, target) in self.marked_by(name) {
+            let Some(saved) = self.snapshots.get_mut(&older) else { continue };
+            if is_marked(&target) {
+                saved.deleting.insert(target);
+            } else {
+                saved.deleting.remove(&target);
+            }
+        }
+    }
+}
+
+impl Sim {
+    /// Another program has libvirt delete a snapshot, and that breaks off when all data is copied and these disks have left
+    /// their overlays, which are removed. Of all others the next older snapshot has the mark.
+    pub fn break_deletion(&self, vm: VmId, name: &SnapshotName, merged: &[&str]) -> Result<()> {
+        self.with(|s| {
+            let disks = s.machine(vm)?.saved(name)?.disks.clone();
+            for disk in &disks {
+                s.store.copy_down(&disk.overlay, &disk.state_image, usize::MAX)?;
+            }
+            let merged: BTreeSet<&str> = merged.iter().copied().collect();
+            for disk in disks.iter().filter(|d| merged.contains(d.target.as_str())) {
+                s.rewire(vm, &disk.overlay, &disk.state_image)?;
+            }
+            s.machine(vm)?.mark_older(name, |target| !merged.contains(target));
+            s.tell(Event::Changed(vm));
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,153 @@
+//! What libvirt's own deletions leave when they break off: ended by our own merge, wherever they were.
+
+use virtsnap::{
+    core::{
+        job::{Operation, Outcome, Pace},
+        model::{SnapshotName, VmId, VmState},
+    },
+    hypervisor::{Commit, ErrorKind, Hypervisor, Steer},
+    merging,
+};
+
+use super::{Rig, RigVm, chain, connected, daemon::Daemon, name, records, refused, take};
+
+const TWO: RigVm = RigVm { disks: 2, running: true, agent: false };
+const DISKS: [&str; 2] = ["vda", "vdb"];
+const ALL: [(&str, u64); 3] = [("s1", 1), ("s2", 2), ("s3", 3)];
+
+/// A hand on deletions.
+pub(crate) trait Broken {
+    /// libvirt's own deletion of this snapshot of a running VM breaks off: these disks have left their overlays, which are
+    /// removed; of the others the next older snapshot, if there is one, has the mark.
+    fn break_deletion(&mut self, vm: VmId, name: &SnapshotName, merged: &[&str]);
+}
+
+fn write(rig: &mut dyn Rig, vm: VmId, value: u64) {
+    for target in DISKS {
+        rig.write_marker(vm, target, value);
+    }
+}
+
+/// s1 to s3 of two disks, with the markers 1 to 3 in them and 4 now.
+fn with_three(rig: &mut dyn Rig, hv: &dyn Hypervisor) -> VmId {
+    let vm = rig.new_vm(TWO);
+    for (label, value) in ALL {
+        write(rig, vm, value);
+        take(rig, hv, vm, label);
+    }
+    write(rig, vm, 4);
+    vm
+}
+
+fn delete(daemon: &Daemon, vm: VmId, label: &str) -> Outcome {
+    daemon.run(vm, Operation::Delete { name: name(label), pace: Pace::default(), foreign: true })
+}
+
+/// The others hold what they held, libvirt knows the tree, and goes on to work with it.
+fn check(rig: &mut dyn Rig, hv: &dyn Hypervisor, vm: VmId, gone: &str) {
+    let left: Vec<(&str, u64)> = ALL.into_iter().filter(|(label, _)| *label != gone).collect();
+    let all = records(hv, vm);
+    for (i, (record, (label, value))) in all.iter().zip(&left).enumerate() {
+        assert_eq!(record.name, name(label));
+        assert_eq!(record.parent, i.checked_sub(1).map(|i| name(left[i].0)));
+        assert_eq!((record.current, record.delete_in_progress.len()), (i == 1, 0), "{record:?}");
+        assert!(record.lost.is_empty(), "{record:?}");
+        for target in DISKS {
+            assert_eq!(rig.marker_in_snapshot(vm, &record.name, target), *value, "{target} of {label}");
+        }
+    }
+    assert_eq!(all.len(), 2);
+    for target in DISKS {
+        assert_eq!((rig.marker_now(vm, target), chain(hv, vm, target).len()), (4, 3), "{target}");
+    }
+    for (label, _) in &left {
+        hv.delete(vm, &name(label)).unwrap();
+    }
+    for target in DISKS {
+        assert_eq!((rig.marker_now(vm, target), chain(hv, vm, target).len()), (4, 1), "{target}");
+    }
+    assert_eq!(records(hv, vm), []);
+}
+
+/// By libvirt itself, whose merge of the second disk fails.
+pub(crate) fn a_mark_that_libvirt_left_goes_with_our_own_merge(rig: &mut dyn Rig) {
+    let (hv, _events) = connected(rig);
+    let daemon = Daemon::new(&hv);
+    let vm = with_three(rig, &*hv);
+    rig.merge_fails(vm, &name("s2"), true);
+    hv.delete(vm, &name("s2")).unwrap_err();
+    rig.merge_fails(vm, &name("s2"), false);
+    assert!(!records(&*hv, vm)[0].delete_in_progress.is_empty());
+    for other in ["s1", "s3"] {
+        let error = merging::look(&*hv, vm, &[name(other)]).unwrap_err();
+        assert!(error.message.contains("deletion of snapshot s2 by other means"), "{error}");
+        refused::<()>(Err(error), ErrorKind::ChainMismatch);
+    }
+    assert_eq!(delete(&daemon, vm, "s2"), Outcome::Done(None));
+    assert_eq!(daemon.tools.store.intents().unwrap(), []);
+    check(rig, &*hv, vm, "s2");
+}
+
+pub(crate) fn a_deletion_that_broke_off_between_two_disks_is_ended_wherever_it_was(rig: &mut dyn Rig) {
+    let (hv, _events) = connected(rig);
+    let daemon = Daemon::new(&hv);
+    for (gone, merged) in [("s1", "vda"), ("s2", "vdb"), ("s3", "vda")] {
+        let vm = with_three(rig, &*hv);
+        rig.break_deletion(vm, &name(gone), &[merged]);
+        let lengths: Vec<_> = DISKS.iter().map(|target| chain(&*hv, vm, target).len()).collect();
+        assert_eq!(lengths.iter().sum::<usize>(), 4 + 3, "{lengths:?}");
+        // Nobody else goes, and it is said why.
+        let (other, _) = ALL.into_iter().find(|(label, _)| *label != gone).unwrap();
+        let Outcome::Failed(failure) = delete(&daemon, vm, other) else { panic!("{other} is not to go") };
+        assert_eq!(failure.name, "ChainMismatch", "{failure:?}");
+        assert!(failure.message.contains(gone) && failure.message.contains("elete that"), "{failure:?}");
+
+        assert_eq!(delete(&daemon, vm, gone), Outcome::Done(None), "{gone}");
+        assert_eq!(daemon.tools.store.intents().unwrap(), []);
+        check(rig, &*hv, vm, gone);
+    }
+}
+
+pub(crate) fn where_all_disks_have_left_it_the_metadata_follows(rig: &mut dyn Rig) {
+    let (hv, _events) = connected(rig);
+    let daemon = Daemon::new(&hv);
+    for gone in ["s2", "s3"] {
+        let vm = with_three(rig, &*hv);
+        rig.break_deletion(vm, &name(gone), &DISKS);
+        assert_eq!(delete(&daemon, vm, gone), Outcome::Done(None), "{gone}");
+        check(rig, &*hv, vm, gone);
+    }
+}
+
+pub(crate) fn of_a_vm_that_was_stopped_since_it_is_ended_as_well(rig: &mut dyn Rig) {
+    let (hv, _events) = connected(rig);
+    let daemon = Daemon::new(&hv);
+    for (gone, merged) in [("s2", "vda"), ("s3", "vdb")] {
+        let vm = with_three(rig, &*hv);
+        rig.break_deletion(vm, &name(gone), &[merged]);
+        rig.stop_vm(vm);
+        assert_eq!(delete(&daemon, vm, gone), Outcome::Done(None), "{gone}");
+        assert_eq!(hv.vm(vm).unwrap().state, VmState::ShutOff);
+        assert!(daemon.tools.store.awake().unwrap().is_empty());
+        rig.start_vm(vm);
+        check(rig, &*hv, vm, gone);
+    }
+}
+
+/// Somebody may have put the disk on its base, and the overlay's data may be nowhere else.
+pub(crate) fn an_overlay_that_is_still_there_proves_nothing(rig: &mut dyn Rig) {
+    let (hv, _events) = connected(rig);
+    let daemon = Daemon::new(&hv);
+    let vm = with_three(rig, &*hv);
+    let images = chain(&*hv, vm, "vda");
+    let commit = Commit { target: "vda".to_owned(), base: images[2].clone(), top: images[1].clone() };
+    hv.commit(vm, &commit, &mut |_| Steer::On { limit: None }).unwrap();
+    assert!(rig.file_exists(&images[1]));
+    let before = records(&*hv, vm);
+    let Outcome::Failed(failure) = delete(&daemon, vm, "s2") else { panic!("it is not proven") };
+    assert_eq!(failure.name, "ChainMismatch", "{failure:?}");
+    assert!(failure.message.contains("Nothing was touched"), "{failure:?}");
+    assert_eq!(records(&*hv, vm), before);
+    assert!(rig.file_exists(&images[1]));
+    assert_eq!(daemon.tools.store.intents().unwrap(), []);
+}

@@ -1,0 +1,12 @@
+//! The hand on deletions.
+
+use virtsnap::core::model::{SnapshotName, VmId};
+
+use super::SimRig;
+use crate::contract::broken::Broken;
+
+impl Broken for SimRig {
+    fn break_deletion(&mut self, vm: VmId, name: &SnapshotName, merged: &[&str]) {
+        self.sim.break_deletion(vm, name, merged).unwrap();
+    }
+}
