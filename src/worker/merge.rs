@@ -111,13 +111,12 @@ pub(super) fn finish(work: &Work<'_>, vm: &Vm) -> std::result::Result<Vec<Snapsh
 }
 
 /// Whether a merge that was cut short forbids every snapshot until it is ended: a block job of it goes on, or a disk
-/// has left the image that the newest snapshot says it is on, or lies on.
+/// has left an image that snapshots say it is on, or lies on.
 pub(super) fn is_in_the_way(work: &Work<'_>, vm: &Vm) -> std::result::Result<bool, Stop> {
     let begun = work.tools.store.intents()?;
     let left = |part: &DiskPart| {
-        let Some(disk) = vm.disks.iter().find(|d| d.target == part.target) else { return false };
-        let on_top = |above: &String| disk.chain.first().is_some_and(|l| l.path == *above);
-        part.above.as_ref().is_none_or(on_top) && disk.chain.iter().all(|l| l.path != part.top)
+        let disk = vm.disks.iter().find(|d| d.target == part.target);
+        disk.is_some_and(|disk| disk.chain.iter().all(|l| l.path != part.top))
     };
     Ok(begun.iter().filter(|i| i.vm == vm.id).any(|intent| match &intent.what {
         Begun::Merge(recipe) => vm.block_jobs || recipe.disks.iter().any(left),

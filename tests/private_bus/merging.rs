@@ -341,30 +341,32 @@ fn images_that_cannot_be_removed_now_go_with_the_next_prune() {
 
 /// Only a snapshot that was taken is followed by a prune: what forbade it would never end.
 #[test]
-fn a_merge_of_the_newest_that_was_cut_short_forbids_no_snapshot() {
-    for (at, disconnect) in (0..14).flat_map(|at| [(at, true), (at, false)]) {
+fn a_merge_that_was_cut_short_forbids_no_snapshot() {
+    let all = (0..14).flat_map(|at| [(at, true), (at, false)]);
+    for ((at, disconnect), doomed) in all.flat_map(|how| ["s4", "s2", "s0"].map(|name| (how, name))) {
         let world = World::new(VmState::Running, "keep-last = 5");
         let (looks, sim) = (AtomicUsize::new(0), Arc::clone(&world.sim));
-        let newest = delete_newest();
-        drop(world.does(world.sim.clone(), newest, move |p| {
+        let name = SnapshotName::existing(doomed);
+        let delete = Operation::Delete { name, pace: Pace::default(), foreign: false };
+        drop(world.does(world.sim.clone(), delete, move |p| {
             if p.phase.starts_with("merging") && looks.fetch_add(1, Ordering::SeqCst) == at {
                 assert!(disconnect, "killed, as arranged");
                 sim.disconnect("libvirtd was killed, as arranged");
             }
         }));
         world.sim.connect();
-        let stays = world.left().contains(&"s4".to_owned()) && !world.store.unfinished(VM).unwrap();
+        let stays = world.left().contains(&doomed.to_owned()) && !world.store.unfinished(VM).unwrap();
         let how = world.settings.policies.values().next().unwrap().how.clone();
         let name = Some(SnapshotName::existing("s5"));
         let create = CreateJob { name, description: String::new(), policies: [].into(), how, disks: None };
         let taken = world.does(world.sim.clone(), Operation::Create(create), drop);
-        assert!(matches!(taken, Outcome::Done(Some(_))), "{at} {disconnect}: {taken:?}");
+        assert!(matches!(taken, Outcome::Done(Some(_))), "{doomed} {at} {disconnect}: {taken:?}");
         assert!(matches!(world.prune(), Outcome::Done(_)), "and the merge is finished");
         assert_eq!(world.sim.block_jobs(VM), Ok(Vec::new()));
         assert_eq!(world.store.intents().unwrap(), []);
         assert_eq!(world.live(), world.now);
         let all = ["s0", "s1", "s2", "s3", "s4", "s5"];
-        let left: Vec<_> = all.into_iter().filter(|name| stays || *name != "s4").collect();
-        assert_eq!(world.left(), left, "{at} {disconnect}");
+        let left: Vec<_> = all.into_iter().filter(|name| stays || *name != doomed).collect();
+        assert_eq!(world.left(), left, "{doomed} {at} {disconnect}");
     }
 }
