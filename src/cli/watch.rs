@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use futures_util::StreamExt as _;
 use serde::Serialize;
 use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
 use zbus::{
     Connection, MatchRule, Message, MessageStream, OwnedObjectPath, OwnedVariant, Variant, fdo::DBusProxy,
     message::Type,
@@ -61,11 +62,13 @@ pub(super) async fn watch(
     };
     let only = args.vm.as_deref().map(|vm| all.vm(vm).map(|vm| vm.path.clone())).transpose()?;
     let mut known = Objects::of(&all);
+    // One for the whole time: a Ctrl-C while a line is written counts, too.
+    let mut interrupt = signal(SignalKind::interrupt())?;
     console.remark("watching; Ctrl-C ends it");
     console.flush()?;
     loop {
         tokio::select! {
-            Ok(()) = tokio::signal::ctrl_c() => return Ok(Exit::Done),
+            Some(()) = interrupt.recv() => return Ok(Exit::Done),
             Some(_) = owners.next() => return Err(Failure::NoDaemon("it has stopped, or was started anew".to_owned())),
             Some(signal) = signals.next() => {
                 let Some((path, change)) = known.take(&signal?) else { continue };

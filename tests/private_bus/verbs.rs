@@ -134,6 +134,14 @@ async fn the_jobs_are_listed_and_one_is_cancelled() {
     assert!(out.contains("count as failed from now on"), "{out}");
 }
 
+/// Whether a process has a handler for a signal.
+fn is_caught(pid: Pid, signal: Signal) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    caught.is_some_and(|mask| mask & (1 << (signal as i32 - 1)) != 0)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_does_not_wait_any_longer_learns_that_the_job_goes_on() {
     let rig = web().await;
@@ -145,13 +153,16 @@ async fn who_does_not_wait_any_longer_learns_that_the_job_goes_on() {
         .spawn()
         .unwrap();
     held(&gate);
-    // It waits once its call of the job's Wait has come, which nobody can see: so it is told until it has gone.
+    // It waits once its call of the job's Wait has come, which nobody can see: so it is told until it has gone, from when
+    // on that does not just kill it.
     let pid = Pid::from_raw(client.id().try_into().unwrap());
     let ended = tokio::task::spawn_blocking(move || client.wait_with_output());
     let output = soon("the client's end", async {
         let mut ended = std::pin::pin!(ended);
         loop {
-            kill(pid, Signal::SIGINT).unwrap();
+            if is_caught(pid, Signal::SIGINT) {
+                kill(pid, Signal::SIGINT).unwrap();
+            }
             let soon = std::time::Duration::from_millis(50);
             if let Ok(output) = tokio::time::timeout(soon, &mut ended).await {
                 return output.unwrap().unwrap();
