@@ -25,7 +25,7 @@ struct Place {
 
 /// Looks at the images of all VMs; the VMs of which something else is known now.
 pub fn look(hypervisor: &dyn Hypervisor, store: &Store) -> Result<BTreeSet<VmId>, ReadError> {
-    let mut skipped = at_work(store)?;
+    let mut skipped = store.at_work()?;
     let mut places: BTreeMap<String, Place> = BTreeMap::new();
     for id in hypervisor.vms()? {
         let read = hypervisor.vm(id).and_then(|vm| Ok((vm, hypervisor.snapshots(id)?)));
@@ -61,11 +61,6 @@ pub fn look(hypervisor: &dyn Hypervisor, store: &Store) -> Result<BTreeSet<VmId>
         let unknown = unknown.map(|inner| Forgotten { image: image.clone(), inner });
         found.entry(place.nearest.1).or_default().extend(unknown);
     }
-    skipped.extend(at_work(store)?);
+    skipped.extend(store.at_work()?);
     Ok(store.forgotten_found(&found, &skipped)?)
-}
-
-/// On these something is made or removed just now: what is seen of them may be half of it.
-fn at_work(store: &Store) -> Result<BTreeSet<VmId>, ReadError> {
-    Ok(store.intents()?.into_iter().map(|intent| intent.vm).collect())
 }

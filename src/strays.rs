@@ -14,16 +14,18 @@ use crate::{
     core::{marker, model::VmId, stray},
     hypervisor::{ErrorKind, Hypervisor},
     reader::ReadError,
-    store::{Found, Store, StoreError},
+    store::{Found, Store},
 };
 
 /// Looks at all of the host; the VMs of which something else is known now.
 pub fn look(hypervisor: &dyn Hypervisor, store: &Store) -> Result<BTreeSet<VmId>, ReadError> {
     // What is being made has no owner yet, and what is being removed none any more: both are written down. Before the
     // look and after it, as some of it may begin or end meanwhile.
-    let mut skipped = at_work(store)?;
+    let mut skipped = store.at_work()?;
+    let mut named = store.named()?;
     let found = hypervisor.strays()?;
-    skipped.extend(at_work(store)?);
+    named.extend(store.named()?);
+    skipped.extend(store.at_work()?);
     let mut found: Vec<Found> = found
         .into_iter()
         .map(|stray| Found {
@@ -40,6 +42,7 @@ pub fn look(hypervisor: &dyn Hypervisor, store: &Store) -> Result<BTreeSet<VmId>
             kept => found.extend(kept?),
         }
     }
+    found.retain(|f| !named.contains(&f.path));
     let news = store.strays_found(&found, &skipped)?;
     for path in news.released {
         tracing::info!("{path} is out of quarantine: somebody has it, it was written to, or it is gone");
@@ -77,8 +80,4 @@ fn kept_for_nobody(hypervisor: &dyn Hypervisor, store: &Store, id: VmId) -> Resu
         }
     }
     Ok(found)
-}
-
-fn at_work(store: &Store) -> Result<BTreeSet<VmId>, StoreError> {
-    Ok(store.intents()?.into_iter().map(|intent| intent.vm).collect())
 }

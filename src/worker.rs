@@ -230,6 +230,7 @@ fn perform(work: &Work<'_>) -> Outcome {
         Operation::Finish => merge::finish_all(work).map(|()| None),
         Operation::Sweep => sweep::run(work).map(|()| None),
     };
+    drop::settle_named(work.tools, work.job.vm);
     match done {
         Ok(made) => Outcome::Done(made),
         Err(Stop::Failed(failure)) => Outcome::Failed(failure),

@@ -104,6 +104,9 @@ impl Intent {
     /// The phase of a merge whose VM is off by libvirt's word, and of which nobody knows how far QEMU came.
     pub const LOST: &'static str = "lost";
 
+    /// The phase of a removal of which only images are left that a snapshot names. They go when that does.
+    pub const NAMED: &'static str = "named";
+
     /// The phase of a merge of which a disk is about to leave the image that it is written to; its target follows.
     const PIVOTING: &'static str = "pivoting ";
 
@@ -125,6 +128,12 @@ impl Intent {
     /// Whether nobody knows if QEMU has left the image that a disk was written to.
     pub fn is_unsure(&self) -> bool {
         self.phase == Self::LOST || self.phase.starts_with(Self::PIVOTING)
+    }
+
+    /// Whether all that is left of it are images to be removed once no snapshot names them any more. Nothing is done
+    /// until then, and nothing is in its way.
+    pub fn is_named(&self) -> bool {
+        self.what == Begun::Drop && self.phase == Self::NAMED
     }
 
     /// Whether it is about a snapshot that was found wrong. It is over, and a person's to look at: nobody ends it, and
@@ -281,6 +290,16 @@ impl Store {
             }
         }
         Ok(None)
+    }
+
+    /// The VMs on which something is made or removed: what is seen of their files may be half of it.
+    pub fn at_work(&self) -> Result<BTreeSet<VmId>> {
+        Ok(self.intents()?.into_iter().filter(|i| !i.is_named()).map(|i| i.vm).collect())
+    }
+
+    /// The images that are to be removed once no snapshot names them any more: nobody else's, and not lost.
+    pub fn named(&self) -> Result<BTreeSet<String>> {
+        Ok(self.intents()?.into_iter().filter(Intent::is_named).flat_map(|i| i.overlays).collect())
     }
 
     /// Whether something was begun on this VM that leaves its images and its metadata apart until it is ended.

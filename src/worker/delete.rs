@@ -70,6 +70,8 @@ pub(super) fn all(work: &Work<'_>, run: &[SnapshotName], share: (f64, f64)) -> R
         }
         merge::run(work, &vm, &rest, share)?;
     }
+    // What goes next may be under it.
+    drop::settle_named(work.tools, vm.id);
     Ok(())
 }
 

@@ -5,7 +5,7 @@
 //! | looked: nobody stands on its images | nothing was touched |
 //! | intent stored, with the images | the next start finds the snapshot there, and forgets the intent |
 //! | metadata forgotten | the images go at the next start, where still nobody stands on them |
-//! | images removed | it is over |
+//! | images removed | it is over, but for what a snapshot names that left that disk out: that goes when no such one is left |
 
 use std::collections::BTreeSet;
 
@@ -14,10 +14,11 @@ use crate::{
     core::{
         chain,
         marker::{self, Marker},
-        model::{SnapshotName, Storage},
+        model::{SnapshotName, Storage, VmId},
     },
     hypervisor::{self, Error, ErrorKind, Layer, Result, SnapshotRecord, User, Vm},
-    store::{Begun, Intent},
+    logging::message,
+    store::{Begun, Intent, StoreError},
 };
 
 /// Whether this one is the end of a branch that the VM left.
@@ -64,31 +65,83 @@ pub(super) fn run(
     Ok(())
 }
 
-/// Removes what a forgotten snapshot or a revert left, and takes it off the list. What another snapshot names stays.
+/// Removes what a forgotten snapshot or a revert left, and takes it off the list.
+///
+/// What another snapshot holds is that one's to remove. What one only names, as it left that disk out, stays for as long as
+/// that does, and on the list: nobody else would ever remove it.
 pub(crate) fn settle(tools: &Tools, intent: &Intent) -> Result<()> {
+    let gone_with_vm = |e: &Error| e.kind == ErrorKind::NoSuchVm;
     let records = match tools.hypervisor.snapshots(intent.vm) {
-        Err(e) if e.kind == ErrorKind::NoSuchVm => Vec::new(),
+        Err(e) if gone_with_vm(&e) => Vec::new(),
         records => records?,
+    };
+    let stored = |done: std::result::Result<(), StoreError>| {
+        done.map_err(|e| Error::new(ErrorKind::Failed, e.to_string()))
     };
     if records.iter().any(|r| marker::split(&r.description, intent.vm).1.is_some_and(|m| m.id == intent.id)) {
         // It was not even forgotten: it is as good as before.
-        return tools.store.abandoned(intent.id).map_err(|e| Error::new(ErrorKind::Failed, e.to_string()));
+        return stored(tools.store.abandoned(intent.id));
     }
-    let needed = |path: &String| {
-        records.iter().any(|r| {
-            r.disks.iter().any(|d| d.state_image == *path)
-                || r.sources.iter().chain(&r.revert_disks).any(|(_, image)| image == path)
-        })
+    let mut held: BTreeSet<String> =
+        records.iter().flat_map(|r| &r.disks).map(|d| d.state_image.clone()).collect();
+    if intent.is_named() {
+        // Others may have put the VM on it since, by a revert to the one that names it: then it is the VM's.
+        match tools.hypervisor.vm(intent.vm) {
+            Err(e) if gone_with_vm(&e) => {}
+            vm => held.extend(stands_on(&vm?)),
+        }
+    }
+    let named = |path: &String| {
+        records.iter().any(|r| r.sources.iter().chain(&r.revert_disks).any(|(_, image)| image == path))
     };
+    let (later, now): (Vec<&String>, Vec<&String>) =
+        intent.overlays.iter().filter(|path| !held.contains(*path)).partition(|path| named(path));
     // One by one: what lies on another of them comes first, and is no reason to keep that one.
-    for image in intent.overlays.iter().filter(|path| !needed(path)) {
+    for image in now {
         match tools.hypervisor.discard(intent.vm, std::slice::from_ref(image)) {
             // Its images went with the VM, or are its new owner's business.
-            Err(e) if e.kind == ErrorKind::NoSuchVm => {}
+            Err(e) if gone_with_vm(&e) => {}
             done => done?,
         }
     }
-    tools.store.gone(intent.id).map_err(|e| Error::new(ErrorKind::Failed, e.to_string()))
+    if later.is_empty() {
+        return stored(tools.store.gone(intent.id));
+    }
+    let overlays = later.into_iter().cloned().collect();
+    let rest = Intent { overlays, phase: Intent::NAMED.to_owned(), ..intent.clone() };
+    if rest == *intent {
+        return Ok(());
+    }
+    stored(tools.store.becomes([intent.id], &rest, tools.clock.now()))
+}
+
+/// After something was done on this VM: what only snapshots named that are gone by now goes as well.
+pub(super) fn settle_named(tools: &Tools, vm: VmId) {
+    match tools.store.intents() {
+        Ok(begun) => {
+            for intent in begun.iter().filter(|i| i.vm == vm && i.is_named()) {
+                settle_or_warn(tools, intent);
+            }
+        }
+        Err(e) => {
+            tracing::error!(MESSAGE_ID = message::STORE_FAILED, error = %e, "cannot read what was begun");
+        }
+    }
+}
+
+/// Settles it where that is in nobody's way if it fails: it is tried again.
+pub(super) fn settle_or_warn(tools: &Tools, intent: &Intent) {
+    if let Err(e) = settle(tools, intent) {
+        tracing::warn!(
+            MESSAGE_ID = message::LEFT_BEHIND, VIRTSNAP_VM_UUID = %intent.vm, VIRTSNAP_SNAPSHOT = %intent.name, error = %e,
+            "images of VM {} that nobody needs cannot be removed yet", intent.vm
+        );
+    }
+}
+
+/// What the VM's disks lie on, now and from its next start on.
+fn stands_on(vm: &Vm) -> impl Iterator<Item = String> + '_ {
+    vm.disks.iter().flat_map(|d| d.chain.iter().map(|l| l.path.clone()).chain(d.configured.clone()))
 }
 
 /// The images that go with it, once it is certain that nobody needs them.
@@ -106,11 +159,7 @@ fn images(tools: &Tools, vm: &Vm, records: &[SnapshotRecord], name: &SnapshotNam
             .map_err(|e| mismatch(e.to_string()))?;
     }
     // What the VM and its other snapshots lie on stays; of these, the first snapshot's image is the disk itself.
-    let mut stay: BTreeSet<String> = vm
-        .disks
-        .iter()
-        .flat_map(|d| d.chain.iter().map(|l| l.path.clone()).chain(d.configured.clone()))
-        .collect();
+    let mut stay: BTreeSet<String> = stands_on(vm).collect();
     for other in records.iter().filter(|r| r.name != *name) {
         for disk in &other.disks {
             let top = Layer { path: disk.state_image.clone(), format: disk.format.clone() };

@@ -15,7 +15,6 @@ use crate::{
         room::{Growth, Margin},
     },
     hypervisor::{Error, ErrorKind, Result, Vm},
-    logging::message,
     merging::{self, Earlier},
     rooms::Reserved,
     store::{Begun, Intent},
@@ -72,14 +71,8 @@ pub(super) fn finish(work: &Work<'_>, vm: &Vm) -> std::result::Result<Vec<Snapsh
     // Before what is asked for: that has its own.
     let share = if work.job.operation == Operation::Finish { (0.0, 1.0) } else { (0.0, 0.0) };
     for intent in work.tools.store.intents()?.into_iter().filter(|i| i.vm == vm.id) {
-        if intent.what == Begun::Drop
-            && let Err(e) = drop::settle(work.tools, &intent)
-        {
-            // It is in nobody's way.
-            tracing::warn!(
-                MESSAGE_ID = message::LEFT_BEHIND, VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, error = %e,
-                "images of VM {} that nobody needs cannot be removed yet", vm.name
-            );
+        if intent.what == Begun::Drop {
+            drop::settle_or_warn(work.tools, &intent);
         }
         if let Begun::Merge(recipe) = &intent.what {
             let what = "was cut short; it is finished now";

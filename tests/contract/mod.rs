@@ -281,6 +281,8 @@ macro_rules! contracts {
                 what_was_in_quarantine_for_a_week_is_removed [];
                 what_somebody_has_again_is_out_of_quarantine [];
                 what_is_being_made_is_left_alone [];
+                what_only_a_snapshot_names_goes_with_it [Branches];
+                what_others_put_the_vm_on_again_stays [Branches];
             }
             branch [Images] {
                 a_branch_holds_the_snapshot_s_data_and_pins_it [];

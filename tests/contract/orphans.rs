@@ -4,7 +4,7 @@ use jiff::SignedDuration;
 use uuid::Uuid;
 use virtsnap::{
     core::{
-        job::{AdoptJob, Operation, Outcome},
+        job::{AdoptJob, Operation, Outcome, Pace, RevertJob},
         model::VmId,
         stray::QUARANTINE,
     },
@@ -12,7 +12,11 @@ use virtsnap::{
     store::{Begun, Intent},
 };
 
-use super::{Rig, RigVm, chain, connected, daemon::Daemon, name, take};
+use super::{
+    Rig, RigVm, chain, connected,
+    daemon::{Daemon, usual},
+    name, overlays, spec, take,
+};
 
 const ONE: RigVm = RigVm { disks: 1, running: true, agent: false };
 
@@ -153,4 +157,69 @@ pub(crate) fn what_is_being_made_is_left_alone(rig: &mut dyn Rig) {
     let Outcome::Failed(failure) = adopt(&daemon, vm, &[&made]) else { panic!("it is in the making") };
     assert_eq!(failure.name, "Busy", "{failure:?}");
     daemon.tools.store.abandoned(intent.id).unwrap();
+}
+
+/// A VM that is on s2, after a revert to s1 and one from there. Of disk vdb the first one's overlay is left: s3, which was
+/// taken of vda alone, names it.
+fn with_named(rig: &mut dyn Rig, hv: &dyn Hypervisor, daemon: &Daemon) -> (VmId, String) {
+    let vm = rig.new_vm(RigVm { disks: 2, running: false, ..ONE });
+    let revert = |label: &str| {
+        let without_safety = RevertJob { safety: None, ..usual(label) };
+        assert_eq!(daemon.run(vm, Operation::Revert(Box::new(without_safety))), Outcome::Done(None));
+    };
+    for (label, value) in [("s1", 1), ("s2", 2)] {
+        rig.write_marker(vm, "vdb", value);
+        take(rig, hv, vm, label);
+    }
+    revert("s1");
+    let left = chain(hv, vm, "vdb").remove(0);
+    let mut only = overlays(rig, hv, vm);
+    only.retain(|o| o.target == "vda");
+    hv.prepare(vm, &only).unwrap();
+    hv.create(vm, &spec("s3", &only)).unwrap();
+    revert("s2");
+    assert_eq!(rig.marker_now(vm, "vdb"), 2);
+    (vm, left)
+}
+
+pub(crate) fn what_only_a_snapshot_names_goes_with_it(rig: &mut dyn Rig) {
+    let (hv, _events) = connected(rig);
+    for by_us in [true, false] {
+        let daemon = Daemon::new(&hv);
+        let (vm, left) = with_named(rig, &*hv, &daemon);
+        // Whoever looks for what belongs to nobody finds other files, and not this one.
+        let stray = rig.image_on(&chain(&*hv, vm, "vdb")[0]);
+        assert_eq!(adopt(&daemon, vm, &[]), Outcome::Done(None));
+        assert_eq!(known(&daemon, vm), [(stray, false)]);
+        assert!(rig.file_exists(&left), "s3 names it");
+        assert!(!daemon.tools.store.unfinished(vm).unwrap());
+        if by_us {
+            let delete = Operation::Delete { name: name("s3"), pace: Pace::default(), foreign: true };
+            assert_eq!(daemon.run(vm, delete), Outcome::Done(None));
+        } else {
+            hv.forget(vm, &name("s3")).unwrap();
+            assert!(rig.file_exists(&left), "nobody has noticed");
+            assert_eq!(daemon.run(vm, Operation::Sweep), Outcome::Done(None));
+        }
+        assert!(!rig.file_exists(&left), "by us: {by_us}");
+        assert_eq!(daemon.tools.store.intents().unwrap(), []);
+        assert_eq!(rig.marker_now(vm, "vdb"), 2);
+        for (label, value) in [("s1", 1), ("s2", 2)] {
+            assert_eq!(rig.marker_in_snapshot(vm, &name(label), "vdb"), value, "{label}");
+        }
+    }
+}
+
+pub(crate) fn what_others_put_the_vm_on_again_stays(rig: &mut dyn Rig) {
+    let (hv, _events) = connected(rig);
+    let daemon = Daemon::new(&hv);
+    let (vm, left) = with_named(rig, &*hv, &daemon);
+    rig.edit_definition(vm, "vdb", &left);
+    hv.forget(vm, &name("s3")).unwrap();
+    for _ in 0..2 {
+        assert_eq!(daemon.run(vm, Operation::Sweep), Outcome::Done(None));
+        assert!(rig.file_exists(&left));
+        assert_eq!(daemon.tools.store.intents().unwrap(), []);
+        assert_eq!(rig.marker_now(vm, "vdb"), 1);
+    }
 }

@@ -28,6 +28,7 @@ mod merging;
 mod metrics;
 mod mirror;
 mod missing;
+mod named;
 mod orphans;
 mod pace;
 mod policies;
