@@ -119,6 +119,7 @@ pub fn prepare(
         places: store.places()?,
         owed: store.owed()?,
         failed: store.failed()?,
+        standings: store.standings()?,
         last_plausible: store.last_plausible()?,
         fresh_boot: boot_file.as_ref().is_some_and(|f| !f.exists()),
         own_uid: nix::unistd::getuid().as_raw(),

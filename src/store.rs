@@ -12,6 +12,7 @@ mod forgotten;
 mod hooks;
 mod kept;
 mod runs;
+mod standings;
 mod strays;
 
 use std::{
@@ -119,6 +120,10 @@ const MIGRATIONS: &[&str] = &["
     CREATE TABLE trusted (vm TEXT PRIMARY KEY) STRICT;
     CREATE TABLE failed (vm TEXT PRIMARY KEY, effort TEXT NOT NULL, text TEXT NOT NULL) STRICT;
     CREATE TABLE hooked (vm TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (vm, key)) STRICT;
+", "
+    CREATE TABLE standing (
+        policy TEXT NOT NULL, vm TEXT NOT NULL, failures INTEGER NOT NULL, suspended_by TEXT NOT NULL,
+        since_usec INTEGER NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (policy, vm)) STRICT, WITHOUT ROWID;
 "];
 
 /// The database.

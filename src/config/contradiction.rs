@@ -104,6 +104,14 @@ fn runs(checked: &Checked<'_>, pace: Option<&Pace>, out: &mut Diagnostics) {
             out,
         );
     }
+    if policy.schedules.is_empty() && checked.says("suspend-after") && !checked.judges_only {
+        checked.warn(
+            &["suspend-after"],
+            "`suspend-after` has no effect, as only runs by the schedule count",
+            "omit it, or give the policy a schedule",
+            out,
+        );
+    }
     if policy.catch_up == CatchUp::Skip && checked.says("catch-up-within") {
         checked.warn(
             &["catch-up-within"],

@@ -22,6 +22,8 @@ use crate::core::{
 
 /// The word that takes a policy's rule or limit away for one VM.
 const NONE: &str = "none";
+/// The word for what does not happen.
+const NEVER: &str = "never";
 /// More than a chain can ever hold, and few enough to add up.
 const COUNT_MAX: u32 = 100_000;
 const SECOND: SignedDuration = SignedDuration::from_secs(1);
@@ -57,6 +59,7 @@ pub(super) enum Setting {
     MaxAge(Option<SignedDuration>),
     MaxSize(Option<u64>),
     MaxDelete(u32),
+    SuspendAfter(Option<u32>),
 }
 
 /// A key that was given, and where.
@@ -149,6 +152,13 @@ keys! {
     "max-delete", None, |item, _, out| {
         item.number(1..=COUNT_MAX, Some("to keep everything, give no keep rules and no limits"), out)
             .map(Setting::MaxDelete)
+    };
+    "suspend-after", None, |item, _, out| {
+        if item.is_word(NEVER) {
+            return Some(Setting::SuspendAfter(None));
+        }
+        item.number(1..=COUNT_MAX, Some("write \"never\" to have it tried at each of its times"), out)
+            .map(|count| Setting::SuspendAfter(Some(count)))
     };
 }
 
@@ -302,6 +312,7 @@ pub(super) fn defaults(name: PolicyName, timezone: TimeZone, source: Source) -> 
             limits: Limits { max_delete: Some(10), ..Limits::default() },
             timezone,
         },
+        suspend_after: Some(5),
         source,
     }
 }
@@ -339,6 +350,7 @@ impl Setting {
             Self::MaxAge(value) => limits.max_age = *value,
             Self::MaxSize(value) => limits.max_size = *value,
             Self::MaxDelete(value) => limits.max_delete = Some(*value),
+            Self::SuspendAfter(value) => policy.suspend_after = *value,
         }
     }
 }

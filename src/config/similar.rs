@@ -12,6 +12,9 @@ const KNOWN_AS: &[(&str, &str)] = &[
     ("policies", "policy"),
     ("vms", "vm"),
     ("domain", "vm"),
+    ("disable-after", "suspend-after"),
+    ("max-failures", "suspend-after"),
+    ("pause-after", "suspend-after"),
 ];
 
 /// The candidate that `given` is probably a slip of; `None` if none is near.

@@ -31,6 +31,7 @@ pub mod select;
 pub mod settings;
 pub mod simulate;
 pub mod stray;
+pub mod suspend;
 pub mod taking;
 pub mod text;
 pub mod view;

@@ -198,6 +198,8 @@ pub struct Policy {
     pub how: How,
     /// What stays and what goes.
     pub retention: Retention,
+    /// It is suspended on a VM on which so many runs failed one after the other; `None`: never.
+    pub suspend_after: Option<u32>,
     /// Where it stands.
     pub source: Source,
 }

@@ -22,6 +22,7 @@ use super::{
     job::{Asker, JobId, JobState, Outcome},
     model::{PolicyName, SnapshotName, VmId, words},
     policy::{Keep, Limits},
+    suspend::Suspension,
 };
 
 words! {
@@ -75,6 +76,8 @@ pub struct VmView {
     pub record: Arc<VmRecord>,
     /// The policies that are for it.
     pub policies: Vec<PolicyName>,
+    /// Those of them that their schedules do not run on it, and why.
+    pub suspended: Vec<(PolicyName, Suspension)>,
     /// Its file systems are frozen by us, or may still be.
     pub frozen: bool,
     /// When the newest good snapshot of ours was taken.
@@ -112,6 +115,10 @@ pub struct PolicyView {
     pub vms: Vec<VmId>,
     /// Where it stands: `file:line`.
     pub source: String,
+    /// Its schedule runs it nowhere, for a person said so.
+    pub suspended: Option<Suspension>,
+    /// The VMs among those on which its schedule does not run it for a reason of their own, and why.
+    pub suspended_on: Vec<(VmId, Suspension)>,
 }
 
 /// A job.

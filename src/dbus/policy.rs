@@ -7,7 +7,8 @@ use zbus::{Connection, OwnedObjectPath, OwnedVariant, Variant, fdo, interface, m
 use super::{Options, Shared, auth, error::BusError, path, publish::usec};
 use crate::core::{
     machine::{Change, Reply},
-    model::PolicyName,
+    model::{PolicyName, VmId},
+    suspend::Suspension,
     view::PolicyView,
 };
 
@@ -28,6 +29,25 @@ impl Policy {
     }
 }
 
+/// A suspension: of what (or where), by whom, why, since when.
+pub(super) type Suspended = (OwnedObjectPath, &'static str, String, u64);
+
+/// One, as the bus has it.
+pub(super) fn suspended(what: OwnedObjectPath, suspension: &Suspension) -> Suspended {
+    (what, suspension.by.as_str(), suspension.reason.clone(), usec(Some(suspension.since)))
+}
+
+/// The VM that an option says it is only about, if it is there.
+fn only(options: HashMap<String, OwnedVariant>) -> Result<Option<VmId>, BusError> {
+    let mut options = Options::new(options, &["vm"])?;
+    let path = options.take::<OwnedObjectPath>("vm", "an object path")?;
+    let vm = path.map(|path| {
+        path::vm_of(path.as_str())
+            .ok_or_else(|| BusError::invalid(format!("option \"vm\": {path} is not a VM's path")))
+    });
+    vm.transpose()
+}
+
 #[interface(name = "org.virtsnap1.Policy", introspection_docs = false)]
 impl Policy {
     #[zbus(out_args("jobs"))]
@@ -37,19 +57,36 @@ impl Policy {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<Vec<OwnedObjectPath>, BusError> {
-        let mut options = Options::new(options, &["vm"])?;
-        let vm = match options.take::<OwnedObjectPath>("vm", "an object path")? {
-            None => None,
-            Some(path) => Some(
-                path::vm_of(path.as_str())
-                    .ok_or_else(|| BusError::invalid(format!("option \"vm\": {path} is not a VM's path")))?,
-            ),
-        };
+        let vm = only(options)?;
         let permit = auth::authorise(connection, &header, "run policies").await?;
         match self.shared.change(Change::Run { policy: self.name.clone(), vm }, permit).await? {
             Reply::Jobs(jobs) => Ok(jobs.into_iter().map(path::job).collect()),
             _ => Err(BusError::new("Failed", "the engine gave no jobs")),
         }
+    }
+
+    async fn suspend(
+        &self,
+        reason: String,
+        options: HashMap<String, OwnedVariant>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<(), BusError> {
+        let vm = only(options)?;
+        let permit = auth::authorise(connection, &header, "suspend policies").await?;
+        let change = Change::Suspend { policy: self.name.clone(), vm, reason };
+        self.shared.change(change, permit).await.map(drop)
+    }
+
+    async fn resume(
+        &self,
+        options: HashMap<String, OwnedVariant>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<(), BusError> {
+        let vm = only(options)?;
+        let permit = auth::authorise(connection, &header, "resume policies").await?;
+        self.shared.change(Change::Resume { policy: self.name.clone(), vm }, permit).await.map(drop)
     }
 
     #[zbus(property(emits_changed_signal = "const"))]
@@ -124,6 +161,26 @@ impl Policy {
     #[zbus(property, name = "VMs")]
     fn vms(&self) -> fdo::Result<Vec<OwnedObjectPath>> {
         Ok(self.view()?.vms.iter().map(|id| path::vm(*id)).collect())
+    }
+
+    #[zbus(property)]
+    fn suspended(&self) -> fdo::Result<bool> {
+        Ok(self.view()?.suspended.is_some())
+    }
+
+    #[zbus(property)]
+    fn suspended_reason(&self) -> fdo::Result<String> {
+        Ok(self.view()?.suspended.as_ref().map(|s| s.reason.clone()).unwrap_or_default())
+    }
+
+    #[zbus(property, name = "SuspendedUSec")]
+    fn suspended_since(&self) -> fdo::Result<u64> {
+        Ok(usec(self.view()?.suspended.as_ref().map(|s| s.since)))
+    }
+
+    #[zbus(property, name = "SuspendedVMs")]
+    fn suspended_vms(&self) -> fdo::Result<Vec<Suspended>> {
+        Ok(self.view()?.suspended_on.iter().map(|(vm, s)| suspended(path::vm(*vm), s)).collect())
     }
 
     #[zbus(property)]

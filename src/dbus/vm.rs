@@ -4,7 +4,13 @@ use std::{collections::HashMap, sync::Arc};
 
 use zbus::{Connection, OwnedObjectPath, OwnedVariant, Str, fdo, interface, message::Header};
 
-use super::{Options, Shared, auth, error::BusError, path, publish::usec};
+use super::{
+    Options, Shared, auth,
+    error::BusError,
+    path,
+    policy::{Suspended, suspended},
+    publish::usec,
+};
 use crate::core::{
     forgotten::Forgotten,
     health,
@@ -168,6 +174,11 @@ impl Vm {
     #[zbus(property)]
     fn policies(&self) -> fdo::Result<Vec<OwnedObjectPath>> {
         Ok(self.view()?.policies.iter().map(path::policy).collect())
+    }
+
+    #[zbus(property)]
+    fn suspended_policies(&self) -> fdo::Result<Vec<Suspended>> {
+        Ok(self.view()?.suspended.iter().map(|(name, s)| suspended(path::policy(name), s)).collect())
     }
 
     #[zbus(property)]

@@ -1,10 +1,14 @@
 //! What the engine tells people: systemd's status line, and the log.
 
+use std::fmt::Write as _;
+
 use crate::core::{
     health::Health,
     job::{JobState, Outcome},
     machine::Note,
+    model::{PolicyName, VmId},
     settings::Settings,
+    suspend::Suspension,
     view::View,
 };
 use crate::logging::message;
@@ -30,9 +34,12 @@ pub(super) fn status_line(view: &View, settings: &Settings) -> String {
 /// The journal's entry for a note, with its fields.
 pub(super) fn log(note: &Note) {
     match note {
-        Note::Fired { policy, at, vms, missed } => {
-            let more =
+        Note::Fired { policy, at, vms, suspended, missed } => {
+            let mut more =
                 if *missed == 0 { String::new() } else { format!(", standing for {missed} missed ones too") };
+            if *suspended > 0 {
+                let _ = write!(more, "; it is suspended on {suspended} more");
+            }
             tracing::info!(VIRTSNAP_POLICY = %policy, "policy {policy} runs for {at} on {vms} VMs{more}");
         }
         Note::Health { vm, vm_name, health: Health::Ok, .. } => {
@@ -85,6 +92,13 @@ pub(super) fn log(note: &Note) {
                 "the clock shows {now:.0}, long past: no policy runs until it is set"
             );
         }
+        Note::Idle { policy, at } => {
+            tracing::info!(VIRTSNAP_POLICY = %policy, "policy {policy} does not run for {at}: it is suspended");
+        }
+        Note::Suspended { policy, on, suspension, by_uid } => {
+            suspended(policy, on.as_ref(), suspension, *by_uid);
+        }
+        Note::Resumed { policy, on, by_uid } => resumed(policy, on.as_ref(), *by_uid),
         Note::Ended { job, vm_name, outcome } => {
             let operation = job.operation.as_str();
             match outcome {
@@ -104,5 +118,42 @@ pub(super) fn log(note: &Note) {
                 ),
             }
         }
+    }
+}
+
+fn suspended(policy: &PolicyName, on: Option<&(VmId, String)>, why: &Suspension, uid: Option<u32>) {
+    let reason = &why.reason;
+    match (on, uid) {
+        (Some((vm, vm_name)), None) => tracing::error!(
+            MESSAGE_ID = message::POLICY_SUSPENDED,
+            VIRTSNAP_POLICY = %policy, VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %vm,
+            "policy {policy} is suspended on VM {vm_name}, and takes no snapshots of it, until a run by hand works \
+             (`virtsnap run {policy} --vm {vm_name}`) or it is resumed (`virtsnap resume {policy} --vm {vm_name}`): {reason}"
+        ),
+        (Some((vm, vm_name)), Some(uid)) => tracing::warn!(
+            MESSAGE_ID = message::POLICY_SUSPENDED,
+            VIRTSNAP_POLICY = %policy, VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %vm,
+            "user {uid} suspended policy {policy} on VM {vm_name}: {reason}"
+        ),
+        (None, uid) => tracing::warn!(
+            MESSAGE_ID = message::POLICY_SUSPENDED, VIRTSNAP_POLICY = %policy,
+            "user {} suspended policy {policy} for all of its VMs: {reason}", uid.unwrap_or_default()
+        ),
+    }
+}
+
+fn resumed(policy: &PolicyName, on: Option<&(VmId, String)>, uid: Option<u32>) {
+    let who = uid.map_or_else(|| "it was run, and worked".to_owned(), |uid| format!("user {uid} said so"));
+    if let Some((vm, vm_name)) = on {
+        tracing::info!(
+            MESSAGE_ID = message::POLICY_RESUMED,
+            VIRTSNAP_POLICY = %policy, VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %vm,
+            "policy {policy} is resumed on VM {vm_name}: {who}"
+        );
+    } else {
+        tracing::info!(
+            MESSAGE_ID = message::POLICY_RESUMED, VIRTSNAP_POLICY = %policy,
+            "policy {policy} is resumed for all of its VMs: {who}"
+        );
     }
 }

@@ -37,6 +37,10 @@ messages! {
     JOB_CANCELLED = "ba52dac21e0747759b2b3f845d0ccb2e";
     /// A policy's time passed without a run.
     RUN_MISSED = "301e46f3bf004b2da41ac1d864c56342";
+    /// A policy's schedule does not run it any more, on a VM or at all.
+    POLICY_SUSPENDED = "6c1e0f4b9a524d7d8f3b2a90c5e71d48";
+    /// It does so again.
+    POLICY_RESUMED = "e27b5d8834f14c0aa6c9d1f70b3e5a92";
     /// The clock shows what cannot be, or was set back: policies wait.
     CLOCK_WRONG = "7713126e4d334e49a532a8f15d31869e";
     /// Policies want more layers than there may be.

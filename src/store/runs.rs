@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use rusqlite::{TransactionBehavior, params};
 
-use super::{Result, Store};
+use super::{Result, Store, standings};
 use crate::core::{
     job::JobResult,
     machine::{Entry, Failed, Owed, Place},
@@ -54,6 +54,9 @@ impl Store {
                 Entry::Cleared(policy) => {
                     transaction.execute("DELETE FROM due WHERE policy = ?1", params![policy.as_str()])?;
                 }
+                Entry::Standing(policy, vm, standing) => {
+                    standings::write(&transaction, policy, *vm, standing)?;
+                }
                 Entry::Failed(vm, failed) => {
                     transaction.execute(
                         "INSERT OR REPLACE INTO failed VALUES (?1, ?2, ?3)",
@@ -66,6 +69,8 @@ impl Store {
                 Entry::Gone(policy) => {
                     transaction.execute("DELETE FROM due WHERE policy = ?1", params![policy.as_str()])?;
                     transaction.execute("DELETE FROM handled WHERE policy = ?1", params![policy.as_str()])?;
+                    transaction
+                        .execute("DELETE FROM standing WHERE policy = ?1", params![policy.as_str()])?;
                 }
             }
         }

@@ -27,8 +27,10 @@ fn described(section: &str) -> BTreeSet<String> {
 
 #[test]
 fn every_key_is_described_and_no_other() {
-    let policies: BTreeSet<String> =
-        ["Which VMs", "When", "How", "What stays"].iter().flat_map(|s| described(s)).collect();
+    let policies: BTreeSet<String> = ["Which VMs", "When", "How", "What stays", "When it fails"]
+        .iter()
+        .flat_map(|s| described(s))
+        .collect();
     assert_eq!(policies, allowed("policy.x"));
     assert_eq!(described("The daemon"), allowed("daemon"));
     assert_eq!(
@@ -67,7 +69,7 @@ fn a_default_that_is_said_is_the_default() {
         read(FileKind::Main, &format!("[daemon]\n{key}\n")).unwrap_or_else(|e| panic!("{e}")).settings.daemon
     };
     let mut said = 0;
-    for section in ["Which VMs", "When", "How", "What stays", "The daemon"] {
+    for section in ["Which VMs", "When", "How", "What stays", "When it fails", "The daemon"] {
         for (key, paragraph) in page::keys(section) {
             let default = default(&paragraph).unwrap_or_else(|| panic!("{key} has no `Default:`"));
             if default == "none" {

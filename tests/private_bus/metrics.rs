@@ -11,11 +11,12 @@ use std::{
 
 use tokio::sync::mpsc;
 use virtsnap::{clock, hypervisor::sim::VmSpec};
+use zbus::ObjectPath;
 
 use self::exposition::{Series, parse};
 use super::{
-    client::{MANAGER, none, soon},
-    rig::{Rig, id, vm_path},
+    client::{MANAGER, none, options, soon},
+    rig::{Rig, id, policy_path, vm_path},
 };
 
 /// As nobody would call a VM.
@@ -82,7 +83,9 @@ async fn all_that_is_worth_watching_is_in_the_file() {
     let vm = [("vm", NAME), ("uuid", uuid.as_str())];
     let of = [("policy", "p"), vm[0], vm[1]];
     until(&path, "the runs there are none of", |all| {
-        is(0.0)(value(all, "runs_total", &of)) && is(0.0)(value(all, "last_success_timestamp_seconds", &of))
+        is(0.0)(value(all, "runs_total", &of))
+            && is(0.0)(value(all, "last_success_timestamp_seconds", &of))
+            && is(0.0)(value(all, "policy_suspended", &of))
     })
     .await;
     for _ in 0..4 {
@@ -118,6 +121,9 @@ async fn all_that_is_worth_watching_is_in_the_file() {
             && is(1.0)(value(all, "vm_failed", &vm))
     })
     .await;
+    let on_it = options([("vm", ObjectPath::try_from(vm_path(id(1))).unwrap().into())]);
+    rig.client.call::<_, ()>(&policy_path("p"), "Policy.Suspend", &("", on_it)).await.unwrap();
+    until(&path, "a policy that is suspended", |all| is(1.0)(value(all, "policy_suspended", &of))).await;
     let mode = fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o644, "who collects is another user");
 }

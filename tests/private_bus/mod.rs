@@ -42,4 +42,5 @@ mod restart;
 mod revert;
 mod rig;
 mod settling;
+mod suspended;
 mod verbs;

@@ -27,6 +27,11 @@ fn runs_and_how() {
         &["5:1: runs are spread over 1d, but can be as little as 23h 30min apart"],
     );
     assert_warned(&policy("spread = \"22h\""), &[]);
+    assert_warned(&policy("suspend-after = \"never\""), &[]);
+    assert_warned(
+        "[policy.p]\nvms = [\"*\"]\nbefore = \"upgrade\"\nsuspend-after = 2\n",
+        &["4:1: `suspend-after` has no effect, as only runs by the schedule count"],
+    );
     assert_warned(
         &policy("catch-up = \"skip\"\ncatch-up-within = \"1h\""),
         &["6:1: `catch-up-within` has no effect, as missed runs are skipped"],

@@ -269,6 +269,7 @@ impl Machine {
         if !(matches!(outcome, Outcome::Cancelled(_)) && self.stopping()) {
             self.paid(vm, id);
         }
+        self.count_run(&job, &outcome, now, out);
         let mut prune = false;
         if let Operation::Create(create) = &job.operation {
             let result = outcome.result();
@@ -347,7 +348,7 @@ impl Machine {
     }
 
     /// A VM as people call it, or its UUID if it is gone.
-    fn name_of(&self, vm: VmId) -> String {
+    pub(super) fn name_of(&self, vm: VmId) -> String {
         self.vms.get(&vm).map_or_else(|| vm.to_string(), |r| r.name.clone())
     }
 }

@@ -6,6 +6,7 @@ use super::Failed;
 use crate::core::{
     job::JobResult,
     model::{PolicyName, VmId},
+    suspend::Standing,
 };
 
 /// How far a policy got.
@@ -55,6 +56,8 @@ pub enum Entry {
     Cleared(PolicyName),
     /// There is no such policy any more.
     Gone(PolicyName),
+    /// How a policy stands on this VM now, or as a whole.
+    Standing(PolicyName, Option<VmId>, Standing),
     /// A job failed on this VM, which is told until the like of it works.
     Failed(VmId, Failed),
     /// That is over.

@@ -21,6 +21,7 @@
 
 mod adopt;
 mod branching;
+mod by_hand;
 mod debts;
 mod failing;
 mod jobs;
@@ -31,6 +32,7 @@ mod published;
 mod requests;
 mod runs;
 mod start;
+mod suspended;
 #[cfg(test)]
 mod tests;
 mod turns;
@@ -52,10 +54,11 @@ use super::{
     health::Repair,
     inventory::VmRecord,
     job::{Job, JobId, Outcome},
-    model::{PolicyName, SnapshotName, SnapshotState, VmId},
+    model::{PolicyName, SnapshotName, VmId},
     select::VmFacts,
     settings::{Settings, VmPlan},
-    view::{DaemonState, ManagerView, View, VmView},
+    suspend::Standings,
+    view::{DaemonState, ManagerView, View},
 };
 
 /// What happened.
@@ -164,6 +167,7 @@ pub struct Machine {
     journal: Vec<Entry>,
     frozen: BTreeSet<VmId>,
     failing: Failing,
+    standings: Standings,
     /// What a repair was tried for, and when.
     mended: BTreeMap<VmId, (Vec<Repair>, Timestamp)>,
     view: View,
@@ -199,6 +203,7 @@ impl Machine {
             journal: Vec::new(),
             frozen: start.frozen,
             failing: Failing::restored(start.failed),
+            standings: Standings::restored(start.standings),
             mended: BTreeMap::new(),
             view: View {
                 manager: Arc::new(manager),
@@ -213,6 +218,7 @@ impl Machine {
             settings: start.settings,
         };
         machine.restore_runs(start.places, start.owed);
+        machine.forget_standings();
         machine.refresh_policies();
         machine
     }
@@ -320,6 +326,7 @@ impl Machine {
             self.can_tell(vm);
         }
         self.journal.extend(self.failing.keep(&ids_now));
+        self.forget_standings_on(|vm| ids_now.contains(&vm));
         for vm in gone {
             self.branched_off(vm, None);
             self.vms.remove(&vm);
@@ -354,6 +361,7 @@ impl Machine {
         self.unread.remove(&vm);
         self.can_tell(vm);
         self.journal.extend(self.failing.forget(vm));
+        self.forget_standings_on(|known| known != vm);
         self.mended.remove(&vm);
         self.branched_off(vm, None);
         if self.vms.remove(&vm).is_some() {
@@ -369,25 +377,5 @@ impl Machine {
         if manager != *self.view.manager {
             self.view.manager = Arc::new(manager);
         }
-    }
-
-    fn vm_view(&self, id: VmId) -> Option<VmView> {
-        let record = self.vms.get(&id)?;
-        let last_success = record
-            .snapshots
-            .values()
-            .filter(|s| s.snapshot.managed && s.snapshot.state == SnapshotState::Ready)
-            .map(|s| s.snapshot.created)
-            .max();
-        Some(VmView {
-            record: Arc::clone(record),
-            policies: self.plan_of(record).policies.iter().map(|p| p.name.clone()).collect(),
-            frozen: self.frozen.contains(&id),
-            last_success,
-            last_error: self.failing.text(id),
-            deleting: self.jobs.deleting(id),
-            reverting: self.jobs.reverting(id),
-            branches: self.branches_of(id),
-        })
     }
 }

@@ -7,6 +7,7 @@ use crate::core::{
     inventory::VmRecord,
     job::{Job, Outcome},
     model::{PolicyName, VmId},
+    suspend::Suspension,
 };
 
 /// What the log should know.
@@ -18,10 +19,39 @@ pub enum Note {
         policy: PolicyName,
         /// The scheduled time.
         at: Timestamp,
-        /// How many VMs it is for now.
+        /// On how many VMs it runs now.
         vms: usize,
+        /// On how many more it is suspended.
+        suspended: usize,
         /// How many earlier times this run stands for.
         missed: u32,
+    },
+    /// A policy's time came, and it is suspended as a whole.
+    Idle {
+        /// The policy.
+        policy: PolicyName,
+        /// The scheduled time.
+        at: Timestamp,
+    },
+    /// A policy is suspended from now on.
+    Suspended {
+        /// The policy.
+        policy: PolicyName,
+        /// The VM and its name; `None`: as a whole.
+        on: Option<(VmId, String)>,
+        /// By whom, and why.
+        suspension: Suspension,
+        /// The person.
+        by_uid: Option<u32>,
+    },
+    /// A policy is not suspended any more.
+    Resumed {
+        /// The policy.
+        policy: PolicyName,
+        /// The VM and its name; `None`: as a whole.
+        on: Option<(VmId, String)>,
+        /// The person; `None`: it was run, and worked.
+        by_uid: Option<u32>,
     },
     /// A policy's time passed without a run.
     Skipped {

@@ -3,7 +3,12 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{Effect, Machine, Note};
-use crate::core::{select::VmFacts, settings::check_against, view::DaemonState};
+use crate::core::{
+    model::{SnapshotState, VmId},
+    select::VmFacts,
+    settings::check_against,
+    view::{DaemonState, VmView},
+};
 
 /// What the settings say in vain, given the VMs there are.
 #[derive(Debug)]
@@ -51,9 +56,12 @@ impl Machine {
                 self.view.vms.insert(id, view.into());
             }
         }
+        if self.standings.take_news() {
+            self.refresh_suspensions();
+        }
         self.refresh_runs();
         self.jobs.publish(&mut self.view.jobs);
-        let next = self.next_fire();
+        let next = self.next_run();
         self.manager(|m| m.next_run = next);
         if self.in_vain.stale {
             self.refresh_warnings(out);
@@ -78,5 +86,31 @@ impl Machine {
                 m.warnings = all.into();
             }
         });
+    }
+
+    /// What clients see of a VM; `None` if there is none.
+    fn vm_view(&self, id: VmId) -> Option<VmView> {
+        let record = self.vms.get(&id)?;
+        let last_success = record
+            .snapshots
+            .values()
+            .filter(|s| s.snapshot.managed && s.snapshot.state == SnapshotState::Ready)
+            .map(|s| s.snapshot.created)
+            .max();
+        let policies: Vec<_> = self.plan_of(record).policies.iter().map(|p| p.name.clone()).collect();
+        let suspended =
+            policies.iter().filter_map(|p| Some((p.clone(), self.standings.suspension(p, id)?.clone())));
+        let suspended = suspended.collect();
+        Some(VmView {
+            record: Arc::clone(record),
+            suspended,
+            policies,
+            frozen: self.frozen.contains(&id),
+            last_success,
+            last_error: self.failing.text(id),
+            deleting: self.jobs.deleting(id),
+            reverting: self.jobs.reverting(id),
+            branches: self.branches_of(id),
+        })
     }
 }

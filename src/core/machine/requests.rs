@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use super::{Effect, Machine};
+use super::{
+    Effect, Machine,
+    by_hand::{before_revert, manual},
+};
 use crate::core::{
     branch::BranchJob,
     inventory::{self, SnapshotRecord, VmRecord},
@@ -16,7 +19,6 @@ use crate::core::{
     revert::{DefinitionOf, Then},
     select::VmFacts,
     settings::Explanation,
-    view::DaemonState,
 };
 
 /// A request's number, by which its answer finds the way back.
@@ -131,8 +133,31 @@ pub enum Change {
         /// On this VM only.
         vm: Option<VmId>,
     },
+    /// A policy's schedule runs it no more, until somebody resumes it.
+    Suspend {
+        /// This policy.
+        policy: PolicyName,
+        /// On this VM only.
+        vm: Option<VmId>,
+        /// Why; may be empty.
+        reason: String,
+    },
+    /// It does so again.
+    Resume {
+        /// This policy.
+        policy: PolicyName,
+        /// On this VM only.
+        vm: Option<VmId>,
+    },
     /// The end of a job that waits.
     Cancel(JobId),
+}
+
+impl Change {
+    /// It needs nothing of libvirt.
+    const fn is_ours_alone(&self) -> bool {
+        matches!(self, Self::Cancel(_) | Self::Suspend { .. } | Self::Resume { .. })
+    }
 }
 
 /// What a client gets.
@@ -200,7 +225,7 @@ impl Machine {
             return Err(Refusal::new("Stopping", "the daemon is stopping; nothing new is begun"));
         }
         // What would wait for libvirt without a word is asked for again instead, when whoever asks still wants it.
-        if !self.view.manager.hypervisor_connected && !matches!(change, Change::Cancel(_)) {
+        if !self.view.manager.hypervisor_connected && !change.is_ours_alone() {
             let text = "there is no connection to libvirt: nothing was begun; the daemon keeps trying, so ask again later";
             return Err(Refusal::new("Disconnected", text));
         }
@@ -274,6 +299,10 @@ impl Machine {
                 Ok(self.queue(vm, Operation::Prune { all, pace }, uid, now))
             }
             Change::Run { policy, vm } => self.run_by_hand(&policy, vm, uid, now),
+            Change::Suspend { policy, vm, reason } => {
+                self.suspend_by_hand(&policy, vm, reason, (uid, now), out)
+            }
+            Change::Resume { policy, vm } => self.resume_by_hand(&policy, vm, uid, out),
             Change::Cancel(job) => self.cancel(job, now, out),
         }
     }
@@ -294,40 +323,6 @@ impl Machine {
         let same = self.jobs.same_queued(vm, &operation);
         let asker = Asker { origin: Origin::Manual, uid };
         Reply::Job(same.unwrap_or_else(|| self.jobs.add(vm, operation, asker, now)))
-    }
-
-    fn run_by_hand(
-        &mut self,
-        name: &PolicyName,
-        vm: Option<VmId>,
-        uid: u32,
-        now: Timestamp,
-    ) -> Result<Reply, Refusal> {
-        if self.view.manager.state == DaemonState::Starting {
-            let text =
-                "the daemon is starting, and has not seen all VMs: nothing was begun; ask again in a moment";
-            return Err(Refusal::new("Disconnected", text));
-        }
-        let policy = self.settings.policies.get(name).cloned().ok_or_else(|| {
-            Refusal::new("NoSuchPolicy", format!("there is no policy {name}; `virtsnap status` lists them"))
-        })?;
-        let covered = self.view.policies.get(name).map(|p| p.vms.clone()).unwrap_or_default();
-        let vms = match vm {
-            None => covered,
-            Some(vm) if covered.contains(&vm) => vec![vm],
-            Some(vm) => {
-                let record = self.known(vm)?;
-                return Err(Refusal::new(
-                    "InvalidArgument",
-                    format!("policy {name} is not for VM {} (its `vms` at {})", record.name, policy.source),
-                ));
-            }
-        };
-        let asker = Asker { origin: Origin::Manual, uid };
-        self.runs.entry(name.clone()).or_default().begin(now);
-        Ok(Reply::Jobs(
-            vms.into_iter().filter_map(|vm| self.enqueue_policy(&policy, vm, asker, now)).collect(),
-        ))
     }
 
     fn cancel(&mut self, id: JobId, now: Timestamp, out: &mut Vec<Effect>) -> Result<Reply, Refusal> {
@@ -365,36 +360,6 @@ fn in_time(pace: Pace, now: Timestamp) -> Result<(), Refusal> {
     }
 }
 
-fn no_such_vm(vm: VmId) -> Refusal {
+pub(super) fn no_such_vm(vm: VmId) -> Refusal {
     Refusal::new("NoSuchVM", format!("there is no VM {vm}"))
-}
-
-/// The snapshot that makes a revert to this one revertible. Which disks it has is seen when it is taken.
-fn before_revert(name: &SnapshotName) -> CreateJob {
-    let title = name.as_str();
-    CreateJob {
-        name: None,
-        description: format!("before the revert to {title}"),
-        policies: BTreeSet::new(),
-        // A name may hold what a template takes for a placeholder.
-        how: How {
-            name: format!("before-revert-{}-{{timestamp}}", title.replace(['{', '}'], "_")),
-            ..manual()
-        },
-        disks: None,
-    }
-}
-
-/// How a snapshot by hand is taken unless said otherwise.
-fn manual() -> How {
-    use super::super::{model::VmState, policy};
-    How {
-        quiesce: Quiesce::Prefer,
-        freeze_timeout: jiff::SignedDuration::from_secs(8),
-        mountpoints: policy::Mountpoints::Auto,
-        memory: Memory::Never,
-        when: [VmState::Running, VmState::Paused, VmState::ShutOff].into(),
-        skip_unchanged: false,
-        name: "manual-{timestamp}".to_owned(),
-    }
 }

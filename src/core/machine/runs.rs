@@ -47,6 +47,10 @@ impl PolicyRun {
         handled.map(|handled| Place { handled, peak: *peak, times, last_run, last_result })
     }
 
+    fn next_turn(&self) -> Option<Timestamp> {
+        self.next.into_iter().chain(self.debts.next()).min()
+    }
+
     /// A run begins, by the clock or by hand.
     pub(super) fn begin(&mut self, at: Timestamp) {
         self.last = Some(at);
@@ -208,6 +212,10 @@ impl Machine {
         now: Timestamp,
         out: &mut Vec<Effect>,
     ) {
+        if self.standings.suspended(&policy.name, None).is_some() {
+            out.push(Effect::Log(Note::Idle { policy: policy.name.clone(), at }));
+            return;
+        }
         // Resolved now, at every run: VMs come and go.
         let vms: Vec<VmId> = self
             .vms
@@ -215,9 +223,14 @@ impl Machine {
             .filter(|r| self.plan_of(r).policies.iter().any(|p| p.name == policy.name))
             .map(|r| r.id)
             .collect();
-        out.push(Effect::Log(Note::Fired { policy: policy.name.clone(), at, vms: vms.len(), missed }));
+        let all = vms.len();
+        let runs = |vm: &VmId| self.standings.suspension(&policy.name, *vm).is_none();
+        let vms: Vec<VmId> = vms.into_iter().filter(runs).collect();
+        let suspended = all - vms.len();
+        let name = policy.name.clone();
+        out.push(Effect::Log(Note::Fired { policy: name, at, vms: vms.len(), suspended, missed }));
         // One that cannot be read now may be one of them: that is looked at when it can.
-        let vms: Vec<VmId> = vms.into_iter().chain(self.unreadable.iter().copied()).collect();
+        let vms: Vec<VmId> = vms.into_iter().chain(self.unreadable.iter().copied().filter(runs)).collect();
         let Some(run) = self.runs.get_mut(&policy.name) else { return };
         run.begin(at);
         let mut rows = Vec::with_capacity(vms.len());
@@ -269,6 +282,7 @@ impl Machine {
         let settings = Arc::clone(&self.settings);
         let gone = self.runs.extract_if(.., |name, _| !settings.policies.contains_key(name));
         self.journal.extend(gone.map(|(name, _)| Entry::Gone(name)));
+        self.forget_standings();
         for (name, policy) in &settings.policies {
             let same_times = old.policies.get(name).is_some_and(|o| {
                 o.schedules == policy.schedules && o.retention.timezone == policy.retention.timezone
@@ -287,7 +301,13 @@ impl Machine {
 
     /// When any policy fires next.
     pub(super) fn next_fire(&self) -> Option<Timestamp> {
-        self.runs.values().flat_map(|r| r.next.into_iter().chain(r.debts.next())).min()
+        self.runs.values().filter_map(PolicyRun::next_turn).min()
+    }
+
+    /// The same as clients see it: what is suspended as a whole runs nowhere.
+    pub(super) fn next_run(&self) -> Option<Timestamp> {
+        let runs = self.runs.iter().filter(|(name, _)| self.standings.suspended(name, None).is_none());
+        runs.filter_map(|(_, run)| run.next_turn()).min()
     }
 
     /// When there is something to do without anything happening before.
@@ -317,16 +337,19 @@ impl Machine {
                 limits: policy.retention.limits.clone(),
                 vms,
                 source: policy.source.to_string(),
+                suspended: None,
+                suspended_on: Vec::new(),
             };
             self.view.policies.insert(name.clone(), Arc::new(view));
         }
+        self.refresh_suspensions();
     }
 
     /// What changes from run to run.
     pub(super) fn refresh_runs(&mut self) {
         for (name, view) in &mut self.view.policies {
             let Some(run) = self.runs.get(name) else { continue };
-            let next = run.next.into_iter().chain(run.debts.next()).min();
+            let next = if view.suspended.is_none() { run.next_turn() } else { None };
             let result = run.last_result.map(|r| r.to_string()).unwrap_or_default();
             if view.next_run != next || view.last_run != run.last || view.last_result != result {
                 let view = Arc::make_mut(view);

@@ -11,6 +11,7 @@ use super::{Failed, Owed, Place};
 use crate::core::{
     model::{PolicyName, VmId},
     settings::Settings,
+    suspend::OfPolicy,
 };
 
 /// Where the daemon begins.
@@ -24,6 +25,8 @@ pub struct Start {
     pub owed: BTreeMap<PolicyName, BTreeMap<VmId, Owed>>,
     /// What failed last on VMs, and was not made up for.
     pub failed: BTreeMap<VmId, Failed>,
+    /// How policies stand on VMs.
+    pub standings: BTreeMap<PolicyName, OfPolicy>,
     /// The newest time that is known to have passed.
     pub last_plausible: Option<Timestamp>,
     /// It is the daemon's first start since the host's: `@reboot` fires.
@@ -42,6 +45,7 @@ impl Start {
             places: BTreeMap::new(),
             owed: BTreeMap::new(),
             failed: BTreeMap::new(),
+            standings: BTreeMap::new(),
             last_plausible: None,
             fresh_boot: false,
             own_uid: 0,

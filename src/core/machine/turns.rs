@@ -35,7 +35,9 @@ impl Machine {
             out.push(Effect::Log(Note::Dropped { policy: policy.name.clone(), vm, at, done }));
         }
         let asker = Asker { origin: Origin::Schedule, uid: self.own_uid };
-        let job = if needless.is_some() { None } else { self.enqueue_policy(policy, vm, asker, now) };
+        let suspended = self.standings.suspension(&policy.name, vm).is_some();
+        let job =
+            if needless.is_some() || suspended { None } else { self.enqueue_policy(policy, vm, asker, now) };
         let Some(run) = self.runs.get_mut(&policy.name) else { return };
         match job {
             Some(job) => run.debts.queued(vm, job),

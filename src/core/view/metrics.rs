@@ -82,6 +82,11 @@ fn runs(view: &View, out: &mut Text) {
             snapshots.filter(|s| s.managed && s.state == SnapshotState::Ready && s.policies.contains(policy));
         seconds(good.map(|s| s.created).max())
     });
+    let suspended =
+        "Whether the policy's schedule does not run it on the VM: it was suspended, by failures or by hand.";
+    out.of_runs("policy_suspended", Kind::Gauge, suspended, &all, |policy, vm| {
+        u8::from(vm.suspended.iter().any(|(name, _)| name == policy))
+    });
 }
 
 fn vms(view: &View, out: &mut Text) {

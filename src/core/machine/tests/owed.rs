@@ -4,23 +4,23 @@ use super::*;
 use crate::{core::job::JobResult, store::Store};
 
 /// The lives of a daemon with one store.
-struct Lives {
-    bench: Bench,
-    store: Store,
-    toml: String,
+pub(super) struct Lives {
+    pub(super) bench: Bench,
+    pub(super) store: Store,
+    pub(super) toml: String,
 }
 
 impl Lives {
-    fn new(toml: &str, now: &str) -> Self {
+    pub(super) fn new(toml: &str, now: &str) -> Self {
         Self { bench: Bench::new(toml, now, None), store: Store::in_memory().unwrap(), toml: toml.to_owned() }
     }
 
-    fn send(&mut self, event: Event) -> Vec<Effect> {
+    pub(super) fn send(&mut self, event: Event) -> Vec<Effect> {
         let effects = self.bench.send(event);
         self.keep(effects)
     }
 
-    fn connect(&mut self, vms: &[u128]) -> Vec<Effect> {
+    pub(super) fn connect(&mut self, vms: &[u128]) -> Vec<Effect> {
         self.send(Event::Connected { uri: "sim:".into(), version: "1".into() });
         let mut effects = self.send(Event::Listed(vms.iter().map(|n| vm(*n)).collect()));
         for n in vms {
@@ -38,20 +38,21 @@ impl Lives {
     }
 
     /// The daemon is gone, and another one starts.
-    fn restart(&mut self) {
+    pub(super) fn restart(&mut self) {
         let now = self.bench.now.to_string();
         self.bench = Bench::starting(&self.toml, &now, |start| {
             start.places = self.store.places().unwrap();
             start.owed = self.store.owed().unwrap();
+            start.standings = self.store.standings().unwrap();
         });
     }
 
-    fn owed(&self) -> Vec<VmId> {
+    pub(super) fn owed(&self) -> Vec<VmId> {
         self.store.owed().unwrap().into_values().flat_map(BTreeMap::into_keys).collect()
     }
 
     /// Lets all jobs run to their end; the VMs of the snapshots, in order.
-    fn run_all(&mut self, effects: &[Effect]) -> Vec<VmId> {
+    pub(super) fn run_all(&mut self, effects: &[Effect]) -> Vec<VmId> {
         let mut jobs = started(effects);
         let mut all = Vec::new();
         while let Some(job) = jobs.pop() {

@@ -1,0 +1,156 @@
+//! What a person has policies do, and how a person's snapshots are taken.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Effect, Machine, Note, Refusal, Reply};
+use crate::core::{
+    job::{Asker, CreateJob},
+    model::{Origin, PolicyName, SnapshotName, VmId, VmState},
+    policy::{How, Memory, Mountpoints, Policy, Quiesce},
+    suspend::{Standing, Suspender, Suspension},
+    view::DaemonState,
+};
+
+/// Longer reasons are none that anybody reads.
+const REASON_MAX: usize = 1024;
+
+impl Machine {
+    pub(super) fn run_by_hand(
+        &mut self,
+        name: &PolicyName,
+        vm: Option<VmId>,
+        uid: u32,
+        now: Timestamp,
+    ) -> Result<Reply, Refusal> {
+        if self.view.manager.state == DaemonState::Starting {
+            let text =
+                "the daemon is starting, and has not seen all VMs: nothing was begun; ask again in a moment";
+            return Err(Refusal::new("Disconnected", text));
+        }
+        let policy = self.policy(name)?;
+        let vms = match vm {
+            None => self.covered(name),
+            Some(vm) => {
+                self.is_for(&policy, vm)?;
+                vec![vm]
+            }
+        };
+        let asker = Asker { origin: Origin::Manual, uid };
+        self.runs.entry(name.clone()).or_default().begin(now);
+        Ok(Reply::Jobs(
+            vms.into_iter().filter_map(|vm| self.enqueue_policy(&policy, vm, asker, now)).collect(),
+        ))
+    }
+
+    /// Suspends a policy, as a whole or on one VM. What waits or runs already goes on.
+    pub(super) fn suspend_by_hand(
+        &mut self,
+        name: &PolicyName,
+        vm: Option<VmId>,
+        reason: String,
+        (uid, now): (u32, Timestamp),
+        out: &mut Vec<Effect>,
+    ) -> Result<Reply, Refusal> {
+        let policy = self.policy(name)?;
+        if reason.len() > REASON_MAX {
+            let text = format!("the reason has {} bytes, more than {REASON_MAX}", reason.len());
+            return Err(Refusal::new("InvalidArgument", text));
+        }
+        if let Some(vm) = vm {
+            self.is_for(&policy, vm)?;
+        }
+        let suspension = Suspension { by: Suspender::Person, since: now, reason };
+        let mut standing = self.standings.get(name, vm);
+        standing.suspension = Some(suspension.clone());
+        self.set_standing(name, vm, standing);
+        let on = vm.map(|vm| (vm, self.name_of(vm)));
+        let note = Note::Suspended { policy: name.clone(), on, suspension, by_uid: Some(uid) };
+        out.push(Effect::Log(note));
+        Ok(Reply::Done)
+    }
+
+    /// Resumes a policy: on one VM, or wherever it is suspended. Its next run is the next one by the schedule.
+    pub(super) fn resume_by_hand(
+        &mut self,
+        name: &PolicyName,
+        vm: Option<VmId>,
+        uid: u32,
+        out: &mut Vec<Effect>,
+    ) -> Result<Reply, Refusal> {
+        let policy = self.policy(name)?;
+        let suspended = match vm {
+            None => self.standings.where_suspended(name),
+            Some(vm) if self.standings.suspended(name, Some(vm)).is_some() => vec![Some(vm)],
+            Some(vm) => {
+                self.is_for(&policy, vm)?;
+                vec![]
+            }
+        };
+        if vm.is_some() && self.standings.suspended(name, None).is_some() {
+            let text = format!(
+                "policy {name} is suspended for all of its VMs, so that it cannot be resumed on one alone: resume it as a \
+                 whole (`virtsnap resume {name}`), or run it on that VM by hand (`virtsnap run {name} --vm`)"
+            );
+            return Err(Refusal::new("InvalidArgument", text));
+        }
+        for vm in suspended {
+            self.set_standing(name, vm, Standing::default());
+            let on = vm.map(|vm| (vm, self.name_of(vm)));
+            out.push(Effect::Log(Note::Resumed { policy: name.clone(), on, by_uid: Some(uid) }));
+        }
+        Ok(Reply::Done)
+    }
+
+    fn policy(&self, name: &PolicyName) -> Result<Arc<Policy>, Refusal> {
+        self.settings.policies.get(name).cloned().ok_or_else(|| {
+            Refusal::new("NoSuchPolicy", format!("there is no policy {name}; `virtsnap status` lists them"))
+        })
+    }
+
+    fn covered(&self, name: &PolicyName) -> Vec<VmId> {
+        self.view.policies.get(name).map(|p| p.vms.clone()).unwrap_or_default()
+    }
+
+    fn is_for(&self, policy: &Policy, vm: VmId) -> Result<(), Refusal> {
+        let name = &policy.name;
+        if self.covered(name).contains(&vm) {
+            return Ok(());
+        }
+        let record = self.known(vm)?;
+        Err(Refusal::new(
+            "InvalidArgument",
+            format!("policy {name} is not for VM {} (its `vms` at {})", record.name, policy.source),
+        ))
+    }
+}
+
+/// The snapshot that makes a revert to this one revertible. Which disks it has is seen when it is taken.
+pub(super) fn before_revert(name: &SnapshotName) -> CreateJob {
+    let title = name.as_str();
+    CreateJob {
+        name: None,
+        description: format!("before the revert to {title}"),
+        policies: BTreeSet::new(),
+        // A name may hold what a template takes for a placeholder.
+        how: How {
+            name: format!("before-revert-{}-{{timestamp}}", title.replace(['{', '}'], "_")),
+            ..manual()
+        },
+        disks: None,
+    }
+}
+
+/// How a snapshot by hand is taken unless said otherwise.
+pub(super) fn manual() -> How {
+    How {
+        quiesce: Quiesce::Prefer,
+        freeze_timeout: SignedDuration::from_secs(8),
+        mountpoints: Mountpoints::Auto,
+        memory: Memory::Never,
+        when: [VmState::Running, VmState::Paused, VmState::ShutOff].into(),
+        skip_unchanged: false,
+        name: "manual-{timestamp}".to_owned(),
+    }
+}

@@ -1,0 +1,146 @@
+//! Policies that are suspended: by failures in a row, and by people.
+
+use jiff::SignedDuration;
+use virtsnap::hypervisor::sim::VmSpec;
+use zbus::{ObjectPath, OwnedObjectPath};
+
+use super::{
+    client::{Failure, Options, none, options},
+    rig::{Rig, id, policy_path, vm_path},
+};
+
+const POLICIES: &str = "[policy.p]
+vms = [\"*\"]
+schedule = \"5 * * * *\"
+keep-last = 2
+quiesce = \"require\"
+suspend-after = 2
+";
+
+/// As the bus has it: of what, by whom, why, since when.
+type Suspended = Vec<(OwnedObjectPath, String, String, u64)>;
+
+async fn two() -> Rig {
+    let rig = Rig::start(POLICIES, |sim| {
+        sim.add_vm(VmSpec::new("web", 1));
+        sim.add_vm(VmSpec::new("db", 2));
+    })
+    .await;
+    rig.sim.agent_connected(id(1), false).unwrap();
+    rig.client.until(&vm_path(id(1)), "VM.AgentConnected", |c: &bool| !c).await;
+    rig
+}
+
+/// Lets an hour pass, and waits until the policy has run for it.
+async fn hour(rig: &Rig) {
+    let due = rig.client.get::<u64>(&policy_path("p"), "Policy.NextRunUSec").await;
+    rig.clock.advance(SignedDuration::from_hours(1));
+    // Anything that happens makes the daemon look at the clock.
+    rig.sim.set_tags(id(2), &[&due.to_string()]).unwrap();
+    rig.client.until(&policy_path("p"), "Policy.LastRunUSec", |at: &u64| *at >= due).await;
+    rig.client.until_idle().await;
+}
+
+async fn on_vms(rig: &Rig) -> Suspended {
+    rig.client.get(&policy_path("p"), "Policy.SuspendedVMs").await
+}
+
+fn only(number: u128) -> Options {
+    options([("vm", ObjectPath::try_from(vm_path(id(number))).unwrap().into())])
+}
+
+async fn resume(rig: &Rig, options: Options) -> Result<(), Failure> {
+    rig.client.call(&policy_path("p"), "Policy.Resume", &(options,)).await
+}
+
+async fn suspend(rig: &Rig, reason: &str, options: Options) -> Result<(), Failure> {
+    rig.client.call(&policy_path("p"), "Policy.Suspend", &(reason, options)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_in_a_row_suspend_it_over_restarts_until_somebody_resumes_it() {
+    let mut rig = two().await;
+    hour(&rig).await;
+    assert_eq!(on_vms(&rig).await, []);
+    rig.stop().await;
+    rig.boot().await;
+    rig.until_running().await;
+    hour(&rig).await;
+    let [(vm, by, reason, since)] = &on_vms(&rig).await[..] else { panic!("one is suspended") };
+    assert_eq!((vm.as_str(), by.as_str()), (vm_path(id(1)).as_str(), "failures"));
+    assert!(reason.starts_with("2 runs failed one after the other") && reason.contains("agent"), "{reason}");
+    let of_vm: Suspended = rig.client.get(&vm_path(id(1)), "VM.SuspendedPolicies").await;
+    assert_eq!(of_vm, [(policy_path("p").try_into().unwrap(), by.clone(), reason.clone(), *since)]);
+    assert!(!rig.client.get::<bool>(&policy_path("p"), "Policy.Suspended").await);
+
+    // The agent is back, and nobody said so: only the other VM gets its snapshots.
+    rig.sim.agent_connected(id(1), true).unwrap();
+    rig.client.until(&vm_path(id(1)), "VM.AgentConnected", |c: &bool| *c).await;
+    rig.stop().await;
+    rig.boot().await;
+    rig.until_running().await;
+    hour(&rig).await;
+    assert_eq!(on_vms(&rig).await.len(), 1);
+    assert_eq!(rig.client.snapshots(id(1)).await, [] as [String; 0]);
+    assert_eq!(rig.client.snapshots(id(2)).await.len(), 2);
+
+    resume(&rig, only(1)).await.unwrap();
+    assert_eq!(on_vms(&rig).await, []);
+    let of_vm: Suspended = rig.client.get(&vm_path(id(1)), "VM.SuspendedPolicies").await;
+    assert_eq!(of_vm, []);
+    assert_eq!(rig.client.snapshots(id(1)).await, [] as [String; 0], "its next run is that of the schedule");
+    hour(&rig).await;
+    assert_eq!(rig.client.snapshots(id(1)).await.len(), 1);
+    rig.stop().await;
+    assert!(rig.store().standings().unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_by_hand_that_works_resumes_it() {
+    let rig = two().await;
+    hour(&rig).await;
+    hour(&rig).await;
+    assert_eq!(on_vms(&rig).await.len(), 1);
+    for job in rig.client.run("p", only(1)).await.unwrap() {
+        rig.client.wait(&job).await.unwrap_err();
+    }
+    assert_eq!(on_vms(&rig).await.len(), 1);
+    rig.sim.agent_connected(id(1), true).unwrap();
+    rig.client.until(&vm_path(id(1)), "VM.AgentConnected", |c: &bool| *c).await;
+    for job in rig.client.run("p", only(1)).await.unwrap() {
+        rig.client.wait(&job).await.unwrap();
+    }
+    rig.client.until(&policy_path("p"), "Policy.SuspendedVMs", Suspended::is_empty).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_suspends_and_resumes_it_also_without_libvirt() {
+    let mut rig = two().await;
+    let path = policy_path("p");
+    suspend(&rig, "new disks", only(1)).await.unwrap();
+    let [(_, by, reason, since)] = &on_vms(&rig).await[..] else { panic!("one is suspended") };
+    assert_eq!((by.as_str(), reason.as_str()), ("person", "new disks"));
+    assert!(*since > 2_223_374_400_000_000);
+    suspend(&rig, "", none()).await.unwrap();
+    assert!(rig.client.get::<bool>(&path, "Policy.Suspended").await);
+    assert_eq!(rig.client.get::<u64>(&path, "Policy.NextRunUSec").await, 0);
+    let of_vm: Suspended = rig.client.get(&vm_path(id(2)), "VM.SuspendedPolicies").await;
+    assert_eq!((of_vm.len(), of_vm[0].1.as_str(), of_vm[0].2.as_str()), (1, "person", ""));
+    rig.stop().await;
+    rig.boot().await;
+    rig.until_running().await;
+    assert!(rig.client.get::<u64>(&path, "Policy.SuspendedUSec").await > *since);
+    let refused = resume(&rig, only(1)).await.unwrap_err();
+    assert_eq!(refused.0, "InvalidArgument", "{}", refused.1);
+    resume(&rig, none()).await.unwrap();
+    assert!(!rig.client.get::<bool>(&path, "Policy.Suspended").await);
+    assert!(rig.client.get::<u64>(&path, "Policy.NextRunUSec").await > 0);
+    assert_eq!(on_vms(&rig).await, []);
+
+    rig.sim.disconnect("it is upgraded");
+    rig.client.until("/org/virtsnap1", "Manager.HypervisorConnected", |c: &bool| !c).await;
+    suspend(&rig, "libvirt's upgrade", none()).await.unwrap();
+    assert_eq!(rig.client.text(&path, "Policy.SuspendedReason").await, "libvirt's upgrade");
+    let unknown = suspend(&rig, "", options([("vms", "x".into())])).await.unwrap_err();
+    assert_eq!(unknown.0, "InvalidArgument");
+}
