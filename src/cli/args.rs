@@ -7,6 +7,7 @@ mod revert;
 mod rules;
 mod show;
 mod simulate;
+mod suspend;
 
 use std::path::PathBuf;
 
@@ -20,6 +21,7 @@ pub use self::{
     rules::InlineRules,
     show::{Complete, Completion, Shell, Show, Watch},
     simulate::Simulate,
+    suspend::{Resume, Suspend},
 };
 
 /// Snapshots of libvirt VMs: see, take, delete and prune them, through virtsnapd
@@ -74,6 +76,10 @@ pub enum Verb {
     Promote(Promote),
     /// Run a policy now
     Run(Run),
+    /// Have a policy's schedule not run it any more, on all VMs or on one
+    Suspend(Suspend),
+    /// Have a policy's schedule run it again where it is suspended, by failures or by hand
+    Resume(Resume),
     /// Show what pruning would delete and keep, and why
     Plan(Plan),
     /// Delete the snapshots of a VM that no policy wants to keep

@@ -1,6 +1,6 @@
 //! `virtsnap explain`: which policies are for a VM, by which line of which file, and what they come to.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 use zbus::{Connection, OwnedVariant};
@@ -10,8 +10,10 @@ use super::{
     console::Console,
     exit::{Exit, Failure},
     inventory::Inventory,
+    props::Suspended,
     proxy::{Options, VMProxy},
     render::{count, safe},
+    suspend, view,
 };
 
 /// One reason, as the bus has it.
@@ -32,6 +34,7 @@ struct Explained<'a> {
     name: &'a str,
     uuid: &'a str,
     reasons: &'a [Why],
+    suspended: Vec<view::Suspension<'a>>,
 }
 
 impl Why {
@@ -67,15 +70,20 @@ pub(super) async fn explain(
     let reasons = VMProxy::new(bus, &vm.path).await?.explain(Options::new()).await?;
     let reasons: Vec<Why> = reasons.into_iter().map(Why::read).collect();
     if console.json {
-        console.answer(&Explained { name: &vm.name, uuid: &vm.uuid, reasons: &reasons })?;
+        let suspended = vm.suspended.iter().map(|s| view::Suspension::of_policy(s, &all, &console.watch));
+        let suspended = suspended.collect();
+        console.answer(&Explained { name: &vm.name, uuid: &vm.uuid, reasons: &reasons, suspended })?;
     } else {
-        console.print(&text(&vm.name, &reasons))?;
+        let of = |s: &Suspended| Some((all.policy_name(&s.0)?, suspend::phrase(s, &console.watch)));
+        let suspended = vm.suspended.iter().filter_map(of).collect();
+        let text = text(&vm.name, &reasons, &suspended);
+        console.print(&text)?;
     }
     Ok(Exit::Done)
 }
 
-/// What holds first, each policy with its reasons; then what does not.
-fn text(vm: &str, reasons: &[Why]) -> String {
+/// What holds first, each policy with its reasons and, if it is suspended, with that; then what does not.
+fn text(vm: &str, reasons: &[Why], suspended: &BTreeMap<&str, String>) -> String {
     let holds: Vec<&Why> = reasons.iter().filter(|why| why.about == "holds").collect();
     let mut out = match holds.len() {
         0 => format!("{}: no policy is for this VM\n", safe(vm)),
@@ -89,6 +97,9 @@ fn text(vm: &str, reasons: &[Why]) -> String {
     for policy in holds {
         let name = policy.policy.as_deref().unwrap_or_default();
         line("\n", &format!("{name}: {}", policy.value));
+        if let Some(suspended) = suspended.get(name) {
+            line("    ", suspended);
+        }
         let of = reasons.iter().filter(|w| w.policy.as_deref() == Some(name) && w.about != "holds");
         for why in of {
             line(
@@ -139,8 +150,8 @@ mod tests {
             why("holds", Some("a"), "runs at @daily (UTC), keeps last 1 (union)", "a\u{1b}"),
         ];
         assert_eq!(
-            text("web1", &reasons),
-            "web1: 1 policy\n\na: runs at @daily (UTC), keeps last 1 (union)\n    selected by `web*` (p.toml:2)\n    \
+            text("web1", &reasons, &[("a", "suspended by hand".to_owned())].into()),
+            "web1: 1 policy\n\na: runs at @daily (UTC), keeps last 1 (union)\n    suspended by hand\n    selected by `web*` (p.toml:2)\n    \
              keep-last = 1 (p.toml:9) instead of 5 (p.toml:4)\n\nThe VM itself:\n    disks = [\"vda\"] (p.toml:8) \
              instead of the default\n\nNot for this VM:\n    b: not selected: none of its selectors matches \
              (p.toml:5)\n"
@@ -149,6 +160,6 @@ mod tests {
 
     #[test]
     fn no_policy_is_said() {
-        assert_eq!(text("x\n", &[]), "x\\n: no policy is for this VM\n");
+        assert_eq!(text("x\n", &[], &BTreeMap::new()), "x\\n: no policy is for this VM\n");
     }
 }

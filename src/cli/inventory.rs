@@ -136,6 +136,11 @@ impl Inventory {
         self.policies.iter().filter(|p| paths.contains(&p.path)).map(|p| p.name.clone()).collect()
     }
 
+    /// The name of the policy at that path.
+    pub fn policy_name(&self, path: &OwnedObjectPath) -> Option<&str> {
+        self.policies.iter().find(|p| p.path == *path).map(|p| p.name.as_str())
+    }
+
     /// The name of the VM at that path.
     pub fn vm_name(&self, path: &OwnedObjectPath) -> Option<&str> {
         self.vms.iter().find(|vm| vm.path == *path).map(|vm| vm.name.as_str())
@@ -158,7 +163,10 @@ impl Inventory {
 
     /// When the next of its policies is due for a VM, in µs; 0 for never.
     pub fn next_run(&self, vm: &Object<Vm>) -> u64 {
-        let due = self.policies.iter().filter(|p| vm.policies.contains(&p.path)).map(|p| p.next_run);
+        let runs = |p: &&Object<Policy>| {
+            vm.policies.contains(&p.path) && !vm.suspended.iter().any(|(path, ..)| *path == p.path)
+        };
+        let due = self.policies.iter().filter(runs).map(|p| p.next_run);
         due.filter(|usec| *usec != 0).min().unwrap_or(0)
     }
 

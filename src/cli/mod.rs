@@ -40,6 +40,7 @@ mod run;
 mod show;
 pub mod simulate;
 mod status;
+mod suspend;
 mod tree;
 pub mod view;
 mod watch;
@@ -94,6 +95,8 @@ async fn dispatch(cli: &Cli, address: Option<&str>, console: &mut Console<'_>) -
         Verb::Branch(args) => branch::branch(args, &bus, console).await,
         Verb::Promote(args) => promote::promote(args, &bus, console).await,
         Verb::Run(args) => run::run(args, &bus, console).await,
+        Verb::Suspend(args) => suspend::suspend(args, &bus, console).await,
+        Verb::Resume(args) => suspend::resume(args, &bus, console).await,
         Verb::Plan(args) => prune::plan(args, &bus, console).await,
         Verb::Prune(args) => prune::prune(args, &bus, console).await,
         Verb::Status => status::status(&bus, console).await,

@@ -9,7 +9,7 @@ use super::{
     inventory::{Inventory, Object},
     props::Policy,
     render::{Watch, cell, duration, facts, names, safe, size},
-    view,
+    suspend, view,
 };
 
 #[derive(Serialize)]
@@ -47,7 +47,7 @@ fn shown(policy: &Object<Policy>, all: &Inventory, watch: &Watch) -> Vec<(&'stat
         "" => watch.both(policy.last_run),
         result => format!("{}: {}", watch.both(policy.last_run), safe(result)),
     };
-    vec![
+    let mut shown = vec![
         ("Policy", safe(&policy.name)),
         ("Runs", schedule),
         ("Next run", watch.both(policy.next_run)),
@@ -55,7 +55,14 @@ fn shown(policy: &Object<Policy>, all: &Inventory, watch: &Watch) -> Vec<(&'stat
         ("Keeps", kept(policy)),
         ("VMs", names(&vms)),
         ("Written at", safe(&policy.source)),
-    ]
+        ("Suspended", suspend::of_whole(policy, watch).unwrap_or_default()),
+    ];
+    for (i, suspended) in policy.suspended_vms.iter().enumerate() {
+        let vm = all.vm_name(&suspended.0).unwrap_or_default();
+        let title = if i == 0 { "Not on" } else { "" };
+        shown.push((title, format!("{}: {}", safe(vm), suspend::phrase(suspended, watch))));
+    }
+    shown
 }
 
 /// `keep-daily 7, max-size 200 GiB`, in the order of the names.

@@ -34,6 +34,9 @@ pub trait Properties: for<'de> Deserialize<'de> + Type {
     const INTERFACE: &'static str;
 }
 
+/// A suspension: of which policy, or on which VM; by whom (`failures` or `person`); why; since when, in µs.
+pub type Suspended = (OwnedObjectPath, String, String, u64);
+
 properties! {
     /// The daemon.
     Manager of "org.virtsnap1.Manager" {
@@ -65,6 +68,8 @@ properties! {
         state: String = "State",
         /// The policies that select it.
         policies: Vec<OwnedObjectPath> = "Policies",
+        /// Those of them that are suspended on it.
+        suspended: Vec<Suspended> = "SuspendedPolicies",
         /// The snapshot that its disks go on from.
         current_snapshot: OwnedObjectPath = "CurrentSnapshot",
         /// Whether the guest agent is there.
@@ -157,6 +162,14 @@ properties! {
         vms: Vec<OwnedObjectPath> = "VMs",
         /// Where it is written.
         source: String = "Source",
+        /// Whether it is suspended for all VMs.
+        suspended: bool = "Suspended",
+        /// Why.
+        suspended_reason: String = "SuspendedReason",
+        /// Since when, in µs.
+        suspended_since: u64 = "SuspendedUSec",
+        /// The VMs on which it is suspended for a reason of their own.
+        suspended_vms: Vec<Suspended> = "SuspendedVMs",
     }
 }
 

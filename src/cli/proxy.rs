@@ -95,6 +95,14 @@ pub trait Policy {
     /// Runs it now; answers with the jobs.
     #[zbus(allow_interactive_auth)]
     fn run(&self, options: Options<'_>) -> zbus::Result<Vec<OwnedObjectPath>>;
+
+    /// Has its schedule not run it any more.
+    #[zbus(allow_interactive_auth)]
+    fn suspend(&self, reason: &str, options: Options<'_>) -> zbus::Result<()>;
+
+    /// Has its schedule run it again.
+    #[zbus(allow_interactive_auth)]
+    fn resume(&self, options: Options<'_>) -> zbus::Result<()>;
 }
 
 /// `org.virtsnap1.Job`

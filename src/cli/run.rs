@@ -1,7 +1,7 @@
 //! `virtsnap run`: runs a policy now.
 
 use serde::Serialize;
-use zbus::{Connection, ObjectPath, Variant};
+use zbus::{Connection, ObjectPath, OwnedObjectPath, Variant};
 
 use super::{
     args::Run,
@@ -10,7 +10,7 @@ use super::{
     exit::{Exit, Failure},
     follow::{self, Ended},
     inventory::{Inventory, Object},
-    props::{self, Job},
+    props::{self, Job, Policy},
     proxy::{Options, PolicyProxy},
     render::{quoted, safe},
     view,
@@ -66,6 +66,7 @@ pub(super) async fn run(args: &Run, bus: &Connection, console: &mut Console<'_>)
             for (job, ended) in jobs.iter().zip(&ended) {
                 tell(job, ended, &all, bus, console).await?;
             }
+            tell_resumed(policy, &all, bus, console).await?;
             Ok(worst(&ended))
         }
     }
@@ -88,6 +89,25 @@ async fn tell(
         console.line(&line)?;
     }
     ended.report(&vm, console);
+    Ok(())
+}
+
+/// On which VMs it is not suspended any more, since it worked there.
+async fn tell_resumed(
+    before: &Object<Policy>,
+    all: &Inventory,
+    bus: &Connection,
+    console: &mut Console<'_>,
+) -> Result<(), Failure> {
+    if before.suspended_vms.is_empty() || console.json {
+        return Ok(());
+    }
+    let now: Policy = props::read(bus, &before.path).await?;
+    let still = |path: &OwnedObjectPath| now.suspended_vms.iter().any(|(other, ..)| other == path);
+    for vm in before.suspended_vms.iter().map(|(path, ..)| path).filter(|path| !still(path)) {
+        let vm = all.vm_name(vm).map_or_else(String::new, safe);
+        console.line(&format!("{vm}: policy {} is resumed", quoted(&before.name)))?;
+    }
     Ok(())
 }
 

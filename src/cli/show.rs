@@ -10,7 +10,7 @@ use super::{
     inventory::{Inventory, Object},
     props::{Snapshot, Vm},
     render::{Watch, count, duration, facts, known_size, names, quoted, safe},
-    view,
+    suspend, view,
 };
 
 #[derive(Serialize)]
@@ -54,8 +54,12 @@ fn of_vm(vm: &Object<Vm>, all: &Inventory, watch: &Watch) -> Vec<(&'static str, 
         ("Health", safe(&vm.health)),
     ];
     shown.extend(vm.health_reason.lines().map(|line| ("", safe(line))));
+    shown.extend([("Policies", names(&all.policy_names(&vm.policies)))]);
+    for suspended in &vm.suspended {
+        let policy = all.policy_name(&suspended.0).unwrap_or_default();
+        shown.push(("", format!("{} is {}", quoted(policy), suspend::phrase(suspended, watch))));
+    }
     shown.extend([
-        ("Policies", names(&all.policy_names(&vm.policies))),
         ("Next run", watch.both(all.next_run(vm))),
         ("Last success", watch.both(vm.last_success)),
         ("Last error", safe(&vm.last_error)),

@@ -12,7 +12,7 @@ use super::{
     props::{self, Manager, Vm},
     proxy::ROOT,
     render::{Column, Watch, cell, count, names, quoted, rfc3339, safe, table},
-    view,
+    suspend, view,
 };
 
 /// Something wrong, and with what.
@@ -94,6 +94,15 @@ fn problems(manager: &Manager, all: &Inventory, watch: &Watch) -> Vec<Problem> {
         for line in vm.health_reason.lines() {
             add(format!("{}: {line}", vm.health));
         }
+        for suspended in vm.suspended.iter().filter(|(_, by, ..)| by != "person") {
+            let policy = all.policy_name(&suspended.0).unwrap_or_default();
+            add(format!(
+                "policy {} is {}; if a run works (`virtsnap run {policy} --vm {}`), it is resumed",
+                quoted(policy),
+                suspend::phrase(suspended, watch),
+                vm.name
+            ));
+        }
         for snapshot in all.snapshots(vm).iter().filter(|s| s.state == "failed") {
             add(format!("snapshot {} is not usable", quoted(&snapshot.name)));
         }
@@ -120,6 +129,15 @@ fn show(
         }
         console.line("")?;
     }
+    // Whoever did it wanted it so. It should not be forgotten all the same.
+    let by_hand = suspended_by_hand(all, &console.watch);
+    if !by_hand.is_empty() {
+        console.line("Suspended by hand:")?;
+        for line in by_hand {
+            console.line(&format!("  {line}"))?;
+        }
+        console.line("")?;
+    }
     // Nothing failed: they do not count for the exit status.
     if !manager.warnings.is_empty() {
         console.line(&format!("{}:", count(manager.warnings.len(), "configuration warning")))?;
@@ -143,6 +161,20 @@ fn show(
         console.print(&vm_table(all, problems, &console.watch))?;
     }
     Ok(())
+}
+
+/// Each policy as a whole, else on each VM.
+fn suspended_by_hand(all: &Inventory, watch: &Watch) -> Vec<String> {
+    let mut lines = Vec::new();
+    for policy in all.policies() {
+        let name = safe(&policy.name);
+        lines.extend(suspend::of_whole(policy, watch).map(|how| format!("policy {name}: {how}")));
+        for suspended in policy.suspended_vms.iter().filter(|(_, by, ..)| by == "person") {
+            let vm = safe(all.vm_name(&suspended.0).unwrap_or_default());
+            lines.push(format!("policy {name} on VM {vm}: {}", suspend::phrase(suspended, watch)));
+        }
+    }
+    lines
 }
 
 fn running(all: &Inventory) -> usize {

@@ -22,6 +22,7 @@ pub struct Vm<'a> {
     object: &'a str,
     state: &'a str,
     policies: Vec<String>,
+    suspended: Vec<Suspension<'a>>,
     snapshots: usize,
     snapshot_bytes: u64,
     current_snapshot: Option<&'a str>,
@@ -46,6 +47,7 @@ impl<'a> Vm<'a> {
             object: vm.path.as_str(),
             state: &vm.state,
             policies: all.policy_names(&vm.policies),
+            suspended: vm.suspended.iter().map(|s| Suspension::of_policy(s, all, watch)).collect(),
             snapshots: all.snapshots(vm).len(),
             snapshot_bytes: vm.snapshot_bytes,
             current_snapshot: sibling(all.snapshots(vm), &vm.current_snapshot),
@@ -60,6 +62,34 @@ impl<'a> Vm<'a> {
             last_error: text(&vm.last_error),
             next_run: rfc3339(all.next_run(vm), &watch.zone),
         }
+    }
+}
+
+/// A policy that is suspended, or where it is.
+#[derive(Debug, Serialize)]
+pub struct Suspension<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vm: Option<&'a str>,
+    /// failures or person.
+    by: &'a str,
+    reason: Option<&'a str>,
+    since: Option<String>,
+}
+
+impl<'a> Suspension<'a> {
+    fn new((_, by, reason, since): &'a props::Suspended, watch: &Watch) -> Self {
+        Self { policy: None, vm: None, by, reason: text(reason), since: rfc3339(*since, &watch.zone) }
+    }
+
+    /// One of a VM's.
+    pub fn of_policy(suspended: &'a props::Suspended, all: &'a Inventory, watch: &Watch) -> Self {
+        Self { policy: all.policy_name(&suspended.0), ..Self::new(suspended, watch) }
+    }
+
+    fn on_vm(suspended: &'a props::Suspended, all: &'a Inventory, watch: &Watch) -> Self {
+        Self { vm: all.vm_name(&suspended.0), ..Self::new(suspended, watch) }
     }
 }
 
@@ -163,6 +193,10 @@ pub struct Policy<'a> {
     last_result: Option<&'a str>,
     vms: Vec<&'a str>,
     source: &'a str,
+    suspended: bool,
+    suspended_reason: Option<&'a str>,
+    suspended_since: Option<String>,
+    suspended_vms: Vec<Suspension<'a>>,
 }
 
 impl<'a> Policy<'a> {
@@ -180,6 +214,10 @@ impl<'a> Policy<'a> {
             last_result: text(&policy.last_result),
             vms: policy.vms.iter().filter_map(|path| all.vm_name(path)).collect(),
             source: &policy.source,
+            suspended: policy.suspended,
+            suspended_reason: text(&policy.suspended_reason),
+            suspended_since: rfc3339(policy.suspended_since, &watch.zone),
+            suspended_vms: policy.suspended_vms.iter().map(|s| Suspension::on_vm(s, all, watch)).collect(),
         }
     }
 }

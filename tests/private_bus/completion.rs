@@ -48,7 +48,7 @@ async fn bash_completes_verbs_options_and_the_names_of_what_is_there() {
     }
     let address = rig.address();
     for (line, wanted) in [
-        ("virtsnap re", &["revert", "reload"][..]),
+        ("virtsnap re", &["revert", "reload", "resume"][..]),
         ("virtsnap list ", &["db", "web", r"web\ two"]),
         ("virtsnap list w", &["web", r"web\ two"]),
         (r"virtsnap list web\ t", &[r"web\ two"]),
@@ -59,6 +59,8 @@ async fn bash_completes_verbs_options_and_the_names_of_what_is_there() {
         ("virtsnap revert nobody ", &[]),
         ("virtsnap run ", &["nightly"]),
         ("virtsnap run nightly --vm d", &["db"]),
+        ("virtsnap resume ", &["nightly"]),
+        ("virtsnap suspend nightly --vm d", &["db"]),
         ("virtsnap create web --qu", &["--quiesce"]),
         ("virtsnap create web --quiesce ", &["require", "prefer", "never"]),
         ("virtsnap create web --quiesce=n", &["never"]),

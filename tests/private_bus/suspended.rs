@@ -6,6 +6,7 @@ use zbus::{ObjectPath, OwnedObjectPath};
 
 use super::{
     client::{Failure, Options, none, options},
+    command_line::virtsnap,
     rig::{Rig, id, policy_path, vm_path},
 };
 
@@ -143,4 +144,74 @@ async fn a_person_suspends_and_resumes_it_also_without_libvirt() {
     assert_eq!(rig.client.text(&path, "Policy.SuspendedReason").await, "libvirt's upgrade");
     let unknown = suspend(&rig, "", options([("vms", "x".into())])).await.unwrap_err();
     assert_eq!(unknown.0, "InvalidArgument");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_client_shows_it_with_its_reason_and_resumes_it() {
+    let rig = two().await;
+    let address = rig.address();
+    let told = async |verb: &[&str]| virtsnap(&[&["--bus-address", address.as_str()], verb].concat()).await;
+    hour(&rig).await;
+    hour(&rig).await;
+
+    let (code, out, _) = told(&["status"]).await;
+    assert_eq!(code, Some(1));
+    let problem = out.lines().find(|line| line.contains("is suspended")).unwrap_or_else(|| panic!("{out}"));
+    for part in ["vm web: policy \"p\"", "2 runs failed one after the other", "virtsnap run p --vm web"] {
+        assert!(problem.contains(part), "{part}: {problem}");
+    }
+    let (_, out, _) = told(&["policies"]).await;
+    assert!(out.contains("Not on:") && out.contains("web: suspended since "), "{out}");
+    let (_, out, _) = told(&["show", "web"]).await;
+    assert!(out.contains("\"p\" is suspended since "), "{out}");
+    let (_, out, _) = told(&["explain", "web"]).await;
+    assert!(out.lines().any(|line| line.starts_with("    suspended since ")), "{out}");
+    let (_, out, _) = told(&["--json", "show", "web"]).await;
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let why = &json["vm"]["suspended"][0];
+    assert_eq!((&why["policy"], &why["by"]), (&"p".into(), &"failures".into()));
+    assert!(json["vm"]["next_run"].is_null(), "{json}");
+
+    // What was tried and fails leaves it as it is.
+    let (code, out, _) = told(&["run", "p", "--vm", "web"]).await;
+    assert!(code == Some(6) && !out.contains("resumed"), "{out}");
+    rig.sim.agent_connected(id(1), true).unwrap();
+    rig.client.until(&vm_path(id(1)), "VM.AgentConnected", |c: &bool| *c).await;
+    let (code, out, err) = told(&["run", "p", "--vm", "web"]).await;
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.ends_with("web: policy \"p\" is resumed\n"), "{out}");
+    rig.client.until_idle().await;
+
+    let (code, out, _) = told(&["suspend", "p", "--vm", "db", "--reason", "new disks"]).await;
+    assert_eq!(code, Some(0));
+    assert!(out.starts_with("policy \"p\" is suspended on VM \"db\""), "{out}");
+    let (_, out, _) = told(&["suspend", "p", "--json"]).await;
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(json, serde_json::json!({"policy": "p", "suspended": true, "vms": null}));
+    hour_without_runs(&rig).await;
+    let (code, out, err) = told(&["status"]).await;
+    assert_eq!((code, err.as_str()), (Some(0), ""), "whoever did it wanted it so: {out}");
+    let lines: Vec<&str> = out.lines().skip_while(|l| *l != "Suspended by hand:").collect();
+    assert!(lines[1].starts_with("  policy p: suspended by hand since "), "{out}");
+    assert!(lines[2].starts_with("  policy p on VM db: ") && lines[2].ends_with(": new disks"), "{out}");
+    let (code, _, err) = told(&["resume", "p", "--vm", "db"]).await;
+    assert!(code == Some(2) && err.contains("resume it as a whole"), "{code:?} {err}");
+    let (code, out, _) = told(&["resume", "p"]).await;
+    let wanted = "policy \"p\" is resumed on all of its VMs\npolicy \"p\" is resumed on VM \"db\"\n";
+    assert_eq!((code, out.as_str()), (Some(0), wanted));
+    let (code, out, _) = told(&["resume", "p", "--vm", "web"]).await;
+    assert_eq!((code, out.as_str()), (Some(0), "policy \"p\" was not suspended there\n"));
+    assert_eq!(told(&["resume", "q"]).await.0, Some(3));
+    assert_eq!(told(&["suspend", "p", "--vm", "nobody"]).await.0, Some(3));
+}
+
+/// Lets an hour pass in which the policy runs nowhere.
+async fn hour_without_runs(rig: &Rig) {
+    let last = rig.client.get::<u64>(&policy_path("p"), "Policy.LastRunUSec").await;
+    rig.clock.advance(SignedDuration::from_hours(1));
+    rig.sim.set_tags(id(2), &["another"]).unwrap();
+    rig.sim.agent_connected(id(2), false).unwrap();
+    rig.client.until(&vm_path(id(2)), "VM.AgentConnected", |c: &bool| !c).await;
+    rig.client.until_idle().await;
+    assert_eq!(rig.client.get::<u64>(&policy_path("p"), "Policy.LastRunUSec").await, last);
 }
