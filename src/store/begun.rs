@@ -104,7 +104,7 @@ impl Intent {
     /// The phase of a merge whose VM is off by libvirt's word, and of which nobody knows how far QEMU came.
     pub const LOST: &'static str = "lost";
 
-    /// The phase of a removal of which only images are left that a snapshot names. They go when that does.
+    /// The phase of a removal of which only images are left that a snapshot names, or lies on. They go when that does.
     pub const NAMED: &'static str = "named";
 
     /// The phase of a merge of which a disk is about to leave the image that it is written to; its target follows.
@@ -130,7 +130,7 @@ impl Intent {
         self.phase == Self::LOST || self.phase.starts_with(Self::PIVOTING)
     }
 
-    /// Whether all that is left of it are images to be removed once no snapshot names them any more. Nothing is done
+    /// Whether all that is left of it are images to be removed once no snapshot needs them any more. Nothing is done
     /// until then, and nothing is in its way.
     pub fn is_named(&self) -> bool {
         self.what == Begun::Drop && self.phase == Self::NAMED

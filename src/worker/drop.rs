@@ -67,8 +67,8 @@ pub(super) fn run(
 
 /// Removes what a forgotten snapshot or a revert left, and takes it off the list.
 ///
-/// What another snapshot holds is that one's to remove. What one only names, as it left that disk out, stays for as long as
-/// that does, and on the list: nobody else would ever remove it.
+/// What another snapshot holds is that one's to remove. What one only names, as it left that disk out, or lies on, with an
+/// image of none between, stays for as long as that does, and on the list: nobody else would ever remove it.
 pub(crate) fn settle(tools: &Tools, intent: &Intent) -> Result<()> {
     let gone_with_vm = |e: &Error| e.kind == ErrorKind::NoSuchVm;
     let records = match tools.hypervisor.snapshots(intent.vm) {
@@ -94,8 +94,12 @@ pub(crate) fn settle(tools: &Tools, intent: &Intent) -> Result<()> {
     let named = |path: &String| {
         records.iter().any(|r| r.sources.iter().chain(&r.revert_disks).any(|(_, image)| image == path))
     };
-    let (later, now): (Vec<&String>, Vec<&String>) =
-        intent.overlays.iter().filter(|path| !held.contains(*path)).partition(|path| named(path));
+    let under = under(tools, &records);
+    let (later, now): (Vec<&String>, Vec<&String>) = intent
+        .overlays
+        .iter()
+        .filter(|path| !held.contains(*path))
+        .partition(|path| named(path) || under.contains(*path));
     // One by one: what lies on another of them comes first, and is no reason to keep that one.
     for image in now {
         match tools.hypervisor.discard(intent.vm, std::slice::from_ref(image)) {
@@ -113,6 +117,14 @@ pub(crate) fn settle(tools: &Tools, intent: &Intent) -> Result<()> {
         return Ok(());
     }
     stored(tools.store.becomes([intent.id], &rest, tools.clock.now()))
+}
+
+/// The images that snapshots lie on. Of one that is lost nobody can tell: but what somebody may lie on is not removed.
+fn under(tools: &Tools, records: &[SnapshotRecord]) -> BTreeSet<String> {
+    let tops = records.iter().flat_map(|r| &r.disks);
+    let tops = tops.map(|d| Layer { path: d.state_image.clone(), format: d.format.clone() });
+    let chains = tops.filter_map(|top| tools.hypervisor.chain(&top).ok());
+    chains.flat_map(|chain| chain.into_iter().skip(1).map(|image| image.path)).collect()
 }
 
 /// After something was done on this VM: what only snapshots named that are gone by now goes as well.
@@ -144,7 +156,7 @@ fn stands_on(vm: &Vm) -> impl Iterator<Item = String> + '_ {
     vm.disks.iter().flat_map(|d| d.chain.iter().map(|l| l.path.clone()).chain(d.configured.clone()))
 }
 
-/// The images that go with it, once it is certain that nobody needs them.
+/// The images that go with it, now or when no snapshot of this VM needs them, once it is certain that nobody else does.
 fn images(tools: &Tools, vm: &Vm, records: &[SnapshotRecord], name: &SnapshotName) -> Result<Vec<String>> {
     let hypervisor = tools.hypervisor.as_ref();
     let mismatch =
@@ -163,7 +175,9 @@ fn images(tools: &Tools, vm: &Vm, records: &[SnapshotRecord], name: &SnapshotNam
     for other in records.iter().filter(|r| r.name != *name) {
         for disk in &other.disks {
             let top = Layer { path: disk.state_image.clone(), format: disk.format.clone() };
-            stay.extend(hypervisor.chain(&top)?.into_iter().map(|image| image.path));
+            let chain = hypervisor.chain(&top)?;
+            // What is between goes later, when none lies on it any more; the last may be the disk itself.
+            stay.extend([chain.first(), chain.last()].into_iter().flatten().map(|image| image.path.clone()));
         }
     }
     // From the top down.

@@ -282,6 +282,7 @@ macro_rules! contracts {
                 what_somebody_has_again_is_out_of_quarantine [];
                 what_is_being_made_is_left_alone [];
                 what_only_a_snapshot_names_goes_with_it [Branches];
+                what_only_a_snapshot_lies_on_goes_with_it [];
                 what_others_put_the_vm_on_again_stays [Branches];
             }
             branch [Images] {

@@ -35,8 +35,6 @@ pub(crate) struct World<'a> {
     pub(crate) copies: BTreeMap<String, BTreeMap<String, String>>,
     /// Those whose deletion was begun and did not end: they alone may have failed, or go at any time.
     pub(crate) doomed: BTreeSet<String>,
-    /// What a snapshot that left a disk out named of that: it stays as long as it does, and is nobody's after that.
-    pub(crate) named: BTreeSet<String>,
 }
 
 impl<'a> World<'a> {
@@ -45,8 +43,7 @@ impl<'a> World<'a> {
             tb.ok(&format!("truncate -s 8M {}", oracle::now(target)));
         }
         let dice = Dice::new(seed);
-        let (copies, doomed, named) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        Self { tb, daemon, vm, dice, made: 0, copies, doomed, named }
+        Self { tb, daemon, vm, dice, made: 0, copies: BTreeMap::new(), doomed: BTreeSet::new() }
     }
 
     /// Does one thing and waits until all is at rest.

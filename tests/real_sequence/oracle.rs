@@ -110,7 +110,8 @@ impl World<'_> {
             );
             let left_out =
                 states.iter().filter(|(target, _)| !self.copies[&snapshot.name].contains_key(target));
-            self.named.extend(left_out.map(|(_, image)| image.clone()));
+            // It stays as long as the snapshot does.
+            owned.extend(left_out.map(|(_, image)| image.clone()));
             for (target, copy) in &self.copies[&snapshot.name] {
                 let (_, image) = states.iter().find(|(t, _)| t == target).unwrap();
                 tops.insert(image.clone());
@@ -133,7 +134,6 @@ impl World<'_> {
         }
         self.compare(&held, &layers);
         owned.extend(layers);
-        owned.extend(self.named.iter().cloned());
         wait_for(DEADLINE, "no file is left that nobody owns", || {
             let files = self.tb.ok(&format!("find {IMAGES} -type f -name '*seq*'"));
             let left: Vec<&str> = files.lines().filter(|f| !owned.contains(*f)).collect();
