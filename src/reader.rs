@@ -8,8 +8,8 @@ use crate::{
     core::{
         doubt, forgotten, health,
         inventory::{Quality, SnapshotRecord, VmRecord},
-        marker,
-        model::{Content, Origin, Snapshot, SnapshotName, SnapshotState, Storage, VmId},
+        leftover, marker,
+        model::{Content, Origin, Snapshot, SnapshotName, SnapshotState, Storage, VmId, VmState},
         stray,
     },
     hypervisor::{self, Agent, Hypervisor, Vm},
@@ -34,6 +34,8 @@ pub fn read(hypervisor: &dyn Hypervisor, store: &Store, id: VmId) -> Result<VmRe
     let unfinished = store.unfinished(id)?;
     let mut findings =
         health::examine(&hypervisor::facts(&vm, &snapshots, hypervisor.features()?, unfinished));
+    let stands = vm.state == VmState::Paused && vm.block_jobs && !vm.busy && !unfinished;
+    findings.extend(stands.then(leftover::finding));
     let strays = store.strays(id)?;
     findings.extend(stray::finding(&strays));
     let forgotten = store.forgotten(id)?;

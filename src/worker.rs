@@ -9,6 +9,7 @@ mod delete;
 mod drop;
 mod forget;
 mod hooked;
+mod left_over;
 mod memory;
 mod merge;
 mod promote;
@@ -46,7 +47,7 @@ use crate::{
         settings::Settings,
     },
     freeze::Freezer,
-    hypervisor::{Error, Hypervisor, Vm},
+    hypervisor::{Error, ErrorKind, Hypervisor, Vm},
     logging::message,
     rooms::Rooms,
     store::{Store, StoreError},
@@ -217,6 +218,17 @@ pub fn run(
 }
 
 fn perform(work: &Work<'_>) -> Outcome {
+    let mut outcome = once(work);
+    let busy = matches!(&outcome, Outcome::Failed(failure) if failure.name == ErrorKind::Busy.as_str());
+    // Where it cannot be told what the VM is busy with, that stands.
+    if busy && left_over::end(work).unwrap_or(false) {
+        outcome = once(work);
+    }
+    drop::settle_named(work.tools, work.job.vm);
+    outcome
+}
+
+fn once(work: &Work<'_>) -> Outcome {
     let done = match &work.job.operation {
         Operation::Create(create) => create::run(work, create).map(|name| Some(Made::Snapshot(name))),
         Operation::Delete { name, foreign, .. } => delete::run(work, name, *foreign).map(|()| None),
@@ -230,7 +242,6 @@ fn perform(work: &Work<'_>) -> Outcome {
         Operation::Finish => merge::finish_all(work).map(|()| None),
         Operation::Sweep => sweep::run(work).map(|()| None),
     };
-    drop::settle_named(work.tools, work.job.vm);
     match done {
         Ok(made) => Outcome::Done(made),
         Err(Stop::Failed(failure)) => Outcome::Failed(failure),

@@ -94,6 +94,8 @@ pub enum Repair {
     MakeCurrent(SnapshotName),
     /// Let this snapshot say what the VM was put on when it was reverted to: target and overlay.
     SetRevertDisks(SnapshotName, Vec<(String, String)>),
+    /// End the QEMU that libvirt's own deletion left, if it is certain that it is that.
+    EndLeftOver,
 }
 
 /// Something that is wrong.

@@ -14,6 +14,7 @@ pub mod hook;
 pub mod inventory;
 pub mod job;
 pub mod layer;
+pub mod leftover;
 pub mod machine;
 pub mod marker;
 pub mod merge;

@@ -72,6 +72,15 @@ pub struct BlockJob {
     pub into: Option<String>,
 }
 
+/// A block job that has done its part, and waits for whoever began it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaitingJob {
+    /// Its disk's target.
+    pub target: String,
+    /// Only libvirt's own deletion of a snapshot begins such: it ends those of all disks together.
+    pub of_deletion: bool,
+}
+
 /// The part of [`Hypervisor`](super::Hypervisor) that merges images.
 pub trait Merge {
     /// Merges, and returns when the disk has left all of the images; they stay where they are, for who else names
@@ -94,6 +103,11 @@ pub trait Merge {
 
     /// All block jobs on the VM's disks, whoever began them; none of a stopped VM.
     fn block_jobs(&self, vm: VmId) -> Result<Vec<BlockJob>>;
+
+    /// By its QEMU's word: all block jobs of a paused VM whose CPUs have stood still since it was started, if there are any
+    /// and each does nothing but wait for somebody to end it. `None` of any other VM, and of one that the hypervisor itself
+    /// is at work on.
+    fn waiting_jobs(&self, vm: VmId) -> Result<Option<Vec<WaitingJob>>>;
 
     /// Ends the job on this disk that an earlier life left: one that is ready is completed, any other broken off. No
     /// job is no error.

@@ -43,7 +43,7 @@ pub use self::{
     facts::facts,
     images::{Image, Images, Save, Stray, User},
     inside::Inside,
-    merge::{BlockJob, Commit, Committed, Copied, JobKind, Merge, Steer},
+    merge::{BlockJob, Commit, Committed, Copied, JobKind, Merge, Steer, WaitingJob},
     metadata::{Metadata, NewRecord, Redefine, RevertDisks, SnapshotXml},
     opened::{Opened, OpenedDisk},
     power::Power,

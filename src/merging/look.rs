@@ -6,7 +6,7 @@ use crate::{
     core::{
         chain::{self, Merged, Told},
         forgotten::Forgotten,
-        marker,
+        leftover, marker,
         merge::{DiskNow, DiskPart, Obstacle, Recipe, SnapshotNow, recipe},
         model::{SnapshotName, Storage, VmId, VmState},
         room::Growth,
@@ -127,7 +127,11 @@ fn check_vm(vm: &Vm) -> Result<()> {
         VmState::Other => refuse(ErrorKind::Busy, "the VM is changing its state".to_owned()),
         _ if vm.busy => refuse(ErrorKind::Busy, "another job runs on the VM".to_owned()),
         _ if vm.block_jobs => {
-            refuse(ErrorKind::Busy, "a block job runs on one of the VM's disks; let it end first".to_owned())
+            let mut text = "a block job runs on one of the VM's disks; let it end first".to_owned();
+            if vm.state == VmState::Paused {
+                text += leftover::DOUBT;
+            }
+            refuse(ErrorKind::Busy, text)
         }
         _ => Ok(()),
     }

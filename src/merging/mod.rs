@@ -15,12 +15,14 @@
 //! run read through the image that is written to. Everything else is right at every moment: who stays reads the old
 //! images until the last of them is told, and the VM reads what its QEMU knows.
 
+mod left_over;
 mod look;
 mod truth;
 
 use std::{collections::BTreeSet, time::Duration};
 
 pub use self::{
+    left_over::is_left_over,
     look::{growths, look},
     truth::{Word, ask_qemu, check_times},
 };

@@ -1,6 +1,7 @@
-//! Putting right what is wrong with a VM's metadata and is proven: no image is touched.
+//! Putting right what is wrong with a VM's metadata and is proven, and ending what libvirt's own deletion left: no image is
+//! touched.
 
-use super::{Stop, Work};
+use super::{Stop, Work, left_over};
 use crate::{
     core::health::{self, Repair},
     hypervisor::{self, Redefine, RevertDisks, SnapshotRecord, Vm},
@@ -9,6 +10,7 @@ use crate::{
 
 pub(super) fn run(work: &Work<'_>) -> Result<(), Stop> {
     work.phase("examining", None, None);
+    left_over::end(work)?;
     let hypervisor = &work.tools.hypervisor;
     let (vm, id) = (hypervisor.vm(work.job.vm)?, work.job.vm);
     let unfinished = work.tools.store.unfinished(id)?;
@@ -21,6 +23,7 @@ pub(super) fn run(work: &Work<'_>) -> Result<(), Stop> {
         let Some(repair) = &finding.repair else { continue };
         let change = match repair.clone() {
             Repair::MakeCurrent(name) => Redefine { current: true, ..Redefine::new(name) },
+            Repair::EndLeftOver => continue,
             Repair::SetRevertDisks(name, disks) => {
                 Redefine { revert: RevertDisks::Set(disks), ..Redefine::new(name) }
             }

@@ -1,15 +1,17 @@
 //! What libvirt's own deletions leave when they break off: ended by our own merge, wherever they were.
 
+use std::sync::mpsc::Receiver;
+
 use virtsnap::{
     core::{
         job::{Operation, Outcome, Pace},
         model::{SnapshotName, VmId, VmState},
     },
-    hypervisor::{Commit, ErrorKind, Hypervisor, Steer},
+    hypervisor::{Commit, ErrorKind, Event, Hypervisor, Steer, Vm},
     merging,
 };
 
-use super::{Rig, RigVm, chain, connected, daemon::Daemon, name, records, refused, take};
+use super::{Rig, RigVm, chain, connected, daemon::Daemon, name, records, refused, take, wait_for};
 
 const TWO: RigVm = RigVm { disks: 2, running: true, agent: false };
 const DISKS: [&str; 2] = ["vda", "vdb"];
@@ -20,6 +22,9 @@ pub(crate) trait Broken {
     /// libvirt's own deletion of this snapshot of a running VM breaks off: these disks have left their overlays, which are
     /// removed; of the others the next older snapshot, if there is one, has the mark.
     fn break_deletion(&mut self, vm: VmId, name: &SnapshotName, merged: &[&str]);
+    /// libvirt's own deletion of this snapshot of a stopped VM is on its first disk, or, with that `merged`, on its second
+    /// one, when libvirtd dies; it is back then.
+    fn leave_deletion(&mut self, vm: VmId, name: &SnapshotName, merged: bool);
 }
 
 fn write(rig: &mut dyn Rig, vm: VmId, value: u64) {
@@ -150,4 +155,73 @@ pub(crate) fn an_overlay_that_is_still_there_proves_nothing(rig: &mut dyn Rig) {
     assert_eq!(records(&*hv, vm), before);
     assert!(rig.file_exists(&images[1]));
     assert_eq!(daemon.tools.store.intents().unwrap(), []);
+}
+
+/// The VM as it is when libvirtd is back.
+fn back(hv: &dyn Hypervisor, events: &Receiver<Event>, vm: VmId) -> Vm {
+    loop {
+        match hv.vm(vm) {
+            Err(e) if e.kind == ErrorKind::Disconnected => {
+                wait_for(events, "the return", |e| matches!(e, Event::Connected(_)));
+            }
+            vm => return vm.unwrap(),
+        }
+    }
+}
+
+/// Its QEMU stays, paused, and nobody ends its jobs.
+#[track_caller]
+fn left(found: &Vm) {
+    assert_eq!((found.state, found.block_jobs, found.busy), (VmState::Paused, true, false), "{found:?}");
+}
+
+pub(crate) fn what_libvirt_left_of_a_stopped_vm_is_ended_first(rig: &mut dyn Rig) {
+    let (hv, events) = connected(rig);
+    let daemon = Daemon::new(&hv);
+    for (gone, merged) in [("s1", false), ("s2", false), ("s2", true), ("s3", false)] {
+        let vm = with_three(rig, &*hv);
+        rig.stop_vm(vm);
+        rig.leave_deletion(vm, &name(gone), merged);
+        left(&back(&*hv, &events, vm));
+        assert_eq!(merging::is_left_over(&*hv, vm), Ok(true), "{gone} {merged}");
+        assert_eq!(delete(&daemon, vm, gone), Outcome::Done(None), "{gone} {merged}");
+        assert_eq!(hv.vm(vm).unwrap().state, VmState::ShutOff);
+        assert_eq!(daemon.tools.store.intents().unwrap(), []);
+        rig.start_vm(vm);
+        check(rig, &*hv, vm, gone);
+    }
+}
+
+/// A job that anybody may have begun, and a VM that anybody may have started.
+pub(crate) fn what_others_may_want_is_left_to_them_and_the_way_out_is_told(rig: &mut dyn Rig) {
+    let (hv, events) = connected(rig);
+    let daemon = Daemon::new(&hv);
+    let vm = rig.new_vm(TWO);
+    rig.fill(vm, "vda");
+    take(rig, &*hv, vm, "s1");
+    write(rig, vm, 2);
+    let refused = || {
+        assert_eq!(merging::is_left_over(&*hv, vm), Ok(false));
+        let Outcome::Failed(failure) = delete(&daemon, vm, "s1") else { panic!("it is theirs") };
+        assert_eq!(failure.name, "Busy", "{failure:?}");
+        assert!(failure.message.contains("virsh destroy"), "{failure:?}");
+        left(&hv.vm(vm).unwrap());
+    };
+    // One with a guest that somebody has suspended.
+    rig.begin_block_job(vm, "vda");
+    rig.pause_vm(vm);
+    refused();
+    rig.end_block_job(vm, "vda");
+    // The only one there is: no older one has the mark, and the job is like that of anybody.
+    rig.stop_vm(vm);
+    rig.leave_deletion(vm, &name("s1"), false);
+    left(&back(&*hv, &events, vm));
+    assert!(hv.waiting_jobs(vm).unwrap().is_some_and(|jobs| jobs.iter().all(|job| !job.of_deletion)));
+    refused();
+    hv.stop(vm).unwrap();
+    assert_eq!(delete(&daemon, vm, "s1"), Outcome::Done(None));
+    rig.start_vm(vm);
+    for target in DISKS {
+        assert_eq!((rig.marker_now(vm, target), chain(&*hv, vm, target).len()), (2, 1), "{target}");
+    }
 }

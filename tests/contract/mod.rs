@@ -198,6 +198,8 @@ macro_rules! contracts {
                 where_all_disks_have_left_it_the_metadata_follows [];
                 of_a_vm_that_was_stopped_since_it_is_ended_as_well [];
                 an_overlay_that_is_still_there_proves_nothing [];
+                what_libvirt_left_of_a_stopped_vm_is_ended_first [Disconnect];
+                what_others_may_want_is_left_to_them_and_the_way_out_is_told [Disconnect];
             }
             metadata [] {
                 redefining_keeps_name_time_parent_current_and_description [Images];

@@ -180,6 +180,7 @@ impl Layers for TestRig {
 impl Broken for TestRig {
     declared_not_to! {
         fn break_deletion[&mut self](vm: VmId, name: &SnapshotName, merged: &[&str]);
+        fn leave_deletion[&mut self](vm: VmId, name: &SnapshotName, merged: bool);
     }
 }
 

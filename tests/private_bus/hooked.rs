@@ -21,7 +21,7 @@ use virtsnap::{
     hypervisor::{
         BlockJob, Commit, Committed, Copied, CreateSpec, Definition, Event, Features, FreezeStatus,
         GuestFileSystem, Hypervisor, Inside, Layer, Merge, Metadata, NewRecord, Opened, OpenedDisk, Overlay,
-        Power, Redefine, Result, SnapshotRecord, SnapshotXml, Space, Steer, Switch, Vm, Wake,
+        Power, Redefine, Result, SnapshotRecord, SnapshotXml, Space, Steer, Switch, Vm, WaitingJob, Wake,
         sim::{Op, Sim},
     },
 };
@@ -108,6 +108,10 @@ impl Merge for Hooked {
 
     fn block_jobs(&self, vm: VmId) -> Result<Vec<BlockJob>> {
         self.at(Op::BlockJobs).block_jobs(vm)
+    }
+
+    fn waiting_jobs(&self, vm: VmId) -> Result<Option<Vec<WaitingJob>>> {
+        self.at(Op::WaitingJobs).waiting_jobs(vm)
     }
 
     fn end_block_job(&self, vm: VmId, target: &str) -> Result<()> {

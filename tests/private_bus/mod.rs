@@ -21,6 +21,7 @@ mod inside;
 mod introspection;
 mod kept;
 mod lacking;
+mod left_over;
 mod life;
 mod looks;
 mod memory;

@@ -59,13 +59,9 @@ pub(super) fn let_sleep(tools: &Tools, vm: VmId) -> Result<()> {
     let slept = match hypervisor.vm(vm) {
         Err(e) if e.kind == ErrorKind::NoSuchVm => Ok(()),
         Err(e) => return Err(e),
-        Ok(found) if found.state == VmState::Paused && worker::is_woken(tools, vm)? => {
-            // What it was doing is not wanted any more; an end that is refused must not keep it awake.
-            for job in hypervisor.block_jobs(vm)? {
-                if let Err(e) = hypervisor.end_block_job(vm, &job.target) {
-                    tracing::warn!(VIRTSNAP_VM = %found.name, error = %e, "a block job does not end");
-                }
-            }
+        Ok(vm_now) if vm_now.state == VmState::Paused && worker::is_woken(tools, vm)? => {
+            // What it was doing is not wanted any more, and goes with it. To end its jobs first can crash a libvirtd that was
+            // restarted meanwhile, and may wait for one that nobody hears of.
             hypervisor.let_sleep(vm)
         }
         // Off, or somebody has resumed it, or started it anew: then it is theirs.

@@ -61,6 +61,7 @@ mod strays;
 mod switch;
 #[cfg(test)]
 mod tests;
+mod waiting;
 mod wake;
 mod xml;
 
@@ -77,7 +78,7 @@ use super::{
     BlockJob, Branch, Commit, Committed, Copied, CreateSpec, Definition, Drawn, Error, ErrorKind, Event,
     Features, FreezeStatus, GuestFileSystem, Hypervisor, Layer, Merge, Metadata, NewRecord, NewVm, Opened,
     OpenedDisk, Overlay, Power, Redefine, Result, SnapshotRecord, SnapshotXml, Space, Steer, Switch, Vm,
-    Wake,
+    WaitingJob, Wake,
 };
 use crate::core::model::{SnapshotName, VmId};
 
@@ -156,6 +157,10 @@ impl Merge for Libvirt {
 
     fn block_jobs(&self, vm: VmId) -> Result<Vec<BlockJob>> {
         blockjob::jobs(&*self.now()?, vm)
+    }
+
+    fn waiting_jobs(&self, vm: VmId) -> Result<Option<Vec<WaitingJob>>> {
+        waiting::jobs(&*self.now()?, vm)
     }
 
     fn end_block_job(&self, vm: VmId, target: &str) -> Result<()> {

@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, iter::successors};
 
 use super::{Sim, guest::Machine};
 use crate::{
-    core::model::{SnapshotName, VmId},
-    hypervisor::{Event, Result},
+    core::model::{SnapshotName, VmId, VmState},
+    hypervisor::{Event, Result, WaitingJob},
 };
 
 impl Machine {
@@ -50,6 +50,33 @@ impl Sim {
                 s.rewire(vm, &disk.overlay, &disk.state_image)?;
             }
             s.machine(vm)?.mark_older(name, |target| !merged.contains(target));
+            s.tell(Event::Changed(vm));
+            Ok(())
+        })
+    }
+
+    /// Another program has libvirt delete a snapshot of a stopped VM, and libvirtd dies when these disks have left their
+    /// overlays, which are removed, and the next one's data is copied. The QEMU that was started for it stays, paused, with
+    /// the job of that one, which nobody ends.
+    pub fn leave_deletion(&self, vm: VmId, name: &SnapshotName, merged: &[&str]) -> Result<()> {
+        self.with(|s| {
+            let disks = s.machine(vm)?.saved(name)?.disks.clone();
+            s.power_on(vm, VmState::Paused)?;
+            let next = disks.iter().find(|d| !merged.contains(&d.target.as_str()));
+            for disk in disks.iter().filter(|d| merged.contains(&d.target.as_str())) {
+                s.store.copy_down(&disk.overlay, &disk.state_image, usize::MAX)?;
+                s.rewire(vm, &disk.overlay, &disk.state_image)?;
+            }
+            if let Some(disk) = next {
+                s.store.copy_down(&disk.overlay, &disk.state_image, usize::MAX)?;
+                let of_deletion = s.machine(vm)?.drive(&disk.target)?.active != disk.overlay;
+                s.machine(vm)?.waiting = vec![WaitingJob { target: disk.target.clone(), of_deletion }];
+            }
+            let machine = s.machine(vm)?;
+            machine.block_job = true;
+            // It is taken off when the next one is done as well.
+            let begun = |target: &str| merged.contains(&target) || next.is_some_and(|d| d.target == target);
+            machine.mark_older(name, begun);
             s.tell(Event::Changed(vm));
             Ok(())
         })

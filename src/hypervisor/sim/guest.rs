@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     core::model::{SnapshotName, VmId, VmState},
-    hypervisor::{Agent, Disk, Error, ErrorKind, Event, Nvram, Result, Vm},
+    hypervisor::{Agent, Disk, Error, ErrorKind, Event, Nvram, Result, Vm, WaitingJob},
 };
 
 #[derive(Debug)]
@@ -57,6 +57,8 @@ pub(super) struct Machine {
     pub(super) job: Option<Op>,
     /// Somebody else's block job runs.
     pub(super) block_job: bool,
+    /// Such jobs that wait for somebody to end them, as long as its CPUs have stood still since it was started.
+    pub(super) waiting: Vec<WaitingJob>,
     pub(super) nvram: Option<Nvram>,
     tpm: bool,
     xml_bytes: usize,
@@ -96,6 +98,7 @@ impl Machine {
             making: None,
             job: None,
             block_job: false,
+            waiting: Vec::new(),
             nvram: spec.nvram,
             tpm: spec.tpm,
             xml_bytes: spec.xml_bytes,

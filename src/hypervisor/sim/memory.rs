@@ -121,7 +121,9 @@ impl State {
     /// The VM's CPUs go on.
     pub(super) fn let_run(&mut self, vm: VmId, from: &[VmState]) -> Result<()> {
         self.set_state(vm, from, VmState::Running)?;
-        self.machine(vm)?.ram.inactive = false;
+        let machine = self.machine(vm)?;
+        machine.ram.inactive = false;
+        machine.waiting.clear();
         Ok(())
     }
 }

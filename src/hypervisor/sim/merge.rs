@@ -15,6 +15,7 @@ use crate::{
     core::model::{VmId, VmState},
     hypervisor::{
         BlockJob, Commit, Committed, Copied, Error, ErrorKind, Event, JobKind, Merge, Result, Steer,
+        WaitingJob,
     },
 };
 
@@ -245,6 +246,14 @@ impl Merge for Sim {
             });
             let pulls = machine.pulling.iter().map(|(target, job)| job.job(target));
             Ok(ours.chain(pulls).chain(foreign).collect())
+        })
+    }
+
+    fn waiting_jobs(&self, vm: VmId) -> Result<Option<Vec<WaitingJob>>> {
+        self.call(Asked::vm(Op::WaitingJobs, vm, ""), |s| {
+            let machine = s.machine(vm)?;
+            let waits = machine.state == VmState::Paused && machine.job.is_none();
+            Ok(Some(machine.waiting.clone()).filter(|jobs| waits && !jobs.is_empty()))
         })
     }
 

@@ -59,6 +59,8 @@ pub enum Op {
     Wake,
     /// `let_sleep`
     LetSleep,
+    /// `waiting_jobs`
+    WaitingJobs,
     /// `life`
     Life,
     /// `images_beside`

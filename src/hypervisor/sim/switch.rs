@@ -104,6 +104,7 @@ impl State {
         machine.agent.reboot();
         machine.ram.lose();
         machine.block_job = false;
+        machine.waiting.clear();
         for drive in &mut machine.drives {
             drive.adrift = None;
             drive.active = drive.configured.take().unwrap_or_else(|| drive.active.clone());

@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 use virtsnap::core::model::{SnapshotName, VmId};
 
 use super::{RealRig, edited};
-use crate::{contract::broken::Broken, harness::quote};
+use crate::{
+    contract::broken::Broken,
+    harness::{Dying, quote},
+};
 
 impl RealRig {
     /// The overlays that the snapshot names, by target; and where each row's content begins in this text.
@@ -48,5 +51,15 @@ impl Broken for RealRig {
         if !edits.is_empty() {
             self.define(&format!("snapshot-create --redefine {}", vm.0), &edited(&text, edits));
         }
+    }
+
+    fn leave_deletion(&mut self, vm: VmId, name: &SnapshotName, merged: bool) {
+        let tb = self.tb();
+        let dying = Dying::install(tb);
+        // When QEMU has begun the first disk's job, or ended it.
+        dying.at(if merged { "ajob-finalize" } else { "ablock-commit" });
+        let deleted = tb.sh(&format!("virsh -q snapshot-delete {} {}", vm.0, quote(name.as_str())));
+        assert!(!deleted.success() && dying.died(), "libvirtd died in it: {deleted}");
+        tb.start_libvirtd();
     }
 }

@@ -9,4 +9,10 @@ impl Broken for SimRig {
     fn break_deletion(&mut self, vm: VmId, name: &SnapshotName, merged: &[&str]) {
         self.sim.break_deletion(vm, name, merged).unwrap();
     }
+
+    fn leave_deletion(&mut self, vm: VmId, name: &SnapshotName, merged: bool) {
+        self.sim.disconnect("libvirtd dies");
+        self.sim.connect();
+        self.sim.leave_deletion(vm, name, if merged { &["vda"] } else { &[] }).unwrap();
+    }
 }
