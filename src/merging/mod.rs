@@ -181,7 +181,7 @@ fn one(
 ) -> Result<Committed> {
     if earlier.begun {
         end_left_over(hypervisor, id, (i, part), watcher)?;
-        if let Word::Adrift(text) = ask_qemu(hypervisor, id, || watcher.adrift())? {
+        if let Word::Adrift(text) = ask_qemu(hypervisor, id, true, || watcher.adrift())? {
             return Err(Error::new(ErrorKind::ChainMismatch, text));
         }
     }
@@ -270,13 +270,18 @@ fn may_be_ours(job: &BlockJob, part: &DiskPart) -> bool {
 /// The VM's block jobs. What the hypervisor does at the end of one, a profile written anew for each image, has to be over
 /// before it can tell, and may take longer than it waits for that.
 pub fn jobs(hypervisor: &dyn Hypervisor, id: VmId) -> Result<Vec<BlockJob>> {
+    patiently(|| hypervisor.block_jobs(id))
+}
+
+/// Asks again while something else has the VM: each time the hypervisor waits by itself, and not for ever.
+fn patiently<T>(ask: impl Fn() -> Result<T>) -> Result<T> {
     for _ in 1..LOCKED {
-        match hypervisor.block_jobs(id) {
+        match ask() {
             Err(e) if e.kind == ErrorKind::Busy => {}
             told => return told,
         }
     }
-    hypervisor.block_jobs(id)
+    ask()
 }
 
 /// Those who stay name other images, and those who go are forgotten.

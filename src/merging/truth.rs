@@ -11,7 +11,7 @@ use crate::{
     hypervisor::{Error, ErrorKind, Hypervisor, Layer, OpenedDisk, Result, Vm},
 };
 
-use super::PAUSE;
+use super::{PAUSE, patiently};
 
 /// So often it is looked before QEMU and libvirt are said to differ.
 const LOOKS: u32 = 10;
@@ -29,11 +29,17 @@ pub enum Word {
 
 /// Asks a VM's QEMU what it is on, and makes the VM's next start right where libvirt does not know that.
 ///
-/// `mark` comes before that is put right: whoever sees the definition changed has to know why.
-pub fn ask_qemu(hypervisor: &dyn Hypervisor, id: VmId, mark: impl FnOnce() -> Result<()>) -> Result<Word> {
+/// `waits`: as long as something else has the VM it is asked again, and not for ever. `mark` comes before that is put right:
+/// whoever sees the definition changed has to know why.
+pub fn ask_qemu(
+    hypervisor: &dyn Hypervisor,
+    id: VmId,
+    waits: bool,
+    mark: impl FnOnce() -> Result<()>,
+) -> Result<Word> {
     let mut looks = 1;
     let (vm, adrift) = loop {
-        let Some((vm, adrift)) = differing(hypervisor, id)? else { return Ok(Word::Off) };
+        let Some((vm, adrift)) = differing(hypervisor, id, waits)? else { return Ok(Word::Off) };
         if adrift.is_empty() {
             return Ok(Word::Same);
         }
@@ -60,9 +66,10 @@ pub fn ask_qemu(hypervisor: &dyn Hypervisor, id: VmId, mark: impl FnOnce() -> Re
 }
 
 /// The disks of which QEMU and libvirt say different things; `None` while the VM is off.
-fn differing(hypervisor: &dyn Hypervisor, id: VmId) -> Result<Option<(Vm, Vec<OpenedDisk>)>> {
+fn differing(hypervisor: &dyn Hypervisor, id: VmId, waits: bool) -> Result<Option<(Vm, Vec<OpenedDisk>)>> {
     let vm = hypervisor.vm(id)?;
-    let Some(opened) = hypervisor.opened(id)? else { return Ok(None) };
+    let ask = || hypervisor.opened(id);
+    let Some(opened) = (if waits { patiently(ask) } else { ask() })? else { return Ok(None) };
     let differs = |disk: &OpenedDisk| {
         let told = vm.disks.iter().find(|d| d.target == disk.target);
         told.is_some_and(|told| told.writable && paths(&told.chain) != paths(&disk.chain))

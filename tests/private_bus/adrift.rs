@@ -201,3 +201,33 @@ async fn a_vm_that_is_shut_down_after_its_merge_was_cut_short_is_not_called_forg
     content(&rig, 4);
     rig.client.until(&vm_path(id(1)), "VM.Health", |health: &String| health == "ok").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_somebody_has_when_qemu_is_asked_is_waited_for_and_not_for_ever() {
+    let locked = || {
+        let text = "Timed out during operation: cannot acquire state change lock (held by monitor=\
+                    remoteDispatchDomainBlockJobAbort)";
+        Error::new(ErrorKind::Busy, text)
+    };
+    for (times, ends) in [(9, true), (10, false)] {
+        let rig = running().await;
+        rig.client.create(id(1), "s1", none()).await.unwrap();
+        rig.sim.inject(Fault::new(Op::Commit, Mishap::Half(Error::new(ErrorKind::Failed, "on request"))));
+        let s1 = snapshot_path(id(1), "s1");
+        rig.client.job(&s1, "Snapshot.Delete", none()).await.unwrap_err();
+        rig.sim.clear_calls();
+        rig.sim.inject(Fault::new(Op::Opened, Mishap::Refuse(locked())).times(times));
+        let ended = rig.client.job(&s1, "Snapshot.Delete", none()).await;
+        if ends {
+            ended.unwrap();
+            assert_eq!(rig.client.snapshots(id(1)).await, [""; 0]);
+            assert_eq!(rig.store().intents().unwrap(), []);
+        } else {
+            let (kind, text) = ended.unwrap_err();
+            assert_eq!(kind, "Busy", "{text}");
+            assert!(text.contains("state change lock"), "{text}");
+            assert_eq!(rig.client.text(&s1, "Snapshot.State").await, "failed");
+        }
+        content(&rig, 1);
+    }
+}
