@@ -120,6 +120,7 @@ pub fn prepare(
         owed: store.owed()?,
         failed: store.failed()?,
         standings: store.standings()?,
+        watched: store.awaited()?,
         last_plausible: store.last_plausible()?,
         fresh_boot: boot_file.as_ref().is_some_and(|f| !f.exists()),
         own_uid: nix::unistd::getuid().as_raw(),

@@ -5,6 +5,7 @@
 //! pruned until a person says so. Every write is one transaction, and on the disk when the call returns
 //! (`synchronous=FULL`): an intent is stored before the hypervisor is asked, a result before it is published.
 
+mod awaited;
 mod begun;
 mod birth;
 mod branches;
@@ -124,6 +125,10 @@ const MIGRATIONS: &[&str] = &["
     CREATE TABLE standing (
         policy TEXT NOT NULL, vm TEXT NOT NULL, failures INTEGER NOT NULL, suspended_by TEXT NOT NULL,
         since_usec INTEGER NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (policy, vm)) STRICT, WITHOUT ROWID;
+", "
+    CREATE TABLE awaited (
+        policy TEXT NOT NULL, vm TEXT NOT NULL, since_usec INTEGER NOT NULL, stale INTEGER NOT NULL,
+        PRIMARY KEY (policy, vm)) STRICT, WITHOUT ROWID;
 "];
 
 /// The database.

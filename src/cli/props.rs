@@ -70,6 +70,8 @@ properties! {
         policies: Vec<OwnedObjectPath> = "Policies",
         /// Those of them that are suspended on it.
         suspended: Vec<Suspended> = "SuspendedPolicies",
+        /// Those whose newest good snapshot is too old, and of when that is, in µs.
+        stale: Vec<(OwnedObjectPath, u64)> = "StalePolicies",
         /// The snapshot that its disks go on from.
         current_snapshot: OwnedObjectPath = "CurrentSnapshot",
         /// Whether the guest agent is there.

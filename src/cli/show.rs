@@ -59,6 +59,11 @@ fn of_vm(vm: &Object<Vm>, all: &Inventory, watch: &Watch) -> Vec<(&'static str, 
         let policy = all.policy_name(&suspended.0).unwrap_or_default();
         shown.push(("", format!("{} is {}", quoted(policy), suspend::phrase(suspended, watch))));
     }
+    for (policy, newest) in &vm.stale {
+        let policy = quoted(all.policy_name(policy).unwrap_or_default());
+        shown
+            .push(("", format!("{policy} is stale, its newest good snapshot is of {}", watch.both(*newest))));
+    }
     shown.extend([
         ("Next run", watch.both(all.next_run(vm))),
         ("Last success", watch.both(vm.last_success)),

@@ -103,6 +103,18 @@ fn problems(manager: &Manager, all: &Inventory, watch: &Watch) -> Vec<Problem> {
                 vm.name
             ));
         }
+        for (policy, newest) in &vm.stale {
+            let policy = quoted(all.policy_name(policy).unwrap_or_default());
+            add(match newest {
+                0 => {
+                    format!("policy {policy} has no good snapshot of it yet, for longer than its stale-after")
+                }
+                _ => format!(
+                    "the newest good snapshot of policy {policy} is of {}, longer ago than its stale-after",
+                    watch.both(*newest)
+                ),
+            });
+        }
         for snapshot in all.snapshots(vm).iter().filter(|s| s.state == "failed") {
             add(format!("snapshot {} is not usable", quoted(&snapshot.name)));
         }

@@ -23,6 +23,7 @@ pub struct Vm<'a> {
     state: &'a str,
     policies: Vec<String>,
     suspended: Vec<Suspension<'a>>,
+    stale: Vec<Stale<'a>>,
     snapshots: usize,
     snapshot_bytes: u64,
     current_snapshot: Option<&'a str>,
@@ -48,6 +49,7 @@ impl<'a> Vm<'a> {
             state: &vm.state,
             policies: all.policy_names(&vm.policies),
             suspended: vm.suspended.iter().map(|s| Suspension::of_policy(s, all, watch)).collect(),
+            stale: vm.stale.iter().map(|s| Stale::new(s, all, watch)).collect(),
             snapshots: all.snapshots(vm).len(),
             snapshot_bytes: vm.snapshot_bytes,
             current_snapshot: sibling(all.snapshots(vm), &vm.current_snapshot),
@@ -90,6 +92,19 @@ impl<'a> Suspension<'a> {
 
     fn on_vm(suspended: &'a props::Suspended, all: &'a Inventory, watch: &Watch) -> Self {
         Self { vm: all.vm_name(&suspended.0), ..Self::new(suspended, watch) }
+    }
+}
+
+/// A policy whose newest good snapshot is too old.
+#[derive(Debug, Serialize)]
+pub struct Stale<'a> {
+    policy: Option<&'a str>,
+    newest: Option<String>,
+}
+
+impl<'a> Stale<'a> {
+    fn new((policy, newest): &(OwnedObjectPath, u64), all: &'a Inventory, watch: &Watch) -> Self {
+        Self { policy: all.policy_name(policy), newest: rfc3339(*newest, &watch.zone) }
     }
 }
 

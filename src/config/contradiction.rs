@@ -104,6 +104,20 @@ fn runs(checked: &Checked<'_>, pace: Option<&Pace>, out: &mut Diagnostics) {
             out,
         );
     }
+    if let (Some(gap), Some(age)) = (pace.and_then(Pace::shortest_gap), policy.stale_after)
+        && age <= gap
+    {
+        checked.warn(
+            &["stale-after"],
+            &format!(
+                "a snapshot is stale after {}, but the next run comes no sooner than {} after it",
+                show_duration(age),
+                show_duration(gap)
+            ),
+            "a time longer than that between two runs, with room for one that fails",
+            out,
+        );
+    }
     if policy.schedules.is_empty() && checked.says("suspend-after") && !checked.judges_only {
         checked.warn(
             &["suspend-after"],

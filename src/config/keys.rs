@@ -60,6 +60,7 @@ pub(super) enum Setting {
     MaxSize(Option<u64>),
     MaxDelete(u32),
     SuspendAfter(Option<u32>),
+    StaleAfter(Option<SignedDuration>),
 }
 
 /// A key that was given, and where.
@@ -159,6 +160,12 @@ keys! {
         }
         item.number(1..=COUNT_MAX, Some("write \"never\" to have it tried at each of its times"), out)
             .map(|count| Setting::SuspendAfter(Some(count)))
+    };
+    "stale-after", None, |item, _, out| {
+        if item.is_word(NEVER) {
+            return Some(Setting::StaleAfter(None));
+        }
+        item.duration(SECOND..=SignedDuration::MAX, out).map(|age| Setting::StaleAfter(Some(age)))
     };
 }
 
@@ -313,6 +320,7 @@ pub(super) fn defaults(name: PolicyName, timezone: TimeZone, source: Source) -> 
             timezone,
         },
         suspend_after: Some(5),
+        stale_after: None,
         source,
     }
 }
@@ -351,6 +359,7 @@ impl Setting {
             Self::MaxSize(value) => limits.max_size = *value,
             Self::MaxDelete(value) => limits.max_delete = Some(*value),
             Self::SuspendAfter(value) => policy.suspend_after = *value,
+            Self::StaleAfter(value) => policy.stale_after = *value,
         }
     }
 }

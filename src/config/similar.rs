@@ -15,6 +15,7 @@ const KNOWN_AS: &[(&str, &str)] = &[
     ("disable-after", "suspend-after"),
     ("max-failures", "suspend-after"),
     ("pause-after", "suspend-after"),
+    ("max-staleness", "stale-after"),
 ];
 
 /// The candidate that `given` is probably a slip of; `None` if none is near.

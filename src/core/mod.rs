@@ -2,6 +2,7 @@
 //! as values. `tests/fences.rs` holds this folder to it.
 
 pub mod adopt;
+pub mod awaited;
 pub mod branch;
 pub mod chain;
 pub mod doubt;

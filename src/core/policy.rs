@@ -200,6 +200,8 @@ pub struct Policy {
     pub retention: Retention,
     /// It is suspended on a VM on which so many runs failed one after the other; `None`: never.
     pub suspend_after: Option<u32>,
+    /// How old its newest good snapshot of a VM may be without that being told; `None`: however old.
+    pub stale_after: Option<SignedDuration>,
     /// Where it stands.
     pub source: Source,
 }

@@ -78,6 +78,8 @@ pub struct VmView {
     pub policies: Vec<PolicyName>,
     /// Those of them that their schedules do not run on it, and why.
     pub suspended: Vec<(PolicyName, Suspension)>,
+    /// Those of them whose newest good snapshot of it is too old, and of when that is, if there is one.
+    pub stale: Vec<(PolicyName, Option<Timestamp>)>,
     /// Its file systems are frozen by us, or may still be.
     pub frozen: bool,
     /// When the newest good snapshot of ours was taken.

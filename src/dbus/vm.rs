@@ -182,6 +182,11 @@ impl Vm {
     }
 
     #[zbus(property)]
+    fn stale_policies(&self) -> fdo::Result<Vec<(OwnedObjectPath, u64)>> {
+        Ok(self.view()?.stale.iter().map(|(name, newest)| (path::policy(name), usec(*newest))).collect())
+    }
+
+    #[zbus(property)]
     fn current_snapshot(&self) -> fdo::Result<OwnedObjectPath> {
         let view = self.view()?;
         let current = view.record.snapshots.values().find(|s| s.snapshot.current);

@@ -2,6 +2,9 @@
 
 use std::fmt::Write as _;
 
+use jiff::{SignedDuration, Timestamp};
+
+use crate::config::show_duration;
 use crate::core::{
     health::Health,
     job::{JobState, Outcome},
@@ -99,6 +102,16 @@ pub(super) fn log(note: &Note) {
             suspended(policy, on.as_ref(), suspension, *by_uid);
         }
         Note::Resumed { policy, on, by_uid } => resumed(policy, on.as_ref(), *by_uid),
+        Note::Stale { policy, vm, vm_name, newest, stale_after } => {
+            stale(policy, (*vm, vm_name), *newest, *stale_after);
+        }
+        Note::Fresh { policy, vm, vm_name } => {
+            tracing::info!(
+                MESSAGE_ID = message::SNAPSHOTS_FRESH,
+                VIRTSNAP_POLICY = %policy, VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %vm,
+                "policy {policy} is not late with VM {vm_name} any more"
+            );
+        }
         Note::Ended { job, vm_name, outcome } => {
             let operation = job.operation.as_str();
             match outcome {
@@ -156,4 +169,14 @@ fn resumed(policy: &PolicyName, on: Option<&(VmId, String)>, uid: Option<u32>) {
             "policy {policy} is resumed for all of its VMs: {who}"
         );
     }
+}
+
+fn stale(policy: &PolicyName, (vm, vm_name): (VmId, &str), newest: Option<Timestamp>, after: SignedDuration) {
+    let newest = newest.map_or_else(|| "there is none".to_owned(), |at| format!("it is of {at:.0}"));
+    tracing::error!(
+        MESSAGE_ID = message::SNAPSHOTS_STALE,
+        VIRTSNAP_POLICY = %policy, VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %vm,
+        "the newest good snapshot of VM {vm_name} by policy {policy} is older than it may be ({}): {newest}",
+        show_duration(after)
+    );
 }

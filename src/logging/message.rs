@@ -41,6 +41,10 @@ messages! {
     POLICY_SUSPENDED = "6c1e0f4b9a524d7d8f3b2a90c5e71d48";
     /// It does so again.
     POLICY_RESUMED = "e27b5d8834f14c0aa6c9d1f70b3e5a92";
+    /// A policy's newest good snapshot of a VM is too old.
+    SNAPSHOTS_STALE = "93f5a1d26c0e4b8eb7d4e60c28f1a957";
+    /// It is not any more.
+    SNAPSHOTS_FRESH = "b0d7c46e19a8437f8a52f3e9d6410c8b";
     /// The clock shows what cannot be, or was set back: policies wait.
     CLOCK_WRONG = "7713126e4d334e49a532a8f15d31869e";
     /// Policies want more layers than there may be.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use rusqlite::{TransactionBehavior, params};
 
-use super::{Result, Store, standings};
+use super::{Result, Store, awaited, standings};
 use crate::core::{
     job::JobResult,
     machine::{Entry, Failed, Owed, Place},
@@ -57,6 +57,7 @@ impl Store {
                 Entry::Standing(policy, vm, standing) => {
                     standings::write(&transaction, policy, *vm, standing)?;
                 }
+                Entry::Awaited(policy, vm, now) => awaited::write(&transaction, policy, *vm, *now)?,
                 Entry::Failed(vm, failed) => {
                     transaction.execute(
                         "INSERT OR REPLACE INTO failed VALUES (?1, ?2, ?3)",
@@ -71,6 +72,7 @@ impl Store {
                     transaction.execute("DELETE FROM handled WHERE policy = ?1", params![policy.as_str()])?;
                     transaction
                         .execute("DELETE FROM standing WHERE policy = ?1", params![policy.as_str()])?;
+                    transaction.execute("DELETE FROM awaited WHERE policy = ?1", params![policy.as_str()])?;
                 }
             }
         }

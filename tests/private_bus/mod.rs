@@ -43,5 +43,6 @@ mod restart;
 mod revert;
 mod rig;
 mod settling;
+mod stale;
 mod suspended;
 mod verbs;

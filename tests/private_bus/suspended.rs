@@ -33,7 +33,7 @@ async fn two() -> Rig {
 }
 
 /// Lets an hour pass, and waits until the policy has run for it.
-async fn hour(rig: &Rig) {
+pub async fn hour(rig: &Rig) {
     let due = rig.client.get::<u64>(&policy_path("p"), "Policy.NextRunUSec").await;
     rig.clock.advance(SignedDuration::from_hours(1));
     // Anything that happens makes the daemon look at the clock.

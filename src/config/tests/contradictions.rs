@@ -27,7 +27,11 @@ fn runs_and_how() {
         &["5:1: runs are spread over 1d, but can be as little as 23h 30min apart"],
     );
     assert_warned(&policy("spread = \"22h\""), &[]);
-    assert_warned(&policy("suspend-after = \"never\""), &[]);
+    assert_warned(&policy("suspend-after = \"never\"\nstale-after = \"2d\""), &[]);
+    assert_warned(
+        &policy("stale-after = \"12h\""),
+        &["5:1: a snapshot is stale after 12h, but the next run comes no sooner than 23h 30min after it"],
+    );
     assert_warned(
         "[policy.p]\nvms = [\"*\"]\nbefore = \"upgrade\"\nsuspend-after = 2\n",
         &["4:1: `suspend-after` has no effect, as only runs by the schedule count"],

@@ -20,7 +20,7 @@ error: unknown key `keep-dayly` in [policy.p]
 5 | keep-dayly = 7
   | ^^^^^^^^^^ did you mean `keep-daily`?
   |
-  = help: allowed here: vms, schedule, timezone, catch-up, catch-up-within, spread, before, quiesce, freeze-timeout, mountpoints, memory, when, skip-unchanged, name, keep-last, keep-hourly, keep-daily, keep-weekly, keep-monthly, keep-yearly, keep-within, combine, max-count, max-age, max-size, max-delete, suspend-after
+  = help: allowed here: vms, schedule, timezone, catch-up, catch-up-within, spread, before, quiesce, freeze-timeout, mountpoints, memory, when, skip-unchanged, name, keep-last, keep-hourly, keep-daily, keep-weekly, keep-monthly, keep-yearly, keep-within, combine, max-count, max-age, max-size, max-delete, suspend-after, stale-after
 ",
     );
 }

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::Failed;
 use crate::core::{
+    awaited::Awaited,
     job::JobResult,
     model::{PolicyName, VmId},
     suspend::Standing,
@@ -58,6 +59,8 @@ pub enum Entry {
     Gone(PolicyName),
     /// How a policy stands on this VM now, or as a whole.
     Standing(PolicyName, Option<VmId>, Standing),
+    /// What a policy awaits of this VM now; `None`: nothing.
+    Awaited(PolicyName, VmId, Option<Awaited>),
     /// A job failed on this VM, which is told until the like of it works.
     Failed(VmId, Failed),
     /// That is over.

@@ -31,6 +31,7 @@ mod note;
 mod published;
 mod requests;
 mod runs;
+mod stale;
 mod start;
 mod suspended;
 #[cfg(test)]
@@ -49,7 +50,7 @@ pub use self::memory::{Entry, Owed, Place};
 pub use self::note::Note;
 pub use self::requests::{Change, Query, Refusal, Reply, Request, RequestId};
 pub use self::start::Start;
-use self::{failing::Failing, jobs::Jobs, published::InVain, runs::PolicyRun};
+use self::{failing::Failing, jobs::Jobs, published::InVain, runs::PolicyRun, stale::WatchList};
 use super::{
     health::Repair,
     inventory::VmRecord,
@@ -168,6 +169,7 @@ pub struct Machine {
     frozen: BTreeSet<VmId>,
     failing: Failing,
     standings: Standings,
+    watch_list: WatchList,
     /// What a repair was tried for, and when.
     mended: BTreeMap<VmId, (Vec<Repair>, Timestamp)>,
     view: View,
@@ -204,6 +206,7 @@ impl Machine {
             frozen: start.frozen,
             failing: Failing::restored(start.failed),
             standings: Standings::restored(start.standings),
+            watch_list: WatchList::restored(start.watched),
             mended: BTreeMap::new(),
             view: View {
                 manager: Arc::new(manager),
@@ -292,6 +295,7 @@ impl Machine {
         }
         if self.complete() && !self.stopping() {
             self.run_due(now, out);
+            self.judge(now, out);
         }
         self.save_runs(out);
         self.start_jobs(now, out);

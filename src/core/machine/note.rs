@@ -1,6 +1,6 @@
 //! What the machine tells the log.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::core::{
     health::{self, Health},
@@ -52,6 +52,28 @@ pub enum Note {
         on: Option<(VmId, String)>,
         /// The person; `None`: it was run, and worked.
         by_uid: Option<u32>,
+    },
+    /// A policy's newest good snapshot of a VM is too old.
+    Stale {
+        /// The policy.
+        policy: PolicyName,
+        /// The VM.
+        vm: VmId,
+        /// Its name.
+        vm_name: String,
+        /// Of when the newest is, if there is one.
+        newest: Option<Timestamp>,
+        /// How old it may be.
+        stale_after: SignedDuration,
+    },
+    /// It is not any more, or none is awaited any more.
+    Fresh {
+        /// The policy.
+        policy: PolicyName,
+        /// The VM.
+        vm: VmId,
+        /// Its name.
+        vm_name: String,
     },
     /// A policy's time passed without a run.
     Skipped {

@@ -104,6 +104,7 @@ impl Machine {
         Some(VmView {
             record: Arc::clone(record),
             suspended,
+            stale: self.watch_list.stale_on(id),
             policies,
             frozen: self.frozen.contains(&id),
             last_success,

@@ -312,7 +312,11 @@ impl Machine {
 
     /// When there is something to do without anything happening before.
     pub(super) fn next_wake(&self) -> Option<Timestamp> {
-        if self.stopping() || !self.complete() { None } else { self.next_fire() }
+        if self.stopping() || !self.complete() {
+            None
+        } else {
+            self.next_fire().into_iter().chain(self.watch_list.next()).min()
+        }
     }
 
     /// What does not change from run to run.

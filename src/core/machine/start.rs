@@ -9,6 +9,7 @@ use jiff::Timestamp;
 
 use super::{Failed, Owed, Place};
 use crate::core::{
+    awaited::Awaited,
     model::{PolicyName, VmId},
     settings::Settings,
     suspend::OfPolicy,
@@ -27,6 +28,8 @@ pub struct Start {
     pub failed: BTreeMap<VmId, Failed>,
     /// How policies stand on VMs.
     pub standings: BTreeMap<PolicyName, OfPolicy>,
+    /// What policies await of VMs.
+    pub watched: BTreeMap<VmId, BTreeMap<PolicyName, Awaited>>,
     /// The newest time that is known to have passed.
     pub last_plausible: Option<Timestamp>,
     /// It is the daemon's first start since the host's: `@reboot` fires.
@@ -46,6 +49,7 @@ impl Start {
             owed: BTreeMap::new(),
             failed: BTreeMap::new(),
             standings: BTreeMap::new(),
+            watched: BTreeMap::new(),
             last_plausible: None,
             fresh_boot: false,
             own_uid: 0,

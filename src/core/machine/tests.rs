@@ -19,6 +19,7 @@ mod mend;
 mod owed;
 mod place;
 mod published;
+mod stale;
 mod suspended;
 
 const NIGHTLY: &str = "[policy.nightly]\nvms = [\"*\"]\nschedule = \"30 2 * * *\"\nkeep-last = 2\n";

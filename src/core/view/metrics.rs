@@ -9,8 +9,9 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{View, VmView};
 use crate::core::{
+    awaited::newest_good,
     health::{self, Health},
-    model::{PolicyName, SnapshotState},
+    model::PolicyName,
 };
 
 /// What kind a metric is.
@@ -77,10 +78,11 @@ fn runs(view: &View, out: &mut Text) {
     let last = "When the newest good snapshot that counts for the policy was taken, in seconds since the epoch; 0 if \
                 there is none.";
     out.of_runs("last_success_timestamp_seconds", Kind::Gauge, last, &all, |policy, vm| {
-        let snapshots = vm.record.snapshots.values().map(|s| &s.snapshot);
-        let good =
-            snapshots.filter(|s| s.managed && s.state == SnapshotState::Ready && s.policies.contains(policy));
-        seconds(good.map(|s| s.created).max())
+        seconds(newest_good(&vm.record, policy))
+    });
+    let stale = "Whether the newest good snapshot of the VM that counts for the policy is older than its stale-after.";
+    out.of_runs("policy_stale", Kind::Gauge, stale, &all, |policy, vm| {
+        u8::from(vm.stale.iter().any(|(name, _)| name == policy))
     });
     let suspended =
         "Whether the policy's schedule does not run it on the VM: it was suspended, by failures or by hand.";

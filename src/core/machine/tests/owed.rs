@@ -44,6 +44,7 @@ impl Lives {
             start.places = self.store.places().unwrap();
             start.owed = self.store.owed().unwrap();
             start.standings = self.store.standings().unwrap();
+            start.watched = self.store.awaited().unwrap();
         });
     }
 
@@ -71,7 +72,7 @@ fn all(n: u128) -> Vec<VmId> {
     (1..=n).map(vm).collect()
 }
 
-fn by_nightly(n: u128, created: &str) -> Event {
+pub(super) fn by_nightly(n: u128, created: &str) -> Event {
     let mut record = record(n, &[("s", true)]);
     for s in record.snapshots.values_mut() {
         s.snapshot.created = at(created);
