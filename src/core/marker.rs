@@ -35,14 +35,17 @@ pub struct Marker {
     pub policies: BTreeSet<PolicyName>,
     /// The variables of the VM's firmware are kept in a file beside its images.
     pub nvram: bool,
+    /// The state of its emulated TPM is.
+    pub tpm: bool,
 }
 
 impl fmt::Display for Marker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { vm, id, created, origin, policies, nvram } = self;
+        let Self { vm, id, created, origin, policies, nvram, tpm } = self;
         write!(f, "{START}vm={vm} id={id} created={} origin={origin}", created.as_microsecond())?;
         // Only where there are any: all others read as they always did.
-        f.write_str(if *nvram { " nvram=kept policies=" } else { " policies=" })?;
+        f.write_str(if *nvram { " nvram=kept" } else { "" })?;
+        f.write_str(if *tpm { " tpm=kept policies=" } else { " policies=" })?;
         for (i, p) in policies.iter().enumerate() {
             write!(f, "{}{p}", if i == 0 { "" } else { "," })?;
         }
@@ -80,6 +83,7 @@ fn parse(line: &str) -> Option<Marker> {
             .collect::<Result<_, _>>()
             .ok()?,
         nvram: value("nvram") == Some("kept"),
+        tpm: value("tpm") == Some("kept"),
     })
 }
 
@@ -95,6 +99,7 @@ mod tests {
             origin: Origin::Schedule,
             policies: ["hourly", "nightly"].map(|p| p.parse().unwrap()).into(),
             nvram: false,
+            tpm: false,
         }
     }
 
@@ -104,8 +109,10 @@ mod tests {
             let whole = compose(text, &marker());
             assert_eq!(split(&whole, marker().vm), (text, Some(marker())), "{whole}");
         }
-        let kept = Marker { nvram: true, ..marker() };
-        assert_eq!(split(&compose("x", &kept), kept.vm), ("x", Some(kept.clone())));
+        for (nvram, tpm) in [(true, false), (false, true), (true, true)] {
+            let kept = Marker { nvram, tpm, ..marker() };
+            assert_eq!(split(&compose("x", &kept), kept.vm), ("x", Some(kept.clone())));
+        }
         let none = Marker { policies: BTreeSet::new(), ..marker() };
         assert_eq!(split(&compose("x", &none), none.vm).1, Some(none));
     }

@@ -65,14 +65,14 @@ pub struct Switched {
     pub overlay: String,
 }
 
-/// The variables of a VM's firmware, which go back with its disks.
+/// A file that goes back with a VM's disks: its firmware's variables, or its emulated TPM's state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Variables {
-    /// Where the VM has them.
+pub struct Beside {
+    /// Where the VM has it.
     pub original: String,
-    /// Where the snapshot has them.
+    /// Where the snapshot has it.
     pub kept: String,
-    /// Where those that the VM had are put, until it is certain that they are not wanted back.
+    /// Where the one that the VM had is put, until it is certain that it is not wanted back.
     pub before: String,
 }
 
@@ -102,7 +102,10 @@ pub struct RevertPlan {
     pub goes: Vec<String>,
     /// Its firmware's variables, if it has any.
     #[serde(default)]
-    pub variables: Option<Variables>,
+    pub variables: Option<Beside>,
+    /// Its emulated TPM's state, if that was kept.
+    #[serde(default)]
+    pub tpm: Option<Beside>,
     /// The file with the memory that it goes on from; `None`: it is started anew, if at all.
     #[serde(default)]
     pub memory: Option<String>,
@@ -126,7 +129,13 @@ impl RevertPlan {
     /// The files that it makes.
     pub fn files(&self) -> Vec<String> {
         let overlays = self.disks.iter().map(|d| &d.overlay);
-        overlays.chain(self.variables.as_ref().map(|v| &v.before)).cloned().collect()
+        overlays.chain(self.beside().map(|(_, file)| &file.before)).cloned().collect()
+    }
+
+    /// What goes back besides its disks, and what a person calls it.
+    pub fn beside(&self) -> impl Iterator<Item = (&'static str, &Beside)> {
+        let variables = self.variables.iter().map(|file| ("the firmware's variables", file));
+        variables.chain(self.tpm.iter().map(|file| ("the emulated TPM's state", file)))
     }
 
     /// Where it is, by what each disk is on.
@@ -166,6 +175,7 @@ mod tests {
             disks: vec![disk("vda"), disk("vdb")],
             goes: vec!["/was".into()],
             variables: None,
+            tpm: None,
             memory: None,
             definition: String::new(),
             wanted: String::new(),

@@ -30,7 +30,7 @@ impl Stray {
 }
 
 /// What is kept beside the images with a snapshot of ours, in a file whose name says which: the end of that name.
-pub const KEPT: [&str; 2] = ["memory", "nvram"];
+pub const KEPT: [&str; 3] = ["memory", "nvram", "tpm"];
 
 /// The name of the file in which that is kept with the snapshot of this identity.
 pub fn kept_name(id: Uuid, what: &str) -> String {

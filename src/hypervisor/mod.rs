@@ -13,6 +13,7 @@
 //! * `delete` looks at the chain as it is now and refuses what it does not recognise ([`ErrorKind::ChainMismatch`]).
 //! * `thaw` is safe to call at any time, any number of times.
 
+mod beside;
 mod branch;
 mod error;
 mod facts;
@@ -38,6 +39,7 @@ use std::{
 use jiff::Timestamp;
 
 pub use self::{
+    beside::{Nvram, Tpm},
     branch::{Branch, Drawn, NewVm},
     error::{Error, ErrorKind, Result},
     facts::facts,
@@ -136,17 +138,6 @@ impl Disk {
     }
 }
 
-/// Where a VM's firmware keeps its variables.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Nvram {
-    /// libvirt's type of its source: `file`, `block`, `network` …
-    pub kind: String,
-    /// Its path.
-    pub path: String,
-    /// Its format, `raw` or `qcow2`.
-    pub format: String,
-}
-
 /// A VM as it is now.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, as libvirt tells it")]
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -177,8 +168,8 @@ pub struct Vm {
     pub busy: bool,
     /// Its firmware's variables, if it has such firmware and they have a file already.
     pub nvram: Option<Nvram>,
-    /// It has an emulated TPM, whose state is a file of the host.
-    pub tpm: bool,
+    /// Its emulated TPM, if it has one.
+    pub tpm: Option<Tpm>,
     /// How much memory it has, in bytes: what a snapshot with it may take.
     pub ram: u64,
     /// How long its definitions are as XML, the live and the inactive one together, in bytes: what each snapshot's

@@ -140,6 +140,7 @@ pub(super) fn mark(
         origin: Origin::Foreign,
         policies: policies.clone(),
         nvram: false,
+        tpm: false,
     };
     describe(work, vm, &record.name, &marker::compose(&record.description, &marker))?;
     Ok(marker)

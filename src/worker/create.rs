@@ -14,7 +14,11 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{Stop, Work, beside, memory, merge, prune, space};
+use super::{
+    Stop, Work,
+    beside::{self, What},
+    memory, merge, prune, space,
+};
 use crate::{
     core::{
         chain,
@@ -65,10 +69,10 @@ pub(super) fn take(work: &Work<'_>, create: &CreateJob, origin: Origin) -> Resul
         .collect();
     let wish = memory::wish(work, &create.how, &vm, &overlays, id)?;
     let kept = beside::read(hypervisor.as_ref(), &vm, &overlays, id)?;
-    let beside = kept.as_ref().map(|k| &k.path).into_iter().chain(wish.path());
+    let beside = kept.paths().chain(wish.path());
     let made = overlays.iter().map(|o| &o.path).chain(beside).cloned().collect();
-    let (policies, nvram) = (create.policies.clone(), kept.is_some());
-    let marker = Marker { vm: vm.id, id, created: now, origin, policies, nvram };
+    let (policies, nvram, tpm) = (create.policies.clone(), kept.has(What::Variables), kept.has(What::Tpm));
+    let marker = Marker { vm: vm.id, id, created: now, origin, policies, nvram, tpm };
     let spec = CreateSpec {
         name: name.clone(),
         description: marker::compose(&create.description, &marker),
@@ -83,8 +87,7 @@ pub(super) fn take(work: &Work<'_>, create: &CreateJob, origin: Origin) -> Resul
     work.phase("preparing overlays", None, Some(&name));
     let prepared = hypervisor.prepare(vm.id, &spec.overlays);
     let exists = prepared.as_ref().is_err_and(|e| e.kind == ErrorKind::Exists);
-    let keep = |()| kept.as_ref().map_or(Ok(()), |kept| beside::keep(hypervisor.as_ref(), kept));
-    if let Err(e) = prepared.and_then(keep) {
+    if let Err(e) = prepared.and_then(|()| kept.keep(hypervisor.as_ref())) {
         if exists {
             // What is there is somebody else's: not to be taken back.
             work.tools.store.abandoned(id)?;
@@ -104,9 +107,7 @@ pub(super) fn take(work: &Work<'_>, create: &CreateJob, origin: Origin) -> Resul
         Ok((spec, mut quality)) => {
             work.phase("verifying", None, Some(&name));
             verify(work, &vm, &spec, &intent)?;
-            if let Some(kept) = &kept {
-                beside::keep_up(hypervisor.as_ref(), kept, &mut quality);
-            }
+            kept.keep_up(hypervisor.as_ref(), &mut quality);
             work.tools.store.created(&intent, &quality)?;
             tracing::info!(
                 MESSAGE_ID = message::SNAPSHOT_TAKEN,

@@ -40,7 +40,7 @@ pub(super) fn run(
     work.phase("looking", None, Some(name));
     let records = hypervisor.snapshots(vm.id)?;
     let mut images = images(tools, vm, &records, name).map_err(refused)?;
-    images.extend(records.iter().find(|r| r.name == *name).and_then(|r| beside::file_of(vm, r)));
+    images.extend(records.iter().find(|r| r.name == *name).into_iter().flat_map(|r| beside::files_of(vm, r)));
     work.safe_point()?;
     let intent = Intent { overlays: images, ..Intent::new(marker.id, vm.id, name.clone(), Begun::Drop) };
     tools.store.begin(&intent, tools.clock.now())?;

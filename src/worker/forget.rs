@@ -82,7 +82,7 @@ pub(super) fn run(work: &Work<'_>, name: &SnapshotName) -> Result<(), Stop> {
 /// What we kept with it.
 fn kept(vm: &Vm, record: &SnapshotRecord, id: Uuid) -> Vec<String> {
     let ours = |path: &&String| stray::kept_with(path) == Some(id);
-    record.memory_file.iter().filter(ours).cloned().chain(beside::file_of(vm, record)).collect()
+    record.memory_file.iter().filter(ours).cloned().chain(beside::files_of(vm, record)).collect()
 }
 
 /// Who else names one of the images that are not there: without them it is lost too, and with them all of it was.

@@ -136,9 +136,6 @@ pub(super) fn take(
     let most = work.settings.daemon.max_frozen;
     let taken = work.tools.freezer.around(vm, how, &targets, most, || hypervisor.create(vm.id, &spec));
     let ((), mut quality) = taken?;
-    if vm.tpm {
-        quality.also("the state of its emulated TPM was not kept, and a revert leaves that as it is");
-    }
     if let Some(why) = why {
         debug_assert_ne!(quality.reached, Consistency::Memory);
         quality.also(&format!("the memory was not kept: {why}"));

@@ -36,7 +36,7 @@ pub(super) fn run(
     let records = hypervisor.snapshots(vm.id)?;
     recipe
         .files
-        .extend(records.iter().filter(|r| run.contains(&r.name)).filter_map(|r| beside::file_of(vm, r)));
+        .extend(records.iter().filter(|r| run.contains(&r.name)).flat_map(|r| beside::files_of(vm, r)));
     let room = merging::growths(hypervisor, vm, &recipe)
         .and_then(|growths| reserve(work, &growths))
         .map_err(|e| not_deleted(vm, run, Error::new(e.kind, format!("{e}. Nothing was touched"))))?;

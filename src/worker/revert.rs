@@ -343,10 +343,11 @@ fn plan(
         None => None,
     };
     let memory = memory(revert, record);
-    if vm.tpm && memory.is_none() {
+    let beside = beside::for_revert(hypervisor.as_ref(), vm, record, id)?;
+    if let Some(why) = beside.tpm_stays.filter(|_| memory.is_none()) {
         tracing::warn!(
             VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %name,
-            "the state of VM {}'s emulated TPM stays as it is now: only with the memory is it kept", vm.name
+            "the state of VM {}'s emulated TPM stays as it is now: {why}", vm.name
         );
     }
     let before = match (memory, record.taken) {
@@ -360,7 +361,8 @@ fn plan(
         disks,
         goes,
         memory: memory.cloned(),
-        variables: beside::for_revert(hypervisor.as_ref(), vm, record, id)?,
+        variables: beside.variables,
+        tpm: beside.tpm,
         definition,
         wanted,
         metadata: hypervisor.copy(vm.id, name)?.as_str().to_owned(),

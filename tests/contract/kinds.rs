@@ -3,8 +3,9 @@
 use virtsnap::{
     core::{
         job::{CreateJob, Failure, Operation, Outcome, Pace, RevertJob},
-        model::VmId,
+        model::{SnapshotName, VmId},
         revert::Then,
+        stray,
     },
     hypervisor::{ErrorKind, Hypervisor},
 };
@@ -22,6 +23,10 @@ pub(crate) trait Kept {
     /// Makes a VM, not running, of this name, with one raw disk in a directory of this name, in a file that ends in
     /// `.img`.
     fn new_raw_vm_at(&mut self, name: &str, directory: &str, file: &str) -> VmId;
+    /// Makes a VM, not running, with a disk and an emulated TPM that has a state. Where that is.
+    fn new_tpm_vm(&mut self) -> (VmId, String);
+    /// Gives the stopped VM's TPM another state.
+    fn renew_tpm(&mut self, vm: VmId, state: &str);
     /// Another program begins a backup of the running VM, which goes on until it is ended.
     fn begin_backup(&mut self, vm: VmId);
     /// Ends it.
@@ -83,6 +88,50 @@ pub(crate) fn firmware_variables_are_put_back_by_a_revert(rig: &mut dyn Rig) {
     assert_eq!(now(rig), (1, 1));
     daemon.ask(vm, RevertJob { name: first, ..paused }).unwrap();
     assert_eq!(now(rig), (3, 3));
+}
+
+/// Of a stopped VM, and of one that is on; also where the state is longer or shorter than then.
+pub(crate) fn a_tpm_s_state_is_put_back_by_a_revert(rig: &mut dyn Rig) {
+    let (hv, _events) = connected(rig);
+    let daemon = Daemon::new(&hv);
+    let (vm, own) = rig.new_tpm_vm();
+    assert_eq!(hv.vm(vm).unwrap().tpm.unwrap().state, Some(own.clone()));
+    let access = rig.access(&own);
+    let first = rig.bytes_of(&own);
+    let disk = hv.vm(vm).unwrap().disks[0].chain[0].path.clone();
+    let kept =
+        || hv.images_beside(&disk).unwrap().iter().filter(|i| stray::kept_with(&i.path).is_some()).count();
+    create(&daemon, vm, "s0").unwrap();
+    assert_eq!(kept(), 1);
+    delete(&daemon, vm, "s0").unwrap();
+    assert_eq!(kept(), 0);
+    rig.write_marker(vm, "vda", 1);
+    create(&daemon, vm, "s1").unwrap();
+    rig.renew_tpm(vm, &own);
+    let second = rig.bytes_of(&own);
+    assert_ne!(first, second);
+    rig.write_marker(vm, "vda", 2);
+    // Its CPUs do not run: nothing changes the TPM.
+    hv.start(vm, true).unwrap();
+    let second = if rig.bytes_of(&own) == second { second } else { rig.bytes_of(&own) };
+    create(&daemon, vm, "s2").unwrap();
+    hv.stop(vm).unwrap();
+    rig.renew_tpm(vm, &own);
+    let third = rig.bytes_of(&own);
+    rig.write_marker(vm, "vda", 3);
+
+    let off = |snapshot: &SnapshotName| RevertJob { then: Then::ShutOff, ..usual(snapshot.as_str()) };
+    let now = |rig: &dyn Rig| (rig.bytes_of(&own), rig.marker_now(vm, "vda"));
+    let three = daemon.revert(vm, "s1");
+    assert_eq!(now(rig), (first.clone(), 1));
+    daemon.ask(vm, off(&name("s2"))).unwrap();
+    assert_eq!(now(rig), (second, 2));
+    daemon.ask(vm, off(&three)).unwrap();
+    assert_eq!(now(rig), (third, 3));
+    assert_eq!(rig.access(&own), access);
+    // It is one that a VM can be started with.
+    daemon.ask(vm, RevertJob { then: Then::Paused, ..usual("s1") }).unwrap();
+    hv.stop(vm).unwrap();
 }
 
 /// Whatever people call their VMs, directories and files, also below what is written to.

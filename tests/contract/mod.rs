@@ -346,6 +346,7 @@ macro_rules! contracts {
             }
             kinds [Images] {
                 firmware_variables_are_put_back_by_a_revert [];
+                a_tpm_s_state_is_put_back_by_a_revert [];
                 a_raw_base_of_a_strange_name_is_merged_into_and_reverted_to [];
                 a_vm_that_is_backed_up_or_saved_or_transient_is_left_alone [];
             }

@@ -149,6 +149,8 @@ impl Kinds for TestRig {
 
 impl Kept for TestRig {
     declared_not_to! {
+        fn new_tpm_vm[&mut self]() -> (VmId, String);
+        fn renew_tpm[&mut self](vm: VmId, state: &str);
         fn new_raw_vm_at[&mut self](name: &str, directory: &str, file: &str) -> VmId;
         fn begin_backup[&mut self](vm: VmId);
         fn end_backup[&mut self](vm: VmId);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use virtsnap::{
     core::model::VmState,
     hypervisor::{
-        Agent, Error, ErrorKind, Hypervisor,
+        Agent, Error, ErrorKind, Hypervisor, Tpm,
         sim::{Fault, Mishap, Op, Sim, VmSpec},
     },
 };
@@ -326,7 +326,7 @@ async fn whoever_is_killed_while_it_goes_on_from_it_leaves_what_a_later_life_end
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_state_of_an_emulated_tpm_is_kept_with_it_alone() {
-    let rig = web(|vm| VmSpec { tpm: true, ..vm }).await;
+    let rig = web(|vm| VmSpec { tpm: Some(Tpm { state: None }), ..vm }).await;
     create(&rig, "s1", "never").await.unwrap();
     let [_, reached, requested, note] = told(&rig, "s1").await;
     assert_eq!([reached, requested], ["filesystem", "filesystem"]);

@@ -99,6 +99,7 @@ impl World {
             origin: Origin::Schedule,
             policies: ["p".parse().unwrap()].into(),
             nvram: false,
+            tpm: false,
         };
         let spec = CreateSpec {
             name: name.clone(),

@@ -45,4 +45,5 @@ mod rig;
 mod settling;
 mod stale;
 mod suspended;
+mod tpm;
 mod verbs;

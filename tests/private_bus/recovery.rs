@@ -51,6 +51,7 @@ fn switched(rig: &Rig, intent: &Intent) {
         origin: Origin::Manual,
         policies: BTreeSet::new(),
         nvram: false,
+        tpm: false,
     };
     let overlays = vec![overlay(&rig.sim, intent.vm, &intent.overlays[0])];
     let spec = CreateSpec {

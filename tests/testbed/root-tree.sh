@@ -20,6 +20,7 @@ if [ -d "$TREE" ]; then echo "$TREE"; exit 0; fi
 PACKAGES=(
   systemd systemd-sysv libpam-systemd udev dbus polkitd
   libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils
+  swtpm swtpm-tools
   e2fsprogs kmod procps iproute2 util-linux less strace ca-certificates python3-libvirt python3-dbus
 )
 [ "$SUITE" = trixie ] && PACKAGES+=(busybox-static qemu-guest-agent)

@@ -37,6 +37,8 @@ pub(super) struct Connections {
     pub(super) work: Watched,
     /// For the guest agent: a thaw must never wait behind anything else.
     pub(super) guard: Watched,
+    /// It is the host's own instance, no user's.
+    pub(super) system: bool,
     /// The host confines VMs with AppArmor.
     pub(super) apparmor: bool,
     /// What this libvirt can do.
@@ -171,7 +173,8 @@ fn open(
     let apparmor = xml::security_models(&capabilities).iter().any(|m| m == "apparmor");
     let features = features::of(control.lib_version()?);
     let info = Info { uri: control.uri()?, version: version(&control), features };
-    Ok((Connections { control, work, guard, apparmor, features }, info, gate))
+    let system = info.uri.split(['?', '#']).next().is_some_and(|uri| uri.ends_with("/system"));
+    Ok((Connections { control, work, guard, system, apparmor, features }, info, gate))
 }
 
 /// With any of them gone all are: a thaw that waits on a host that is silent would wait for ever.

@@ -9,8 +9,9 @@ const CHUNK: usize = 64 * 1024;
 
 pub(super) fn load(connection: &Connect, path: &str, at_most: u64) -> Result<Vec<u8>> {
     let volume = existing(connection, path)?;
-    storage::exclusively(|| download(connection, &volume, at_most))
-        .map_err(|e| e.context(format_args!("reading {path}")))
+    let read = storage::exclusively(|| download(connection, &volume, at_most));
+    let_go(connection, path);
+    read.map_err(|e| e.context(format_args!("reading {path}")))
 }
 
 /// Up to so many bytes of a file, from there on: fewer where it ends.
@@ -42,7 +43,17 @@ pub(super) fn save(connection: &Connect, path: &str, bytes: &[u8], how: Save<'_>
             }
         }
     };
+    let_go(connection, path);
     saved.map_err(|e| e.context(format_args!("writing {path}")))
+}
+
+/// The state of each TPM is in a directory of its own: a pool over each would stand in everybody's list.
+fn let_go(connection: &Connect, path: &str) {
+    if path.ends_with(".permall")
+        && let Ok((directory, _)) = storage::split(path)
+    {
+        storage::let_go(connection, directory);
+    }
 }
 
 fn create(connection: &Connect, path: &str, bytes: &[u8], like: Option<&xml::Access>) -> Result<()> {

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     core::model::{VmId, VmState},
-    hypervisor::{Result, SnapshotRecord, Vm, ffi},
+    hypervisor::{Result, SnapshotRecord, Tpm, Vm, ffi},
 };
 
 pub(super) fn vms(connections: &Connections) -> Result<Vec<VmId>> {
@@ -68,7 +68,8 @@ pub(super) fn vm(connections: &Connections, id: VmId) -> Result<Vm> {
         block_jobs,
         busy,
         nvram: read.nvram,
-        tpm: read.tpm,
+        // A session's are below a home that only its user's libvirt knows.
+        tpm: read.tpm.map(|tpm| if connections.system { tpm } else { Tpm { state: None } }),
         ram: read.ram,
         xml_bytes: text.len() + inactive.map_or(0, |text| text.len()),
     })

@@ -261,6 +261,16 @@ fn pool_over(connection: &Connect, directory: &str) -> Result<StoragePool> {
     }
 }
 
+/// Takes away the pool over this directory, if it is one of ours. What fails only leaves it in the list.
+pub(super) fn let_go(connection: &Connect, directory: &str) {
+    let Ok(pool) = connection.lookup_storage_pool_by_name(&pool_name(directory)) else { return };
+    if pool.is_persistent().is_ok_and(|persistent| !persistent)
+        && let Err(error) = exclusively(|| Ok(pool.destroy()?))
+    {
+        tracing::debug!(%directory, %error, "cannot take away the storage pool");
+    }
+}
+
 /// What an administrator reads in `virsh pool-list`: the directory in letters that need no quoting, and a number
 /// (FNV-1a of its path) that keeps apart what these letters do not. It never changes: the same directory has the same
 /// name in each version.

@@ -18,7 +18,7 @@ pub(super) use self::write::{
 use super::nodes::{broken, child, child_text, overlays, parse, source};
 use crate::{
     core::model::{Content, SnapshotName, Storage, VmId},
-    hypervisor::{Agent, Disk, Layer, Nvram, Result, SnapshotDisk, Taken},
+    hypervisor::{Agent, Disk, Layer, Nvram, Result, SnapshotDisk, Taken, Tpm},
 };
 
 /// The namespace of what we keep in a VM's `<metadata>`.
@@ -35,8 +35,7 @@ pub(super) struct DomainXml {
     /// `<seclabel>`s: model and whether it confines (`type` is not `none`).
     pub(super) seclabels: Vec<(String, bool)>,
     pub(super) nvram: Option<Nvram>,
-    /// It has an emulated TPM.
-    pub(super) tpm: bool,
+    pub(super) tpm: Option<Tpm>,
     /// Its memory, in bytes.
     pub(super) ram: u64,
     /// One of its disks is being copied, or the layer it is written to committed.
@@ -129,7 +128,6 @@ pub(super) fn domain(xml: &str) -> Result<DomainXml> {
         .filter_map(|n| Some((n.attribute("model")?.to_owned(), n.attribute("type") != Some("none"))))
         .collect();
     let of_kind = |kind| devices.into_iter().flat_map(|d| d.children()).filter(move |n| n.has_tag_name(kind));
-    let emulated = |n| child(n, "backend").and_then(|b| b.attribute("type")) == Some("emulator");
     Ok(DomainXml {
         id,
         name: child_text(root, "name").unwrap_or_default(),
@@ -138,7 +136,7 @@ pub(super) fn domain(xml: &str) -> Result<DomainXml> {
         disks: of_kind("disk").map(disk).collect(),
         seclabels,
         nvram: child(root, "os").and_then(|os| child(os, "nvram")).and_then(nvram),
-        tpm: of_kind("tpm").any(emulated),
+        tpm: of_kind("tpm").filter_map(|n| child(n, "backend")).find_map(|backend| tpm(backend, id)),
         // libvirt tells it in KiB, however it was given.
         ram: child_text(root, "memory").and_then(|m| m.trim().parse::<u64>().ok()).unwrap_or(0) << 10,
         mirrors: of_kind("disk").any(|d| child(d, "mirror").is_some()),
@@ -151,6 +149,26 @@ fn nvram(node: Node<'_, '_>) -> Option<Nvram> {
     let path = source(node).or_else(text)?;
     let attribute = |name, otherwise: &str| node.attribute(name).unwrap_or(otherwise).to_owned();
     Some(Nvram { kind: attribute("type", "file"), path, format: attribute("format", "raw") })
+}
+
+/// Where libvirt's system instance keeps an emulated TPM's state, as long as the definition says nothing else (which it
+/// can since 10.10): `swtpmStorageDir` of its `qemu_conf.c`, and names that swtpm gives its files.
+fn tpm(backend: Node<'_, '_>, vm: VmId) -> Option<Tpm> {
+    if backend.attribute("type") != Some("emulator") {
+        return None;
+    }
+    let (directory, file) = match backend.attribute("version") {
+        Some("1.2") => ("tpm1.2", "tpm-00.permall"),
+        _ => ("tpm2", "tpm2-00.permall"),
+    };
+    let given = child(backend, "source").map(|n| (n.attribute("type"), n.attribute("path")));
+    let state = match given {
+        None => Some(format!("/var/lib/libvirt/swtpm/{vm}/{directory}/{file}")),
+        Some((Some("file"), Some(path))) => Some(path.to_owned()),
+        Some((Some("dir"), Some(path))) => Some(format!("{}/{file}", path.trim_end_matches('/'))),
+        Some(_) => None,
+    };
+    Some(Tpm { state })
 }
 
 fn disk(node: Node<'_, '_>) -> DiskXml {

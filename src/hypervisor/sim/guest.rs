@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     core::model::{SnapshotName, VmId, VmState},
-    hypervisor::{Agent, Disk, Error, ErrorKind, Event, Nvram, Result, Vm, WaitingJob},
+    hypervisor::{Agent, Disk, Error, ErrorKind, Event, Nvram, Result, Tpm, Vm, WaitingJob},
 };
 
 #[derive(Debug)]
@@ -60,7 +60,7 @@ pub(super) struct Machine {
     /// Such jobs that wait for somebody to end them, as long as its CPUs have stood still since it was started.
     pub(super) waiting: Vec<WaitingJob>,
     pub(super) nvram: Option<Nvram>,
-    tpm: bool,
+    pub(super) tpm: Option<Tpm>,
     xml_bytes: usize,
     /// What its definition gives it, in MiB.
     pub(super) memory: u64,
@@ -165,7 +165,7 @@ impl State {
             block_jobs: vm.block_job || !vm.merging.is_empty() || !vm.pulling.is_empty(),
             busy: vm.job.is_some(),
             nvram: vm.nvram.clone(),
-            tpm: vm.tpm,
+            tpm: vm.tpm.clone(),
             ram: vm.memory << 20,
             xml_bytes: if vm.active() && vm.persistent { 2 * vm.xml_bytes } else { vm.xml_bytes },
         })

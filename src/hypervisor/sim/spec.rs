@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::{
     core::model::{VmId, VmState},
-    hypervisor::{Agent, GuestFileSystem, Nvram},
+    hypervisor::{Agent, GuestFileSystem, Nvram, Tpm},
 };
 
 /// A disk to be made.
@@ -44,7 +44,6 @@ impl DiskSpec {
 }
 
 /// A VM to be made.
-#[expect(clippy::struct_excessive_bools, reason = "as in what it describes")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmSpec {
     /// Its name.
@@ -69,8 +68,8 @@ pub struct VmSpec {
     pub file_systems: Vec<GuestFileSystem>,
     /// Its firmware's variables.
     pub nvram: Option<Nvram>,
-    /// It has an emulated TPM.
-    pub tpm: bool,
+    /// Its emulated TPM.
+    pub tpm: Option<Tpm>,
     /// False for one whose CPU or devices cannot be migrated, so that its memory cannot be kept.
     pub migratable: bool,
     /// How long its definition is.
@@ -92,7 +91,7 @@ impl VmSpec {
             agent: Agent::Connected,
             file_systems: Vec::new(),
             nvram: None,
-            tpm: false,
+            tpm: None,
             migratable: true,
             xml_bytes: 8 * 1024,
         };

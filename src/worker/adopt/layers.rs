@@ -66,6 +66,7 @@ pub(super) fn run(work: &Work<'_>, policies: &BTreeSet<PolicyName>) -> Result<()
             origin: Origin::Foreign,
             policies: policies.clone(),
             nvram: false,
+            tpm: false,
         };
         let new = NewRecord {
             name: name.clone(),

@@ -52,10 +52,10 @@ fn put_back(tools: &Tools, intent: &Intent, plan: &RevertPlan, from: Step, at: P
             ));
         }
     }
-    if let Some(variables) = &plan.variables
-        && !is_on(hypervisor.vm(intent.vm)?.state)
-    {
-        beside::put_in(hypervisor.as_ref(), variables, &variables.before)?;
+    for (what, file) in plan.beside() {
+        if !is_on(hypervisor.vm(intent.vm)?.state) {
+            beside::put_in(hypervisor.as_ref(), (what, file), &file.before)?;
+        }
     }
     // One that somebody deleted since must not come back: it is put back only if it may have been changed by us.
     if from >= Step::Telling {
@@ -168,7 +168,7 @@ fn give_up(tools: &Tools, intent: &Intent, plan: &RevertPlan, vm: &Vm) -> Result
     let was = plan.disks.iter().map(|d| d.was.path.as_str());
     let kept: Vec<&str> = was
         .chain(stay.iter().map(String::as_str))
-        .chain(plan.variables.iter().map(|v| v.before.as_str()))
+        .chain(plan.beside().map(|(_, file)| file.before.as_str()))
         .collect();
     becomes_removal(tools, intent, go)?;
     tracing::error!(

@@ -116,6 +116,7 @@ fn take(
         origin: Origin::Safety,
         policies: safety.policies.clone(),
         nvram: false,
+        tpm: false,
     };
     let intent = Intent::new(id, vm.id, name.clone(), Begun::Create(Box::default()));
     store.begin(&intent, now)?;

@@ -72,8 +72,8 @@ fn prepare(tools: &Tools, intent: &Intent, plan: &RevertPlan, phase: &dyn Fn(&st
         })
         .collect();
     tools.hypervisor.prepare_on(intent.vm, &overlays)?;
-    if let Some(variables) = &plan.variables {
-        beside::put_aside(tools.hypervisor.as_ref(), variables)?;
+    for file in plan.beside() {
+        beside::put_aside(tools.hypervisor.as_ref(), file)?;
     }
     reach(tools, intent, Reached::On(Step::Prepared))
 }
@@ -87,14 +87,14 @@ fn forwards(tools: &Tools, intent: &Intent, plan: &RevertPlan, phase: &dyn Fn(&s
     if place(plan, &hypervisor.vm(intent.vm)?) != Place::Before {
         return Err(Error::new(ErrorKind::ChainMismatch, "somebody else changed its disks meanwhile"));
     }
-    if let Some(variables) = &plan.variables {
-        phase("putting back the firmware's variables");
-        // What the guest changed since they were put aside.
-        beside::put_aside(hypervisor.as_ref(), variables)?;
+    for (what, file) in plan.beside() {
+        phase(&format!("putting back {what}"));
+        // What the guest changed since it was put aside.
+        beside::put_aside(hypervisor.as_ref(), (what, file))?;
     }
     reach(tools, intent, Reached::On(Step::Defining))?;
-    if let Some(variables) = &plan.variables {
-        beside::put_in(hypervisor.as_ref(), variables, &variables.kept)?;
+    for (what, file) in plan.beside() {
+        beside::put_in(hypervisor.as_ref(), (what, file), &file.kept)?;
     }
     phase("defining");
     hypervisor.define(intent.vm, &Definition::new(plan.wanted.clone()), &sources(plan))?;
@@ -184,7 +184,7 @@ pub(super) fn verify(tools: &Tools, intent: &Intent, plan: &RevertPlan) -> Resul
 /// It happened: what it was on goes, if it is nobody's. From here on that is all that is left to do, whoever does it: the
 /// VM goes on, and what it is on or whether it runs says nothing any more of where the revert was.
 pub(super) fn ended(tools: &Tools, intent: &Intent, plan: &RevertPlan) -> Result<()> {
-    let goes = plan.goes.iter().cloned().chain(plan.variables.iter().map(|v| v.before.clone()));
+    let goes = plan.goes.iter().cloned().chain(plan.beside().map(|(_, file)| file.before.clone()));
     becomes_removal(tools, intent, goes.collect())?;
     let stay = plan.disks.iter().filter(|d| !plan.goes.contains(&d.was.path));
     for disk in stay.filter(|_| plan.safety.is_none()) {

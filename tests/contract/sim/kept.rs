@@ -2,7 +2,7 @@
 
 use virtsnap::{
     core::model::{SnapshotName, VmId, VmState},
-    hypervisor::{Agent, Hypervisor as _, sim::VmSpec},
+    hypervisor::{Agent, Hypervisor as _, Tpm, sim::VmSpec},
 };
 
 use super::SimRig;
@@ -15,6 +15,20 @@ impl Kept for SimRig {
         spec.disks[0].path = format!("/images/{directory}/{file}");
         "raw".clone_into(&mut spec.disks[0].format);
         self.sim.add_vm(spec.with_agent(Agent::Absent))
+    }
+
+    fn new_tpm_vm(&mut self) -> (VmId, String) {
+        let number = self.number();
+        let state = format!("/tpm/vm{number}.permall");
+        self.sim.put_bytes(&state, b"first");
+        let tpm = Tpm { state: Some(state.clone()) };
+        let spec = VmSpec { tpm: Some(tpm), ..VmSpec::new(&format!("vm{number}"), number.into()) };
+        (self.sim.add_vm(spec.in_state(VmState::ShutOff).with_agent(Agent::Absent)), state)
+    }
+
+    fn renew_tpm(&mut self, _vm: VmId, state: &str) {
+        let longer = [self.sim.bytes_of(state).unwrap(), b" and on".to_vec()].concat();
+        self.sim.put_bytes(state, &longer);
     }
 
     fn begin_backup(&mut self, vm: VmId) {

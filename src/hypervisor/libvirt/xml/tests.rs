@@ -106,8 +106,21 @@ fn firmware_tpm_and_copies_are_seen() {
     assert_eq!(nvram("<type>hvm</type>"), None);
 
     assert_eq!(read("<memory unit='KiB'>98304</memory>").ram, 96 << 20);
-    let tpm = |kind| read(&format!("<devices><tpm><backend type='{kind}'/></tpm></devices>")).tpm;
-    assert!(tpm("emulator") && !tpm("passthrough"));
+    let tpm = |backend: &str| {
+        let tpm = read(&format!("<devices><tpm>{backend}</tpm></devices>")).tpm;
+        tpm.map(|tpm| tpm.state.map(|path| path.replace("0cc175b9-c0f1-b6a8-31c3-99e269772661", "U")))
+    };
+    assert_eq!(tpm("<backend type='passthrough'><device path='/dev/tpm0'/></backend>"), None);
+    let at = |path: &str| Some(Some(path.to_owned()));
+    let usual = at("/var/lib/libvirt/swtpm/U/tpm2/tpm2-00.permall");
+    assert_eq!(tpm("<backend type='emulator'/>"), usual);
+    assert_eq!(tpm("<backend type='emulator' version='2.0'/>"), usual);
+    let old = at("/var/lib/libvirt/swtpm/U/tpm1.2/tpm-00.permall");
+    assert_eq!(tpm("<backend type='emulator' version='1.2'/>"), old);
+    for (source, path) in [("type='dir' path='/t/'", "/t/tpm2-00.permall"), ("type='file' path='/t'", "/t")] {
+        assert_eq!(tpm(&format!("<backend type='emulator'><source {source}/></backend>")), at(path));
+    }
+    assert_eq!(tpm("<backend type='emulator'><source type='later'/></backend>"), Some(None));
     let disk = |inside| read(&format!("<devices><disk type='file'>{inside}</disk></devices>")).mirrors;
     assert!(disk("<mirror type='file' job='active-commit'/>") && !disk("<source file='/a'/>"));
 }
