@@ -13,6 +13,7 @@ use crate::{
         stray,
     },
     hypervisor::{self, Agent, Hypervisor, Vm},
+    merging,
     store::{HalfDeleted, Intent, Store, StoreError},
 };
 
@@ -53,10 +54,11 @@ pub fn read(hypervisor: &dyn Hypervisor, store: &Store, id: VmId) -> Result<VmRe
         wrong: store.wrong(id)?,
     };
     let stem = store.stem_of(id)?;
+    let ground = merging::ground(hypervisor, &vm, &snapshots).map(Box::new);
     let record = join(vm, snapshots, &known);
     let known_since = doubt::since(record.snapshots.values(), store.knows_since(id)?);
     findings.extend(known_since.map(|since| doubt::finding(&record.name, since)));
-    Ok(VmRecord { stem, findings, strays, known_since, forgotten, ..record })
+    Ok(VmRecord { ground, stem, findings, strays, known_since, forgotten, ..record })
 }
 
 /// What the store knows of a VM's snapshots.
@@ -77,6 +79,7 @@ fn join(vm: Vm, snapshots: Vec<hypervisor::SnapshotRecord>, known: &Known) -> Vm
         agent_connected: vm.agent == Agent::Connected,
         chain_depth: u32::try_from(depth).unwrap_or(u32::MAX),
         images,
+        ground: None,
         stem: None,
         findings: Vec::new(),
         strays: Vec::new(),

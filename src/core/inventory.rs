@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::branch::Stem;
 use super::forgotten::Forgotten;
 use super::health::Finding;
+use super::merge::Ground;
 use super::model::{Consistency, Snapshot, SnapshotName, VmId, VmState};
 use super::policy::Quiesce;
 use super::retention::Need;
@@ -29,6 +30,8 @@ pub struct VmRecord {
     pub chain_depth: u32,
     /// Every image under its disks, by path.
     pub images: BTreeSet<String>,
+    /// What its snapshots' images allow, where not all of them have all of its disks; else their tree says it.
+    pub ground: Option<Box<Ground>>,
     /// What it was branched off, if it was made so.
     pub stem: Option<Stem>,
     /// What is wrong with its disks and snapshots, the worst first.
@@ -172,6 +175,7 @@ mod tests {
             agent_connected: false,
             chain_depth: 1,
             images: layers.iter().map(|l| (*l).to_owned()).collect(),
+            ground: None,
             stem: None,
             findings: Vec::new(),
             strays: Vec::new(),

@@ -93,7 +93,11 @@ pub fn decide(vm: &VmRecord, plan: &VmPlan, at: Circumstances<'_>) -> Decision {
     let half_deleted =
         |name: &SnapshotName| clock.is_none() && vm.snapshots.get(name).is_some_and(|s| s.half_deleted);
     let goes: Vec<bool> = verdicts.iter().map(|v| !v.keep || half_deleted(v.name)).collect();
-    let steps = merge::plan(&snapshots, &goes, at.needed).owned();
+    let mut steps = merge::plan(&snapshots, &goes, at.needed).owned();
+    if let Some(ground) = &vm.ground {
+        steps = ground.allow(steps, &snapshots.iter().map(|s| (&s.name, s.size)).collect());
+        steps.held.sort_by_key(|held| snapshots.iter().position(|s| s.name == held.name));
+    }
     let held: BTreeMap<&SnapshotName, &Held> = steps.held.iter().map(|h| (&h.name, h)).collect();
     let sentences = verdicts
         .iter()

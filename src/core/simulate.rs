@@ -240,6 +240,7 @@ mod tests {
                 agent_connected: false,
                 chain_depth: 1,
                 images: BTreeSet::new(),
+                ground: None,
                 stem: None,
                 findings: Vec::new(),
                 strays: Vec::new(),

@@ -7,7 +7,7 @@ use crate::{
         chain::{self, Merged, Told},
         forgotten::Forgotten,
         leftover, marker,
-        merge::{DiskNow, DiskPart, Obstacle, Recipe, SnapshotNow, recipe},
+        merge::{DiskNow, DiskPart, Ground, Obstacle, Recipe, SnapshotNow, recipe},
         model::{SnapshotName, Storage, VmId, VmState},
         room::Growth,
     },
@@ -67,6 +67,25 @@ pub fn look(hypervisor: &dyn Hypervisor, id: VmId, run: &[SnapshotName]) -> Resu
         part.base_bytes = growths.iter().find(|g| g.image == part.base).map(|g| g.allocation);
     }
     Ok(recipe)
+}
+
+/// What the images allow, where not all snapshots have all disks. `None` where their tree says it; and where something is
+/// wrong with them, which is for the one who examines them to say.
+pub fn ground(hypervisor: &dyn Hypervisor, vm: &Vm, records: &[SnapshotRecord]) -> Option<Ground> {
+    let disks = || vm.disks.iter().filter(|d| d.writable && d.kind == "file");
+    let has_all = |r: &SnapshotRecord| disks().all(|d| r.disks.iter().any(|of| of.target == d.target));
+    if records.iter().all(has_all) || check_snapshots(records).is_err() {
+        return None;
+    }
+    let mut line = line_to_current(records).ok()?;
+    line.reverse();
+    let now = |disk| disk_now(hypervisor, disk, records, &[]).map(|(now, _)| now);
+    let disks = disks().map(now).collect::<Result<Vec<_>>>().ok()?;
+    let off = records.iter().filter(|r| !line.iter().any(|l| l.name == r.name));
+    let off = off.map(|r| Ok((r, stands_on(hypervisor, r)?))).collect::<Result<Vec<_>>>().ok()?;
+    let on_line: Vec<_> = line.iter().map(|r| snapshot_now(r, vm.id, &[])).collect();
+    let beside: Vec<_> = off.iter().map(|(r, images)| snapshot_now(r, vm.id, images)).collect();
+    Some(Ground::new(&disks, &on_line, &beside))
 }
 
 /// What has to be deleted before one on a branch that the VM left.

@@ -23,7 +23,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 pub use self::{
     left_over::is_left_over,
-    look::{growths, look},
+    look::{ground, growths, look},
     truth::{Word, ask_qemu, check_times},
 };
 use crate::{

@@ -344,3 +344,34 @@ async fn a_time_that_was_wrongly_taken_for_passed_can_be_taken_back() {
     assert!(rig.store().last_plausible().unwrap().unwrap() < wrong);
     rig.client.job(&vm_path(id(1)), "VM.Prune", none()).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_snapshot_stands_on_with_one_disk_only_stays_and_the_preview_knows_it() {
+    let rig = with_snapshots(0, &["vda", "vdb"]).await;
+    rig.client.create(id(1), "s0", options([("disks", vec!["vda"].into())])).await.unwrap();
+    run(&rig, 2).await;
+    let [_, first, second] = rig.client.snapshots(id(1)).await.try_into().unwrap();
+    // vdb stays where it is: x will stand on the images of these two, and is no branch of theirs.
+    let revert =
+        async |to: &str| rig.client.job(&snapshot_path(id(1), to), "Snapshot.Revert", none()).await.unwrap();
+    let delete = async |path: &str| rig.client.job(path, "Snapshot.Delete", none()).await.unwrap();
+    let before = revert("s0").await;
+    rig.client.create(id(1), "x", none()).await.unwrap();
+    let safety = revert(&second).await;
+    delete(&before).await;
+    reload(&rig, "[policy.p]\nvms = [\"*\"]\nkeep-last = 1\n").await;
+
+    let prune = async || rig.client.job(&vm_path(id(1)), "VM.Prune", none()).await.unwrap();
+    let of_first =
+        async || preview(&rig.client, false).await.into_iter().find(|(name, ..)| *name == first).unwrap();
+    let (_, keep, reasons) = of_first().await;
+    assert!(keep && reasons.iter().any(|(rule, ..)| rule == "held"), "{reasons:?}");
+    prune().await;
+    assert!(rig.client.snapshots(id(1)).await.contains(&first));
+
+    delete(&safety).await;
+    delete(&snapshot_path(id(1), "x")).await;
+    assert!(!of_first().await.1);
+    prune().await;
+    assert!(!rig.client.snapshots(id(1)).await.contains(&first));
+}

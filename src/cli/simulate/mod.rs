@@ -86,6 +86,7 @@ pub fn answer(text: Option<&str>, args: &Simulate, watch: &Watch) -> Result<(Ans
             agent_connected: false,
             chain_depth: 1,
             images: BTreeSet::new(),
+            ground: None,
             stem: None,
             findings: Vec::new(),
             strays: Vec::new(),

@@ -82,6 +82,7 @@ fn record(n: u128, snapshots: &[(&str, bool)]) -> VmRecord {
         agent_connected: true,
         chain_depth: 1,
         images: BTreeSet::new(),
+        ground: None,
         stem: None,
         findings: Vec::new(),
         strays: Vec::new(),

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::Obstacle;
 use crate::core::{
     model::{Snapshot, SnapshotName, SnapshotState},
     retention::Need,
@@ -150,6 +151,8 @@ pub enum Hold {
     DeadBranch(Vec<Blocker>),
     /// It is not on the live chain and has no parent: its image may be the disk's own base.
     DeadRoot,
+    /// Its images forbid it, where snapshots do not all have the same disks.
+    Images(Obstacle),
 }
 
 /// `"a", "b" (pinned) and 3 more`
@@ -229,6 +232,7 @@ impl fmt::Display for Hold {
                 f.write_str("it is on an abandoned branch, with others based on it; first has to go: ")?;
                 list(f, blockers)
             }
+            Self::Images(obstacle) => obstacle.fmt(f),
             Self::DeadRoot => f.write_str(
                 "it is not on the live chain and has no parent, so its image may be the disk's own base; \
                  first somebody has to make sure that no disk needs the image, and then delete it by hand",

@@ -17,6 +17,7 @@
 
 #[cfg(test)]
 mod disk;
+mod ground;
 mod hold;
 mod names;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use std::collections::BTreeMap;
 
 use self::tree::{Tree, age};
 pub use self::{
+    ground::Ground,
     hold::{Blocker, Breakage, Held, Hold},
     recipe::{DiskNow, DiskPart, Doomed, Obstacle, Place, Recipe, SnapshotNow, Strayed, recipe},
     step::{Plan, Step},

@@ -70,7 +70,7 @@ impl World {
             Hold::ChildNeeded { child, .. } => self.release(child),
             Hold::Branches(branches) | Hold::DeadBranch(branches) => self.clear(name, branches),
             Hold::ChildBranches { child, branches } => self.clear(child, branches),
-            Hold::Broken(_) | Hold::Mixed { .. } | Hold::DeadRoot => panic!("{because:?}"),
+            Hold::Broken(_) | Hold::Mixed { .. } | Hold::DeadRoot | Hold::Images(_) => panic!("{because:?}"),
         }
     }
 

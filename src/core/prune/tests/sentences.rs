@@ -57,6 +57,7 @@ fn vm(words: &str) -> VmRecord {
         agent_connected: true,
         chain_depth: 1,
         images: BTreeSet::new(),
+        ground: None,
         stem: None,
         findings: Vec::new(),
         strays: Vec::new(),
