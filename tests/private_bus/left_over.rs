@@ -4,8 +4,8 @@
 use virtsnap::{
     core::model::{SnapshotName, VmState},
     hypervisor::{
-        Hypervisor as _,
-        sim::{Op, VmSpec},
+        Error, ErrorKind, Hypervisor as _,
+        sim::{Fault, Mishap, Op, VmSpec},
     },
 };
 
@@ -81,6 +81,32 @@ async fn whatever_is_asked_for_first_ends_it() {
     rig.client.wait(&asked).await.unwrap();
     assert_eq!(state(&rig), VmState::ShutOff);
     holds(&rig, "s2", 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_went_wrong_is_tried_again_in_the_next_life() {
+    for op in [Op::WaitingJobs, Op::LetSleep] {
+        for lost in [false, true] {
+            let mut rig = with(&["s1", "s2"]).await;
+            rig.stop().await;
+            leave(&rig, "s1", &[]);
+            let error = Error::new(ErrorKind::Failed, "on request");
+            let mishap = if lost { Mishap::Lose(error) } else { Mishap::Refuse(error) };
+            rig.sim.inject(Fault::new(op, mishap).always());
+            rig.boot().await;
+            rig.until_running().await;
+            rig.client.until_idle().await;
+            rig.stop().await;
+            let done = op == Op::LetSleep && lost;
+            assert_eq!(state(&rig) == VmState::ShutOff, done, "{op:?} {lost}");
+            rig.sim.heal();
+            rig.boot().await;
+            rig.until_running().await;
+            rig.client.until(&vm_path(id(1)), "VM.State", |s: &String| s == "shut-off").await;
+            delete(&rig, "s1").await.unwrap();
+            holds(&rig, "s2", 2);
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
