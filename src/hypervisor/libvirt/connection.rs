@@ -28,15 +28,17 @@ const KEEPALIVE: (i32, u32) = (15, 4);
 
 type Events = Arc<dyn Fn(Event) + Send + Sync>;
 
-/// Three connections to the same libvirt.
+/// Four connections to the same libvirt; where only guests are thawed, one that does for all.
 #[derive(Debug)]
 pub(super) struct Connections {
     /// For events and short questions.
-    pub(super) control: Watched,
+    pub(super) control: Arc<Watched>,
     /// For what may take long: merges, creates, volumes.
-    pub(super) work: Watched,
-    /// For the guest agent: a thaw must never wait behind anything else.
-    pub(super) guard: Watched,
+    pub(super) work: Arc<Watched>,
+    /// For the guest agent.
+    pub(super) guard: Arc<Watched>,
+    /// For thaws: they must never wait behind anything else, such as other agents that do not answer.
+    pub(super) thaw: Arc<Watched>,
     /// It is the host's own instance, no user's.
     pub(super) system: bool,
     /// The host confines VMs with AppArmor.
@@ -69,6 +71,15 @@ impl Slot {
     }
 }
 
+/// What connections are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Use {
+    /// For everything.
+    All,
+    /// Guests are thawed and nothing else; no event is told but of the connection.
+    Thaws,
+}
+
 /// What the thread that keeps up the connection waits for.
 #[derive(Debug)]
 pub(super) enum Signal {
@@ -79,14 +90,14 @@ pub(super) enum Signal {
 }
 
 /// Starts the thread that connects and reconnects until it is told to end.
-pub(super) fn keep_up(uri: String, slot: Arc<Slot>, events: Events) -> mpsc::Sender<Signal> {
+pub(super) fn keep_up(uri: String, use_for: Use, slot: Arc<Slot>, events: Events) -> mpsc::Sender<Signal> {
     let (signal, signals) = mpsc::channel();
     let (own, failed) = (signal.clone(), events.clone());
     let thread = std::thread::Builder::new().name("libvirt-watch".into()).spawn(move || {
         let mut pause = BACK_OFF.0;
         let mut last_error = String::new();
         for number in 0.. {
-            match open(&uri, number, &own, &events) {
+            match open(&uri, use_for, number, &own, &events) {
                 Ok((connections, info, gate)) => {
                     pause = BACK_OFF.0;
                     last_error.clear();
@@ -151,6 +162,7 @@ impl Gate {
 
 fn open(
     uri: &str,
+    use_for: Use,
     number: u64,
     signal: &mpsc::Sender<Signal>,
     events: &Events,
@@ -159,6 +171,13 @@ fn open(
     let connect = || -> Result<Watched> { watched(Connect::open(Some(uri))?, number, signal.clone()) };
     let mut control = connect()?;
     let gate = Gate::default();
+    if use_for == Use::Thaws {
+        let info = Info { uri: uri.to_owned(), ..Info::default() };
+        let one = Arc::new(control);
+        let [work, guard, thaw] = [(); 3].map(|()| Arc::clone(&one));
+        let (control, features) = (one, info.features);
+        return Ok((Connections { control, work, guard, thaw, apparmor: false, features }, info, gate));
+    }
     let (passing, forward) = (gate.clone(), Arc::clone(events));
     control.on_domain_events(move |event| {
         if passing.is_open() {
@@ -168,13 +187,14 @@ fn open(
             });
         }
     })?;
-    let (work, guard) = (connect()?, connect()?);
+    let control = Arc::new(control);
+    let [work, guard, thaw] = [connect()?, connect()?, connect()?].map(Arc::new);
     let capabilities = control.capabilities()?;
     let apparmor = xml::security_models(&capabilities).iter().any(|m| m == "apparmor");
     let features = features::of(control.lib_version()?);
     let info = Info { uri: control.uri()?, version: version(&control), features };
     let system = info.uri.split(['?', '#']).next().is_some_and(|uri| uri.ends_with("/system"));
-    Ok((Connections { control, work, guard, system, apparmor, features }, info, gate))
+    Ok((Connections { control, work, guard, thaw, system, apparmor, features }, info, gate))
 }
 
 /// With any of them gone all are: a thaw that waits on a host that is silent would wait for ever.

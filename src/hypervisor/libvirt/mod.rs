@@ -1,8 +1,8 @@
 //! The real hypervisor: libvirt's QEMU driver, versions 9.0 to 11.
 //!
 //! ```text
-//!   watch ──▶ connection.rs   one thread: open three connections, register events, wait for the close, back off
-//!                 │  Arc<Connections>{control, work, guard}
+//!   watch ──▶ connection.rs   one thread: open four connections, register events, wait for the close, back off
+//!                 │  Arc<Connections>{control, work, guard, thaw}
 //!                 ▼
 //!   vm, snapshots ─▶ inspect.rs   what there is          (control)
 //!   prepare, discard ─▶ storage.rs   volumes and pools   (work)
@@ -16,10 +16,10 @@
 //!   pull ─▶ pull.rs            a disk made to stand alone   (work)
 //!   wake, let_sleep ─▶ wake.rs   a stopped VM's QEMU     (work)
 //!   draw, define_new … ─▶ branch.rs   a VM beside it     (work)
-//!   freeze, thaw … ─▶ agent.rs    the guest agent        (guard)
+//!   freeze, thaw … ─▶ agent.rs    the guest agent        (guard, thaw)
 //! ```
 //!
-//! Three connections, because libvirtd answers five requests at once on each: a stuck agent call or a long merge
+//! Four connections, because libvirtd answers five requests at once on each: agents that do not answer or long merges
 //! must not keep a thaw from getting through.
 //!
 //! # Which deletion is used when
@@ -73,7 +73,7 @@ use std::{
 
 use virt::domain::Domain;
 
-use self::connection::{Connections, Signal, Slot};
+use self::connection::{Connections, Signal, Slot, Use};
 use super::{
     BlockJob, Branch, Commit, Committed, Copied, CreateSpec, Definition, Drawn, Error, ErrorKind, Event,
     Features, FreezeStatus, GuestFileSystem, Hypervisor, Layer, Merge, Metadata, NewRecord, NewVm, Opened,
@@ -89,6 +89,7 @@ const FIRST_CONNECTION: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Libvirt {
     uri: String,
+    use_for: Use,
     slot: Arc<Slot>,
     /// To the threads that keep up the connection.
     keepers: Mutex<Vec<mpsc::Sender<Signal>>>,
@@ -105,7 +106,16 @@ impl Drop for Libvirt {
 impl Libvirt {
     /// Not connected yet: [`Hypervisor::watch`] does that.
     pub fn new(uri: impl Into<String>) -> Self {
-        Self { uri: uri.into(), slot: Arc::default(), keepers: Mutex::default() }
+        Self::of(uri.into(), Use::All)
+    }
+
+    /// Not connected yet either, and for nothing but to thaw guests: one connection, which is there sooner.
+    pub fn for_thaws(uri: impl Into<String>) -> Self {
+        Self::of(uri.into(), Use::Thaws)
+    }
+
+    fn of(uri: String, use_for: Use) -> Self {
+        Self { uri, use_for, slot: Arc::default(), keepers: Mutex::default() }
     }
 
     /// Starts to connect and waits until it stands, but not for long: for a command, which has nothing else to do.
@@ -170,7 +180,8 @@ impl Merge for Libvirt {
 
 impl Hypervisor for Libvirt {
     fn watch(&self, events: Box<dyn Fn(Event) + Send + Sync>) {
-        let keeper = connection::keep_up(self.uri.clone(), Arc::clone(&self.slot), Arc::from(events));
+        let keeper =
+            connection::keep_up(self.uri.clone(), self.use_for, Arc::clone(&self.slot), Arc::from(events));
         self.keepers.lock().unwrap_or_else(PoisonError::into_inner).push(keeper);
     }
 
@@ -230,7 +241,7 @@ impl Hypervisor for Libvirt {
     }
 
     fn thaw(&self, vm: VmId, timeout: Duration) -> Result<u32> {
-        agent::thaw(&self.now()?.guard, vm, timeout)
+        agent::thaw(&self.now()?.thaw, vm, timeout)
     }
 }
 
