@@ -91,7 +91,7 @@ install: build install-files
 install-files:
 	install -D -m 755 -t $(DESTDIR)$(bindir) $(BINARIES)/virtsnapd $(BINARIES)/virtsnap
 	install -D -m 755 -t $(DESTDIR)$(sbindir) $(BINARIES)/virtsnap-apparmor
-	install -D -m 644 -t $(DESTDIR)$(libdir)/systemd/system systemd/*.service
+	install -D -m 644 -t $(DESTDIR)$(libdir)/systemd/system systemd/*.service systemd/*.socket
 	sed -i 's,=\(-\?\)/usr/bin/virtsnap,=\1$(bindir)/virtsnap,; s,=\(-\?\)/usr/sbin/virtsnap,=\1$(sbindir)/virtsnap,' \
 	  $(patsubst systemd/%,$(DESTDIR)$(libdir)/systemd/system/%,$(wildcard systemd/*.service))
 	install -D -m 644 -t $(DESTDIR)$(libdir)/systemd/system-preset systemd/90-virtsnapd.preset

@@ -5,7 +5,13 @@
 
 use std::{
     ffi::OsStr,
-    os::unix::fs::DirBuilderExt as _,
+    os::{
+        fd::AsFd as _,
+        unix::{
+            fs::DirBuilderExt as _,
+            net::{UnixListener, UnixStream},
+        },
+    },
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -22,7 +28,11 @@ use crate::{
     core::machine::{Machine, Start},
     dbus,
     engine::{Control, Engine, Parts},
-    freeze::Freezer,
+    freeze::{
+        Freezer,
+        helper::{Helper, Nobody, Outside, SOCKET},
+        thawer::{Pauses, Thawer},
+    },
     hypervisor::{Hypervisor, libvirt::Libvirt},
     logging::message,
     store::{self, Store, StoreError},
@@ -77,7 +87,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     } else {
         Arc::new(NoAccess)
     };
-    let (ready, control) = prepare(options, hypervisor, access, Arc::new(SystemClock::default()))?;
+    let helper = Arc::new(Outside { uri: options.settings.daemon.uri.clone(), socket: SOCKET.into() });
+    let (ready, control) = prepare(options, hypervisor, access, helper, Arc::new(SystemClock::default()))?;
     watch_zone(control.clone());
     let signals = tokio::spawn(signals(control));
     let result = ready.run().await;
@@ -93,11 +104,12 @@ pub struct Ready {
     bus: Bus,
 }
 
-/// Puts the daemon together with a hypervisor, an access and a clock of the caller's choice.
+/// Puts the daemon together with a hypervisor, an access, a helper and a clock of the caller's choice.
 pub fn prepare(
     options: Options,
     hypervisor: Arc<dyn Hypervisor>,
     access: Arc<dyn Access>,
+    helper: Arc<dyn Helper>,
     clock: Arc<dyn Clock>,
 ) -> anyhow::Result<(Ready, Control)> {
     // Definitions in it may hold passwords. The unit says the same; who starts it by hand need not.
@@ -126,8 +138,8 @@ pub fn prepare(
         own_uid: nix::unistd::getuid().as_raw(),
         frozen: store.frozen()?,
     });
-    let parts =
-        Parts { hypervisor, store: Arc::new(store), access, clock, machine, roots: options.roots, boot_file };
+    let store = Arc::new(store);
+    let parts = Parts { hypervisor, store, access, clock, helper, machine, roots: options.roots, boot_file };
     let (engine, handle, control) = Engine::new(parts).context("cannot make the engine")?;
     Ok((Ready { engine, handle, bus: options.bus }, control))
 }
@@ -222,8 +234,33 @@ pub fn thaw(state: &Path) -> anyhow::Result<bool> {
         return Ok(true);
     }
     let uri = store.uri()?.unwrap_or_else(|| apparmor::URI.to_owned());
-    let hypervisor = Arc::new(Libvirt::new(uri));
+    let hypervisor = Arc::new(Libvirt::for_thaws(uri));
     hypervisor.connect().context("libvirt does not answer, so guests may still be frozen")?;
-    let freezer = Freezer::new(hypervisor, store, Arc::new(SystemClock::default()), Box::new(|_, _| {}));
+    let clock = Arc::new(SystemClock::default());
+    let freezer = Freezer::new(hypervisor, store, clock, Arc::new(Nobody), Box::new(|_, _| {}));
     Ok(freezer.thaw_left_over(&frozen).is_empty())
+}
+
+/// Whose frozen guests the helper outside watches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Watched {
+    /// Those of all who come to the socket at standard input, as systemd started it.
+    Socket,
+    /// The one of the line at standard input, as a daemon did.
+    Line,
+}
+
+/// Is the helper outside, which thaws guests if the daemon cannot.
+pub fn thawer(whose: Watched) -> anyhow::Result<()> {
+    let connect = |uri: &str| {
+        let libvirt = Arc::new(Libvirt::for_thaws(uri));
+        libvirt.connect()?;
+        Ok(libvirt as Arc<dyn Hypervisor>)
+    };
+    let thawer = Thawer::new(Box::new(connect), Pauses::default(), Arc::new(SystemClock::default()));
+    let input = std::io::stdin().as_fd().try_clone_to_owned().context("standard input is closed")?;
+    match whose {
+        Watched::Socket => thawer.listen(&UnixListener::from(input)).context("the socket failed"),
+        Watched::Line => thawer.attend(&UnixStream::from(input)).context("the line broke"),
+    }
 }

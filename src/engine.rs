@@ -45,7 +45,7 @@ use crate::{
         machine::{Effect, Event, Machine, Request, RequestId},
         model::VmId,
     },
-    freeze::Freezer,
+    freeze::{Freezer, helper::Helper},
     hypervisor::{self, Hypervisor},
     logging::message,
     store::Store,
@@ -84,6 +84,8 @@ pub struct Parts {
     pub access: Arc<dyn Access>,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// Who thaws a guest if this process cannot.
+    pub helper: Arc<dyn Helper>,
     /// The machine, which knows its settings.
     pub machine: Machine,
     /// Where the configuration is read again from.
@@ -143,6 +145,7 @@ impl Engine {
             Arc::clone(&parts.hypervisor),
             Arc::clone(&parts.store),
             Arc::clone(&parts.clock),
+            parts.helper,
             Box::new(move |vm: VmId, frozen| {
                 let _ = report.send(Input::Machine(Event::Frozen(vm, frozen)));
             }),

@@ -9,21 +9,40 @@
 //!                                                              the keeper: on and on, with back-off
 //! ```
 //!
+//! Beside it a helper outside this process watches each freeze ([`helper`], [`line`], [`thawer`]): it is ready before the
+//! freeze begins, is told when the thaw is proven, and thaws if this process dies or hangs.
+//!
 //! Two facts shape it (seen on real guests): a freeze that timed out is still carried out when the agent comes back, so
 //! an error is no reason not to thaw; and a thaw that *succeeds* proves that no earlier freeze is on its way, because the
 //! agent takes its commands in order.
+pub mod helper;
+pub mod line;
 mod slots;
 mod telling;
+#[cfg(test)]
+mod tests;
+mod thaw;
+pub mod thawer;
 
 use std::{
-    collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError},
+    collections::BTreeMap,
+    fmt::Display,
+    io,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use jiff::SignedDuration;
 
-use self::slots::Slots;
+use self::{
+    helper::{Helper, Watch},
+    line::{Reply, Word},
+    slots::Slots,
+    thaw::Frozen,
+};
 use crate::{
     clock::{self, Clock},
     core::{
@@ -43,6 +62,10 @@ const THAW_TRIES: u32 = 3;
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 /// No guest is kept frozen for longer than this by a snapshot, which takes some hundredths of a second.
 const LONGEST: Duration = Duration::from_secs(30);
+/// So much later than this process would have thawed itself the helper does.
+const GRACE: Duration = Duration::from_secs(10);
+/// So many guests that are thawed on and on are asked at the same time: libvirt takes five questions on a connection.
+const KEEPERS: u32 = 2;
 /// The keeper's pauses: the first and the longest.
 const KEEPER_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
@@ -54,7 +77,13 @@ pub struct Freezer {
     store: Arc<Store>,
     clock: Arc<dyn Clock>,
     report: Box<Report>,
-    kept: Mutex<BTreeSet<VmId>>,
+    helper: Arc<dyn Helper>,
+    /// It was said that there is none.
+    alone: AtomicBool,
+    /// What is thawed on and on, and who watches it from outside.
+    kept: Mutex<BTreeMap<VmId, Vec<Watch>>>,
+    /// Who may be asked to thaw on and on at the same time: agents that hang must not be in the way of a thaw.
+    keepers: Slots,
     slots: Slots,
 }
 
@@ -64,16 +93,10 @@ impl std::fmt::Debug for Freezer {
     }
 }
 
-/// A guest whose file systems are frozen. Dropped without [`Frozen::thaw`], by a panic say, it thaws.
+/// Who watches a guest that is about to be frozen was called, and may still be on the way.
 #[derive(Debug)]
-#[must_use = "a frozen guest must be thawed"]
-struct Frozen<'a> {
-    freezer: &'a Arc<Freezer>,
-    vm: VmId,
-    count: u32,
-    since: Duration,
-    done: bool,
-}
+#[must_use = "whoever comes comes for nothing"]
+pub struct Called(io::Result<Option<Watch>>);
 
 impl Freezer {
     /// `report` is told whenever a VM may be frozen, and when it surely is not any more.
@@ -81,9 +104,30 @@ impl Freezer {
         hypervisor: Arc<dyn Hypervisor>,
         store: Arc<Store>,
         clock: Arc<dyn Clock>,
+        helper: Arc<dyn Helper>,
         report: Box<Report>,
     ) -> Arc<Self> {
-        Arc::new(Self { hypervisor, store, clock, report, kept: Mutex::default(), slots: Slots::default() })
+        Arc::new(Self {
+            hypervisor,
+            store,
+            clock,
+            report,
+            helper,
+            alone: AtomicBool::new(false),
+            kept: Mutex::default(),
+            keepers: Slots::default(),
+            slots: Slots::default(),
+        })
+    }
+
+    /// Calls the helper for a guest that will be frozen, if it is to be and can be: it may have to be started, which is
+    /// better done while there is something else to do.
+    pub fn call(&self, vm: &Vm, how: &How) -> Called {
+        let wanted = how.quiesce != Quiesce::Never;
+        if !wanted || vm.state != VmState::Running || vm.agent != Agent::Connected {
+            return Called(Ok(None));
+        }
+        Called(Watch::ask(self.helper.as_ref(), vm.id))
     }
 
     /// Runs `transaction` with the guest's file systems frozen as far as policy and guest allow, and says what was
@@ -94,6 +138,7 @@ impl Freezer {
         how: &How,
         targets: &[String],
         max_frozen: u32,
+        called: Called,
         transaction: impl FnOnce() -> Result<T>,
     ) -> Result<(T, Quality)> {
         let mut quality = Quality {
@@ -124,7 +169,7 @@ impl Freezer {
             let why = format!("{max_frozen} other guests are frozen, and have been for too long");
             return Self::without(how, Error::new(ErrorKind::Busy, why), quality, transaction);
         };
-        let frozen = match self.freeze(vm, how, targets) {
+        let frozen = match self.freeze(vm, how, targets, called) {
             Ok(frozen) => frozen,
             Err(e) => {
                 drop(slot);
@@ -181,7 +226,13 @@ impl Freezer {
         Ok((transaction()?, quality))
     }
 
-    fn freeze<'a>(self: &'a Arc<Self>, vm: &Vm, how: &How, targets: &[String]) -> Result<Frozen<'a>> {
+    fn freeze<'a>(
+        self: &'a Arc<Self>,
+        vm: &Vm,
+        how: &How,
+        targets: &[String],
+        called: Called,
+    ) -> Result<Frozen<'a>> {
         match vm.agent {
             Agent::Absent => {
                 return Err(Error::new(
@@ -206,13 +257,15 @@ impl Freezer {
             ));
         }
         let mountpoints = self.mountpoints(vm, how, targets, limit)?;
+        let watch = self.watch(called.0)?;
         let stored = self.store.freeze_begins(vm.id, self.clock.now());
         stored.map_err(|e| {
             Error::new(ErrorKind::Failed, format!("the intent to freeze could not be stored: {e}"))
         })?;
         (self.report)(vm.id, true);
         let since = self.clock.elapsed();
-        let mut frozen = Frozen { freezer: self, vm: vm.id, count: 0, since, done: false };
+        let mut frozen = Frozen { freezer: self, vm: vm.id, count: 0, since, watch, done: false };
+        self.tell(&mut frozen, &Word::Freezing(limit + GRACE));
         match self.hypervisor.freeze(vm.id, mountpoints.as_deref(), limit) {
             Ok(0) => {
                 let (thawed, _) = frozen.thaw();
@@ -221,6 +274,7 @@ impl Freezer {
             }
             Ok(count) => {
                 frozen.count = count;
+                self.tell(&mut frozen, &Word::Frozen(LONGEST + GRACE));
                 Ok(frozen)
             }
             // Thawed as well: hooks may hold a database's lock, and a late freeze may be on its way.
@@ -228,6 +282,45 @@ impl Freezer {
                 let (thawed, _) = frozen.thaw();
                 Err(e.and_rollback(&thawed, "the thaw"))
             }
+        }
+    }
+
+    /// Waits until the helper watches. Without one the guest is frozen all the same: should this process die, its unit's
+    /// last command thaws, and its next start.
+    fn watch(&self, called: io::Result<Option<Watch>>) -> Result<Option<Watch>> {
+        let answered = called.and_then(|watch| {
+            let Some(mut watch) = watch else { return Ok(None) };
+            let reply = watch.answer()?;
+            Ok(Some((watch, reply)))
+        });
+        match answered {
+            Ok(None) => Ok(None),
+            Ok(Some((watch, Reply::Ready))) => {
+                self.alone.store(false, Ordering::Relaxed);
+                Ok(Some(watch))
+            }
+            Ok(Some((_, Reply::Busy))) => {
+                let why = "an earlier freeze is not proven to be over; it is still being thawed";
+                Err(Error::new(ErrorKind::Busy, why))
+            }
+            Ok(Some((_, Reply::No(why)))) => Ok(self.alone(&why)),
+            Err(e) => Ok(self.alone(&e)),
+        }
+    }
+
+    /// Says once that nobody watches.
+    fn alone(&self, why: &dyn Display) -> Option<Watch> {
+        if !self.alone.swap(true, Ordering::Relaxed) {
+            telling::alone(why);
+        }
+        None
+    }
+
+    fn tell(&self, frozen: &mut Frozen<'_>, word: &Word) {
+        if let Some(watch) = &mut frozen.watch
+            && let Err(e) = watch.say(word)
+        {
+            frozen.watch = self.alone(&e);
         }
     }
 
@@ -255,140 +348,6 @@ impl Freezer {
                 }
                 Ok(Some(wanted))
             }
-        }
-    }
-
-    /// Thaws, once more if need be, and proves it. How many were frozen, and when the agent said that none is.
-    fn thaw_now(&self, vm: VmId) -> Result<(u32, Duration)> {
-        let mut tries = 1;
-        let mut pause = Duration::from_millis(100);
-        loop {
-            match self.thaw_once(vm) {
-                Ok(thawed) => {
-                    self.proven(vm);
-                    return Ok(thawed);
-                }
-                // A VM that is off or gone has nothing frozen.
-                Err(e) if e.kind == ErrorKind::NoSuchVm || self.is_off(vm) => {
-                    self.proven(vm);
-                    return Err(e);
-                }
-                Err(e) if tries >= THAW_TRIES => return Err(e),
-                // A hung agent has used up the job's time; asking again is the keeper's.
-                Err(e) if e.kind == ErrorKind::AgentTimeout => return Err(e),
-                Err(_) => {
-                    tries += 1;
-                    self.clock.pause(pause);
-                    pause *= 4;
-                }
-            }
-        }
-    }
-
-    fn thaw_once(&self, vm: VmId) -> Result<(u32, Duration)> {
-        let count = self.hypervisor.thaw(vm, THAW_TIMEOUT)?;
-        let at = self.clock.elapsed();
-        match self.hypervisor.freeze_status(vm, STATUS_TIMEOUT)? {
-            FreezeStatus::Thawed => Ok((count, at)),
-            FreezeStatus::Frozen => {
-                Err(Error::new(ErrorKind::AgentFailed, "the agent says it thawed, and that it is frozen"))
-            }
-        }
-    }
-
-    fn is_off(&self, vm: VmId) -> bool {
-        self.hypervisor.vm(vm).is_ok_and(|v| v.state == VmState::ShutOff)
-    }
-
-    fn proven(&self, vm: VmId) {
-        if let Err(e) = self.store.freeze_ended(vm) {
-            // Only costs a needless thaw at the next start.
-            telling::not_noted(vm, &e);
-        }
-        (self.report)(vm, false);
-    }
-
-    /// Thaws a VM that may be frozen, on and on, on a thread of its own, until it is proven.
-    pub fn keep_thawing(self: &Arc<Self>, vm: VmId) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if !kept.insert(vm) {
-            return;
-        }
-        drop(kept);
-        (self.report)(vm, true);
-        let this = Arc::clone(self);
-        let spawned = std::thread::Builder::new().name("thaw".into()).spawn(move || {
-            let mut pause = KEEPER_PAUSE.0;
-            loop {
-                match this.thaw_now(vm) {
-                    Ok((count, _)) => {
-                        telling::thawed_late(vm, count);
-                        break;
-                    }
-                    Err(e) if e.kind == ErrorKind::NoSuchVm => break,
-                    Err(e) => {
-                        if this.is_off(vm) {
-                            break;
-                        }
-                        telling::frozen(vm, &e, &format_args!("trying again in {pause:?}"));
-                    }
-                }
-                this.clock.pause(pause);
-                pause = (pause * 2).min(KEEPER_PAUSE.1);
-            }
-            this.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(&vm);
-        });
-        if let Err(e) = spawned {
-            self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(&vm);
-            telling::frozen(vm, &e, &"there is no thread for the thaw; the next start tries again");
-        }
-    }
-
-    /// Thaws every VM that an earlier life of the daemon may have left frozen: one try each, here and now. What is
-    /// still not thawed is returned.
-    pub fn thaw_left_over(&self, vms: &BTreeSet<VmId>) -> BTreeSet<VmId> {
-        vms.iter()
-            .copied()
-            .filter(|vm| match self.thaw_now(*vm) {
-                Ok((count, _)) => {
-                    telling::thawed_left_over(*vm, count);
-                    false
-                }
-                Err(e) => e.kind != ErrorKind::NoSuchVm && !self.is_off(*vm),
-            })
-            .collect()
-    }
-}
-
-impl Frozen<'_> {
-    /// Thaws; how many file systems were frozen until then, and for how long at most.
-    fn thaw(mut self) -> (Result<u32>, Duration) {
-        let (result, until) = match self.end() {
-            Ok((count, at)) => (Ok(count), at),
-            Err(e) => (Err(e), self.freezer.clock.elapsed()),
-        };
-        (result, until.saturating_sub(self.since))
-    }
-
-    fn end(&mut self) -> Result<(u32, Duration)> {
-        let result = self.freezer.thaw_now(self.vm);
-        self.done = true;
-        if let Err(e) = &result
-            && e.kind != ErrorKind::NoSuchVm
-            && !self.freezer.is_off(self.vm)
-        {
-            self.freezer.keep_thawing(self.vm);
-        }
-        result
-    }
-}
-
-impl Drop for Frozen<'_> {
-    fn drop(&mut self) {
-        if !self.done
-            && let Err(e) = self.end()
-        {
-            telling::frozen(self.vm, &e, &"a bug had ended the snapshot; trying on");
         }
     }
 }

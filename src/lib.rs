@@ -32,7 +32,7 @@
 //! | [`rooms`] | what jobs at work may still write, and where | block |
 //! | [`strays`] | the look for files that nobody has | block |
 //! | [`forgotten`] | the look for snapshots inside images that libvirt forgot | block |
-//! | [`freeze`] | the freeze protocol, and the thaw that never gives up | block |
+//! | [`freeze`] | the freeze protocol, the thaw that never gives up, and the helper outside for when the daemon does | block |
 //! | [`hooks`] | the administrator's programs beside jobs | run programs |
 //! | [`store`] | SQLite: intents, results, the runs that are owed | write to the disk |
 //! | [`clock`] | the time, and waiting for it | ask what time it is |

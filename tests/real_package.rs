@@ -39,6 +39,7 @@ harness::on_both! {
         assert!(tb.ok("ps -o user= -C virtsnapd").contains("virtsnap"));
         assert!(tb.ok("dpkg -s virtsnap").contains("Depends: libc6 (>= 2."), "what it is linked to is what it wants");
         tb.ok("test -e /etc/virtsnap/policies.d/README");
+        tb.ok("systemctl is-active virtsnap-thaw.socket");
         // The file as it is shipped holds nothing but defaults, and the machine's memory is this disk: room enough
         // is not to be expected there.
         tb.push_file("/etc/virtsnap/virtsnapd.toml", SETTINGS, 0o644);
@@ -81,6 +82,8 @@ harness::on_both! {
         tb.ok("dpkg --purge virtsnap");
         assert!(!tb.sh("systemctl is-active virtsnapd").success());
         assert!(!tb.sh("test -e /var/lib/virtsnap || test -e /usr/bin/virtsnap").success());
+        let helper = "systemctl is-active virtsnap-thaw.socket virtsnap-thaw.service || test -e /run/virtsnap-thaw.socket";
+        assert!(!tb.sh(helper).success());
         assert!(tb.ok("virsh snapshot-list --name vm1").contains("kept"));
         guest.wait_counting("vda", 2);
         guest.assert_no_write_lost("vda");

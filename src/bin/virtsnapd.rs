@@ -12,7 +12,7 @@ use clap::Parser;
 use virtsnap::{
     clock::{Clock, SystemClock},
     config::{self, ConfigRoots, Style},
-    daemon::{self, Bus, Options},
+    daemon::{self, Bus, Options, Watched},
     logging::{self, message},
 };
 
@@ -30,6 +30,10 @@ struct Arguments {
     /// Thaw guests that a virtsnapd which is no more left frozen, and exit.
     #[arg(long, conflicts_with = "check")]
     thaw: bool,
+
+    /// Thaw guests of a virtsnapd that dies or hangs, as it says on standard input.
+    #[arg(long, value_name = "WHOSE", hide = true)]
+    thawer: Option<Watched>,
 
     /// Read the configuration from this directory alone, instead of /etc/virtsnap, /run/virtsnap and
     /// /usr/lib/virtsnap.
@@ -51,6 +55,13 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(whose) = arguments.thawer {
+        logging::init();
+        return match daemon::thawer(whose) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => fail(&e),
+        };
+    }
     let roots = arguments.config_dir.map_or_else(ConfigRoots::default, |dir| ConfigRoots::new([dir]));
     let loaded = config::load(&roots);
     if arguments.check {

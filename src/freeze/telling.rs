@@ -49,3 +49,35 @@ pub(super) fn not_noted(vm: VmId, error: &StoreError) {
 pub(super) fn no_fuse(error: &impl Display) {
     tracing::warn!(MESSAGE_ID = message::INTERNAL_ERROR, %error, "nothing ends the freeze should the snapshot hang");
 }
+
+/// Nobody outside watches a freeze.
+pub(super) fn alone(why: &dyn Display) {
+    tracing::warn!(
+        MESSAGE_ID = message::UNWATCHED, error = %why,
+        "no helper watches frozen guests: if virtsnapd hung, nobody would thaw them before its watchdog ends it"
+    );
+}
+
+/// The daemon is gone, with a freeze begun.
+pub(super) fn abandoned(vm: VmId) {
+    tracing::error!(
+        MESSAGE_ID = message::GUEST_FROZEN, VIRTSNAP_VM_UUID = %vm,
+        "virtsnapd ended while the guest was frozen, or about to be: it is thawed now"
+    );
+}
+
+/// The daemon does not say that the freeze is over.
+pub(super) fn unheard(vm: VmId) {
+    tracing::error!(
+        MESSAGE_ID = message::GUEST_FROZEN, VIRTSNAP_VM_UUID = %vm,
+        "virtsnapd has not said in time that the frozen guest is thawed: it is thawed now"
+    );
+}
+
+/// It is thawed in the daemon's stead.
+pub(super) fn thawed_outside(vm: VmId, count: u32) {
+    tracing::warn!(
+        MESSAGE_ID = message::GUEST_THAWED, VIRTSNAP_VM_UUID = %vm, count,
+        "the guest is thawed in virtsnapd's stead: {count} file systems were frozen until then"
+    );
+}

@@ -55,6 +55,8 @@ messages! {
     GUEST_FROZEN = "f952552d916f4bdaa222db80d599fb13";
     /// A guest that was frozen for longer than it should have been is thawed.
     GUEST_THAWED = "479a8386fd2e41e0a037f6df6c6c53d2";
+    /// Nobody outside the daemon watches a freeze.
+    UNWATCHED = "b1a9d2c84f6e4d0d8f7b35c06e92a417";
     /// An operation had been cut short; the text says what became of it.
     INTERRUPTED = "4241520b076141bca58066b90c78c8a4";
     /// Something could not be cleared up, and stays for now.

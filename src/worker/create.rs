@@ -85,6 +85,7 @@ pub(super) fn take(work: &Work<'_>, create: &CreateJob, origin: Origin) -> Resul
     work.safe_point()?;
     work.tools.store.begin(&intent, now)?;
     work.phase("preparing overlays", None, Some(&name));
+    let called = work.tools.freezer.call(&vm, &create.how);
     let prepared = hypervisor.prepare(vm.id, &spec.overlays);
     let exists = prepared.as_ref().is_err_and(|e| e.kind == ErrorKind::Exists);
     if let Err(e) = prepared.and_then(|()| kept.keep(hypervisor.as_ref())) {
@@ -103,7 +104,7 @@ pub(super) fn take(work: &Work<'_>, create: &CreateJob, origin: Origin) -> Resul
         return Err(stop);
     }
     work.phase("taking the snapshot", None, Some(&name));
-    match memory::take(work, &create.how, &vm, spec, &wish) {
+    match memory::take(work, &create.how, &vm, spec, &wish, called) {
         Ok((spec, mut quality)) => {
             work.phase("verifying", None, Some(&name));
             verify(work, &vm, &spec, &intent)?;

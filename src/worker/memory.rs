@@ -15,6 +15,7 @@ use crate::{
         policy::{How, Memory},
         room::Growth,
     },
+    freeze::Called,
     hypervisor::{CreateSpec, ErrorKind, Overlay, Result, Vm},
     rooms::Reserved,
 };
@@ -113,6 +114,7 @@ pub(super) fn take(
     vm: &Vm,
     spec: CreateSpec,
     wish: &Wish,
+    called: Called,
 ) -> Result<(CreateSpec, Quality)> {
     let hypervisor = &work.tools.hypervisor;
     let why = match wish {
@@ -134,7 +136,8 @@ pub(super) fn take(
     let spec = CreateSpec { memory: None, ..spec };
     let targets: Vec<String> = spec.overlays.iter().map(|o| o.target.clone()).collect();
     let most = work.settings.daemon.max_frozen;
-    let taken = work.tools.freezer.around(vm, how, &targets, most, || hypervisor.create(vm.id, &spec));
+    let taken =
+        work.tools.freezer.around(vm, how, &targets, most, called, || hypervisor.create(vm.id, &spec));
     let ((), mut quality) = taken?;
     if let Some(why) = why {
         debug_assert_ne!(quality.reached, Consistency::Memory);

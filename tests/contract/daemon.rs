@@ -14,7 +14,7 @@ use virtsnap::{
         revert::{DefinitionOf, Then},
         settings::{Daemon as DaemonSettings, Settings},
     },
-    freeze::Freezer,
+    freeze::{Freezer, helper::Nobody},
     hypervisor::{self, Hypervisor},
     store::Store,
     worker::{self, Tools, Wire},
@@ -50,8 +50,13 @@ impl Daemon {
     pub(crate) fn new(hv: &Arc<dyn Hypervisor>) -> Self {
         let store = Arc::new(Store::in_memory().unwrap());
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-        let freezer =
-            Freezer::new(Arc::clone(hv), Arc::clone(&store), Arc::clone(&clock), Box::new(|_, _| {}));
+        let freezer = Freezer::new(
+            Arc::clone(hv),
+            Arc::clone(&store),
+            Arc::clone(&clock),
+            Arc::new(Nobody),
+            Box::new(|_, _| {}),
+        );
         let environment = Environment { timezone: jiff::tz::TimeZone::UTC, cores: 2 };
         // The machine's own hooks are none of a test's business.
         let daemon =

@@ -6,6 +6,7 @@ use futures_util::StreamExt as _;
 use jiff::SignedDuration;
 use virtsnap::{
     daemon,
+    freeze::helper::Nobody,
     hypervisor::{
         Hypervisor,
         sim::{Op, Sim, VmSpec},
@@ -83,7 +84,8 @@ async fn a_second_daemon_on_the_same_bus_fails_and_touches_nothing() {
     other.clear_calls();
     let clock = Arc::clone(&rig.clock) as Arc<dyn virtsnap::clock::Clock>;
     let (hypervisor, access) = (Arc::clone(&other) as Arc<dyn Hypervisor>, Arc::clone(&rig.access) as _);
-    let (ready, _control) = daemon::prepare(rig.options(), hypervisor, access, clock).unwrap();
+    let (ready, _control) =
+        daemon::prepare(rig.options(), hypervisor, access, Arc::new(Nobody), clock).unwrap();
     let error = soon("the second daemon's end", ready.run()).await.unwrap_err();
     assert!(error.to_string().contains("does another virtsnapd run"), "{error:#}");
     assert_eq!(other.calls(), [], "it has no right to thaw, to clean up, or to fire");

@@ -20,7 +20,7 @@ use virtsnap::{
         model::{Origin, SnapshotName, SnapshotState, VmId, VmState},
         settings::Settings,
     },
-    freeze::Freezer,
+    freeze::{Freezer, helper::Nobody},
     hypervisor::{
         CreateSpec, Error, ErrorKind, Hypervisor, JobKind, Merge as _, Overlay,
         sim::{Blocks, Fault, Mishap, Op, Sim, VmSpec},
@@ -127,6 +127,7 @@ impl World {
             Arc::clone(&hypervisor),
             Arc::clone(&self.store),
             Arc::clone(&clock),
+            Arc::new(Nobody),
             Box::new(|_, _| {}),
         );
         let (store, access) = (Arc::clone(&self.store), Arc::new(TestAccess::on(&self.sim)));

@@ -20,6 +20,7 @@ use virtsnap::{
     core::model::VmId,
     daemon::{self, Bus, Options},
     engine::Control,
+    freeze::helper::Nobody,
     hypervisor::{
         Error, Hypervisor,
         sim::{Gate, Sim},
@@ -317,7 +318,8 @@ impl Rig {
         let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
         let (hypervisor, access) =
             (Arc::clone(&self.hypervisor), Arc::clone(&self.access) as Arc<dyn Access>);
-        let (ready, control) = daemon::prepare(self.options(), hypervisor, access, clock).unwrap();
+        let (ready, control) =
+            daemon::prepare(self.options(), hypervisor, access, Arc::new(Nobody), clock).unwrap();
         let task = tokio::spawn(ready.run());
         self.client.until_name_is(true).await;
         self.daemon = Some(Running { control, task });

@@ -5,7 +5,7 @@ use crate::{
     access::NoAccess,
     clock::SystemClock,
     core::model::SnapshotName,
-    freeze::Freezer,
+    freeze::{Freezer, helper::Nobody},
     hypervisor::sim::{Fault, Mishap, Op, Sim, VmSpec},
     store::Store,
 };
@@ -25,7 +25,13 @@ impl World {
         sim.add_vm(VmSpec::new("web", 1));
         sim.make_image(LEFT, "/images/web-vda.qcow2").unwrap();
         let clock: Arc<dyn crate::clock::Clock> = Arc::new(SystemClock::default());
-        let freezer = Freezer::new(sim.clone(), Arc::clone(&store), Arc::clone(&clock), Box::new(|_, _| {}));
+        let freezer = Freezer::new(
+            sim.clone(),
+            Arc::clone(&store),
+            Arc::clone(&clock),
+            Arc::new(Nobody),
+            Box::new(|_, _| {}),
+        );
         let world = Self {
             tools: Tools {
                 hypervisor: sim.clone(),

@@ -176,7 +176,11 @@ fn open(
         let one = Arc::new(control);
         let [work, guard, thaw] = [(); 3].map(|()| Arc::clone(&one));
         let (control, features) = (one, info.features);
-        return Ok((Connections { control, work, guard, thaw, apparmor: false, features }, info, gate));
+        return Ok((
+            Connections { control, work, guard, thaw, system: false, apparmor: false, features },
+            info,
+            gate,
+        ));
     }
     let (passing, forward) = (gate.clone(), Arc::clone(events));
     control.on_domain_events(move |event| {

@@ -1,0 +1,249 @@
+//! The freeze as the helper outside sees it: on every path it is told before, and told when the thaw is proven.
+
+use std::{
+    io::{ErrorKind as IoError, Read as _, Write as _},
+    os::unix::net::UnixStream,
+    panic::{AssertUnwindSafe, catch_unwind},
+    thread,
+};
+
+use uuid::Uuid;
+
+use super::{helper::Nobody, *};
+use crate::{
+    clock::SystemClock,
+    hypervisor::sim::{Op, Sim, VmSpec},
+};
+
+const VM: VmId = VmId(Uuid::from_u128(1));
+const DEADLINE: Duration = Duration::from_secs(20);
+
+const ASKED: &str = "watch 00000000-0000-0000-0000-000000000001 sim:";
+const FREEZING: &str = "freezing 18000";
+const FROZEN: &str = "frozen 40000";
+
+/// The other ends of all lines. What is written to one is there at once, so that nothing has to be waited for.
+#[derive(Debug)]
+struct Ear {
+    reply: &'static str,
+    lines: Mutex<Vec<UnixStream>>,
+}
+
+impl Helper for Ear {
+    fn call(&self) -> io::Result<Option<UnixStream>> {
+        let (line, mut its) = UnixStream::pair()?;
+        its.write_all(self.reply.as_bytes())?;
+        self.lines.lock().unwrap().push(its);
+        Ok(Some(line))
+    }
+
+    fn uri(&self) -> &'static str {
+        "sim:"
+    }
+}
+
+struct World {
+    sim: Arc<Sim>,
+    ear: Arc<Ear>,
+    freezer: Arc<Freezer>,
+}
+
+fn world(reply: &'static str) -> World {
+    let sim = Arc::new(Sim::new());
+    sim.add_vm(VmSpec::new("web", 1).with_disks(&["vda", "vdb"]));
+    let ear = Arc::new(Ear { reply, lines: Mutex::default() });
+    let freezer = freezer(&sim, ear.clone());
+    World { sim, ear, freezer }
+}
+
+fn freezer(sim: &Arc<Sim>, helper: Arc<dyn Helper>) -> Arc<Freezer> {
+    let store = Arc::new(Store::in_memory().unwrap());
+    Freezer::new(sim.clone(), store, Arc::new(SystemClock::default()), helper, Box::new(|_, _| {}))
+}
+
+fn how(quiesce: Quiesce) -> How {
+    How {
+        quiesce,
+        freeze_timeout: SignedDuration::from_secs(8),
+        mountpoints: Mountpoints::All,
+        memory: Memory::Never,
+        when: [VmState::Running].into(),
+        skip_unchanged: false,
+        name: String::new(),
+    }
+}
+
+impl World {
+    fn around(&self, quiesce: Quiesce, transaction: impl FnOnce() -> Result<()>) -> Result<Quality> {
+        around(&self.freezer, &self.sim, quiesce, transaction)
+    }
+
+    /// All that was said on the newest line, and `end` if it is closed.
+    fn said(&self) -> Vec<String> {
+        let mut lines = self.ear.lines.lock().unwrap();
+        let line = lines.last_mut().expect("nobody called");
+        line.set_nonblocking(true).unwrap();
+        let mut text = Vec::new();
+        let ended = match line.read_to_end(&mut text) {
+            Ok(_) => true,
+            Err(e) if e.kind() == IoError::WouldBlock => false,
+            // What was answered before it was asked, unread.
+            Err(e) if e.kind() == IoError::ConnectionReset => true,
+            Err(e) => panic!("{e}"),
+        };
+        let text = String::from_utf8(text).unwrap();
+        text.lines().map(str::to_owned).chain(ended.then(|| "end".to_owned())).collect()
+    }
+
+    /// Waits for the line's end; what was said until then.
+    fn at_last(&self) -> Vec<String> {
+        let mut lines = self.ear.lines.lock().unwrap();
+        let line = lines.last_mut().expect("nobody called");
+        line.set_nonblocking(false).unwrap();
+        line.set_read_timeout(Some(DEADLINE)).unwrap();
+        let mut text = String::new();
+        line.read_to_string(&mut text).unwrap();
+        text.lines().map(str::to_owned).collect()
+    }
+}
+
+fn around(
+    freezer: &Arc<Freezer>,
+    sim: &Sim,
+    quiesce: Quiesce,
+    transaction: impl FnOnce() -> Result<()>,
+) -> Result<Quality> {
+    let vm = sim.vm(VM).unwrap();
+    let how = how(quiesce);
+    let called = freezer.call(&vm, &how);
+    freezer.around(&vm, &how, &[], 2, called, transaction).map(|((), quality)| quality)
+}
+
+#[test]
+fn it_is_told_before_the_freeze_and_after_the_proof() {
+    let world = world("ready\n");
+    let gates = [Op::Freeze, Op::Thaw].map(|op| (op, world.sim.gate(op)));
+    let during = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        let done = scope.spawn(|| {
+            world.around(Quiesce::Require, || {
+                during.lock().unwrap().extend(world.said());
+                Ok(())
+            })
+        });
+        for (op, gate) in gates {
+            assert!(gate.wait_for_call(DEADLINE), "{op:?}");
+            match op {
+                Op::Freeze => assert_eq!(world.said(), [ASKED, FREEZING]),
+                _ => assert_eq!(world.said(), Vec::<String>::new()),
+            }
+            let proof = world.sim.gate(Op::FreezeStatus);
+            gate.open();
+            if op == Op::Thaw {
+                assert!(proof.wait_for_call(DEADLINE));
+                assert_eq!(world.said(), Vec::<String>::new(), "it is thawed, and that is not proven yet");
+            }
+        }
+        assert_eq!(done.join().unwrap().unwrap().reached, Consistency::Filesystem);
+    });
+    assert_eq!(*during.lock().unwrap(), [FROZEN]);
+    assert_eq!(world.said(), ["over", "end"]);
+}
+
+#[test]
+fn it_is_told_of_the_end_however_the_snapshot_ends() {
+    let world = world("ready\n");
+    let error = Error::new(ErrorKind::Failed, "on request");
+    world.around(Quiesce::Require, || Err(error)).unwrap_err();
+    assert_eq!(world.said(), [ASKED, FREEZING, FROZEN, "over", "end"]);
+
+    let bug = catch_unwind(AssertUnwindSafe(|| world.around(Quiesce::Require, || panic!("on request"))));
+    assert!(bug.is_err());
+    assert_eq!(world.said(), [ASKED, FREEZING, FROZEN, "over", "end"]);
+
+    world.sim.hook_fails(VM, true).unwrap();
+    world.around(Quiesce::Require, || Ok(())).unwrap_err();
+    assert_eq!(world.said(), [ASKED, FREEZING, "over", "end"]);
+    assert!(world.sim.frozen(VM).unwrap().is_empty());
+}
+
+#[test]
+fn it_watches_on_until_a_thaw_that_failed_is_proven() {
+    let world = world("ready\n");
+    // The freeze times out, and is carried out later.
+    world.sim.agent_sticks_at(VM, Op::Freeze).unwrap();
+    world.around(Quiesce::Prefer, || Ok(())).unwrap();
+    assert_eq!(world.said(), [ASKED, FREEZING], "and the line stays open");
+    world.sim.agent_stuck(VM, false).unwrap();
+    assert_eq!(world.at_last(), ["over"]);
+    assert!(world.sim.frozen(VM).unwrap().is_empty());
+}
+
+#[test]
+fn it_hears_of_no_freeze_where_there_is_none() {
+    let world = world("ready\n");
+    world.sim.freeze_behind(VM).unwrap();
+    world.around(Quiesce::Prefer, || Ok(())).unwrap();
+    assert_eq!(world.said(), [ASKED, "end"], "frozen by somebody else, whom nobody must thaw");
+    world.sim.stop(VM).unwrap();
+    let calls = world.ear.lines.lock().unwrap().len();
+    world.around(Quiesce::Require, || Ok(())).unwrap();
+    assert_eq!(world.ear.lines.lock().unwrap().len(), calls, "there was nothing to watch");
+}
+
+#[test]
+fn a_guest_that_is_still_being_thawed_from_outside_is_not_frozen_again() {
+    let world = world("busy\n");
+    let error = world.around(Quiesce::Require, || Ok(())).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::QuiesceFailed);
+    assert!(error.message.contains("still being thawed"), "{error}");
+    let quality = world.around(Quiesce::Prefer, || Ok(())).unwrap();
+    assert_eq!(quality.reached, Consistency::Crash);
+    assert!(quality.note.contains("still being thawed"), "{}", quality.note);
+    assert_eq!(world.sim.changes(), []);
+}
+
+/// What there is without it, the next start above all, is as it was before.
+#[test]
+fn without_a_helper_guests_are_frozen_all_the_same() {
+    for reply in ["no libvirt\n", "", "what?\n"] {
+        let world = world(reply);
+        world.ear.lines.lock().unwrap().clear();
+        let helper: Arc<dyn Helper> = match reply {
+            "" => Arc::new(Deaf),
+            _ => world.ear.clone(),
+        };
+        let freezer = freezer(&world.sim, helper);
+        let quality = around(&freezer, &world.sim, Quiesce::Require, || Ok(())).unwrap();
+        assert_eq!(quality.reached, Consistency::Filesystem, "{reply}");
+    }
+    let sim = world("").sim;
+    let quality = around(&freezer(&sim, Arc::new(Nobody)), &sim, Quiesce::Require, || Ok(())).unwrap();
+    assert_eq!(quality.reached, Consistency::Filesystem);
+}
+
+/// Nobody takes up the call, or somebody does and hangs up.
+#[derive(Debug)]
+struct Deaf;
+
+impl Helper for Deaf {
+    fn call(&self) -> io::Result<Option<UnixStream>> {
+        UnixStream::pair().map(|(line, _)| Some(line))
+    }
+
+    fn uri(&self) -> &'static str {
+        "sim:"
+    }
+}
+
+#[test]
+fn a_helper_that_goes_meanwhile_is_missed_and_nothing_else() {
+    let world = world("ready\n");
+    let lines = &world.ear.lines;
+    let quality = world.around(Quiesce::Require, || {
+        lines.lock().unwrap().clear();
+        Ok(())
+    });
+    assert_eq!(quality.unwrap().reached, Consistency::Filesystem);
+    assert!(world.sim.frozen(VM).unwrap().is_empty());
+}

@@ -1,0 +1,175 @@
+//! The thaw: proven, or tried on and on.
+
+use std::{collections::BTreeSet, sync::Arc, sync::PoisonError, time::Duration};
+
+use super::{
+    Freezer, KEEPER_PAUSE, KEEPERS, STATUS_TIMEOUT, THAW_TIMEOUT, THAW_TRIES, helper::Watch, telling,
+};
+use crate::{
+    clock::Clock,
+    core::model::{VmId, VmState},
+    hypervisor::{Error, ErrorKind, FreezeStatus, Hypervisor, Result},
+};
+
+/// A guest whose file systems are frozen. Dropped without [`Frozen::thaw`], by a panic say, it thaws.
+#[derive(Debug)]
+#[must_use = "a frozen guest must be thawed"]
+pub(super) struct Frozen<'a> {
+    pub(super) freezer: &'a Arc<Freezer>,
+    pub(super) vm: VmId,
+    pub(super) count: u32,
+    pub(super) since: Duration,
+    /// Who thaws it if this process cannot; for as long as it is not proven to be thawed.
+    pub(super) watch: Option<Watch>,
+    pub(super) done: bool,
+}
+
+impl Frozen<'_> {
+    /// Thaws; how many file systems were frozen until then, and for how long at most.
+    pub(super) fn thaw(mut self) -> (Result<u32>, Duration) {
+        let (result, until) = match self.end() {
+            Ok((count, at)) => (Ok(count), at),
+            Err(e) => (Err(e), self.freezer.clock.elapsed()),
+        };
+        (result, until.saturating_sub(self.since))
+    }
+
+    fn end(&mut self) -> Result<(u32, Duration)> {
+        let result = self.freezer.thaw_now(self.vm);
+        self.done = true;
+        let watch = self.watch.take();
+        match &result {
+            Err(e) if e.kind != ErrorKind::NoSuchVm && !self.freezer.is_off(self.vm) => {
+                self.freezer.keep(self.vm, watch);
+            }
+            _ => watch.into_iter().for_each(Watch::over),
+        }
+        result
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        if !self.done
+            && let Err(e) = self.end()
+        {
+            telling::frozen(self.vm, &e, &"a bug had ended the snapshot; trying on");
+        }
+    }
+}
+
+/// Thaws and asks whether that is so. How many were frozen, and when the agent said that none is any more.
+pub(super) fn thaw_once(hypervisor: &dyn Hypervisor, clock: &dyn Clock, vm: VmId) -> Result<(u32, Duration)> {
+    let count = hypervisor.thaw(vm, THAW_TIMEOUT)?;
+    let at = clock.elapsed();
+    match hypervisor.freeze_status(vm, STATUS_TIMEOUT)? {
+        FreezeStatus::Thawed => Ok((count, at)),
+        FreezeStatus::Frozen => {
+            Err(Error::new(ErrorKind::AgentFailed, "the agent says it thawed, and that it is frozen"))
+        }
+    }
+}
+
+impl Freezer {
+    /// Thaws, once more if need be, and proves it. How many were frozen, and when the agent said that none is.
+    fn thaw_now(&self, vm: VmId) -> Result<(u32, Duration)> {
+        let mut tries = 1;
+        let mut pause = Duration::from_millis(100);
+        loop {
+            match thaw_once(self.hypervisor.as_ref(), self.clock.as_ref(), vm) {
+                Ok(thawed) => {
+                    self.proven(vm);
+                    return Ok(thawed);
+                }
+                // A VM that is off or gone has nothing frozen.
+                Err(e) if e.kind == ErrorKind::NoSuchVm || self.is_off(vm) => {
+                    self.proven(vm);
+                    return Err(e);
+                }
+                Err(e) if tries >= THAW_TRIES => return Err(e),
+                // A hung agent has used up the job's time; asking again is the keeper's.
+                Err(e) if e.kind == ErrorKind::AgentTimeout => return Err(e),
+                Err(_) => {
+                    tries += 1;
+                    self.clock.pause(pause);
+                    pause *= 4;
+                }
+            }
+        }
+    }
+
+    fn is_off(&self, vm: VmId) -> bool {
+        self.hypervisor.vm(vm).is_ok_and(|v| v.state == VmState::ShutOff)
+    }
+
+    fn proven(&self, vm: VmId) {
+        if let Err(e) = self.store.freeze_ended(vm) {
+            // Only costs a needless thaw at the next start.
+            telling::not_noted(vm, &e);
+        }
+        (self.report)(vm, false);
+    }
+
+    /// Thaws a VM that may be frozen, on and on, on a thread of its own, until it is proven.
+    pub fn keep_thawing(self: &Arc<Self>, vm: VmId) {
+        self.keep(vm, None);
+    }
+
+    /// The same; who watches from outside does so until then.
+    fn keep(self: &Arc<Self>, vm: VmId, watch: Option<Watch>) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(watches) = kept.get_mut(&vm) {
+            watches.extend(watch);
+            return;
+        }
+        kept.insert(vm, watch.into_iter().collect());
+        drop(kept);
+        (self.report)(vm, true);
+        let this = Arc::clone(self);
+        let spawned = std::thread::Builder::new().name("thaw".into()).spawn(move || {
+            let mut pause = KEEPER_PAUSE.0;
+            loop {
+                let turn = this.keepers.take(KEEPERS);
+                let thawed = this.thaw_now(vm);
+                drop(turn);
+                match thawed {
+                    Ok((count, _)) => {
+                        telling::thawed_late(vm, count);
+                        break;
+                    }
+                    Err(e) if e.kind == ErrorKind::NoSuchVm => break,
+                    Err(e) => {
+                        if this.is_off(vm) {
+                            break;
+                        }
+                        telling::frozen(vm, &e, &format_args!("trying again in {pause:?}"));
+                    }
+                }
+                this.clock.pause(pause);
+                pause = (pause * 2).min(KEEPER_PAUSE.1);
+            }
+            let kept = this.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(&vm);
+            kept.into_iter().flatten().for_each(Watch::over);
+        });
+        if let Err(e) = spawned {
+            // Who watches from outside finds the line broken, and has a thread.
+            self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(&vm);
+            telling::frozen(vm, &e, &"there is no thread for the thaw; the next start tries again");
+        }
+    }
+
+    /// Thaws every VM that an earlier life of the daemon may have left frozen: one try each, here and now. What is
+    /// still not thawed is returned.
+    pub fn thaw_left_over(&self, vms: &BTreeSet<VmId>) -> BTreeSet<VmId> {
+        vms.iter()
+            .copied()
+            .filter(|vm| match self.thaw_now(*vm) {
+                Ok((count, _)) => {
+                    telling::thawed_left_over(*vm, count);
+                    false
+                }
+                Err(e) => e.kind != ErrorKind::NoSuchVm && !self.is_off(*vm),
+            })
+            .collect()
+    }
+}
