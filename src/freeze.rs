@@ -41,7 +41,7 @@ use self::{
     helper::{Helper, Watch},
     line::{Reply, Word},
     slots::Slots,
-    thaw::Frozen,
+    thaw::{Frozen, Thawed},
 };
 use crate::{
     clock::{self, Clock},
@@ -50,7 +50,7 @@ use crate::{
         model::{Consistency, VmId, VmState},
         policy::{How, Memory, Mountpoints, Quiesce},
     },
-    hypervisor::{Agent, Error, ErrorKind, FreezeStatus, Hypervisor, Result, Vm},
+    hypervisor::{Agent, Error, ErrorKind, FreezeStatus, GuestSystem, Hypervisor, Result, Vm},
     store::Store,
 };
 
@@ -62,6 +62,8 @@ const THAW_TRIES: u32 = 3;
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 /// No guest is kept frozen for longer than this by a snapshot, which takes some hundredths of a second.
 const LONGEST: Duration = Duration::from_secs(30);
+/// Windows' own snapshot service ends a freeze after this, whatever becomes of the snapshot.
+const WINDOWS_HOLDS: Duration = Duration::from_secs(10);
 /// So much later than this process would have thawed itself the helper does.
 const GRACE: Duration = Duration::from_secs(10);
 /// So many guests that are thawed on and on are asked at the same time: libvirt takes five questions on a connection.
@@ -176,7 +178,7 @@ impl Freezer {
                 return Self::without(how, e, quality, transaction);
             }
         };
-        let count = frozen.count;
+        let (count, from) = (frozen.count, frozen.from);
         let fuse = self.fuse(vm.id);
         let result = transaction();
         drop(fuse);
@@ -185,12 +187,10 @@ impl Freezer {
         quality.frozen = SignedDuration::try_from(time).unwrap_or(SignedDuration::MAX);
         let value = result?;
         match thawed {
-            Ok(n) if n >= count => quality.reached = Consistency::Filesystem,
-            Ok(n) => {
-                quality.note = format!(
-                    "{count} file systems were frozen, but {n} were when the snapshot was over: somebody thawed them before"
-                );
-            }
+            Ok(thawed) => match self.not_held(vm.id, count, &thawed, from) {
+                None => quality.reached = Consistency::Filesystem,
+                Some(why) => quality.note = why,
+            },
             Err(e) => {
                 quality.note = format!(
                     "the thaw failed, so nobody knows whether the freeze had held: {e}; it is tried on"
@@ -198,6 +198,26 @@ impl Freezer {
             }
         }
         Ok((value, quality))
+    }
+
+    /// Why the file systems may have been written to before the transaction was over, if they may.
+    fn not_held(&self, vm: VmId, count: u32, thawed: &Thawed, from: Duration) -> Option<String> {
+        let held = thawed.at.saturating_sub(from);
+        // Asked after the thaw, as the agent answers no such question while it is frozen, and before it costs time.
+        let windows = || self.hypervisor.guest_system(vm, STATUS_TIMEOUT) == Ok(GuestSystem::Windows);
+        if thawed.let_go || held > WINDOWS_HOLDS && windows() {
+            return Some(format!(
+                "Windows lets go of frozen file systems after {} s, and these were to be held for {:.1} s",
+                WINDOWS_HOLDS.as_secs(),
+                held.as_secs_f64()
+            ));
+        }
+        let n = thawed.count;
+        (n < count).then(|| {
+            format!(
+                "{count} file systems were frozen, but {n} were when the snapshot was over: somebody thawed them before"
+            )
+        })
     }
 
     /// Thaws the guest when the transaction takes too long, as on storage that hangs: whoever waits for the transaction
@@ -264,7 +284,8 @@ impl Freezer {
         })?;
         (self.report)(vm.id, true);
         let since = self.clock.elapsed();
-        let mut frozen = Frozen { freezer: self, vm: vm.id, count: 0, since, watch, done: false };
+        let mut frozen =
+            Frozen { freezer: self, vm: vm.id, count: 0, since, from: since, watch, done: false };
         self.tell(&mut frozen, &Word::Freezing(limit + GRACE));
         match self.hypervisor.freeze(vm.id, mountpoints.as_deref(), limit) {
             Ok(0) => {
@@ -274,6 +295,7 @@ impl Freezer {
             }
             Ok(count) => {
                 frozen.count = count;
+                frozen.from = self.clock.elapsed();
                 self.tell(&mut frozen, &Word::Frozen(LONGEST + GRACE));
                 Ok(frozen)
             }

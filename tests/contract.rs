@@ -24,18 +24,18 @@ mod sim {
 mod testdriver {
     crate::contract::contracts!(
         crate::contract::testdriver::TestRig::new(),
-        cannot: [Images, Agent, AgentTrouble, Mismatch, Branches, MergeTrouble, Disconnect, RevertDisks, NativeRevert]
+        cannot: [Images, Agent, AgentTrouble, Windows, Mismatch, Branches, MergeTrouble, Disconnect, RevertDisks, NativeRevert]
     );
 }
 
 mod trixie {
     use crate::{contract::real::RealRig, harness::Suite};
 
-    crate::contract::contracts!(by group RealRig::new(Suite::Trixie), cannot: []);
+    crate::contract::contracts!(by group RealRig::new(Suite::Trixie), cannot: [Windows]);
 }
 
 mod bookworm {
     use crate::{contract::real::RealRig, harness::Suite};
 
-    crate::contract::contracts!(by group RealRig::new(Suite::Bookworm), cannot: [RevertDisks, NativeRevert]);
+    crate::contract::contracts!(by group RealRig::new(Suite::Bookworm), cannot: [Windows, RevertDisks, NativeRevert]);
 }

@@ -18,23 +18,24 @@ pub(super) struct Frozen<'a> {
     pub(super) freezer: &'a Arc<Freezer>,
     pub(super) vm: VmId,
     pub(super) count: u32,
+    /// When it was asked to freeze: from then on it may have been.
     pub(super) since: Duration,
+    /// When it said that it is frozen.
+    pub(super) from: Duration,
     /// Who thaws it if this process cannot; for as long as it is not proven to be thawed.
     pub(super) watch: Option<Watch>,
     pub(super) done: bool,
 }
 
 impl Frozen<'_> {
-    /// Thaws; how many file systems were frozen until then, and for how long at most.
-    pub(super) fn thaw(mut self) -> (Result<u32>, Duration) {
-        let (result, until) = match self.end() {
-            Ok((count, at)) => (Ok(count), at),
-            Err(e) => (Err(e), self.freezer.clock.elapsed()),
-        };
+    /// Thaws; what was found, and for how long they were frozen at most.
+    pub(super) fn thaw(mut self) -> (Result<Thawed>, Duration) {
+        let result = self.end();
+        let until = result.as_ref().map_or_else(|_| self.freezer.clock.elapsed(), |thawed| thawed.at);
         (result, until.saturating_sub(self.since))
     }
 
-    fn end(&mut self) -> Result<(u32, Duration)> {
+    fn end(&mut self) -> Result<Thawed> {
         let result = self.freezer.thaw_now(self.vm);
         self.done = true;
         let watch = self.watch.take();
@@ -58,12 +59,27 @@ impl Drop for Frozen<'_> {
     }
 }
 
-/// Thaws and asks whether that is so. How many were frozen, and when the agent said that none is any more.
-pub(super) fn thaw_once(hypervisor: &dyn Hypervisor, clock: &dyn Clock, vm: VmId) -> Result<(u32, Duration)> {
-    let count = hypervisor.thaw(vm, THAW_TIMEOUT)?;
+/// A guest that is proven to be thawed.
+#[derive(Debug)]
+pub(super) struct Thawed {
+    /// How many file systems were frozen until then.
+    pub(super) count: u32,
+    /// When the agent said that none is any more.
+    pub(super) at: Duration,
+    /// The guest itself had ended the freeze before.
+    pub(super) let_go: bool,
+}
+
+/// Thaws and asks whether that is so.
+pub(super) fn thaw_once(hypervisor: &dyn Hypervisor, clock: &dyn Clock, vm: VmId) -> Result<Thawed> {
+    let (count, let_go) = match hypervisor.thaw(vm, THAW_TIMEOUT) {
+        Ok(count) => (count, false),
+        Err(e) if e.kind == ErrorKind::LetGo => (0, true),
+        Err(e) => return Err(e),
+    };
     let at = clock.elapsed();
     match hypervisor.freeze_status(vm, STATUS_TIMEOUT)? {
-        FreezeStatus::Thawed => Ok((count, at)),
+        FreezeStatus::Thawed => Ok(Thawed { count, at, let_go }),
         FreezeStatus::Frozen => {
             Err(Error::new(ErrorKind::AgentFailed, "the agent says it thawed, and that it is frozen"))
         }
@@ -71,8 +87,8 @@ pub(super) fn thaw_once(hypervisor: &dyn Hypervisor, clock: &dyn Clock, vm: VmId
 }
 
 impl Freezer {
-    /// Thaws, once more if need be, and proves it. How many were frozen, and when the agent said that none is.
-    fn thaw_now(&self, vm: VmId) -> Result<(u32, Duration)> {
+    /// Thaws, once more if need be, and proves it.
+    fn thaw_now(&self, vm: VmId) -> Result<Thawed> {
         let mut tries = 1;
         let mut pause = Duration::from_millis(100);
         loop {
@@ -133,8 +149,8 @@ impl Freezer {
                 let thawed = this.thaw_now(vm);
                 drop(turn);
                 match thawed {
-                    Ok((count, _)) => {
-                        telling::thawed_late(vm, count);
+                    Ok(thawed) => {
+                        telling::thawed_late(vm, thawed.count);
                         break;
                     }
                     Err(e) if e.kind == ErrorKind::NoSuchVm => break,
@@ -164,8 +180,8 @@ impl Freezer {
         vms.iter()
             .copied()
             .filter(|vm| match self.thaw_now(*vm) {
-                Ok((count, _)) => {
-                    telling::thawed_left_over(*vm, count);
+                Ok(thawed) => {
+                    telling::thawed_left_over(*vm, thawed.count);
                     false
                 }
                 Err(e) => e.kind != ErrorKind::NoSuchVm && !self.is_off(*vm),

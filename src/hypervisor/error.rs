@@ -34,6 +34,8 @@ pub enum ErrorKind {
     AgentTimeout,
     /// The agent answered, and the answer was an error (a failing hook, say).
     AgentFailed,
+    /// There was nothing to thaw any more: the guest had ended the freeze by itself, as Windows does after 10 s.
+    LetGo,
     /// A freeze that was required was not to be had; the text says why.
     QuiesceFailed,
     /// No room.
@@ -81,7 +83,7 @@ impl ErrorKind {
             Self::ChainMismatch => "ChainMismatch",
             Self::AgentUnavailable => "AgentUnavailable",
             Self::AgentTimeout => "AgentTimeout",
-            Self::AgentFailed => "AgentFailed",
+            Self::AgentFailed | Self::LetGo => "AgentFailed",
             Self::QuiesceFailed => "QuiesceFailed",
             Self::NoSpace => "NoSpace",
             Self::Denied => "Denied",

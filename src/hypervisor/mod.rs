@@ -13,6 +13,7 @@
 //! * `delete` looks at the chain as it is now and refuses what it does not recognise ([`ErrorKind::ChainMismatch`]).
 //! * `thaw` is safe to call at any time, any number of times.
 
+mod agent;
 mod beside;
 mod branch;
 mod error;
@@ -39,6 +40,7 @@ use std::{
 use jiff::Timestamp;
 
 pub use self::{
+    agent::{Agent, FreezeStatus, GuestFileSystem, GuestSystem},
     beside::{Nvram, Tpm},
     branch::{Branch, Drawn, NewVm},
     error::{Error, ErrorKind, Result},
@@ -82,17 +84,6 @@ impl Default for Features {
     fn default() -> Self {
         Self { revert_disks: false, confined_merge: false, layer_limit: 25 }
     }
-}
-
-/// Whether the QEMU guest agent can be spoken to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Agent {
-    /// The VM has no channel for it.
-    Absent,
-    /// There is a channel, and nobody listens at the other end.
-    Disconnected,
-    /// Somebody has the channel open. That is not yet an answer.
-    Connected,
 }
 
 /// One image of a disk's backing chain.
@@ -271,15 +262,6 @@ pub struct CreateSpec {
     pub memory: Option<String>,
 }
 
-/// What the guest agent says of the guest's file systems.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FreezeStatus {
-    /// At least one is frozen.
-    Frozen,
-    /// None is.
-    Thawed,
-}
-
 /// The room of a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Space {
@@ -287,15 +269,6 @@ pub struct Space {
     pub capacity: u64,
     /// What is free, in bytes.
     pub available: u64,
-}
-
-/// A file system of the guest, and the disks it lies on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GuestFileSystem {
-    /// Where the guest has it mounted.
-    pub mountpoint: String,
-    /// The targets of the disks under it.
-    pub disks: Vec<String>,
 }
 
 /// What happened at the hypervisor, told without being asked.
@@ -369,6 +342,9 @@ pub trait Hypervisor:
     /// The guest's mounted file systems.
     fn file_systems(&self, vm: VmId, timeout: Duration) -> Result<Vec<GuestFileSystem>>;
 
+    /// What runs in the guest.
+    fn guest_system(&self, vm: VmId, timeout: Duration) -> Result<GuestSystem>;
+
     /// Whether the guest's file systems are frozen.
     fn freeze_status(&self, vm: VmId, timeout: Duration) -> Result<FreezeStatus>;
 
@@ -377,6 +353,7 @@ pub trait Hypervisor:
     fn freeze(&self, vm: VmId, mountpoints: Option<&[String]>, timeout: Duration) -> Result<u32>;
 
     /// Thaws all file systems and says how many were frozen. A success proves that no earlier freeze is still on
-    /// its way: the agent takes its commands in order.
+    /// its way: the agent takes its commands in order. [`ErrorKind::LetGo`]: there was nothing to thaw, as the guest
+    /// itself had ended the freeze before.
     fn thaw(&self, vm: VmId, timeout: Duration) -> Result<u32>;
 }

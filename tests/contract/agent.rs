@@ -5,10 +5,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use virtsnap::hypervisor::{Agent, ErrorKind, Event, FreezeStatus, Hypervisor};
+use virtsnap::hypervisor::{Agent, ErrorKind, Event, FreezeStatus, GuestSystem, Hypervisor};
 
-use super::{AGENT, DEADLINE, Rig, RigVm, connected, name, overlays, refused, spec, targets, wait_for};
+use super::{
+    AGENT, Capability, DEADLINE, Rig, RigVm, connected, name, overlays, refused, spec, targets, wait_for,
+};
 use virtsnap::core::model::VmId;
+
+/// A hand on guests with Windows.
+pub(crate) trait Windows {
+    /// Has this guest run Windows.
+    fn run_windows(&mut self, vm: VmId);
+    /// Has its next freeze last for longer than Windows holds it.
+    fn hold_for_too_long(&mut self, vm: VmId);
+}
 
 const GUEST: RigVm = RigVm { disks: 2, running: true, agent: true };
 
@@ -78,6 +88,35 @@ pub(crate) fn the_guest_names_its_file_systems_and_their_disks(rig: &mut dyn Rig
     assert_eq!(systems.len(), 2, "{systems:?}");
     let disks: BTreeSet<_> = systems.into_iter().flat_map(|f| f.disks).collect();
     assert_eq!(disks, targets(&*hv, vm).into_iter().collect());
+}
+
+pub(crate) fn the_guest_says_what_it_runs_while_it_is_not_frozen(rig: &mut dyn Rig) {
+    let (hv, _events) = connected(rig);
+    let vm = rig.new_vm(GUEST);
+    assert_eq!(hv.guest_system(vm, AGENT), Ok(GuestSystem::Other));
+    assert_eq!(hv.freeze(vm, None, AGENT), Ok(2));
+    refused(hv.guest_system(vm, AGENT), ErrorKind::AgentFailed);
+    assert_eq!(hv.thaw(vm, AGENT), Ok(2));
+    if rig.capabilities().contains(&Capability::Windows) {
+        rig.run_windows(vm);
+        assert_eq!(hv.guest_system(vm, AGENT), Ok(GuestSystem::Windows));
+    }
+}
+
+pub(crate) fn windows_lets_go_and_the_thaw_says_so_and_proves_it(rig: &mut dyn Rig) {
+    let (hv, _events) = connected(rig);
+    let vm = rig.new_vm(GUEST);
+    rig.run_windows(vm);
+    rig.hold_for_too_long(vm);
+    assert_eq!(hv.freeze(vm, None, AGENT), Ok(2));
+    // So its agent says, and disks are written to.
+    assert_eq!(hv.freeze_status(vm, AGENT), Ok(FreezeStatus::Frozen));
+    rig.write_marker(vm, "vda", 47);
+    refused(hv.thaw(vm, AGENT), ErrorKind::LetGo);
+    assert_eq!(hv.freeze_status(vm, AGENT), Ok(FreezeStatus::Thawed));
+    assert_eq!(hv.thaw(vm, AGENT), Ok(0));
+    assert_eq!(hv.freeze(vm, None, AGENT), Ok(2));
+    assert_eq!(hv.thaw(vm, AGENT), Ok(2));
 }
 
 pub(crate) fn a_vm_without_an_agent_has_none_available(rig: &mut dyn Rig) {

@@ -174,6 +174,8 @@ macro_rules! contracts {
                 some_mount_points_can_be_frozen_alone [Agent];
                 a_snapshot_taken_while_frozen_holds_what_was_written [Agent];
                 the_guest_names_its_file_systems_and_their_disks [Agent];
+                the_guest_says_what_it_runs_while_it_is_not_frozen [Agent];
+                windows_lets_go_and_the_thaw_says_so_and_proves_it [Agent, Windows];
                 a_vm_without_an_agent_has_none_available [Agent];
                 a_stopped_vm_has_no_agent_available [Agent];
                 a_failing_hook_fails_the_freeze_and_nothing_is_frozen [Agent, AgentTrouble];

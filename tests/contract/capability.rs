@@ -9,6 +9,8 @@ pub(crate) enum Capability {
     Agent,
     /// Stopping that agent's process, and a freeze hook that fails.
     AgentTrouble,
+    /// A guest that runs Windows.
+    Windows,
     /// A snapshot made by somebody else.
     Foreign,
     /// A chain that is no longer what the metadata says.
@@ -26,10 +28,11 @@ pub(crate) enum Capability {
 }
 
 impl Capability {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Images,
         Self::Agent,
         Self::AgentTrouble,
+        Self::Windows,
         Self::Foreign,
         Self::Mismatch,
         Self::Branches,
@@ -38,4 +41,9 @@ impl Capability {
         Self::RevertDisks,
         Self::NativeRevert,
     ];
+
+    /// What hosts can whose guests run Linux.
+    pub(crate) fn of_linux() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|c| *c != Self::Windows)
+    }
 }

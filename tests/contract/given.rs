@@ -15,6 +15,15 @@ use virtsnap::{
 
 use super::{DEADLINE, Rig};
 
+/// A VM to be made, with the disks `vda`, `vdb` and so on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RigVm {
+    pub(crate) disks: usize,
+    pub(crate) running: bool,
+    /// Whether it has the agent's channel, and an agent at its end.
+    pub(crate) agent: bool,
+}
+
 /// The driver with its connection standing, and what it tells from there on.
 pub(crate) fn connected(rig: &dyn Rig) -> (Arc<dyn Hypervisor>, Receiver<Event>) {
     let hv = rig.hv();

@@ -43,7 +43,7 @@ use virtsnap::{
 pub(crate) use all::{contracts, needs};
 pub(crate) use capability::Capability;
 pub(crate) use given::{
-    chain, connected, name, overlays, records, refused, spec, take, targets, wait_for, watched,
+    RigVm, chain, connected, name, overlays, records, refused, spec, take, targets, wait_for, watched,
 };
 pub(crate) use hold::{Contract, Needs, declared, hold, hold_all};
 
@@ -52,19 +52,11 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 /// How long an agent that is well may take to answer.
 pub(crate) const AGENT: Duration = Duration::from_secs(10);
 
-/// A VM to be made, with the disks `vda`, `vdb` and so on.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct RigVm {
-    pub(crate) disks: usize,
-    pub(crate) running: bool,
-    /// Whether it has the agent's channel, and an agent at its end.
-    pub(crate) agent: bool,
-}
-
 /// A host to be tested, and a hand on everything around it. Its methods panic if they cannot do it; each
 /// returns when it is done: a started VM with an agent is one whose agent answers.
 pub(crate) trait Rig:
-    branch::Branches
+    agent::Windows
+    + branch::Branches
     + broken::Broken
     + fitness::Kinds
     + images::Images

@@ -21,7 +21,7 @@ use virtsnap::{
     },
 };
 
-use super::{Capability, Rig, RigVm};
+use super::{Capability, Rig, RigVm, agent::Windows};
 
 const MARKER: u64 = 0;
 
@@ -179,5 +179,15 @@ impl Rig for SimRig {
 
     fn reconnect(&mut self) {
         self.sim.connect();
+    }
+}
+
+impl Windows for SimRig {
+    fn run_windows(&mut self, vm: VmId) {
+        self.sim.runs_windows(vm).unwrap();
+    }
+
+    fn hold_for_too_long(&mut self, vm: VmId) {
+        self.sim.lets_go(vm).unwrap();
     }
 }

@@ -18,7 +18,7 @@ use virtsnap::{
 };
 
 use super::{
-    Capability, Rig, RigVm, branch::Branches, broken::Broken, fitness::Kinds, images::Images,
+    Capability, Rig, RigVm, agent::Windows, branch::Branches, broken::Broken, fitness::Kinds, images::Images,
     internal::Inside, kinds::Kept, layers::Layers, memory::Memory, native::Native,
 };
 
@@ -170,6 +170,13 @@ impl Inside for TestRig {
     declared_not_to! {
         fn internal_snapshot[&mut self](vm: VmId, name: &str);
         fn inside[&self](vm: VmId, target: &str) -> Vec<String>;
+    }
+}
+
+impl Windows for TestRig {
+    declared_not_to! {
+        fn run_windows[&mut self](vm: VmId);
+        fn hold_for_too_long[&mut self](vm: VmId);
     }
 }
 

@@ -20,8 +20,9 @@ use virtsnap::{
     },
     hypervisor::{
         BlockJob, Commit, Committed, Copied, CreateSpec, Definition, Event, Features, FreezeStatus,
-        GuestFileSystem, Hypervisor, Inside, Layer, Merge, Metadata, NewRecord, Opened, OpenedDisk, Overlay,
-        Power, Redefine, Result, SnapshotRecord, SnapshotXml, Space, Steer, Switch, Vm, WaitingJob, Wake,
+        GuestFileSystem, GuestSystem, Hypervisor, Inside, Layer, Merge, Metadata, NewRecord, Opened,
+        OpenedDisk, Overlay, Power, Redefine, Result, SnapshotRecord, SnapshotXml, Space, Steer, Switch, Vm,
+        WaitingJob, Wake,
         sim::{Op, Sim},
     },
 };
@@ -166,6 +167,10 @@ impl Hypervisor for Hooked {
 
     fn file_systems(&self, vm: VmId, timeout: Duration) -> Result<Vec<GuestFileSystem>> {
         self.at(Op::FileSystems).file_systems(vm, timeout)
+    }
+
+    fn guest_system(&self, vm: VmId, timeout: Duration) -> Result<GuestSystem> {
+        self.at(Op::GuestSystem).guest_system(vm, timeout)
     }
 
     fn freeze_status(&self, vm: VmId, timeout: Duration) -> Result<FreezeStatus> {

@@ -8,7 +8,10 @@ use std::{
 use super::{Thawer, Told, Word};
 use crate::{
     core::model::{VmId, VmState},
-    freeze::{telling, thaw::thaw_once},
+    freeze::{
+        telling,
+        thaw::{Thawed, thaw_once},
+    },
     hypervisor::{ErrorKind, Hypervisor},
 };
 
@@ -110,7 +113,7 @@ impl<'a> Rescue<'a> {
         let (mut pause, longest) = self.thawer.pauses.tries;
         while !self.over {
             match thaw_once(self.host, self.thawer.clock.as_ref(), self.vm) {
-                Ok((count, _)) => {
+                Ok(Thawed { count, .. }) => {
                     // Of a second thaw only what it found is worth a word.
                     if count > 0 || !self.proven {
                         telling::thawed_outside(self.vm, count);

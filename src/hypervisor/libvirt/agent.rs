@@ -11,7 +11,7 @@ use virt::{connect::Connect, enumutil::Enum, error::ErrorNumber};
 use super::{domain, xml};
 use crate::{
     core::model::VmId,
-    hypervisor::{Error, ErrorKind, FreezeStatus, GuestFileSystem, Result},
+    hypervisor::{Error, ErrorKind, FreezeStatus, GuestFileSystem, GuestSystem, Result},
 };
 
 pub(super) fn freeze_status(connection: &Connect, vm: VmId, timeout: Duration) -> Result<FreezeStatus> {
@@ -37,6 +37,13 @@ pub(super) fn freeze(
 
 pub(super) fn thaw(connection: &Connect, vm: VmId, timeout: Duration) -> Result<u32> {
     count(&ask(connection, vm, &json!({"execute": "guest-fsfreeze-thaw"}), timeout)?)
+}
+
+/// The agent's own word for what it runs in.
+pub(super) fn guest_system(connection: &Connect, vm: VmId, timeout: Duration) -> Result<GuestSystem> {
+    let answer = ask(connection, vm, &json!({"execute": "guest-get-osinfo"}), timeout)?;
+    let windows = answer.get("id").and_then(Value::as_str) == Some("mswindows");
+    Ok(if windows { GuestSystem::Windows } else { GuestSystem::Other })
 }
 
 /// The guest's file systems, with the disks found by their PCI addresses; one whose disk has none is left

@@ -23,7 +23,7 @@ fn classify(e: &VirtError) -> ErrorKind {
         ErrorNumber::NoDomainSnapshot => ErrorKind::NoSuchSnapshot,
         ErrorNumber::AgentUnresponsive | ErrorNumber::AgentUnsynced => agent(e.message()),
         ErrorNumber::AgentCommandTimeout => ErrorKind::AgentTimeout,
-        ErrorNumber::AgentCommandFailed => ErrorKind::AgentFailed,
+        ErrorNumber::AgentCommandFailed => failed(e.message()),
         ErrorNumber::OperationTimeout | ErrorNumber::BlockCopyActive | ErrorNumber::ResourceBusy => {
             ErrorKind::Busy
         }
@@ -76,6 +76,11 @@ fn forbids_migration(number: ErrorNumber, text: &str) -> bool {
     }
 }
 
+/// An agent that could not do it; of Windows' one, that it need not.
+fn failed(text: &str) -> ErrorKind {
+    if text.contains("couldn't hold writes") { ErrorKind::LetGo } else { ErrorKind::AgentFailed }
+}
+
 /// An agent that nobody answers for, or one that answered too late.
 fn agent(text: &str) -> ErrorKind {
     if text.contains("within") || text.contains("synchronization") || text.contains("not available for now") {
@@ -115,7 +120,7 @@ fn by_text(text: &str) -> ErrorKind {
         || has("FSFreeze")
         || has("failed to freeze")
     {
-        ErrorKind::AgentFailed
+        failed(text)
     } else if has("No space left") {
         ErrorKind::NoSpace
     } else if has("Permission denied") {
@@ -174,6 +179,10 @@ mod tests {
             (
                 "internal error: unable to execute QEMU agent command 'guest-fsfreeze-freeze': child process has failed to execute fsfreeze hook",
                 ErrorKind::AgentFailed,
+            ),
+            (
+                "internal error: unable to execute QEMU agent command 'guest-fsfreeze-thaw': couldn't hold writes: fsfreeze is limited up to 10 seconds:",
+                ErrorKind::LetGo,
             ),
             ("argument unsupported: QEMU guest agent is not configured", ErrorKind::AgentUnavailable),
             ("client socket is closed", ErrorKind::Disconnected),

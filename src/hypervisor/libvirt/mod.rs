@@ -76,9 +76,9 @@ use virt::domain::Domain;
 use self::connection::{Connections, Signal, Slot, Use};
 use super::{
     BlockJob, Branch, Commit, Committed, Copied, CreateSpec, Definition, Drawn, Error, ErrorKind, Event,
-    Features, FreezeStatus, GuestFileSystem, Hypervisor, Layer, Merge, Metadata, NewRecord, NewVm, Opened,
-    OpenedDisk, Overlay, Power, Redefine, Result, SnapshotRecord, SnapshotXml, Space, Steer, Switch, Vm,
-    WaitingJob, Wake,
+    Features, FreezeStatus, GuestFileSystem, GuestSystem, Hypervisor, Layer, Merge, Metadata, NewRecord,
+    NewVm, Opened, OpenedDisk, Overlay, Power, Redefine, Result, SnapshotRecord, SnapshotXml, Space, Steer,
+    Switch, Vm, WaitingJob, Wake,
 };
 use crate::core::model::{SnapshotName, VmId};
 
@@ -230,6 +230,10 @@ impl Hypervisor for Libvirt {
 
     fn file_systems(&self, vm: VmId, timeout: Duration) -> Result<Vec<GuestFileSystem>> {
         agent::file_systems(&self.now()?.guard, vm, timeout)
+    }
+
+    fn guest_system(&self, vm: VmId, timeout: Duration) -> Result<GuestSystem> {
+        agent::guest_system(&self.now()?.guard, vm, timeout)
     }
 
     fn freeze_status(&self, vm: VmId, timeout: Duration) -> Result<FreezeStatus> {

@@ -10,15 +10,19 @@
 //! A *stuck* agent answers nothing, and each call times out at once. The command that found it stuck is in
 //! its queue, and is carried out when it moves again: a freeze that "timed out" freezes the guest later.
 //! Commands after that one never reach it, since libvirt first tries to get in step with it again, and fails.
+//!
+//! Windows ends a freeze by itself after ten seconds. The agent says "frozen" all the same; the thaw is an error then, and
+//! after that it says "thawed".
 
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{Sim, State, op::Op};
 use crate::{
     core::model::{VmId, VmState},
-    hypervisor::{Agent, Error, ErrorKind, Event, FreezeStatus, GuestFileSystem, Result},
+    hypervisor::{Agent, Error, ErrorKind, Event, FreezeStatus, GuestFileSystem, GuestSystem, Result},
 };
 
+#[expect(clippy::struct_excessive_bools, reason = "each is a misbehaviour of its own")]
 #[derive(Debug, Clone)]
 pub(super) struct GuestAgent {
     pub(super) mode: Agent,
@@ -35,6 +39,11 @@ pub(super) struct GuestAgent {
     hook_fails: bool,
     thaw_failures: u32,
     thawed_behind: u32,
+    system: GuestSystem,
+    /// The next freeze takes too long for Windows.
+    lets_go: bool,
+    /// One has.
+    has_let_go: bool,
 }
 
 /// How the agent's process gets on.
@@ -51,6 +60,7 @@ enum Pace {
 #[derive(Debug, Clone)]
 enum Command {
     FileSystems,
+    System,
     Status,
     Freeze(Option<Vec<String>>),
     Thaw,
@@ -60,6 +70,7 @@ impl Command {
     const fn op(&self) -> Op {
         match self {
             Self::FileSystems => Op::FileSystems,
+            Self::System => Op::GuestSystem,
             Self::Status => Op::FreezeStatus,
             Self::Freeze(_) => Op::Freeze,
             Self::Thaw => Op::Thaw,
@@ -81,12 +92,16 @@ impl GuestAgent {
             hook_fails: false,
             thaw_failures: 0,
             thawed_behind: 0,
+            system: GuestSystem::Other,
+            lets_go: false,
+            has_let_go: false,
         }
     }
 
     /// As after the guest's next boot.
     pub(super) fn reboot(&mut self) {
-        *self = Self::new(self.mode, std::mem::take(&mut self.file_systems));
+        let system = self.system;
+        *self = Self { system, ..Self::new(self.mode, std::mem::take(&mut self.file_systems)) };
     }
 
     /// Whether a write to this disk would wait.
@@ -107,6 +122,10 @@ impl GuestAgent {
         for _ in 0..std::mem::take(&mut self.thawed_behind) {
             self.frozen.pop_first();
         }
+        if std::mem::take(&mut self.lets_go) && count > 0 {
+            self.frozen.clear();
+            self.has_let_go = true;
+        }
         Ok(count)
     }
 
@@ -118,6 +137,10 @@ impl GuestAgent {
         let count = self.frozen_now();
         self.frozen.clear();
         self.says_frozen = false;
+        if std::mem::take(&mut self.has_let_go) {
+            let text = "unable to execute QEMU agent command 'guest-fsfreeze-thaw': couldn't hold writes: fsfreeze is limited up to 10 seconds: ";
+            return Err(Error::new(ErrorKind::LetGo, text));
+        }
         Ok(count)
     }
 
@@ -137,6 +160,7 @@ impl GuestAgent {
     fn obey(&mut self, command: &Command) -> Result<u32> {
         match command {
             Command::FileSystems => self.allow("guest-get-fsinfo").map(|()| 0),
+            Command::System => self.allow("guest-get-osinfo").map(|()| 0),
             Command::Status => Ok(0),
             Command::Freeze(list) => {
                 self.allow("guest-fsfreeze-freeze")?;
@@ -169,6 +193,11 @@ impl State {
     pub(super) fn file_systems(&mut self, vm: VmId, timeout: Duration) -> Result<Vec<GuestFileSystem>> {
         self.ask(vm, &Command::FileSystems, timeout)?;
         Ok(self.machine(vm)?.agent.file_systems.clone())
+    }
+
+    pub(super) fn guest_system(&mut self, vm: VmId, timeout: Duration) -> Result<GuestSystem> {
+        self.ask(vm, &Command::System, timeout)?;
+        Ok(self.machine(vm)?.agent.system)
     }
 
     pub(super) fn freeze_status(&mut self, vm: VmId, timeout: Duration) -> Result<FreezeStatus> {
@@ -243,6 +272,16 @@ impl Sim {
     /// freeze.
     pub fn thaw_behind(&self, vm: VmId, count: u32) -> Result<()> {
         self.with_agent(vm, |a| a.thawed_behind = count)
+    }
+
+    /// Windows is installed in it.
+    pub fn runs_windows(&self, vm: VmId) -> Result<()> {
+        self.with_agent(vm, |a| a.system = GuestSystem::Windows)
+    }
+
+    /// The next freeze lasts for longer than Windows holds it.
+    pub fn lets_go(&self, vm: VmId) -> Result<()> {
+        self.with_agent(vm, |a| a.lets_go = true)
     }
 
     /// Somebody else freezes all the guest's file systems, by another connection.

@@ -64,8 +64,8 @@ use self::{
     snapshot::Saved,
 };
 use super::{
-    CreateSpec, Error, ErrorKind, Event, Features, FreezeStatus, GuestFileSystem, Hypervisor, Info, Overlay,
-    Result, SnapshotRecord, Space, Vm,
+    CreateSpec, Error, ErrorKind, Event, Features, FreezeStatus, GuestFileSystem, GuestSystem, Hypervisor,
+    Info, Overlay, Result, SnapshotRecord, Space, Vm,
 };
 use crate::core::model::{SnapshotName, VmId};
 
@@ -379,6 +379,10 @@ impl Hypervisor for Sim {
 
     fn file_systems(&self, vm: VmId, timeout: Duration) -> Result<Vec<GuestFileSystem>> {
         self.call(Asked::agent(Op::FileSystems, vm, "", timeout), |s| s.file_systems(vm, timeout))
+    }
+
+    fn guest_system(&self, vm: VmId, timeout: Duration) -> Result<GuestSystem> {
+        self.call(Asked::agent(Op::GuestSystem, vm, "", timeout), |s| s.guest_system(vm, timeout))
     }
 
     fn freeze_status(&self, vm: VmId, timeout: Duration) -> Result<FreezeStatus> {

@@ -27,6 +27,8 @@ pub enum Op {
     Delete,
     /// `file_systems`
     FileSystems,
+    /// `guest_system`
+    GuestSystem,
     /// `freeze_status`
     FreezeStatus,
     /// `freeze`
@@ -147,7 +149,7 @@ impl Op {
 
     /// True for those that speak to the guest agent, of which a VM can do one at a time.
     pub const fn asks_agent(self) -> bool {
-        matches!(self, Self::FileSystems | Self::FreezeStatus | Self::Freeze | Self::Thaw)
+        matches!(self, Self::FileSystems | Self::GuestSystem | Self::FreezeStatus | Self::Freeze | Self::Thaw)
     }
 
     /// True for libvirt's asynchronous jobs, of which a VM can do one at a time.

@@ -5,7 +5,7 @@ use virtsnap::core::model::VmId;
 
 use super::{IMAGES, RealRig};
 use crate::{
-    contract::fitness::Kinds,
+    contract::{agent::Windows, fitness::Kinds},
     harness::{Bare, BareDisk, quote},
 };
 
@@ -52,5 +52,15 @@ impl Kinds for RealRig {
 
     fn access(&self, path: &str) -> String {
         self.tb().ok(&format!("stat -c '%U:%G %a' {}", quote(path)))
+    }
+}
+
+impl Windows for RealRig {
+    fn run_windows(&mut self, _vm: VmId) {
+        panic!("there is no Windows here");
+    }
+
+    fn hold_for_too_long(&mut self, _vm: VmId) {
+        panic!("there is no Windows here");
     }
 }

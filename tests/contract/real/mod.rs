@@ -161,7 +161,7 @@ fn edited(text: &str, mut edits: Vec<(std::ops::Range<usize>, String)>) -> Strin
 impl Rig for RealRig {
     fn capabilities(&self) -> BTreeSet<Capability> {
         let of_11 = |c: &Capability| [Capability::RevertDisks, Capability::NativeRevert].contains(c);
-        Capability::ALL.into_iter().filter(|c| self.suite == Suite::Trixie || !of_11(c)).collect()
+        Capability::of_linux().filter(|c| self.suite == Suite::Trixie || !of_11(c)).collect()
     }
 
     fn hv(&self) -> Arc<dyn Hypervisor> {
