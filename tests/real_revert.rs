@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use harness::{Bare, Daemon, Testbed, byte_in, quote, wait_for};
+use harness::{Bare, Daemon, Testbed, byte_in, quote, wait_for, wait_or};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const IMAGES: &str = "/var/lib/libvirt/images";
@@ -126,9 +126,9 @@ harness::on_both! {
                 daemon.kill_libvirtd();
             }
             daemon.wait_idle();
-            wait_for(DEADLINE, "it runs, and libvirt is known to be there", || {
-                let connected: bool = daemon.manager("HypervisorConnected");
-                (connected && vm.state() == "running").then_some(())
+            let runs = || daemon.manager::<bool>("HypervisorConnected") && vm.state() == "running";
+            wait_or(DEADLINE, || runs().then_some(()), || {
+                panic!("{round}, {phase:?}: it is {}, and not running again: {}", vm.state(), daemon.journal())
             });
             if vm.put_right(|| daemon.says_adrift("rev")) {
                 // What was cut short is settled before the next job, whatever comes of that one.

@@ -107,8 +107,9 @@ impl<'a> Daemon<'a> {
         });
         self.wait_running();
         // Known to be connected it is only after it has settled all.
-        wait_for(Duration::from_secs(60), "the daemon has settled all", || {
-            self.manager::<bool>("HypervisorConnected").then_some(())
+        let settled = || self.manager::<bool>("HypervisorConnected").then_some(());
+        wait_or(Duration::from_secs(60), settled, || {
+            panic!("the daemon has not settled all: {}", self.journal())
         });
     }
 
