@@ -126,6 +126,12 @@ harness::on_both! {
                 daemon.kill_libvirtd();
             }
             daemon.wait_idle();
+            // Killed as it stops a VM, libvirt may wait for that QEMU, which is gone, from its start on, and keep the VM's
+            // lock ("current job is (none, none, start)"): nobody gets at that VM until it is restarted once more.
+            if !tb.sh("timeout 25 virsh -q domjobinfo rev").success() {
+                daemon.restart_libvirtd();
+                daemon.wait_idle();
+            }
             let runs = || daemon.manager::<bool>("HypervisorConnected") && vm.state() == "running";
             wait_or(DEADLINE, || runs().then_some(()), || {
                 panic!("{round}, {phase:?}: it is {}, and not running again: {}", vm.state(), daemon.journal())
