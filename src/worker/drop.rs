@@ -5,7 +5,7 @@
 //! | looked: nobody stands on its images | nothing was touched |
 //! | intent stored, with the images | the next start finds the snapshot there, and forgets the intent |
 //! | metadata forgotten | the images go at the next start, where still nobody stands on them |
-//! | images removed | it is over, but for what a snapshot names that left that disk out: that goes when no such one is left |
+//! | images removed | it is over, but for what the VM or a snapshot still lies on or names: that goes when none does any more |
 
 use std::collections::BTreeSet;
 
@@ -67,8 +67,9 @@ pub(super) fn run(
 
 /// Removes what a forgotten snapshot or a revert left, and takes it off the list.
 ///
-/// What another snapshot holds is that one's to remove. What one only names, as it left that disk out, or lies on, with an
-/// image of none between, stays for as long as that does, and on the list: nobody else would ever remove it.
+/// What another snapshot holds is that one's to remove. What one only names, as it left that disk out, or what one or the
+/// VM lies on, with an image of none between, stays for as long as that does, and on the list: nobody else would ever
+/// remove it.
 pub(crate) fn settle(tools: &Tools, intent: &Intent) -> Result<()> {
     let gone_with_vm = |e: &Error| e.kind == ErrorKind::NoSuchVm;
     let records = match tools.hypervisor.snapshots(intent.vm) {
@@ -84,17 +85,21 @@ pub(crate) fn settle(tools: &Tools, intent: &Intent) -> Result<()> {
     }
     let mut held: BTreeSet<String> =
         records.iter().flat_map(|r| &r.disks).map(|d| d.state_image.clone()).collect();
-    if intent.is_named() {
-        // Others may have put the VM on it since, by a revert to the one that names it: then it is the VM's.
-        match tools.hypervisor.vm(intent.vm) {
-            Err(e) if gone_with_vm(&e) => {}
-            vm => held.extend(stands_on(&vm?)),
+    let mut under = under(tools, &records);
+    match tools.hypervisor.vm(intent.vm) {
+        Err(e) if gone_with_vm(&e) => {}
+        vm => {
+            let vm = vm?;
+            under.extend(stands_on(&vm));
+            if intent.is_named() {
+                // Others may have put the VM on it since, by a revert to the one that names it: then it is the VM's.
+                held.extend(ends(&vm));
+            }
         }
     }
     let named = |path: &String| {
         records.iter().any(|r| r.sources.iter().chain(&r.revert_disks).any(|(_, image)| image == path))
     };
-    let under = under(tools, &records);
     let (later, now): (Vec<&String>, Vec<&String>) = intent
         .overlays
         .iter()
@@ -156,6 +161,14 @@ fn stands_on(vm: &Vm) -> impl Iterator<Item = String> + '_ {
     vm.disks.iter().flat_map(|d| d.chain.iter().map(|l| l.path.clone()).chain(d.configured.clone()))
 }
 
+/// What it writes to, now and from its next start on, and the disk itself. What is between may go when it has left that.
+fn ends(vm: &Vm) -> impl Iterator<Item = String> + '_ {
+    vm.disks.iter().flat_map(|d| {
+        let ends = [d.chain.first(), d.chain.last()].into_iter().flatten();
+        ends.map(|l| l.path.clone()).chain(d.configured.clone())
+    })
+}
+
 /// The images that go with it, now or when no snapshot of this VM needs them, once it is certain that nobody else does.
 fn images(tools: &Tools, vm: &Vm, records: &[SnapshotRecord], name: &SnapshotName) -> Result<Vec<String>> {
     let hypervisor = tools.hypervisor.as_ref();
@@ -170,8 +183,8 @@ fn images(tools: &Tools, vm: &Vm, records: &[SnapshotRecord], name: &SnapshotNam
         chain::links(&disk.target, &layers, &hypervisor::told(records, &disk.target)?)
             .map_err(|e| mismatch(e.to_string()))?;
     }
-    // What the VM and its other snapshots lie on stays; of these, the first snapshot's image is the disk itself.
-    let mut stay: BTreeSet<String> = stands_on(vm).collect();
+    // What the VM and its other snapshots have stays; of these, the first snapshot's image is the disk itself.
+    let mut stay: BTreeSet<String> = ends(vm).collect();
     for other in records.iter().filter(|r| r.name != *name) {
         for disk in &other.disks {
             let top = Layer { path: disk.state_image.clone(), format: disk.format.clone() };

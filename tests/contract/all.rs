@@ -140,6 +140,7 @@ macro_rules! contracts {
                 what_is_being_made_is_left_alone [];
                 what_only_a_snapshot_names_goes_with_it [Branches];
                 what_only_a_snapshot_lies_on_goes_with_it [];
+                what_the_vm_lies_on_goes_when_it_leaves_that [];
                 what_others_put_the_vm_on_again_stays [Branches];
             }
             branch [Images] {

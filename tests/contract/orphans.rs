@@ -240,6 +240,38 @@ pub(crate) fn what_only_a_snapshot_lies_on_goes_with_it(rig: &mut dyn Rig) {
     assert_eq!((rig.marker_now(vm, "vda"), rig.marker_in_snapshot(vm, &first, "vda")), (1, 1));
 }
 
+/// And one that the VM itself lies on when its snapshot is deleted.
+pub(crate) fn what_the_vm_lies_on_goes_when_it_leaves_that(rig: &mut dyn Rig) {
+    let (hv, _events) = connected(rig);
+    let daemon = Daemon::new(&hv);
+    let vm = rig.new_vm(RigVm { disks: 2, running: false, ..ONE });
+    let mut only = overlays(rig, &*hv, vm);
+    only.retain(|o| o.target == "vdb");
+    hv.prepare(vm, &only).unwrap();
+    hv.create(vm, &spec("s1", &only)).unwrap();
+    rig.write_marker(vm, "vda", 1);
+    let first = daemon.revert(vm, "s1");
+    rig.write_marker(vm, "vda", 2);
+    let under = chain(&*hv, vm, "vda").remove(0);
+    let second = daemon.revert(vm, "s1");
+    rig.write_marker(vm, "vda", 3);
+    let delete = |name| {
+        let delete = Operation::Delete { name, pace: Pace::default(), foreign: false };
+        assert_eq!(daemon.run(vm, delete), Outcome::Done(None));
+    };
+    delete(second);
+    assert!(rig.file_exists(&under) && rig.marker_now(vm, "vda") == 3, "it lies on that");
+    assert_eq!(daemon.run(vm, Operation::Sweep), Outcome::Done(None));
+    assert!(rig.file_exists(&under) && known(&daemon, vm).is_empty(), "and that is not nobody's");
+    let third = daemon.revert(vm, first.as_str());
+    assert_eq!(rig.marker_in_snapshot(vm, &third, "vda"), 3, "now that one lies on it");
+    delete(third);
+    assert!(!rig.file_exists(&under));
+    assert_eq!(daemon.tools.store.intents().unwrap(), []);
+    assert_eq!(strays(&*hv, vm), [""; 0]);
+    assert_eq!((rig.marker_now(vm, "vda"), rig.marker_in_snapshot(vm, &first, "vda")), (1, 1));
+}
+
 pub(crate) fn what_others_put_the_vm_on_again_stays(rig: &mut dyn Rig) {
     let (hv, _events) = connected(rig);
     let daemon = Daemon::new(&hv);

@@ -355,10 +355,9 @@ async fn what_another_snapshot_stands_on_with_one_disk_only_stays_and_the_previe
     let revert =
         async |to: &str| rig.client.job(&snapshot_path(id(1), to), "Snapshot.Revert", none()).await.unwrap();
     let delete = async |path: &str| rig.client.job(path, "Snapshot.Delete", none()).await.unwrap();
-    let before = revert("s0").await;
+    delete(&revert("s0").await).await;
     rig.client.create(id(1), "x", none()).await.unwrap();
     let safety = revert(&second).await;
-    delete(&before).await;
     reload(&rig, "[policy.p]\nvms = [\"*\"]\nkeep-last = 1\n").await;
 
     let prune = async || rig.client.job(&vm_path(id(1)), "VM.Prune", none()).await.unwrap();
