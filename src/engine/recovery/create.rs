@@ -50,9 +50,7 @@ pub(super) fn settle(
         }
         Became::Adrift(behind) => {
             // Before that is put right: whoever sees the definition changed has to know why.
-            if let Err(e) = tools.store.reached(intent.id, Intent::ADRIFT) {
-                return Ok(Err(e));
-            }
+            super::note_adrift(tools, intent)?;
             define(tools, &vm, plan, &behind)?;
             Err(Error::new(
                 ErrorKind::ChainMismatch,

@@ -26,7 +26,8 @@ pub(super) fn settle(
         let stored = tools.store.reached(intent.id, phase);
         stored.map_err(|e| Error::new(ErrorKind::Failed, e.to_string()))
     };
-    match merging::ask_qemu(tools.hypervisor.as_ref(), intent.vm, false, || reached(Intent::ADRIFT))? {
+    let adrift = || super::note_adrift(tools, intent);
+    match merging::ask_qemu(tools.hypervisor.as_ref(), intent.vm, false, adrift)? {
         Word::Adrift(text) => return Err(Error::new(ErrorKind::ChainMismatch, text)),
         // Nothing was missed, or it was off meanwhile: what happens from here on is known.
         Word::Same if intent.is_unsure() || intent.is_adrift() => reached("")?,

@@ -212,10 +212,24 @@ fn settle(tools: &Tools, intent: &Intent) -> Result<()> {
         Begun::Revert(plan) => return worker::settle_revert(tools, intent, plan),
         Begun::Branch(plan) => return worker::settle_branch(tools, intent, plan),
     };
-    if let Err(e) = stored {
-        tracing::error!(error = %e, "cannot store what became of snapshot {}", intent.name);
-    }
-    Ok(())
+    stored.map_err(|e| {
+        let why = format!("what became of it is certain, and cannot be written down: {e}");
+        Error::new(ErrorKind::Failed, why)
+    })
+}
+
+/// Writes down that the VM's QEMU is on images of which libvirt does not know. Where that cannot be, it is so all the
+/// same: no job may take the VM for what libvirt says of it.
+fn note_adrift(tools: &Tools, intent: &Intent) -> Result<()> {
+    tools.store.reached(intent.id, Intent::ADRIFT).map_err(|e| {
+        let why = format!(
+            "libvirtd ended in the middle of snapshot {}, and the QEMU of VM {} is on images of which libvirt does not \
+             know. That cannot be written down ({e}), so its definition stays as it is for now: do not stop the VM before \
+             the state database can be written to",
+            intent.name, intent.vm
+        );
+        Error::new(ErrorKind::ChainMismatch, why)
+    })
 }
 
 /// The snapshot with this identity: a name may be somebody else's by now.

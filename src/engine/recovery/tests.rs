@@ -105,3 +105,51 @@ fn what_a_job_is_to_end_is_left_to_it_and_said_at_a_connection_alone() {
     assert_eq!(world.left(), (2, false));
     assert_eq!(run(&world.tools, &held).merges, [VM].into());
 }
+
+/// Nothing may be begun on such a VM, whether or not that can be written down.
+#[test]
+fn a_vm_that_is_adrift_is_refused_also_where_that_cannot_be_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.db");
+    let mut world = World::new();
+    world.tools.store = Arc::new(Store::open(&path).unwrap());
+    // QEMU is on the overlay, and libvirt says that it is on what is below.
+    let [overlay, below] = ["/images/web-vda.qcow2", LEFT];
+    let part = crate::core::taking::Part {
+        target: "vda".to_owned(),
+        overlay: overlay.to_owned(),
+        image: below.to_owned(),
+        format: "qcow2".to_owned(),
+    };
+    let plan = crate::core::taking::TakingPlan { parts: vec![part], ..Default::default() };
+    world.begin(5, Begun::Create(Box::new(plan)), &[overlay]);
+    world.sim.lose_track(VM, "vda", below).unwrap();
+    let other = rusqlite::Connection::open(&path).unwrap();
+    let full = "CREATE TRIGGER full BEFORE UPDATE ON intent BEGIN SELECT RAISE(ABORT, 'full'); END";
+    other.execute_batch(full).unwrap();
+    let refused = before_job(&world.tools, VM).unwrap_err();
+    assert_eq!(refused.name, "ChainMismatch", "{}", refused.message);
+    assert!(refused.message.contains("full"), "it says why: {}", refused.message);
+    assert_eq!(world.sim.changes(), [], "who sees the definition changed could not know why");
+    other.execute_batch("DROP TRIGGER full").unwrap();
+    let refused = before_job(&world.tools, VM).unwrap_err();
+    assert!(refused.message.contains("shut the VM down"), "{}", refused.message);
+}
+
+/// It is tried again, and until then it stays as it was begun.
+#[test]
+fn what_became_of_it_is_not_settled_before_it_is_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.db");
+    let mut world = World::new();
+    world.tools.store = Arc::new(Store::open(&path).unwrap());
+    world.begin(5, Begun::Create(Box::default()), &[]);
+    let other = rusqlite::Connection::open(&path).unwrap();
+    let full = "CREATE TRIGGER full BEFORE DELETE ON intent BEGIN SELECT RAISE(ABORT, 'full'); END";
+    other.execute_batch(full).unwrap();
+    let failed = settle_those(&world.tools, |_| true);
+    assert!(matches!(&failed[..], [(_, e)] if e.message.contains("full")), "{failed:?}");
+    other.execute_batch("DROP TRIGGER full").unwrap();
+    assert!(settle_those(&world.tools, |_| true).is_empty());
+    assert_eq!(world.tools.store.intents().unwrap(), []);
+}
