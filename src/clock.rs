@@ -9,7 +9,7 @@ use std::{
     io,
     os::fd::AsFd as _,
     path::Path,
-    sync::{Arc, mpsc},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -23,7 +23,10 @@ use nix::{
     },
 };
 
-use crate::logging::message;
+use crate::{
+    logging::message,
+    threads::{self, Bell, Shared, SystemBell, Work},
+};
 
 /// The time, as an input.
 pub trait Clock: Send + Sync + std::fmt::Debug + 'static {
@@ -35,6 +38,27 @@ pub trait Clock: Send + Sync + std::fmt::Debug + 'static {
 
     /// Blocks the calling thread: for back-off between tries on a worker's thread, never on a task.
     fn pause(&self, time: Duration);
+
+    /// Starts a thread of the daemon's own.
+    fn start(&self, name: &str, work: Work) -> io::Result<()> {
+        threads::start(name, work)
+    }
+
+    /// What the daemon's threads wait for each other with.
+    fn bell(&self) -> Arc<dyn Bell> {
+        Arc::new(SystemBell::default())
+    }
+
+    /// A timer that is not set yet, and what it calls, from a thread of its own.
+    fn wake_up(&self, woken: Box<dyn Fn() + Send + Sync>) -> io::Result<Box<dyn WakeUp>> {
+        Ok(Box::new(Timer::start(woken)?))
+    }
+}
+
+/// Wakes somebody at a time on the wall clock, and whenever the wall clock is set.
+pub trait WakeUp: Send + std::fmt::Debug {
+    /// Sets the time to wake up at.
+    fn arm(&self, at: Option<Timestamp>, now: Timestamp) -> io::Result<()>;
 }
 
 /// The system's clock.
@@ -73,20 +97,33 @@ pub fn pause(time: Duration) {
 /// Does something if a time passes in which nobody drops this.
 #[derive(Debug)]
 pub struct Alarm {
-    /// Its end tells the thread.
-    _kept: mpsc::Sender<()>,
+    dropped: Arc<Shared<bool>>,
 }
 
 impl Alarm {
-    /// Does it on a thread of its own, after so long in real time.
-    pub fn set(after: Duration, ring: impl FnOnce() + Send + 'static) -> io::Result<Self> {
-        let (kept, dropped) = mpsc::channel::<()>();
-        std::thread::Builder::new().name("alarm".into()).spawn(move || {
-            if dropped.recv_timeout(after) == Err(mpsc::RecvTimeoutError::Timeout) {
-                ring();
-            }
-        })?;
-        Ok(Self { _kept: kept })
+    /// Does it on a thread of its own, after so long by this clock.
+    pub fn set(
+        clock: &Arc<dyn Clock>,
+        after: Duration,
+        ring: impl FnOnce() + Send + 'static,
+    ) -> io::Result<Self> {
+        let dropped = Arc::new(Shared::new(false, clock));
+        let set = Self { dropped: Arc::clone(&dropped) };
+        clock.start(
+            "alarm",
+            Box::new(move || {
+                if dropped.wait_within(after, |dropped| dropped.then_some(())).is_none() {
+                    ring();
+                }
+            }),
+        )?;
+        Ok(set)
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        self.dropped.change(|dropped| *dropped = true);
     }
 }
 
@@ -94,21 +131,21 @@ impl Alarm {
 /// cancelled by a jump of the clock either.
 const FAR: i64 = 365 * 24 * 3600;
 
-/// Wakes somebody at a time on the wall clock, and whenever the wall clock is set.
-pub struct WakeUp {
+/// The system's own, which is cancelled when the clock is set.
+struct Timer {
     timer: Arc<TimerFd>,
     woken: Arc<dyn Fn() + Send + Sync>,
 }
 
-impl std::fmt::Debug for WakeUp {
+impl std::fmt::Debug for Timer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("WakeUp").field("timer", &self.timer).finish_non_exhaustive()
+        f.debug_struct("Timer").field("timer", &self.timer).finish_non_exhaustive()
     }
 }
 
-impl WakeUp {
-    /// A timer with a thread that waits for it, and calls back from there.
-    pub fn start(woken: impl Fn() + Send + Sync + 'static) -> io::Result<Self> {
+impl Timer {
+    /// With a thread that waits for it, and calls back from there.
+    fn start(woken: impl Fn() + Send + Sync + 'static) -> io::Result<Self> {
         let woken: Arc<dyn Fn() + Send + Sync> = Arc::new(woken);
         let call = Arc::clone(&woken);
         let timer = Arc::new(TimerFd::new(ClockId::CLOCK_REALTIME, TimerFlags::TFD_CLOEXEC)?);
@@ -133,15 +170,6 @@ impl WakeUp {
         Ok(Self { timer, woken })
     }
 
-    /// Sets the time to wake up at.
-    pub fn arm(&self, at: Option<Timestamp>, now: Timestamp) -> io::Result<()> {
-        let at = at.unwrap_or_else(|| now + jiff::SignedDuration::from_secs(FAR));
-        // All zeroes would disarm it; and a time in the past fires at once.
-        let spec = TimeSpec::new(at.as_second(), i64::from(at.subsec_nanosecond().max(1)));
-        let flags = TimerSetTimeFlags::TFD_TIMER_ABSTIME | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET;
-        self.armed(self.timer.set(Expiration::OneShot(spec), flags))
-    }
-
     /// What came of arming.
     fn armed(&self, result: nix::Result<()>) -> io::Result<()> {
         match result {
@@ -154,6 +182,16 @@ impl WakeUp {
             }
             Err(e) => Err(e.into()),
         }
+    }
+}
+
+impl WakeUp for Timer {
+    fn arm(&self, at: Option<Timestamp>, now: Timestamp) -> io::Result<()> {
+        let at = at.unwrap_or_else(|| now + jiff::SignedDuration::from_secs(FAR));
+        // All zeroes would disarm it; and a time in the past fires at once.
+        let spec = TimeSpec::new(at.as_second(), i64::from(at.subsec_nanosecond().max(1)));
+        let flags = TimerSetTimeFlags::TFD_TIMER_ABSTIME | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET;
+        self.armed(self.timer.set(Expiration::OneShot(spec), flags))
     }
 }
 
@@ -199,7 +237,7 @@ mod tests {
     fn a_jump_of_the_clock_that_is_told_while_arming_wakes_all_the_same() {
         let (send, woken) = mpsc::channel();
         let send = std::sync::Mutex::new(send);
-        let wake = WakeUp::start(move || send.lock().unwrap().send(()).unwrap()).unwrap();
+        let wake = Timer::start(move || send.lock().unwrap().send(()).unwrap()).unwrap();
         wake.armed(Ok(())).unwrap();
         assert!(woken.try_recv().is_err());
         wake.armed(Err(Errno::ECANCELED)).unwrap();

@@ -123,7 +123,21 @@ pub fn prepare(
         Err(StoreError::Damaged(what)) => renewed(&options.state, &what, now)?,
         store => store.with_context(|| unusable(&options.state))?,
     };
-    store.begins(now)?;
+    let bus = options.bus.clone();
+    let (engine, handle, control) = assemble(options, Arc::new(store), hypervisor, access, helper, clock)?;
+    Ok((Ready { engine, handle, bus }, control))
+}
+
+/// The engine on this store, which knows what an earlier life left in it.
+pub fn assemble(
+    options: Options,
+    store: Arc<Store>,
+    hypervisor: Arc<dyn Hypervisor>,
+    access: Arc<dyn Access>,
+    helper: Arc<dyn Helper>,
+    clock: Arc<dyn Clock>,
+) -> anyhow::Result<(Engine, crate::engine::Handle, Control)> {
+    store.begins(clock.now())?;
     store.set_uri(&options.settings.daemon.uri)?;
     let boot_file = options.runtime.map(|d| d.join("started"));
     let machine = Machine::new(Start {
@@ -138,10 +152,8 @@ pub fn prepare(
         own_uid: nix::unistd::getuid().as_raw(),
         frozen: store.frozen()?,
     });
-    let store = Arc::new(store);
     let parts = Parts { hypervisor, store, access, clock, helper, machine, roots: options.roots, boot_file };
-    let (engine, handle, control) = Engine::new(parts).context("cannot make the engine")?;
-    Ok((Ready { engine, handle, bus: options.bus }, control))
+    Engine::new(parts).context("cannot make the engine")
 }
 
 impl Ready {

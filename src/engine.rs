@@ -12,6 +12,7 @@ mod reading;
 mod recovering;
 mod recovery;
 mod reload;
+mod steps;
 mod telling;
 mod working;
 
@@ -23,7 +24,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -34,6 +34,7 @@ use self::{
     metrics::Metrics,
     reading::Reader,
     reload::{Reloads, Waiting},
+    steps::Ticks,
     telling::{log, status_line},
 };
 use crate::{
@@ -55,11 +56,6 @@ use crate::{
 
 /// So many requests of clients wait at most; who comes later waits at the door, on its own connection.
 const REQUESTS: usize = 256;
-
-/// How often the engine looks up when systemd does not ask for it.
-const TICK: Duration = Duration::from_secs(60);
-/// How often all VMs are listed anew, whatever events say.
-const LISTING: Duration = Duration::from_secs(300);
 
 /// What comes in from threads and signals.
 enum Input {
@@ -101,7 +97,8 @@ pub struct Engine {
     roots: ConfigRoots,
     boot_file: Option<PathBuf>,
     reader: Reader,
-    wake: WakeUp,
+    wake: Box<dyn WakeUp>,
+    ticks: Ticks,
     send: mpsc::UnboundedSender<Input>,
     inputs: mpsc::UnboundedReceiver<Input>,
     requests: mpsc::Receiver<Ask>,
@@ -151,10 +148,15 @@ impl Engine {
             }),
         );
         let answers = send.clone();
-        let reader = Reader::start(Arc::clone(&parts.hypervisor), Arc::clone(&parts.store), move |event| {
+        let (hypervisor, store) = (Arc::clone(&parts.hypervisor), Arc::clone(&parts.store));
+        let reader = Reader::start(hypervisor, store, &parts.clock, move |event| {
             let _ = answers.send(Input::Machine(event));
         })?;
         let woken = send.clone();
+        let wake = parts.clock.wake_up(Box::new(move || {
+            let _ = woken.send(Input::Machine(Event::Timer));
+        }))?;
+        let held = Held::new(&parts.clock);
         let engine = Self {
             machine: parts.machine,
             tools: Tools {
@@ -168,9 +170,8 @@ impl Engine {
             roots: parts.roots,
             boot_file: parts.boot_file,
             reader,
-            wake: WakeUp::start(move || {
-                let _ = woken.send(Input::Machine(Event::Timer));
-            })?,
+            wake,
+            ticks: Ticks::new(),
             inputs,
             requests,
             publish,
@@ -183,68 +184,13 @@ impl Engine {
             look_due: false,
             looking: Arc::default(),
             connection: 0,
-            held: Held::default(),
+            held,
             skipped: BTreeSet::new(),
             recovering: Arc::default(),
             stopped: false,
             send: send.clone(),
         };
         Ok((engine, Handle { requests: request_sender, published }, Control(send)))
-    }
-
-    /// Runs until it is told to stop and all is at rest.
-    pub async fn run(mut self) -> io::Result<()> {
-        let events = self.send.clone();
-        self.tools.hypervisor.watch(Box::new(move |event| {
-            let _ = events.send(Input::Hypervisor(event));
-        }));
-        let mut ticks = 0_u64;
-        // No wake-up of its own for what libvirt has no event for (a snapshot that others take or delete): a glance at
-        // each of the watchdog's, and all anew from time to time.
-        let tick = systemd::watchdog_interval().unwrap_or(TICK);
-        let per_listing = (LISTING.as_secs() / tick.as_secs().max(1)).max(1);
-        let per_look = (looking::PAUSE.as_secs() / tick.as_secs().max(1)).max(1);
-        let mut watchdog = tokio::time::interval(tick);
-        watchdog.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        self.handle(Event::Timer);
-        while !self.stopped {
-            tokio::select! {
-                biased;
-                _ = watchdog.tick() => {
-                    systemd::ping();
-                    if ticks.is_multiple_of(per_listing) {
-                        self.metrics.again();
-                    }
-                    if self.machine.view().manager.hypervisor_connected {
-                        self.look_due |= ticks.is_multiple_of(per_look);
-                        if ticks.is_multiple_of(per_listing) {
-                            self.reader.list();
-                            self.recover_again();
-                        }
-                        self.reader.glance();
-                    }
-                    ticks += 1;
-                }
-                Some(input) = self.inputs.recv() => self.take(input),
-                Some(ask) = self.requests.recv() => self.take_request(ask),
-            }
-        }
-        Ok(())
-    }
-
-    fn take(&mut self, input: Input) {
-        match input {
-            Input::Hypervisor(event) => self.take_hypervisor(event),
-            Input::Recovered(number, info, skipped) => self.recovered(number, info, skipped),
-            Input::Machine(event) => self.handle(event),
-            Input::Ended(job, outcome) => self.ended(job, outcome),
-            Input::Stop => {
-                systemd::stopping();
-                self.handle(Event::Stop);
-            }
-            Input::Reload => self.reload(None),
-            Input::Loaded(loaded, waiting) => self.take_settings(loaded, waiting),
-        }
     }
 
     fn take_hypervisor(&mut self, event: hypervisor::Event) {
@@ -272,14 +218,6 @@ impl Engine {
                 // Read before and told after that, it would seem to be there for a long time.
                 self.reader.read(vm);
             }
-        }
-    }
-
-    fn take_request(&mut self, ask: Ask) {
-        match ask {
-            Ask::Reload(_, reply) => self.reload(Some(reply)),
-            Ask::Query(query, reply) => self.request(Request::Query(query), reply),
-            Ask::Change(change, permit, reply) => self.request(Request::Change(change, permit.uid()), reply),
         }
     }
 
@@ -340,6 +278,10 @@ impl Engine {
         }
     }
 
+    fn thread(&self, name: &str, work: impl FnOnce() + Send + 'static) -> bool {
+        started(&*self.tools.clock, name, work)
+    }
+
     /// Not before it fired: a restart while libvirt is away would lose what is to run after a boot.
     fn booted(&self) {
         if let Some(file) = &self.boot_file
@@ -376,12 +318,12 @@ impl Engine {
 }
 
 /// False if there is no thread for it, which the log is told.
-fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> bool {
-    let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(work);
-    if let Err(e) = &spawned {
+fn started(clock: &dyn Clock, name: &str, work: impl FnOnce() + Send + 'static) -> bool {
+    let started = clock.start(name, Box::new(work));
+    if let Err(e) = &started {
         tracing::error!(MESSAGE_ID = message::INTERNAL_ERROR, error = %e, "cannot start the thread for {name}");
     }
-    spawned.is_ok()
+    started.is_ok()
 }
 
 fn pointers_equal<K: Eq, V>(a: &BTreeMap<K, Arc<V>>, b: &BTreeMap<K, Arc<V>>) -> bool {

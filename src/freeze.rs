@@ -112,13 +112,13 @@ impl Freezer {
         Arc::new(Self {
             hypervisor,
             store,
-            clock,
             report,
             helper,
             alone: AtomicBool::new(false),
             kept: Mutex::default(),
-            keepers: Slots::default(),
-            slots: Slots::default(),
+            keepers: Slots::new(&clock),
+            slots: Slots::new(&clock),
+            clock,
         })
     }
 
@@ -228,7 +228,7 @@ impl Freezer {
             telling::overdue(vm, LONGEST);
             this.keep_thawing(vm);
         };
-        clock::Alarm::set(LONGEST, blown).inspect_err(telling::no_fuse).ok()
+        clock::Alarm::set(&self.clock, LONGEST, blown).inspect_err(telling::no_fuse).ok()
     }
 
     /// No freeze was to be had: on without it, or not at all.

@@ -22,7 +22,7 @@ use nix::{
 };
 
 use crate::{
-    clock::Alarm,
+    clock::{Alarm, Clock, SystemClock},
     core::hook::{self, Event},
 };
 
@@ -91,7 +91,9 @@ impl Hook {
         let mut child = command.process_group(0).spawn().map_err(cannot)?;
         let killed = Arc::new(AtomicBool::new(false));
         let (group, mark) = (child.id(), Arc::clone(&killed));
-        let alarm = Alarm::set(timeout, move || {
+        // A program takes real time, whatever the daemon's clock is.
+        let system: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        let alarm = Alarm::set(&system, timeout, move || {
             if let Ok(group) = i32::try_from(group) {
                 mark.store(true, Ordering::SeqCst);
                 let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);

@@ -36,6 +36,7 @@
 //! | [`hooks`] | the administrator's programs beside jobs | run programs |
 //! | [`store`] | SQLite: intents, results, the runs that are owed | write to the disk |
 //! | [`clock`] | the time, and waiting for it | ask what time it is |
+//! | [`threads`] | the daemon's own threads, and what they wait for together | block |
 //! | [`dbus`] | one file per object; authorisation; the publisher | name `zbus` |
 //! | [`cli`] | the client, which speaks D-Bus and knows no libvirt | name `zbus` |
 //! | [`access`] | asks systemd to run it | name `zbus` |
@@ -65,4 +66,5 @@ pub mod rooms;
 pub mod store;
 pub mod strays;
 pub mod systemd;
+pub mod threads;
 pub mod worker;

@@ -44,12 +44,12 @@ const FENCES: &[Fence] = &[
         words: &["wait_timeout", "recv_timeout("],
         allowed: &[
             "src/clock.rs",
-            "src/freeze/slots.rs",
             "src/freeze/thawer.rs",
             "src/freeze/thawer/rescue.rs",
             "src/hypervisor/libvirt/connection.rs",
             "src/hypervisor/libvirt/mod.rs",
             "src/hypervisor/sim/fault.rs",
+            "src/threads.rs",
         ],
     },
     Fence {
@@ -142,6 +142,7 @@ const NOT_IN_CORE: &[&str] = &[
     "crate::store",
     "crate::strays",
     "crate::systemd",
+    "crate::threads",
     "crate::worker",
     "rand::",
     "new_v4",

@@ -1,15 +1,12 @@
 //! Which VMs somebody is at work on: a job, or what settles what was begun. Never two at once on one VM.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::BTreeSet, sync::Arc};
 
-use crate::core::model::VmId;
+use crate::{clock::Clock, core::model::VmId, threads::Shared};
 
 /// The VMs that somebody has.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Held(Arc<(Mutex<BTreeSet<VmId>>, Condvar)>);
+#[derive(Debug, Clone)]
+pub(super) struct Held(Arc<Shared<BTreeSet<VmId>>>);
 
 /// One VM, for as long as this lives.
 #[derive(Debug)]
@@ -20,39 +17,38 @@ pub(super) struct Hold {
 }
 
 impl Held {
+    /// Nobody has any.
+    pub(super) fn new(clock: &Arc<dyn Clock>) -> Self {
+        Self(Arc::new(Shared::new(BTreeSet::new(), clock)))
+    }
+
     /// Waits until nobody else has it.
     pub(super) fn take(&self, vm: VmId) -> Hold {
-        let mut all = self.lock();
-        while !all.insert(vm) {
-            all = self.0.1.wait(all).unwrap_or_else(PoisonError::into_inner);
-        }
+        self.0.wait(|all| all.insert(vm).then_some(()));
         Hold { held: self.clone(), vm }
     }
 
     /// `None` if somebody has it.
     pub(super) fn try_take(&self, vm: VmId) -> Option<Hold> {
-        self.lock().insert(vm).then(|| Hold { held: self.clone(), vm })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<VmId>> {
-        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.change(|all| all.insert(vm)).then(|| Hold { held: self.clone(), vm })
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.held.lock().remove(&self.vm);
-        self.held.0.1.notify_all();
+        self.held.0.change(|all| all.remove(&self.vm));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::SystemClock;
 
     #[test]
     fn one_has_a_vm_at_a_time_and_the_next_one_when_it_is_let_go() {
-        let (held, vm) = (Held::default(), VmId(uuid::Uuid::from_u128(1)));
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        let (held, vm) = (Held::new(&clock), VmId(uuid::Uuid::from_u128(1)));
         let first = held.take(vm);
         assert!(held.try_take(vm).is_none());
         drop(held.try_take(VmId(uuid::Uuid::from_u128(2))).unwrap());

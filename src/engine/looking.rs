@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Engine, Input, thread};
+use super::{Engine, Input};
 use crate::{
     core::{machine::Event, stray::QUARANTINE, view::DaemonState},
     forgotten,
@@ -28,7 +28,7 @@ impl Engine {
         self.look_due = false;
         let (tools, reader, send) = (self.tools.clone(), self.reader.clone(), self.send.clone());
         let looking = Arc::clone(&self.looking);
-        let spawned = thread("look", move || {
+        let spawned = self.thread("look", move || {
             let look = || {
                 let (hypervisor, store) = (tools.hypervisor.as_ref(), &tools.store);
                 let mut changed = strays::look(hypervisor, store)?;

@@ -69,7 +69,7 @@ impl Metrics {
         self.shared.news.notify_one();
         if path.is_some() && !self.running {
             let (shared, clock) = (Arc::clone(&self.shared), Arc::clone(&self.clock));
-            self.running = super::thread("metrics", move || write_all(&shared, &*clock));
+            self.running = super::started(&*self.clock, "metrics", move || write_all(&shared, &*clock));
         }
     }
 

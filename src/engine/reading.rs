@@ -4,18 +4,21 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Condvar, Mutex, PoisonError, mpsc},
+    sync::Arc,
 };
 
 use crate::{
+    clock::Clock,
     core::{machine::Event, model::VmId},
     hypervisor::{ErrorKind, Hypervisor},
     logging::message,
     reader::{self, ReadError},
     store::Store,
+    threads::Shared,
 };
 
-type Waiting = Vec<mpsc::Sender<()>>;
+/// The numbers of those who wait.
+type Waiting = BTreeSet<u64>;
 
 /// What is to be read, and who waits for it. What is asked for twice before it was begun is read once.
 #[derive(Debug, Default)]
@@ -23,24 +26,29 @@ struct Wanted {
     list: bool,
     glance: bool,
     vms: BTreeMap<VmId, Waiting>,
+    /// So many have waited.
+    waited: u64,
+    /// For these it is done.
+    done: Waiting,
 }
 
 /// The way to the thread.
 #[derive(Debug, Clone)]
-pub(super) struct Reader(Arc<(Mutex<Wanted>, Condvar)>);
+pub(super) struct Reader(Arc<Shared<Wanted>>);
 
 impl Reader {
     pub(super) fn start(
         hypervisor: Arc<dyn Hypervisor>,
         store: Arc<Store>,
+        clock: &Arc<dyn Clock>,
         answer: impl Fn(Event) + Send + 'static,
     ) -> io::Result<Self> {
-        let shared = Arc::new((Mutex::new(Wanted::default()), Condvar::new()));
+        let shared = Arc::new(Shared::new(Wanted::default(), clock));
         let thread = Arc::clone(&shared);
-        std::thread::Builder::new().name("inventory".into()).spawn(move || {
+        let work = move || {
             let mut seen = BTreeMap::new();
             loop {
-                let Next { list, glance, vm } = next(&thread);
+                let Next { list, glance, vm } = thread.wait(next);
                 // Before a listing, which reads each VM after it: what changes from here on is found by the next glance.
                 if glance || list {
                     for vm in changed(hypervisor.as_ref(), &mut seen) {
@@ -64,22 +72,23 @@ impl Reader {
                         let why = "a bug in virtsnapd (a panic; the journal has it)".to_owned();
                         Event::VmUnreadable(vm, why)
                     }));
-                    for waits in waiting {
-                        let _ = waits.send(());
+                    if !waiting.is_empty() {
+                        thread.change(|w| w.done.extend(waiting));
                     }
                 }
             }
-        })?;
+        };
+        clock.start("inventory", Box::new(work))?;
         Ok(Self(shared))
     }
 
     pub(super) fn list(&self) {
-        self.want(|w| w.list = true);
+        self.0.change(|w| w.list = true);
     }
 
     /// Reads the VMs whose snapshots are others than at the last glance.
     pub(super) fn glance(&self) {
-        self.want(|w| w.glance = true);
+        self.0.change(|w| w.glance = true);
     }
 
     pub(super) fn read(&self, vm: VmId) {
@@ -89,16 +98,12 @@ impl Reader {
     /// Blocks until the VM was read, from its beginning, after now, and the answer is on its way: what this caller says
     /// next, it says after it. By one thread alone, so that an older answer never comes after a newer one.
     pub(super) fn read_and_wait(&self, vm: VmId) {
-        let (sender, receiver) = mpsc::channel();
-        self.want(|w| w.vms.entry(vm).or_default().push(sender));
-        // An error means that the thread is gone, and then there is nothing to wait for.
-        let _ = receiver.recv();
-    }
-
-    fn want(&self, change: impl FnOnce(&mut Wanted)) {
-        let (wanted, news) = &*self.0;
-        change(&mut wanted.lock().unwrap_or_else(PoisonError::into_inner));
-        news.notify_one();
+        let number = self.0.change(|w| {
+            w.waited += 1;
+            w.vms.entry(vm).or_default().insert(w.waited);
+            w.waited
+        });
+        self.0.wait(|w| w.done.remove(&number).then_some(()));
     }
 }
 
@@ -109,9 +114,10 @@ struct Next {
     vm: Option<(VmId, Waiting)>,
 }
 
-fn want((wanted, news): &(Mutex<Wanted>, Condvar), vm: VmId) {
-    wanted.lock().unwrap_or_else(PoisonError::into_inner).vms.entry(vm).or_default();
-    news.notify_one();
+fn want(wanted: &Shared<Wanted>, vm: VmId) {
+    wanted.change(|w| {
+        w.vms.entry(vm).or_default();
+    });
 }
 
 /// The VMs whose snapshots are others than they were.
@@ -130,20 +136,14 @@ fn changed(hypervisor: &dyn Hypervisor, seen: &mut BTreeMap<VmId, u64>) -> BTree
     }
 }
 
-fn next(shared: &(Mutex<Wanted>, Condvar)) -> Next {
-    let (wanted, news) = shared;
-    let mut wanted = wanted.lock().unwrap_or_else(PoisonError::into_inner);
-    loop {
-        if wanted.list || wanted.glance || !wanted.vms.is_empty() {
-            let wanted = &mut *wanted;
-            return Next {
-                list: std::mem::take(&mut wanted.list),
-                glance: std::mem::take(&mut wanted.glance),
-                vm: wanted.vms.pop_first(),
-            };
-        }
-        wanted = news.wait(wanted).unwrap_or_else(PoisonError::into_inner);
-    }
+/// `None` if there is nothing to do.
+fn next(wanted: &mut Wanted) -> Option<Next> {
+    let some = wanted.list || wanted.glance || !wanted.vms.is_empty();
+    some.then(|| Next {
+        list: std::mem::take(&mut wanted.list),
+        glance: std::mem::take(&mut wanted.glance),
+        vm: wanted.vms.pop_first(),
+    })
 }
 
 fn read(hypervisor: &dyn Hypervisor, store: &Store, vm: VmId) -> Event {

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{Engine, Input, held::Held, recovery, thread};
+use super::{Engine, Input, held::Held, recovery};
 use crate::{
     core::{
         job::{JobId, JobState, Outcome},
@@ -27,7 +27,7 @@ impl Engine {
         self.connection += 1;
         let number = self.connection;
         let (tools, held, send) = (self.tools.clone(), self.held.clone(), self.send.clone());
-        thread("recovery", move || {
+        self.thread("recovery", move || {
             // Nothing would ever start if this did not end; what it settled so far is settled.
             let left = caught(|| recovery::run(&tools, &held)).unwrap_or_default();
             // First: whoever hears of the connection finds the jobs that end these.
@@ -53,7 +53,7 @@ impl Engine {
         if !now.is_empty() {
             let (tools, held, send, told) =
                 (self.tools.clone(), self.held.clone(), self.send.clone(), info.clone());
-            let begun = thread("recovery", move || {
+            let begun = self.thread("recovery", move || {
                 for vm in now {
                     settle(&tools, &held, &send, vm);
                 }
@@ -73,7 +73,7 @@ impl Engine {
         if let Some(vm) = vm.filter(|vm| self.skipped.remove(vm)) {
             let (tools, held, send) = (self.tools.clone(), self.held.clone(), self.send.clone());
             let (reader, told) = (self.reader.clone(), outcome.clone());
-            let begun = thread("recovery", move || {
+            let begun = self.thread("recovery", move || {
                 settle(&tools, &held, &send, vm);
                 reader.read_and_wait(vm);
                 let _ = send.send(Input::Ended(job, told));
@@ -93,7 +93,7 @@ impl Engine {
         }
         let (tools, held) = (self.tools.clone(), self.held.clone());
         let recovering = Arc::clone(&self.recovering);
-        let begun = thread("recovery", move || {
+        let begun = self.thread("recovery", move || {
             caught(|| recovery::again(&tools, &held));
             recovering.store(false, Ordering::SeqCst);
         });

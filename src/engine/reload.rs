@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::{Answer, Engine, Input, thread};
+use super::{Answer, Engine, Input};
 use crate::{
     config,
     core::machine::{Event, Refusal, Reply},
@@ -59,7 +59,7 @@ impl Engine {
     fn read_settings(&mut self, waiting: Waiting) {
         let roots = self.roots.clone();
         let send = self.send.clone();
-        let started = thread("configuration", move || {
+        let started = self.thread("configuration", move || {
             let loaded = catch_unwind(AssertUnwindSafe(|| config::load(&roots)));
             let loaded = match loaded {
                 Ok(loaded) => loaded.map(Box::new).map_err(|e| e.render(config::Style::Plain)),

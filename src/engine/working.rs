@@ -15,13 +15,13 @@ impl Engine {
     /// VMs may be gone. Nobody waits for it, and the next one makes good what one did not.
     pub(super) fn tidy(&self) {
         let (access, tools) = (Arc::clone(&self.tools.access), self.tools.clone());
-        let spawned = std::thread::Builder::new().name("tidy".into()).spawn(move || {
+        let work = move || {
             worker::tidy_branches(&tools);
             if let Err(e) = access.tidy() {
                 tracing::debug!(error = %e, "what VMs that are gone were let write is not taken back");
             }
-        });
-        if let Err(e) = spawned {
+        };
+        if let Err(e) = self.tools.clock.start("tidy", Box::new(work)) {
             tracing::debug!(error = %e, "no thread for tidying");
         }
     }
@@ -36,7 +36,7 @@ impl Engine {
         let id = job.id;
         let reader = self.reader.clone();
         let held = self.held.clone();
-        let spawned = std::thread::Builder::new().name(format!("job-{id}")).spawn(move || {
+        let work = move || {
             let (passed, merged) = (progress.clone(), progress.clone());
             let wire = Wire {
                 cancel,
@@ -70,8 +70,8 @@ impl Engine {
             }
             reader.read_and_wait(job.vm);
             let _ = send.send(Input::Ended(job.id, outcome));
-        });
-        if let Err(e) = spawned {
+        };
+        if let Err(e) = self.tools.clock.start(&format!("job-{id}"), Box::new(work)) {
             let failure = Failure::new("Failed", format!("no thread for the job: {e}"));
             let _ = self.send.send(Input::Ended(id, Outcome::Failed(failure)));
         }

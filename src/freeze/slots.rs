@@ -1,17 +1,15 @@
 //! So many guests may be frozen at once: with each more, each is frozen for longer.
 
-use std::{
-    sync::{Condvar, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
+
+use crate::{clock::Clock, threads::Shared};
 
 /// Who waits longer than this does without: one snapshot that hangs must not hold up those of all other guests.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Slots {
-    taken: Mutex<u32>,
-    freed: Condvar,
+    taken: Shared<u32>,
 }
 
 /// One of them, for as long as this lives.
@@ -19,39 +17,41 @@ pub(super) struct Slots {
 pub(super) struct Slot<'a>(&'a Slots);
 
 impl Slots {
+    /// None is taken.
+    pub(super) fn new(clock: &Arc<dyn Clock>) -> Self {
+        Self { taken: Shared::new(0, clock) }
+    }
+
     /// Waits until fewer than `max` are taken; `None` if that takes too long.
     pub(super) fn take(&self, max: u32) -> Option<Slot<'_>> {
         self.take_within(max, PATIENCE)
     }
 
     fn take_within(&self, max: u32, patience: Duration) -> Option<Slot<'_>> {
-        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut taken, waited) = self
-            .freed
-            .wait_timeout_while(taken, patience, |taken| *taken >= max.max(1))
-            .unwrap_or_else(PoisonError::into_inner);
-        if waited.timed_out() {
-            return None;
-        }
-        *taken += 1;
-        Some(Slot(self))
+        self.taken.wait_within(patience, |taken| {
+            (*taken < max.max(1)).then(|| {
+                *taken += 1;
+                Slot(self)
+            })
+        })
     }
 }
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        *self.0.taken.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
-        self.0.freed.notify_one();
+        self.0.taken.change(|taken| *taken -= 1);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::SystemClock;
 
     #[test]
     fn there_are_so_many_and_no_more() {
-        let slots = Slots::default();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        let slots = Slots::new(&clock);
         let first = slots.take(2);
         let second = slots.take_within(2, Duration::ZERO);
         assert!(first.is_some() && second.is_some());

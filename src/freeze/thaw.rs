@@ -142,7 +142,7 @@ impl Freezer {
         drop(kept);
         (self.report)(vm, true);
         let this = Arc::clone(self);
-        let spawned = std::thread::Builder::new().name("thaw".into()).spawn(move || {
+        let work = move || {
             let mut pause = KEEPER_PAUSE.0;
             loop {
                 let turn = this.keepers.take(KEEPERS);
@@ -166,8 +166,8 @@ impl Freezer {
             }
             let kept = this.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(&vm);
             kept.into_iter().flatten().for_each(Watch::over);
-        });
-        if let Err(e) = spawned {
+        };
+        if let Err(e) = self.clock.start("thaw", Box::new(work)) {
             // Who watches from outside finds the line broken, and has a thread.
             self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(&vm);
             telling::frozen(vm, &e, &"there is no thread for the thaw; the next start tries again");

@@ -60,7 +60,8 @@ impl World {
 
 #[test]
 fn what_cannot_be_settled_on_a_connection_is_tried_again_later() {
-    let (world, held) = (World::new(), Held::default());
+    let world = World::new();
+    let held = Held::new(&world.tools.clock);
     let busy = Error::new(ErrorKind::Busy, "a pool is being refreshed");
     world.sim.inject(Fault::new(Op::Discard, Mishap::Refuse(busy)));
     let left = run(&world.tools, &held);
@@ -72,7 +73,8 @@ fn what_cannot_be_settled_on_a_connection_is_tried_again_later() {
 
 #[test]
 fn what_is_about_a_vm_that_a_job_has_is_that_job_s() {
-    let (world, held) = (World::new(), Held::default());
+    let world = World::new();
+    let held = Held::new(&world.tools.clock);
     world.tools.store.wakes(VM, world.tools.clock.now()).unwrap();
     world.sim.pause(VM).unwrap();
     world.sim.clear_calls();
@@ -88,7 +90,8 @@ fn what_is_about_a_vm_that_a_job_has_is_that_job_s() {
 
 #[test]
 fn what_a_job_is_to_end_is_left_to_it_and_said_at_a_connection_alone() {
-    let (world, held) = (World::new(), Held::default());
+    let world = World::new();
+    let held = Held::new(&world.tools.clock);
     world.begin(3, Begun::Delete, &[]);
     let recipe = crate::core::merge::Recipe {
         run: vec![],
