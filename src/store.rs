@@ -18,10 +18,11 @@ mod strays;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     fs::OpenOptions,
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use jiff::{SignedDuration, Timestamp};
@@ -131,12 +132,24 @@ const MIGRATIONS: &[&str] = &["
         PRIMARY KEY (policy, vm)) STRICT, WITHOUT ROWID;
 "];
 
+/// Asked before each write; an error is what comes of it.
+type Guard = dyn Fn() -> Result<()> + Send + Sync;
+
 /// The database.
-#[derive(Debug)]
 pub struct Store {
     connection: Mutex<Connection>,
+    guard: OnceLock<Box<Guard>>,
     /// It was made just now.
     new: bool,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store")
+            .field("connection", &self.connection)
+            .field("new", &self.new)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Store {
@@ -174,7 +187,13 @@ impl Store {
         }
         transaction.pragma_update(None, "user_version", known)?;
         transaction.commit()?;
-        Ok(Self { connection: Mutex::new(connection), new: found == 0 })
+        Ok(Self { connection: Mutex::new(connection), guard: OnceLock::new(), new: found == 0 })
+    }
+
+    /// Before each write from now on this is asked, on the writer's thread and with nothing locked: for tests that end or
+    /// fail the daemon there. The first one stays.
+    pub fn before_each_write(&self, guard: impl Fn() -> Result<()> + Send + Sync + 'static) {
+        let _ = self.guard.set(Box::new(guard));
     }
 
     fn lock(&self) -> MutexGuard<'_, Connection> {
@@ -182,8 +201,16 @@ impl Store {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The database, to change it.
+    fn writer(&self) -> Result<MutexGuard<'_, Connection>> {
+        if let Some(guard) = self.guard.get() {
+            guard()?;
+        }
+        Ok(self.lock())
+    }
+
     fn write(&self, sql: &str, values: impl rusqlite::Params) -> Result<()> {
-        self.lock().execute(sql, values)?;
+        self.writer()?.execute(sql, values)?;
         Ok(())
     }
 

@@ -191,13 +191,13 @@ fn delete(connection: &Connection, ids: impl IntoIterator<Item = Uuid>) -> Resul
 impl Store {
     /// Before an operation's first step.
     pub fn begin(&self, intent: &Intent, at: Timestamp) -> Result<()> {
-        insert(&self.lock(), intent, at)
+        insert(&*self.writer()?, intent, at)
     }
 
     /// After the step that decides what was begun: nothing is left of the operations with these identities and of their
     /// snapshots but `next`. It is all or nothing: on an error what was written before still holds.
     pub fn becomes(&self, ended: impl IntoIterator<Item = Uuid>, next: &Intent, at: Timestamp) -> Result<()> {
-        let mut connection = self.lock();
+        let mut connection = self.writer()?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         delete(&transaction, ended)?;
         insert(&transaction, next, at)?;
@@ -212,7 +212,7 @@ impl Store {
 
     /// After an operation's last step: the snapshot is there, and this is how well it was taken.
     pub fn created(&self, intent: &Intent, quality: &Quality) -> Result<()> {
-        let mut connection = self.lock();
+        let mut connection = self.writer()?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         transaction.execute(
             "INSERT OR REPLACE INTO quality (id, vm, name, reached, requested, note, frozen_usec, memory)
@@ -240,7 +240,7 @@ impl Store {
 
     /// After an operation's last step: nothing of these snapshots is left.
     pub fn all_gone(&self, ids: impl IntoIterator<Item = Uuid>) -> Result<()> {
-        let mut connection = self.lock();
+        let mut connection = self.writer()?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         delete(&transaction, ids)?;
         transaction.commit()?;

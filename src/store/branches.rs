@@ -22,7 +22,7 @@ pub struct Branched {
 impl Store {
     /// Before a branch is defined: these overlays are its own.
     pub fn branches_off(&self, vm: VmId, branched: &Branched) -> Result<()> {
-        let mut connection = self.lock();
+        let mut connection = self.writer()?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for overlay in &branched.overlays {
             let Stem { vm: source, snapshot } = &branched.stem;

@@ -16,7 +16,7 @@ impl Store {
         found: &BTreeMap<VmId, Vec<Forgotten>>,
         skipped: &BTreeSet<VmId>,
     ) -> Result<BTreeSet<VmId>> {
-        let mut connection = self.lock();
+        let mut connection = self.writer()?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut old = read(&transaction, None)?;
         let mut news = BTreeSet::new();

@@ -22,7 +22,7 @@ pub struct HooksBegun {
 impl Store {
     /// Hooks are about to be run before a job of this VM.
     pub fn hooks_begin(&self, vm: VmId, directory: &Path, told: &[(&str, String)]) -> Result<()> {
-        let mut connection = self.lock();
+        let mut connection = self.writer()?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         transaction.execute("DELETE FROM hooked WHERE vm = ?1", params![vm.to_string()])?;
         let directory = (DIRECTORY, directory.to_string_lossy().into_owned());

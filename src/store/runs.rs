@@ -15,7 +15,7 @@ use crate::core::{
 impl Store {
     /// Writes down what became of the policies' runs: all of it or nothing, and on the disk once.
     pub fn remember(&self, entries: &[Entry]) -> Result<()> {
-        let mut connection = self.lock();
+        let mut connection = self.writer()?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for entry in entries {
             match entry {

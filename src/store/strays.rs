@@ -33,7 +33,7 @@ pub struct News {
 impl Store {
     /// After a look: these there are, and no others; but what is known of the VMs in `skipped` stays.
     pub fn strays_found(&self, found: &[Found], skipped: &BTreeSet<VmId>) -> Result<News> {
-        let mut connection = self.lock();
+        let mut connection = self.writer()?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut old = BTreeMap::new();
         {
@@ -95,7 +95,7 @@ impl Store {
 
     /// These are in quarantine from now on; those that are already stay in it since they came.
     pub fn quarantine(&self, vm: VmId, paths: &[String], at: Timestamp) -> Result<()> {
-        let mut connection = self.lock();
+        let mut connection = self.writer()?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for path in paths {
             transaction.execute(
@@ -121,7 +121,7 @@ impl Store {
 
     /// These files are gone.
     pub fn strays_removed(&self, paths: &[String]) -> Result<()> {
-        let mut connection = self.lock();
+        let mut connection = self.writer()?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for path in paths {
             transaction.execute("DELETE FROM stray WHERE path = ?1", params![path])?;

@@ -5,7 +5,10 @@ use std::{
     time::Duration,
 };
 
-use super::{Sim, State, op::Op};
+use super::{
+    Sim, State,
+    op::{Asked, Op},
+};
 use crate::{
     core::model::VmId,
     hypervisor::{Error, ErrorKind},
@@ -164,6 +167,16 @@ impl Sim {
         self.inject(Fault::new(Op::Create, Mishap::Half(gone("Connection reset by peer"))));
     }
 
+    /// Before each call from now on, and before each block of a merge, this is asked on the caller's thread and with nothing
+    /// locked: an error is the answer, and nothing is done. The first one stays.
+    pub fn before_each_call(&self, guard: impl Fn(&Asked) -> Result<(), Error> + Send + Sync + 'static) {
+        let _ = self.guard.set(Box::new(guard));
+    }
+
+    pub(super) fn guarded(&self, asked: &Asked) -> Result<(), Error> {
+        self.guard.get().map_or(Ok(()), |guard| guard(asked))
+    }
+
     /// Forgets all faults that have not happened.
     pub fn heal(&self) {
         self.lock().faults.clear();
@@ -238,6 +251,20 @@ impl Sim {
 }
 
 impl State {
+    pub(super) fn admit(&mut self, op: Op, vm: Option<VmId>) -> Result<(), Error> {
+        if !self.connected {
+            return Err(gone("not connected to libvirt"));
+        }
+        let Some(machine) = vm.and_then(|id| self.vms.get(&id)) else { return Ok(()) };
+        let holder = match machine.job {
+            Some(job) if op.is_job() => format!("{job:?}"),
+            _ if op.asks_agent() && machine.agent.taken => "agent".to_owned(),
+            _ => return Ok(()),
+        };
+        let text = format!("Timed out during operation: cannot acquire state change lock (held by {holder})");
+        Err(Error::new(ErrorKind::Busy, text))
+    }
+
     pub(super) fn mishap(&mut self, op: Op, vm: Option<VmId>) -> Option<Mishap> {
         let fits = |f: &Fault| f.op == op && (f.vm.is_none() || f.vm == vm);
         let mut found = None;

@@ -196,10 +196,11 @@ impl Merge for Sim {
             let era = state.era;
             drop(state);
             let alone = Alone { sim: self, vm, target };
-            let word = steer(copied);
+            let guarded = self.guarded(&Asked::vm(Op::Commit, vm, target));
+            let word = if guarded.is_ok() { steer(copied) } else { Steer::Stop };
             std::mem::forget(alone);
             state = self.lock();
-            if state.era != era {
+            if state.era != era || guarded.is_err() {
                 let _ = state.leave_alone(vm, target);
                 break Err(super::fault::gone("client socket is closed"));
             }

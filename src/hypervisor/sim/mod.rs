@@ -44,24 +44,18 @@ mod wake;
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
 use jiff::Timestamp;
 
+use self::{fault::Closed, guest::Machine, image::Store, snapshot::Saved};
 pub use self::{
     fault::{Call, Fault, Gate, Mishap},
     image::{BLOCK, Blocks, EMPTY_IMAGE},
-    op::Op,
+    op::{Asked, Op},
     spec::{DiskSpec, VmSpec},
-};
-use self::{
-    fault::{Closed, gone},
-    guest::Machine,
-    image::Store,
-    op::Asked,
-    snapshot::Saved,
 };
 use super::{
     CreateSpec, Error, ErrorKind, Event, Features, FreezeStatus, GuestFileSystem, GuestSystem, Hypervisor,
@@ -70,12 +64,14 @@ use super::{
 use crate::core::model::{SnapshotName, VmId};
 
 type Watcher = Arc<dyn Fn(Event) + Send + Sync>;
+type Guard = dyn Fn(&Asked) -> Result<()> + Send + Sync;
 
 /// The host. Its own methods are the test's hand; those of [`Hypervisor`] are what is tested against it.
 pub struct Sim {
     state: Mutex<State>,
     /// Something happened that a held call or a test may wait for.
     moved: Condvar,
+    guard: OnceLock<Box<Guard>>,
 }
 
 struct State {
@@ -138,7 +134,7 @@ impl Sim {
             handing_out: false,
             watchers: Vec::new(),
         };
-        Self { state: Mutex::new(state), moved: Condvar::new() }
+        Self { state: Mutex::new(state), moved: Condvar::new(), guard: OnceLock::new() }
     }
 
     /// The connection comes (back): `Connected`, if there was none.
@@ -221,9 +217,13 @@ impl Sim {
     }
 
     fn enter(&self, asked: Asked, begin: impl FnOnce(&mut State) -> Result<()>) -> Entered<'_> {
+        let guarded = self.guarded(&asked);
         let Asked { op, vm, about, timeout } = asked;
         let mut state = self.lock();
         let number = state.began(op, vm, about, timeout);
+        if guarded.is_err() {
+            return Entered { state, number, mishap: None, let_in: guarded };
+        }
         let mishap = if state.connected { state.mishap(op, vm) } else { None };
         let mut let_in = match &mishap {
             Some(Mishap::Refuse(e)) => Err(e.clone()),
@@ -291,20 +291,6 @@ impl State {
             self.era += 1;
             self.tell(Event::Disconnected(reason.to_owned()));
         }
-    }
-
-    fn admit(&mut self, op: Op, vm: Option<VmId>) -> Result<()> {
-        if !self.connected {
-            return Err(gone("not connected to libvirt"));
-        }
-        let Some(machine) = vm.and_then(|id| self.vms.get(&id)) else { return Ok(()) };
-        let holder = match machine.job {
-            Some(job) if op.is_job() => format!("{job:?}"),
-            _ if op.asks_agent() && machine.agent.taken => "agent".to_owned(),
-            _ => return Ok(()),
-        };
-        let text = format!("Timed out during operation: cannot acquire state change lock (held by {holder})");
-        Err(Error::new(ErrorKind::Busy, text))
     }
 }
 

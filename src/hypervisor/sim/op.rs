@@ -159,10 +159,14 @@ impl Op {
 }
 
 /// What is asked, for the log, the faults and the gates.
-pub(super) struct Asked {
-    pub(super) op: Op,
-    pub(super) vm: Option<VmId>,
-    pub(super) about: String,
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// What is called.
+    pub op: Op,
+    /// For which VM.
+    pub vm: Option<VmId>,
+    /// The snapshot's name, or the paths, or the mount points.
+    pub about: String,
     pub(super) timeout: Option<Duration>,
 }
 

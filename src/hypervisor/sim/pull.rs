@@ -153,10 +153,11 @@ impl Sim {
             let era = state.era;
             drop(state);
             let alone = Alone { sim: self, vm, target };
-            let word = steer(copied);
+            let guarded = self.guarded(&Asked::vm(Op::Pull, vm, target));
+            let word = if guarded.is_ok() { steer(copied) } else { Steer::Stop };
             std::mem::forget(alone);
             state = self.lock();
-            if state.era != era {
+            if state.era != era || guarded.is_err() {
                 let _ = state.pull_alone(vm, target);
                 break Err(super::fault::gone("client socket is closed"));
             }
