@@ -164,6 +164,7 @@ fn snapshots(count: usize, end: Timestamp, policy: &PolicyName) -> Vec<Snapshot>
                 managed: true,
                 policies: BTreeSet::from([policy.clone()]),
                 pinned: false,
+                expires: None,
                 content: Content::Disk,
                 storage: Storage::External,
                 size: 1 << 20,

@@ -234,7 +234,7 @@ impl Engine {
         }
         let now = self.tools.clock.now();
         let effects = self.machine.handle(event, now);
-        let mut replies = Vec::new();
+        let (mut replies, mut labels) = (Vec::new(), Vec::new());
         for effect in effects {
             match effect {
                 Effect::List => self.reader.list(),
@@ -246,6 +246,7 @@ impl Engine {
                     }
                 }
                 Effect::Reply(id, answer) => replies.push((id, answer)),
+                Effect::Label(id, labelled) => labels.push((id, labelled)),
                 Effect::WakeAt(at) => {
                     if let Err(e) = self.wake.arm(at, now) {
                         tracing::error!(
@@ -275,6 +276,10 @@ impl Engine {
             if let Some(waiting) = self.waiting.remove(&id) {
                 let _ = waiting.send((answer, generation));
             }
+        }
+        for (id, labelled) in labels {
+            let stored = self.tools.store.label(labelled.vm, labelled.id, &labelled.label);
+            self.handle(Event::Labelled(id, labelled, stored.map_err(|e| e.to_string())));
         }
     }
 

@@ -8,6 +8,7 @@ use crate::{
     core::{
         doubt, forgotten, health,
         inventory::{Quality, SnapshotRecord, VmRecord},
+        label::Label,
         leftover, marker,
         model::{Content, Origin, Snapshot, SnapshotName, SnapshotState, Storage, VmId, VmState},
         stray,
@@ -50,6 +51,7 @@ pub fn read(hypervisor: &dyn Hypervisor, store: &Store, id: VmId) -> Result<VmRe
     }
     let known = Known {
         qualities: store.qualities(id)?,
+        labels: store.labels(id)?,
         half_deleted: store.half_deleted(id)?,
         wrong: store.wrong(id)?,
     };
@@ -64,6 +66,7 @@ pub fn read(hypervisor: &dyn Hypervisor, store: &Store, id: VmId) -> Result<VmRe
 /// What the store knows of a VM's snapshots.
 struct Known {
     qualities: BTreeMap<Uuid, Quality>,
+    labels: BTreeMap<Uuid, Label>,
     half_deleted: HalfDeleted,
     wrong: BTreeSet<Uuid>,
 }
@@ -139,7 +142,8 @@ fn snapshot(vm: VmId, spoiled: bool, s: hypervisor::SnapshotRecord, known: &Know
         Some(m) => (m.created, m.origin, m.policies),
         None => (s.created, Origin::Foreign, BTreeSet::new()),
     };
-    SnapshotRecord {
+    let id = marker.as_ref().map(|m| m.id);
+    let mut record = SnapshotRecord {
         snapshot: Snapshot {
             name: s.name,
             created,
@@ -150,14 +154,19 @@ fn snapshot(vm: VmId, spoiled: bool, s: hypervisor::SnapshotRecord, known: &Know
             managed: marker.is_some(),
             policies,
             pinned: false,
+            expires: None,
             content: s.content,
             storage: s.storage,
             size: s.size,
         },
+        id,
+        label: Label::default(),
         description,
         quality,
         images: s.disks.into_iter().map(|disk| disk.state_image).collect(),
         held: s.held,
         half_deleted,
-    }
+    };
+    record.set_label(id.and_then(|id| known.labels.get(&id)).cloned().unwrap_or_default());
+    record
 }

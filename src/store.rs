@@ -12,6 +12,7 @@ mod branches;
 mod forgotten;
 mod hooks;
 mod kept;
+mod labels;
 mod runs;
 mod standings;
 mod strays;
@@ -57,6 +58,9 @@ pub enum StoreError {
         /// Known here.
         known: u32,
     },
+    /// A snapshot that was about to be deleted was pinned meanwhile: nothing was written.
+    #[error("it was pinned meanwhile by {0}, and stays; nothing was touched")]
+    Pinned(String),
 }
 
 impl From<rusqlite::Error> for StoreError {
@@ -130,6 +134,14 @@ const MIGRATIONS: &[&str] = &["
     CREATE TABLE awaited (
         policy TEXT NOT NULL, vm TEXT NOT NULL, since_usec INTEGER NOT NULL, stale INTEGER NOT NULL,
         PRIMARY KEY (policy, vm)) STRICT, WITHOUT ROWID;
+", "
+    CREATE TABLE label (
+        id TEXT PRIMARY KEY, vm TEXT NOT NULL, tags TEXT NOT NULL, expires_usec INTEGER, revision INTEGER NOT NULL
+        ) STRICT;
+    CREATE INDEX label_vm ON label (vm);
+    CREATE TABLE pin (
+        id TEXT NOT NULL, owner TEXT NOT NULL, reason TEXT NOT NULL, expires_usec INTEGER,
+        PRIMARY KEY (id, owner)) STRICT, WITHOUT ROWID;
 "];
 
 /// Asked before each write; an error is what comes of it.

@@ -118,7 +118,8 @@ impl From<Error> for Stop {
 
 impl From<StoreError> for Stop {
     fn from(e: StoreError) -> Self {
-        Self::Failed(Failure::new("Failed", e.to_string()))
+        let kind = if matches!(e, StoreError::Pinned(_)) { "Pinned" } else { "Failed" };
+        Self::Failed(Failure::new(kind, e.to_string()))
     }
 }
 
@@ -233,6 +234,7 @@ fn once(work: &Work<'_>) -> Outcome {
         Operation::Create(create) => create::run(work, create).map(|name| Some(Made::Snapshot(name))),
         Operation::Delete { name, foreign, .. } => delete::run(work, name, *foreign).map(|()| None),
         Operation::Forget(name) => forget::run(work, name).map(|()| None),
+        Operation::Describe { name, description } => adopt::rewrite(work, name, description).map(|()| None),
         Operation::Adopt(adopt) => adopt::run(work, adopt).map(|()| None),
         Operation::Revert(revert) => revert::run(work, revert).map(|safety| safety.map(Made::Snapshot)),
         Operation::Branch(branch) => branch::run(work, branch).map(|vm| Some(Made::Vm(vm))),

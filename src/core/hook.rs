@@ -42,7 +42,8 @@ pub const fn has_hooks(operation: &Operation) -> bool {
         | Operation::Branch(_)
         | Operation::Promote { .. }
         | Operation::Prune { .. } => true,
-        Operation::Forget(_)
+        Operation::Describe { .. }
+        | Operation::Forget(_)
         | Operation::Adopt(_)
         | Operation::Repair
         | Operation::Finish

@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
+use uuid::Uuid;
 
 use super::branch::Stem;
 use super::forgotten::Forgotten;
 use super::health::Finding;
+use super::label::Label;
 use super::merge::Ground;
 use super::model::{Consistency, Snapshot, SnapshotName, VmId, VmState};
 use super::policy::Quiesce;
@@ -94,6 +96,10 @@ pub fn needed<'a>(
 pub struct SnapshotRecord {
     /// What policies look at.
     pub snapshot: Snapshot,
+    /// Our own identity of it, if it is ours: names are used again.
+    pub id: Option<Uuid>,
+    /// What people attached to it.
+    pub label: Label,
     /// Its description, without our marker.
     pub description: String,
     /// How it was taken.
@@ -104,6 +110,15 @@ pub struct SnapshotRecord {
     pub held: u64,
     /// Its deletion was begun and did not end: its image may hold newer data, and the next prune finishes it.
     pub half_deleted: bool,
+}
+
+impl SnapshotRecord {
+    /// With this attached to it.
+    pub fn set_label(&mut self, label: Label) {
+        self.snapshot.pinned = !label.pins.is_empty();
+        self.snapshot.expires = label.expires;
+        self.label = label;
+    }
 }
 
 /// How consistent a snapshot is, and what was asked for.
@@ -161,6 +176,7 @@ mod tests {
                 managed: true,
                 policies: BTreeSet::new(),
                 pinned: false,
+                expires: None,
                 content: Content::Disk,
                 storage: Storage::External,
                 size: 0,

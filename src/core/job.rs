@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::{
     branch::BranchJob,
+    label::Label,
     model::{Origin, PolicyName, SnapshotName, VmId, words},
     policy::How,
     revert::{DefinitionOf, Then},
@@ -36,6 +37,8 @@ pub struct CreateJob {
     pub how: How,
     /// The disks, by target; `None`: all writable ones.
     pub disks: Option<Vec<String>>,
+    /// What is attached to it from its beginning.
+    pub label: Label,
 }
 
 /// A VM to be put back.
@@ -92,6 +95,13 @@ pub enum Operation {
     Forget(SnapshotName),
     /// Take over what others made.
     Adopt(AdoptJob),
+    /// Give a snapshot of ours another description.
+    Describe {
+        /// This one.
+        name: SnapshotName,
+        /// The text, without our marker.
+        description: String,
+    },
     /// Put the VM back to a snapshot.
     Revert(Box<RevertJob>),
     /// Make another VM on a snapshot.
@@ -130,6 +140,7 @@ impl Operation {
             Self::Delete { .. } => "delete",
             Self::Forget(_) => "forget",
             Self::Adopt(_) => "adopt",
+            Self::Describe { .. } => "describe",
             Self::Revert(_) => "revert",
             Self::Branch(_) => "branch",
             Self::Promote { .. } => "promote",

@@ -14,6 +14,7 @@ pub mod health;
 pub mod hook;
 pub mod inventory;
 pub mod job;
+pub mod label;
 pub mod layer;
 pub mod leftover;
 pub mod machine;

@@ -304,6 +304,9 @@ pub struct Snapshot {
     pub policies: BTreeSet<PolicyName>,
     /// Held by at least one pin.
     pub pinned: bool,
+    /// From then on the next prune takes it, whatever policies say.
+    #[serde(default)]
+    pub expires: Option<Timestamp>,
     /// What it holds.
     pub content: Content,
     /// Where its data is.

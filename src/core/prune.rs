@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::{
-    inventory::VmRecord,
+    inventory::{SnapshotRecord, VmRecord},
     merge::{self, Held},
     model::{SnapshotName, Storage},
     retention::{self, ClockFault, Context, Need, Rules},
@@ -75,7 +75,10 @@ pub fn decide(vm: &VmRecord, plan: &VmPlan, at: Circumstances<'_>) -> Decision {
     snapshots.sort_by(|a, b| a.created.cmp(&b.created).then_with(|| a.name.cmp(&b.name)));
     let rules: Vec<Rules<'_>> =
         plan.policies.iter().map(|p| Rules { policy: &p.name, retention: &p.retention }).collect();
+    let held_by = |record: &SnapshotRecord| Some((record.snapshot.name.clone(), record.label.held_by()?));
+    let pins = vm.snapshots.values().filter_map(held_by).collect();
     let ctx = Context {
+        pins: &pins,
         vm_max_size: plan.max_size,
         max_chain: at.max_chain.map(|layers| layers_left(vm, layers)),
         last_plausible: at.last_plausible,

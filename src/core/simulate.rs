@@ -6,6 +6,7 @@ use jiff::{Timestamp, civil::Date, tz::TimeZone};
 
 use super::{
     inventory::{Quality, SnapshotRecord, VmRecord},
+    label::Label,
     merge::{Plan, Step},
     model::{Content, Origin, Snapshot, SnapshotName, SnapshotState, Storage},
     naming::{self, Parts},
@@ -161,6 +162,7 @@ impl Scene {
                 managed: true,
                 policies: group.iter().map(|p| p.name.clone()).collect(),
                 pinned: false,
+                expires: None,
                 content: Content::Disk,
                 storage: Storage::External,
                 size,
@@ -203,6 +205,8 @@ pub fn record(snapshot: Snapshot) -> SnapshotRecord {
     let quality = Quality::unknown(snapshot.content == Content::Full);
     SnapshotRecord {
         snapshot,
+        id: None,
+        label: Label::default(),
         description: String::new(),
         quality,
         images: Vec::new(),

@@ -10,6 +10,8 @@ mod tests;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::label::Label;
+
 /// What a snapshot that is being taken is to be.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct TakingPlan {
@@ -21,6 +23,9 @@ pub struct TakingPlan {
     pub parts: Vec<Part>,
     /// The file that the memory goes to, if it is kept.
     pub memory: Option<String>,
+    /// What is attached to it from its beginning.
+    #[serde(default)]
+    pub label: Label,
 }
 
 /// A disk's part in it.

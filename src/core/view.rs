@@ -128,7 +128,7 @@ pub struct PolicyView {
 pub struct JobView {
     /// Its number.
     pub id: JobId,
-    /// `create`, `delete`, `forget`, `adopt`, `revert`, `branch`, `promote`, `prune`, `repair`, `finish` or `sweep`.
+    /// `create`, `delete`, `forget`, `adopt`, `describe`, `revert`, `branch`, `promote`, `prune`, `repair`, `finish` or `sweep`.
     pub operation: &'static str,
     /// The VM it works on.
     pub vm: VmId,

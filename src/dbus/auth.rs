@@ -9,7 +9,7 @@ use super::error::BusError;
 
 /// The proof that a caller may. Nothing outside this file can make one, so that a change without authorisation
 /// does not compile.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Permit {
     uid: u32,
 }
@@ -18,6 +18,12 @@ impl Permit {
     /// The user who was authorised.
     pub fn uid(&self) -> u32 {
         self.uid
+    }
+
+    /// The user's name, or the number of one that the system knows no name of.
+    pub(super) fn user(&self) -> String {
+        let user = nix::unistd::User::from_uid(self.uid.into()).ok().flatten();
+        user.map_or_else(|| self.uid.to_string(), |user| user.name)
     }
 }
 

@@ -22,7 +22,12 @@ mod publish;
 mod snapshot;
 mod vm;
 
-use std::{collections::HashMap, num::NonZeroU64, str::FromStr, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    num::NonZeroU64,
+    str::FromStr,
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -40,6 +45,7 @@ use self::{error::BusError, publish::Publisher};
 use crate::{
     core::{
         job::{JobId, JobState, Outcome, Pace},
+        label::{self, Expiry, Tag},
         machine::{Change, Query, Reply},
         model::UnknownWord,
         view::{JobView, View},
@@ -165,16 +171,34 @@ impl Options {
         given.map(|w| w.parse().map_err(|e| BusError::invalid(format!("option {key:?}: {e}")))).transpose()
     }
 
+    /// All tags of a snapshot.
+    fn tags(&mut self) -> Result<Option<BTreeSet<Tag>>, BusError> {
+        let words = self.take::<Vec<String>>("tags", "an array of strings")?;
+        let parse = |words: Vec<String>| {
+            label::tags(words.iter().map(String::as_str))
+                .map_err(|e| BusError::invalid(format!("option \"tags\": {e}")))
+        };
+        words.map(parse).transpose()
+    }
+
+    /// A time; 0 stands for none.
+    fn time(&mut self, key: &str) -> Result<Option<Expiry>, BusError> {
+        let given = self.take::<u64>(key, "microseconds since the epoch (t)")?;
+        given.map(|us| time(us).map_err(|e| BusError::invalid(format!("option {key:?}: {e}")))).transpose()
+    }
+
     /// How fast images are merged, and until when; 0 stands for no limit.
     fn pace(&mut self) -> Result<Pace, BusError> {
         let bandwidth = self.take::<u64>("bandwidth", "bytes per second (t)")?.and_then(NonZeroU64::new);
-        let until = self.take::<u64>("until", "microseconds since the epoch (t)")?.and_then(NonZeroU64::new);
-        let until = until.map(|us| {
-            let at = i64::try_from(us.get()).ok().and_then(|us| Timestamp::from_microsecond(us).ok());
-            at.ok_or_else(|| BusError::invalid(format!("option \"until\": {us} is no time")))
-        });
-        Ok(Pace { bandwidth, until: until.transpose()? })
+        Ok(Pace { bandwidth, until: self.time("until")?.and_then(Expiry::at) })
     }
+}
+
+/// A time as the bus has it; 0 stands for none.
+fn time(us: u64) -> Result<Expiry, String> {
+    let at = i64::try_from(us).ok().and_then(|us| Timestamp::from_microsecond(us).ok());
+    let expiry = |at| if us == 0 { Expiry::Never } else { Expiry::At(at) };
+    at.map(expiry).ok_or_else(|| format!("{us} is no time"))
 }
 
 /// Puts everything on the bus and then takes the name. Returns when the name is ours and the first view is out.

@@ -4,11 +4,12 @@ use std::{collections::HashMap, sync::Arc};
 
 use zbus::{Connection, OwnedObjectPath, OwnedVariant, fdo, interface, message::Header};
 
-use super::{Options, Shared, auth, error::BusError, path, publish::usec};
+use super::{Options, Permit, Shared, auth, error::BusError, path, publish::usec};
 use crate::core::{
     branch::BranchJob,
     inventory::SnapshotRecord,
-    machine::Change,
+    label::{Pin, check_description},
+    machine::{Change, Edit, Reply, Whose},
     model::{Consistency, SnapshotName, SnapshotState, VmId},
     policy::Quiesce,
     revert::{DefinitionOf, Then},
@@ -30,6 +31,11 @@ impl Snapshot {
 
     fn vm_view(&self) -> Result<Arc<VmView>, BusError> {
         self.shared.lens.view().vms.get(&self.vm).cloned().ok_or_else(|| BusError::gone("the VM"))
+    }
+
+    async fn edit(&self, edit: Edit, permit: Permit) -> Result<(), BusError> {
+        let change = Change::Label { vm: self.vm, name: self.name.clone(), edit };
+        self.shared.change(change, permit).await.map(drop)
     }
 
     fn with<T>(&self, get: impl FnOnce(&SnapshotRecord) -> T) -> fdo::Result<T> {
@@ -95,6 +101,68 @@ impl Snapshot {
         self.shared.start(Change::Branch { vm: self.vm, job }, permit).await
     }
 
+    async fn pin(
+        &self,
+        reason: String,
+        expires: u64,
+        options: HashMap<String, OwnedVariant>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<(), BusError> {
+        Options::new(options, &[])?;
+        let expires = super::time(expires).map_err(|e| BusError::invalid(format!("expires: {e}")))?;
+        let permit = auth::authorise(connection, &header, "pin snapshots").await?;
+        let pin = Pin { owner: permit.user(), reason, expires: expires.at() };
+        self.edit(Edit::Pin(pin), permit).await
+    }
+
+    async fn unpin(
+        &self,
+        options: HashMap<String, OwnedVariant>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<(), BusError> {
+        let mut options = Options::new(options, &["all", "owner"])?;
+        let all = options.take::<bool>("all", "a boolean")?.unwrap_or(false);
+        let owner = options.take::<String>("owner", "a string")?;
+        if all && owner.is_some() {
+            return Err(BusError::invalid("the options \"all\" and \"owner\" exclude each other"));
+        }
+        let permit = auth::authorise(connection, &header, "unpin snapshots").await?;
+        let user = permit.user();
+        if permit.uid() != 0 && (all || owner.as_ref().is_some_and(|owner| *owner != user)) {
+            let text = format!("user {user} may take off their own pin; only root may take off others'");
+            return Err(BusError::access_denied(text));
+        }
+        let whose = if all { Whose::All } else { Whose::Owner(owner.unwrap_or(user)) };
+        self.edit(Edit::Unpin(whose), permit).await
+    }
+
+    async fn update(
+        &self,
+        options: HashMap<String, OwnedVariant>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<(), BusError> {
+        let mut options = Options::new(options, &["description", "tags", "expires"])?;
+        let description = options.take::<String>("description", "a string")?;
+        let (tags, expires) = (options.tags()?, options.time("expires")?);
+        let permit = auth::authorise(connection, &header, "change what snapshots are called").await?;
+        if let Some(e) = description.as_deref().and_then(|text| check_description(text).err()) {
+            return Err(BusError::invalid(format!("option \"description\": {e}")));
+        }
+        if tags.is_some() || expires.is_some() {
+            self.edit(Edit::Set { tags, expires }, permit.clone()).await?;
+        }
+        let Some(description) = description else { return Ok(()) };
+        // Libvirt keeps it, and a job of this VM may have to end first.
+        let change = Change::Describe { vm: self.vm, name: self.name.clone(), description };
+        match self.shared.change(change, permit).await? {
+            Reply::Job(id) => self.shared.ended(id).await.map(drop),
+            _ => Err(BusError::new("Failed", "the engine gave no job")),
+        }
+    }
+
     #[zbus(property(emits_changed_signal = "const"))]
     fn name(&self) -> &str {
         self.name.as_str()
@@ -135,6 +203,22 @@ impl Snapshot {
     #[zbus(property)]
     fn description(&self) -> fdo::Result<String> {
         self.with(|r| r.description.clone())
+    }
+
+    #[zbus(property)]
+    fn tags(&self) -> fdo::Result<Vec<String>> {
+        self.with(|r| r.label.tags.iter().map(ToString::to_string).collect())
+    }
+
+    #[zbus(property, name = "ExpiresUSec")]
+    fn expires(&self) -> fdo::Result<u64> {
+        self.with(|r| usec(r.label.expires))
+    }
+
+    #[zbus(property)]
+    fn pins(&self) -> fdo::Result<Vec<(String, String, u64)>> {
+        let pin = |p: &Pin| (p.reason.clone(), p.owner.clone(), usec(p.expires));
+        self.with(|r| r.label.pins.iter().map(pin).collect())
     }
 
     #[zbus(property)]

@@ -15,6 +15,7 @@ use crate::core::{
     forgotten::Forgotten,
     health,
     job::AdoptJob,
+    label::{Expiry, Label},
     machine::{Change, Query, Reply},
     model::{SnapshotName, VmId},
     policy::Memory,
@@ -72,17 +73,21 @@ impl Vm {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<OwnedObjectPath, BusError> {
-        let mut options = Options::new(options, &["description", "quiesce", "memory", "disks"])?;
+        let mut options =
+            Options::new(options, &["description", "quiesce", "memory", "disks", "tags", "expires"])?;
         let description = options.take::<String>("description", "a string")?.unwrap_or_default();
         let quiesce = options.word("quiesce")?;
         let memory = options.word("memory")?.unwrap_or(Memory::Never);
         let disks = options.take::<Vec<String>>("disks", "an array of strings")?;
+        let tags = options.tags()?.unwrap_or_default();
+        let label =
+            Label { tags, expires: options.time("expires")?.and_then(Expiry::at), ..Label::default() };
         let name = match name {
             "" => None,
             name => Some(SnapshotName::for_new(name).map_err(|e| BusError::invalid(e.to_string()))?),
         };
         let permit = auth::authorise(connection, &header, "take snapshots").await?;
-        let change = Change::Create { vm: self.id, name, description, quiesce, memory, disks };
+        let change = Change::Create { vm: self.id, name, description, quiesce, memory, disks, label };
         self.shared.start(change, permit).await
     }
 

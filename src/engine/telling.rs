@@ -9,7 +9,7 @@ use crate::core::{
     health::Health,
     job::{JobState, Outcome},
     machine::Note,
-    model::{PolicyName, VmId},
+    model::{PolicyName, SnapshotName, VmId},
     settings::Settings,
     suspend::Suspension,
     view::View,
@@ -102,6 +102,7 @@ pub(super) fn log(note: &Note) {
             suspended(policy, on.as_ref(), suspension, *by_uid);
         }
         Note::Resumed { policy, on, by_uid } => resumed(policy, on.as_ref(), *by_uid),
+        Note::Labelled { vm, vm_name, name, text, by_uid } => labelled((*vm, vm_name), name, text, *by_uid),
         Note::Stale { policy, vm, vm_name, newest, stale_after } => {
             stale(policy, (*vm, vm_name), *newest, *stale_after);
         }
@@ -178,5 +179,14 @@ fn stale(policy: &PolicyName, (vm, vm_name): (VmId, &str), newest: Option<Timest
         VIRTSNAP_POLICY = %policy, VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %vm,
         "the newest good snapshot of VM {vm_name} by policy {policy} is older than it may be ({}): {newest}",
         show_duration(after)
+    );
+}
+
+fn labelled((vm, vm_name): (VmId, &str), name: &SnapshotName, text: &str, uid: Option<u32>) {
+    let who = uid.map_or_else(|| "its time has come".to_owned(), |uid| format!("user {uid} said so"));
+    tracing::info!(
+        MESSAGE_ID = message::SNAPSHOT_LABELLED,
+        VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %vm, VIRTSNAP_SNAPSHOT = %name,
+        "snapshot {name} of VM {vm_name} {text}: {who}"
     );
 }

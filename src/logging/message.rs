@@ -29,6 +29,8 @@ messages! {
     SNAPSHOT_TAKEN = "79881b1e8f19454988a531286297823b";
     /// A snapshot was deleted.
     SNAPSHOT_DELETED = "f02c76acc5b346bb8b20d6e3f3de8ab8";
+    /// A snapshot was pinned or unpinned, or has other tags or another expiry.
+    SNAPSHOT_LABELLED = "9a2e4e9226a44c16a2a32f1adfb1bb26";
     /// A VM was put back to a snapshot.
     REVERTED = "88287a4f3b5e4498a39ffd520c2ffb50";
     /// A job failed.

@@ -7,10 +7,11 @@ use rusqlite::{Connection, TransactionBehavior, params};
 use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
-use super::{Result, Store};
+use super::{Result, Store, StoreError, labels};
 use crate::core::{
     branch::BranchPlan,
     inventory::Quality,
+    label::Label,
     merge::Recipe,
     model::{SnapshotName, VmId},
     policy::Quiesce,
@@ -120,6 +121,15 @@ impl Intent {
         Self { id, vm, name, what, overlays: Vec::new(), phase: String::new() }
     }
 
+    /// The snapshots of ours that are no more when it has ended.
+    pub(super) fn ends(&self) -> Vec<Uuid> {
+        match &self.what {
+            Begun::Delete | Begun::Drop => vec![self.id],
+            Begun::Merge(recipe) => recipe.run.iter().filter_map(|doomed| doomed.id).collect(),
+            Begun::Create(_) | Begun::Revert(_) | Begun::Branch(_) => Vec::new(),
+        }
+    }
+
     /// Whether QEMU has done its part of it, or may have, and libvirt does not know.
     pub fn is_adrift(&self) -> bool {
         [Self::ADRIFT, Self::LOST].contains(&self.phase.as_str())
@@ -184,14 +194,44 @@ fn delete(connection: &Connection, ids: impl IntoIterator<Item = Uuid>) -> Resul
     for id in ids {
         connection.execute("DELETE FROM quality WHERE id = ?1", params![id.to_string()])?;
         connection.execute("DELETE FROM intent WHERE id = ?1", params![id.to_string()])?;
+        labels::delete(connection, id)?;
     }
     Ok(())
 }
 
+/// What was begun and not ended, in the order in which it was begun.
+pub(super) fn all(connection: &Connection) -> Result<Vec<Intent>> {
+    let mut statement = connection
+        .prepare("SELECT id, vm, name, kind, overlays, detail, phase FROM intent ORDER BY at_usec, id")?;
+    let rows = statement.query_map([], |row| {
+        let mut texts = [const { String::new() }; 7];
+        for (i, text) in texts.iter_mut().enumerate() {
+            *text = row.get(i)?;
+        }
+        Ok(texts)
+    })?;
+    let mut all = Vec::new();
+    for row in rows {
+        let [id, vm, name, kind, overlays, detail, phase] = row?;
+        let (Ok(id), Ok(vm), Some(what)) = (id.parse(), vm.parse(), Begun::read(&kind, &detail)) else {
+            continue;
+        };
+        let overlays = overlays.split('\0').filter(|p| !p.is_empty()).map(str::to_owned).collect();
+        all.push(Intent { id, vm, name: SnapshotName::existing(name), what, overlays, phase });
+    }
+    Ok(all)
+}
+
 impl Store {
-    /// Before an operation's first step.
+    /// Before an operation's first step. What is pinned nothing is begun of that ends it.
     pub fn begin(&self, intent: &Intent, at: Timestamp) -> Result<()> {
-        insert(&*self.writer()?, intent, at)
+        let connection = self.writer()?;
+        for id in intent.ends() {
+            if let Some(by) = labels::held_by(&connection, id)? {
+                return Err(StoreError::Pinned(by));
+            }
+        }
+        insert(&connection, intent, at)
     }
 
     /// After the step that decides what was begun: nothing is left of the operations with these identities and of their
@@ -228,6 +268,11 @@ impl Store {
                 quality.memory,
             ],
         )?;
+        if let Begun::Create(plan) = &intent.what
+            && plan.label != Label::default()
+        {
+            labels::write(&transaction, intent.vm, intent.id, &plan.label)?;
+        }
         transaction.execute("DELETE FROM intent WHERE id = ?1", params![intent.id.to_string()])?;
         transaction.commit()?;
         Ok(())
@@ -254,26 +299,7 @@ impl Store {
 
     /// What was begun and not ended, in the order in which it was begun.
     pub fn intents(&self) -> Result<Vec<Intent>> {
-        let connection = self.lock();
-        let mut statement = connection
-            .prepare("SELECT id, vm, name, kind, overlays, detail, phase FROM intent ORDER BY at_usec, id")?;
-        let rows = statement.query_map([], |row| {
-            let mut texts = [const { String::new() }; 7];
-            for (i, text) in texts.iter_mut().enumerate() {
-                *text = row.get(i)?;
-            }
-            Ok(texts)
-        })?;
-        let mut all = Vec::new();
-        for row in rows {
-            let [id, vm, name, kind, overlays, detail, phase] = row?;
-            let (Ok(id), Ok(vm), Some(what)) = (id.parse(), vm.parse(), Begun::read(&kind, &detail)) else {
-                continue;
-            };
-            let overlays = overlays.split('\0').filter(|p| !p.is_empty()).map(str::to_owned).collect();
-            all.push(Intent { id, vm, name: SnapshotName::existing(name), what, overlays, phase });
-        }
-        Ok(all)
+        all(&self.lock())
     }
 
     /// What was begun on this VM by another version of this program, and cannot be read by this one: the word for it.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use rusqlite::{TransactionBehavior, params};
 
-use super::{Result, Store, awaited, standings};
+use super::{Result, Store, awaited, labels, standings};
 use crate::core::{
     job::JobResult,
     machine::{Entry, Failed, Owed, Place},
@@ -57,6 +57,7 @@ impl Store {
                 Entry::Standing(policy, vm, standing) => {
                     standings::write(&transaction, policy, *vm, standing)?;
                 }
+                Entry::Label(vm, id, label) => labels::write(&transaction, *vm, *id, label)?,
                 Entry::Awaited(policy, vm, now) => awaited::write(&transaction, policy, *vm, *now)?,
                 Entry::Failed(vm, failed) => {
                     transaction.execute(

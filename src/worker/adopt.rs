@@ -146,6 +146,25 @@ pub(super) fn mark(
     Ok(marker)
 }
 
+/// Gives one of ours another text before our marker.
+pub(super) fn rewrite(work: &Work<'_>, name: &SnapshotName, text: &str) -> Result<(), Stop> {
+    let vm = work.tools.hypervisor.vm(work.job.vm)?;
+    let records = work.tools.hypervisor.snapshots(vm.id)?;
+    let fail = |kind, why: &str| {
+        let text = format!("the description of snapshot {name} of VM {} stays as it is: {why}", vm.name);
+        Err(Stop::Failed(Failure::new(kind, text)))
+    };
+    let Some(record) = records.iter().find(|r| r.name == *name) else {
+        return fail("NoSuchSnapshot", "it is not there any more");
+    };
+    let Some(marker) = marker::split(&record.description, vm.id).1 else {
+        return fail("NotManaged", "it was not made by virtsnap");
+    };
+    work.safe_point()?;
+    work.phase("writing metadata", None, Some(name));
+    describe(work, &vm, name, &marker::compose(text, &marker))
+}
+
 /// Gives it this description.
 pub(super) fn describe(work: &Work<'_>, vm: &Vm, name: &SnapshotName, description: &str) -> Result<(), Stop> {
     let (hypervisor, store) = (&work.tools.hypervisor, &work.tools.store);

@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use crate::{
     core::{
         job::Failure,
+        label::Label,
         marker::{self, Marker},
         model::{SnapshotName, Storage, VmId, VmState},
     },
@@ -89,6 +90,15 @@ fn ours(work: &Work<'_>, vm: &Vm, records: &[SnapshotRecord], name: &SnapshotNam
             ),
         ));
     };
+    if let Some(by) = work.tools.store.labels(vm.id)?.get(&marker.id).and_then(Label::held_by) {
+        return Err(fail(
+            "Pinned",
+            format!(
+                "snapshot {name} of VM {} was not deleted: it is pinned by {by}. Nothing was touched",
+                vm.name
+            ),
+        ));
+    }
     // The hypervisor's own check looks at disks; this one knows what other VMs' snapshots are built on, too.
     if let Some(need) = work.needed.get(name) {
         return Err(fail(

@@ -9,6 +9,7 @@ use virtsnap::{
     config::Environment,
     core::{
         job::{Asker, CreateJob, Failure, Job, Made, Operation, Outcome, RevertJob},
+        label::Label,
         model::{Origin, SnapshotName, VmId, VmState},
         policy::{How, Memory, Mountpoints, Quiesce},
         revert::{DefinitionOf, Then},
@@ -111,7 +112,14 @@ pub(crate) fn usual(label: &str) -> RevertJob {
         skip_unchanged: false,
         name: format!("before-revert-{label}-{{timestamp}}"),
     };
-    let safety = CreateJob { name: None, description: String::new(), policies: [].into(), how, disks: None };
+    let safety = CreateJob {
+        name: None,
+        description: String::new(),
+        policies: [].into(),
+        how,
+        disks: None,
+        label: Label::default(),
+    };
     RevertJob {
         name: name(label),
         then: Then::AsBefore,

@@ -37,6 +37,7 @@ fn snapshot(name: &str, created: Timestamp) -> Snapshot {
         managed: true,
         policies: BTreeSet::from(["nightly".parse().unwrap()]),
         pinned: false,
+        expires: None,
         content: Content::Disk,
         storage: Storage::External,
         size: 0,

@@ -16,6 +16,7 @@ use virtsnap::{
     config::{self, ConfigRoots},
     core::{
         job::{Asker, CreateJob, Job, Operation, Outcome, Pace},
+        label::Label,
         marker::{self, Marker},
         model::{Origin, SnapshotName, SnapshotState, VmId, VmState},
         settings::Settings,
@@ -360,7 +361,14 @@ fn a_merge_that_was_cut_short_forbids_no_snapshot() {
         let stays = world.left().contains(&doomed.to_owned()) && !world.store.unfinished(VM).unwrap();
         let how = world.settings.policies.values().next().unwrap().how.clone();
         let name = Some(SnapshotName::existing("s5"));
-        let create = CreateJob { name, description: String::new(), policies: [].into(), how, disks: None };
+        let create = CreateJob {
+            name,
+            description: String::new(),
+            policies: [].into(),
+            how,
+            disks: None,
+            label: Label::default(),
+        };
         let taken = world.does(world.sim.clone(), Operation::Create(create), drop);
         assert!(matches!(taken, Outcome::Done(Some(_))), "{doomed} {at} {disconnect}: {taken:?}");
         assert!(matches!(world.prune(), Outcome::Done(_)), "and the merge is finished");

@@ -113,7 +113,7 @@ async fn something(rig: &Rig, dice: &mut Dice) {
     let vm = id(u128::from(dice.below(3) + 1));
     let client = &rig.client;
     // Whether it succeeds is not the question here; that all of it is told is.
-    match dice.below(16) {
+    match dice.below(18) {
         0..=3 => drop(client.ask_create(vm, "", none()).await),
         4 => drop(client.create(vm, "s", options([("quiesce", "never".into())])).await),
         5 | 6 => {
@@ -137,6 +137,21 @@ async fn something(rig: &Rig, dice: &mut Dice) {
         14 => {
             let op = [Op::Create, Op::Commit, Op::Prepare][usize::try_from(dice.below(3)).unwrap()];
             rig.sim.inject(Fault::new(op, Mishap::Refuse(Error::new(ErrorKind::Busy, "on request"))));
+        }
+        15 | 16 => {
+            let snapshots = client.snapshots(vm).await;
+            if !snapshots.is_empty() {
+                let name = &snapshots[usize::try_from(dice.below(snapshots.len() as u64)).unwrap()];
+                let path = super::rig::snapshot_path(vm, name);
+                if dice.below(2) == 0 {
+                    drop(client.call::<_, ()>(&path, "Snapshot.Pin", &("on request", 0_u64, none())).await);
+                } else {
+                    drop(client.call::<_, ()>(&path, "Snapshot.Unpin", &(none(),)).await);
+                }
+                let tags =
+                    options([("tags", vec![["x", "y"][usize::try_from(dice.below(2)).unwrap()]].into())]);
+                drop(client.call::<_, ()>(&path, "Snapshot.Update", &(tags,)).await);
+            }
         }
         _ => {
             if rig.sim.stop(vm).is_ok() | rig.sim.undefine(vm).is_ok() {

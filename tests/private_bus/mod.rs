@@ -32,6 +32,7 @@ mod missing;
 mod named;
 mod orphans;
 mod pace;
+mod pins;
 mod policies;
 mod promoting;
 mod prune;

@@ -63,6 +63,7 @@ pub(super) fn verdicts_at(
             managed: true,
             policies: BTreeSet::from([policy.clone()]),
             pinned: point.pinned,
+            expires: None,
             content: Content::Disk,
             storage: Storage::External,
             size: 1,

@@ -242,6 +242,7 @@ impl RawSnapshot {
                 .map(|(_, p)| p)
                 .collect(),
             pinned: rare == 7,
+            expires: None,
             content: Content::Disk,
             storage: if self.odd & 0x80 != 0 { Storage::Internal } else { Storage::External },
             size: self.size.bytes(),

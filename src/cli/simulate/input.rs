@@ -49,6 +49,8 @@ pub(super) struct Given {
     #[serde(default)]
     pinned: bool,
     #[serde(default)]
+    expires: Option<String>,
+    #[serde(default)]
     state: Option<SnapshotState>,
     #[serde(default)]
     parent: Option<String>,
@@ -132,6 +134,11 @@ pub(super) fn tree(
         if let Some(vm) = given.needed_by {
             needed.insert(name.clone(), Need::OtherVm(vm));
         }
+        let over = |text: String| {
+            time(&text, zone, Time::midnight())
+                .map_err(|e| Failure::Usage(format!("the expiry of {}: {e}", called())))
+        };
+        let expires = given.expires.map(over).transpose()?;
         let origin = given.origin.unwrap_or(Origin::Schedule);
         snapshots.push(Snapshot {
             created,
@@ -146,6 +153,7 @@ pub(super) fn tree(
                 None => policies.clone(),
             },
             pinned: given.pinned,
+            expires,
             content: Content::Disk,
             storage: given.storage.unwrap_or(Storage::External),
             size: given.size.map_or(Ok(0), |size| size.get())?,

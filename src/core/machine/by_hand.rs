@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Effect, Machine, Note, Refusal, Reply};
 use crate::core::{
     job::{Asker, CreateJob},
+    label::Label,
     model::{Origin, PolicyName, SnapshotName, VmId, VmState},
     policy::{How, Memory, Mountpoints, Policy, Quiesce},
     suspend::{Standing, Suspender, Suspension},
@@ -139,6 +140,7 @@ pub(super) fn before_revert(name: &SnapshotName) -> CreateJob {
             ..manual()
         },
         disks: None,
+        label: Label::default(),
     }
 }
 

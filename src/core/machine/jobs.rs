@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{Effect, Machine, Note};
 use crate::core::{
-    job::{Asker, CreateJob, Failure, Job, JobId, JobState, Made, Operation, Outcome, Pace},
+    job::{Asker, CreateJob, Failure, Job, JobId, JobState, Made, Operation, Outcome},
     model::{Origin, SnapshotName, VmId},
     queue,
     view::JobView,
@@ -80,7 +80,9 @@ impl Jobs {
         let id = self.last_id;
         let snapshot = match &operation {
             Operation::Create(c) => c.name.clone(),
-            Operation::Delete { name, .. } | Operation::Forget(name) => Some(name.clone()),
+            Operation::Delete { name, .. } | Operation::Forget(name) | Operation::Describe { name, .. } => {
+                Some(name.clone())
+            }
             Operation::Adopt(adopt) => adopt.snapshots.first().cloned(),
             Operation::Revert(revert) => Some(revert.name.clone()),
             Operation::Branch(branch) => Some(branch.name.clone()),
@@ -282,10 +284,7 @@ impl Machine {
             prune = matches!(outcome, Outcome::Done(_)) && !create.policies.is_empty();
         }
         if prune && !self.stopping() {
-            let operation = Operation::Prune { all: false, pace: Pace::default() };
-            if self.jobs.same_queued(vm, &operation).is_none() {
-                self.jobs.add(vm, operation, Asker { origin: Origin::Schedule, uid: self.own_uid }, now);
-            }
+            self.prune_by_itself(vm, now);
         }
         let vm_name = self.name_of(vm);
         out.push(Effect::Log(Note::Ended { job: Box::new(job), vm_name, outcome }));

@@ -1,11 +1,13 @@
 //! What of the policies' runs must outlive the process: the machine says what to write, the store writes it.
 
 use jiff::Timestamp;
+use uuid::Uuid;
 
 use super::Failed;
 use crate::core::{
     awaited::Awaited,
     job::JobResult,
+    label::Label,
     model::{PolicyName, VmId},
     suspend::Standing,
 };
@@ -61,6 +63,8 @@ pub enum Entry {
     Standing(PolicyName, Option<VmId>, Standing),
     /// What a policy awaits of this VM now; `None`: nothing.
     Awaited(PolicyName, VmId, Option<Awaited>),
+    /// What is attached to this snapshot of this VM now.
+    Label(VmId, Uuid, Label),
     /// A job failed on this VM, which is told until the like of it works.
     Failed(VmId, Failed),
     /// That is over.

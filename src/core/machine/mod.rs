@@ -25,6 +25,8 @@ mod by_hand;
 mod debts;
 mod failing;
 mod jobs;
+mod labels;
+mod lapsing;
 mod memory;
 mod mend;
 mod note;
@@ -46,11 +48,13 @@ use std::{
 use jiff::Timestamp;
 
 pub use self::failing::{Effort, Failed};
+pub use self::labels::{Edit, Labelled, Whose};
 pub use self::memory::{Entry, Owed, Place};
 pub use self::note::Note;
 pub use self::requests::{Change, Query, Refusal, Reply, Request, RequestId};
 pub use self::start::Start;
-use self::{failing::Failing, jobs::Jobs, published::InVain, runs::PolicyRun, stale::WatchList};
+use self::{failing::Failing, jobs::Jobs, lapsing::Lapsing, published::InVain};
+use self::{runs::PolicyRun, stale::WatchList};
 use super::{
     health::Repair,
     inventory::VmRecord,
@@ -92,6 +96,8 @@ pub enum Event {
     Settings(Arc<Settings>),
     /// A client asks.
     Request(RequestId, Request),
+    /// What a client wants attached is stored; false: the snapshot's deletion was begun.
+    Labelled(RequestId, Box<Labelled>, Result<bool, String>),
     /// Merges of this VM were cut short in an earlier life, and can be finished.
     Unfinished(VmId),
     /// On this VM's images are files that were in quarantine for long enough.
@@ -138,6 +144,8 @@ pub enum Effect {
     Remember(Vec<Entry>),
     /// `@reboot` has fired: the next start is no longer the first one since the host's.
     Booted,
+    /// Store this, and send [`Event::Labelled`], by which the client gets its answer.
+    Label(RequestId, Box<Labelled>),
     /// Tell the log.
     Log(Note),
     /// All is at rest after [`Event::Stop`].
@@ -170,6 +178,7 @@ pub struct Machine {
     failing: Failing,
     standings: Standings,
     watch_list: WatchList,
+    lapsing: Lapsing,
     /// What a repair was tried for, and when.
     mended: BTreeMap<VmId, (Vec<Repair>, Timestamp)>,
     view: View,
@@ -207,6 +216,7 @@ impl Machine {
             failing: Failing::restored(start.failed),
             standings: Standings::restored(start.standings),
             watch_list: WatchList::restored(start.watched),
+            lapsing: Lapsing::default(),
             mended: BTreeMap::new(),
             view: View {
                 manager: Arc::new(manager),
@@ -283,6 +293,7 @@ impl Machine {
                 self.on_settings(settings, now);
             }
             Event::Request(id, request) => self.on_request(id, request, now, out),
+            Event::Labelled(id, labelled, stored) => self.on_labelled(id, *labelled, stored, out),
             Event::Progress { job, phase, progress, snapshot, to_its_end } => {
                 self.on_progress(job, (phase, progress, to_its_end), snapshot);
             }
@@ -295,12 +306,13 @@ impl Machine {
         }
         if self.complete() && !self.stopping() {
             self.run_due(now, out);
-            self.judge(now, out);
         }
+        self.judge(now, out);
+        self.lapse(now, out);
         self.save_runs(out);
         self.start_jobs(now, out);
         self.refresh_view(out);
-        out.push(Effect::WakeAt(self.next_wake()));
+        out.push(Effect::WakeAt(self.next_wake(now)));
         if self.stopping() && self.jobs.at_rest() {
             out.push(Effect::Stopped);
         }
@@ -348,6 +360,7 @@ impl Machine {
             self.stale.insert(id);
         }
         let old = self.vms.get(&id);
+        old.inspect(|old| labels::keep(old, &mut record));
         if old.is_some_and(|o| **o == record) {
             return;
         }

@@ -6,7 +6,7 @@ use crate::core::{
     health::{self, Health},
     inventory::VmRecord,
     job::{Job, Outcome},
-    model::{PolicyName, VmId},
+    model::{PolicyName, SnapshotName, VmId},
     suspend::Suspension,
 };
 
@@ -126,6 +126,19 @@ pub enum Note {
         at: Timestamp,
         /// Its snapshot is there; else it is too late for it.
         done: bool,
+    },
+    /// Who pinned a snapshot, its tags or its expiry changed.
+    Labelled {
+        /// The VM.
+        vm: VmId,
+        /// Its name.
+        vm_name: String,
+        /// The snapshot.
+        name: SnapshotName,
+        /// What of it.
+        text: String,
+        /// The person; `None`: its time came.
+        by_uid: Option<u32>,
     },
     /// What is wrong with a VM changed.
     Health {

@@ -5,13 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use super::{
-    Effect, Machine,
+    Edit, Effect, Labelled, Machine,
     by_hand::{before_revert, manual},
+    labels::attachable,
 };
 use crate::core::{
     branch::BranchJob,
     inventory::{self, SnapshotRecord, VmRecord},
     job::{AdoptJob, Asker, CreateJob, Failure, JobId, JobState, Operation, Pace, RevertJob},
+    label::{Label, check_description, check_expiry},
     model::{Origin, PolicyName, SnapshotName, SnapshotState, VmId},
     policy::{How, Memory, Quiesce},
     prune::{Circumstances, Sentence, decide},
@@ -64,6 +66,8 @@ pub enum Change {
         memory: Memory,
         /// Of these disks only.
         disks: Option<Vec<String>>,
+        /// With this attached to it.
+        label: Label,
     },
     /// The end of a snapshot.
     Delete {
@@ -82,6 +86,24 @@ pub enum Change {
         vm: VmId,
         /// This one.
         name: SnapshotName,
+    },
+    /// Something else attached to a snapshot.
+    Label {
+        /// Of this VM.
+        vm: VmId,
+        /// This one.
+        name: SnapshotName,
+        /// What changes.
+        edit: Edit,
+    },
+    /// Another description of a snapshot.
+    Describe {
+        /// Of this VM.
+        vm: VmId,
+        /// This one.
+        name: SnapshotName,
+        /// The text.
+        description: String,
     },
     /// What others made is ours from then on.
     Adopt {
@@ -156,7 +178,7 @@ pub enum Change {
 impl Change {
     /// It needs nothing of libvirt.
     const fn is_ours_alone(&self) -> bool {
-        matches!(self, Self::Cancel(_) | Self::Suspend { .. } | Self::Resume { .. })
+        matches!(self, Self::Cancel(_) | Self::Suspend { .. } | Self::Resume { .. } | Self::Label { .. })
     }
 }
 
@@ -171,6 +193,8 @@ pub enum Reply {
     Preview(Vec<Sentence>),
     /// This holds, and why.
     Explained(Vec<Explanation>),
+    /// It is done when this is stored: the machine's own, which no client gets.
+    Stored(Box<Labelled>),
     /// It is done.
     Done,
 }
@@ -205,8 +229,11 @@ impl Machine {
         now: Timestamp,
         out: &mut Vec<Effect>,
     ) {
-        let answer = self.answer(request, now, out);
-        out.push(Effect::Reply(id, answer));
+        // What is attached to a snapshot is stored before anybody is told that it is.
+        match self.answer(request, now, out) {
+            Ok(Reply::Stored(labelled)) => out.push(Effect::Label(id, labelled)),
+            answer => out.push(Effect::Reply(id, answer)),
+        }
     }
 
     fn answer(&mut self, request: Request, now: Timestamp, out: &mut Vec<Effect>) -> Result<Reply, Refusal> {
@@ -230,7 +257,9 @@ impl Machine {
             return Err(Refusal::new("Disconnected", text));
         }
         match change {
-            Change::Create { vm, name, description, quiesce, memory, disks } => {
+            Change::Create { vm, name, description, quiesce, memory, disks, label } => {
+                attachable(check_description(&description))?;
+                attachable(check_expiry(label.expires, now))?;
                 let record = self.known(vm)?;
                 if let Some(taken) = name.as_ref().filter(|n| record.snapshots.contains_key(*n)) {
                     return Err(Refusal::new(
@@ -246,6 +275,7 @@ impl Machine {
                     policies: BTreeSet::new(),
                     how,
                     disks: disks.or(plan.disks),
+                    label,
                 };
                 Ok(self.queue(vm, Operation::Create(create), uid, now))
             }
@@ -261,13 +291,16 @@ impl Machine {
                         ),
                     ));
                 }
+                self.unpinned(vm, &name)?;
                 in_time(pace, now)?;
                 Ok(self.queue(vm, Operation::Delete { name, pace, foreign }, uid, now))
             }
             Change::Forget { vm, name } => {
-                self.snapshot(vm, &name)?;
+                self.unpinned(vm, &name)?;
                 Ok(self.queue(vm, Operation::Forget(name), uid, now))
             }
+            Change::Label { vm, name, edit } => self.label(vm, &name, edit, uid, now),
+            Change::Describe { vm, name, description } => self.describe(vm, name, description, uid, now),
             Change::Adopt { vm, adopt } => self.adopt(vm, adopt, uid, now),
             Change::Revert { vm, name, then, definition, safety } => {
                 if self.snapshot(vm, &name)?.snapshot.state == SnapshotState::Failed {

@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Effect, Entry, Machine, Note, Owed, Place, debts::Debts};
 use crate::core::{
     job::{Asker, CreateJob, JobId, JobResult, Operation},
+    label::Label,
     model::{Origin, PolicyName, VmId},
     policy::Policy,
     retention::EARLIEST,
@@ -264,6 +265,7 @@ impl Machine {
             policies: BTreeSet::from([policy.name.clone()]),
             how: policy.how.clone(),
             disks: plan.disks.clone(),
+            label: Label::default(),
         };
         if asker.origin == Origin::Schedule
             && let Some(shared) = self.jobs.shareable(vm, &create)
@@ -311,12 +313,13 @@ impl Machine {
     }
 
     /// When there is something to do without anything happening before.
-    pub(super) fn next_wake(&self) -> Option<Timestamp> {
+    pub(super) fn next_wake(&self, now: Timestamp) -> Option<Timestamp> {
         if self.stopping() || !self.complete() {
-            None
-        } else {
-            self.next_fire().into_iter().chain(self.watch_list.next()).min()
+            return None;
         }
+        // By a clock that cannot be right these wait, and one of the past would wake us again and again.
+        let others = self.watch_list.next().into_iter().chain(self.lapsing.next());
+        self.next_fire().into_iter().chain(others.filter(|_| self.believes(now))).min()
     }
 
     /// What does not change from run to run.

@@ -68,11 +68,7 @@ impl Machine {
         if self.stale_policies {
             self.watch_list.unjudged.extend(self.vms.keys());
         }
-        let believable = self.last_plausible.is_none_or(|last| {
-            let ahead = now.duration_since(last);
-            ahead >= -SLACK && ahead <= FAR
-        });
-        if !self.complete() || now < EARLIEST || !believable {
+        if !self.complete() || self.stopping() || !self.believes(now) {
             return;
         }
         let mut vms = std::mem::take(&mut self.watch_list.unjudged);
@@ -80,6 +76,15 @@ impl Machine {
         for vm in vms {
             self.judge_vm(vm, now, out);
         }
+    }
+
+    /// Whether the clock can be right.
+    pub(super) fn believes(&self, now: Timestamp) -> bool {
+        let believable = self.last_plausible.is_none_or(|last| {
+            let ahead = now.duration_since(last);
+            ahead >= -SLACK && ahead <= FAR
+        });
+        now >= EARLIEST && believable
     }
 
     fn judge_vm(&mut self, vm: VmId, now: Timestamp, out: &mut Vec<Effect>) {

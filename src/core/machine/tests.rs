@@ -7,14 +7,17 @@ use super::*;
 use crate::{
     config::{self, Environment, FileKind, SourceFile},
     core::{
-        inventory::{Quality, SnapshotRecord},
+        inventory::SnapshotRecord,
         job::{Failure, Made, Operation, Pace},
+        label::Label,
         model::{Content, Origin, Snapshot, SnapshotState, Storage, VmState},
         policy::Memory,
+        simulate,
     },
 };
 
 mod clock;
+mod labels;
 mod mend;
 mod owed;
 mod place;
@@ -58,21 +61,12 @@ fn record(n: u128, snapshots: &[(&str, bool)]) -> VmRecord {
             managed: *managed,
             policies: BTreeSet::new(),
             pinned: false,
+            expires: None,
             content: Content::Disk,
             storage: Storage::External,
             size: 1,
         };
-        (
-            name,
-            SnapshotRecord {
-                snapshot,
-                description: String::new(),
-                quality: Quality::unknown(false),
-                images: Vec::new(),
-                held: 0,
-                half_deleted: false,
-            },
-        )
+        (name, simulate::record(snapshot))
     });
     VmRecord {
         id: vm(n),
@@ -332,6 +326,7 @@ fn requests_are_checked_before_anything_is_queued() {
         quiesce: None,
         memory: Memory::Never,
         disks: None,
+        label: Label::default(),
     };
     assert_eq!(refused(&mut b, create("ours")), "Exists");
     let policy: PolicyName = "nightly".parse().unwrap();

@@ -170,6 +170,7 @@ impl Disk {
                 managed: true,
                 policies: BTreeSet::new(),
                 pinned: false,
+                expires: None,
                 content: Content::Disk,
                 storage: Storage::External,
                 size: self.images[on_top].data.len() as u64,

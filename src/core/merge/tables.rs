@@ -22,6 +22,7 @@ fn tree(words: &str) -> Vec<Snapshot> {
             managed: true,
             policies: BTreeSet::new(),
             pinned: false,
+            expires: None,
             content: Content::Disk,
             storage: Storage::External,
             size: 10,

@@ -11,6 +11,7 @@ use crate::{
     config::{Environment, SourceFile, parse_policy},
     core::{
         inventory::{Quality, SnapshotRecord},
+        label::Label,
         model::{Content, Origin, Snapshot, SnapshotState, VmId, VmState},
         simulate::record,
     },
@@ -29,6 +30,7 @@ fn vm(snapshots: u32, below: u32) -> VmRecord {
         managed: true,
         policies: BTreeSet::from(["p".parse().unwrap()]),
         pinned: false,
+        expires: None,
         content: Content::Disk,
         storage: Storage::External,
         size: 1,
@@ -96,12 +98,15 @@ fn by_a_wrong_clock_not_even_a_deletion_that_was_begun_is_finished() {
         managed: true,
         policies: BTreeSet::new(),
         pinned: false,
+        expires: None,
         content: Content::Disk,
         storage: Storage::External,
         size: 1,
     };
     let record = SnapshotRecord {
         snapshot,
+        id: None,
+        label: Label::default(),
         description: String::new(),
         quality: Quality::unknown(false),
         images: Vec::new(),

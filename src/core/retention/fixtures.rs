@@ -31,6 +31,7 @@ pub(super) fn snap(time: &str) -> Snapshot {
         managed: true,
         policies: BTreeSet::from([policy("p")]),
         pinned: false,
+        expires: None,
         content: Content::Disk,
         storage: Storage::External,
         size: 10,

@@ -10,7 +10,8 @@
 //! 3. Its limits cut what the rules chose, oldest first: `max-age`, `max-count`, `max-size`.
 //! 4. What every one of its policies let go goes.
 //! 5. The VM's `max-size` cuts over all policies, oldest first; then the chain's length, the finest rule first.
-//! 6. An implausible clock stops all of it; else `max-delete` stops what is too much for one prune.
+//! 6. One whose own time is over goes, unless step 1 holds it; to the rules it is not there.
+//! 7. An implausible clock stops all of it; else `max-delete` stops what is too much for one prune.
 //!
 //! What something other than the policy holds (a pin, a need, a policy no longer in force, another policy whose
 //! newest it is) does not count against `max-count`, but its bytes count against both sizes. Snapshots of equal time are ordered by name, so
@@ -76,6 +77,8 @@ pub struct Context<'a> {
     /// The snapshots whose image something else needs. One that another VM is based on needs all its ancestors
     /// too, for the other VM's chain runs through their images: the caller names them all.
     pub needed: &'a BTreeMap<SnapshotName, Need>,
+    /// Who pinned what, and why, for people.
+    pub pins: &'a BTreeMap<SnapshotName, String>,
     /// A person asked for all of it: `max-delete` does not hold.
     pub whole: bool,
     /// A person says that the clock is right, whatever is known of the time. See [`clock_fault`].
@@ -84,6 +87,7 @@ pub struct Context<'a> {
 
 impl<'a> Context<'a> {
     const NOTHING: &'static BTreeMap<SnapshotName, Need> = &BTreeMap::new();
+    const NOBODY: &'static BTreeMap<SnapshotName, String> = &BTreeMap::new();
 
     /// Policies and a time on a real host, and nothing else that matters.
     pub const fn new(now: Timestamp, policies: &'a [Rules<'a>]) -> Self {
@@ -95,6 +99,7 @@ impl<'a> Context<'a> {
             last_plausible: None,
             earliest: Some(EARLIEST),
             needed: Self::NOTHING,
+            pins: Self::NOBODY,
             whole: false,
             clock_is_right: false,
         }
@@ -174,6 +179,11 @@ fn good(s: &Snapshot) -> bool {
     s.managed && s.state == SnapshotState::Ready
 }
 
+/// Its own time is over.
+fn is_over(s: &Snapshot, now: Timestamp) -> bool {
+    s.expires.is_some_and(|at| at <= now)
+}
+
 /// The reasons to stay that no policy can outweigh, but for the newest good one's.
 fn hold<'a>(
     s: &'a Snapshot,
@@ -185,7 +195,7 @@ fn hold<'a>(
         verdict.stay(Reason::Foreign);
     }
     if s.pinned {
-        verdict.stay(Reason::Pinned);
+        verdict.stay(Reason::Pinned(ctx.pins.get(&s.name).map(String::as_str)));
     }
     if let Some(need) = ctx.needed.get(&s.name) {
         verdict.stay(Reason::Needed(need));
@@ -193,6 +203,9 @@ fn hold<'a>(
     if s.managed {
         if s.state != SnapshotState::Ready {
             verdict.stay(Reason::NotReady(s.state));
+        }
+        if is_over(s, ctx.now) {
+            return;
         }
         if s.policies.is_empty() {
             verdict.stay(Reason::NoPolicy { policy: None });
@@ -213,11 +226,16 @@ fn sift<'a>(
 ) -> Vec<Vec<Moment>> {
     let mut candidates = vec![Vec::new(); ctx.policies.len()];
     let mut newest = None;
+    let mut any_over = false;
     for ((i, s), flags) in (0..).zip(field.snapshots).zip(&mut field.flags) {
         let mut verdict = Verdict { name: &s.name, keep: false, reasons: Reasons::default() };
         hold(s, ctx, index, &mut verdict);
         if verdict.keep {
             *flags |= flag::HELD;
+        }
+        if let Some(at) = s.expires.filter(|_| is_over(s, ctx.now)) {
+            verdict.let_go(Reason::Expired { at });
+            any_over = true;
         }
         verdicts.push(verdict);
         if !good(s) {
@@ -239,6 +257,10 @@ fn sift<'a>(
             field.flags[i] |= flag::NEWEST;
             verdicts[i].stay(Reason::NewestGood);
         }
+    }
+    // It takes no slot from those that stay longer.
+    for candidates in candidates.iter_mut().filter(|_| any_over) {
+        candidates.retain(|c| !is_over(&field.snapshots[c.index()], ctx.now));
     }
     candidates
 }

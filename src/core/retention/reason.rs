@@ -2,6 +2,8 @@
 
 use std::{fmt, ops::Deref, sync::Arc};
 
+use jiff::Timestamp;
+
 use super::{bucket::Bucket, clock::ClockFault};
 use crate::core::model::{PolicyName, SnapshotName, SnapshotState};
 
@@ -108,8 +110,8 @@ pub enum Reason<'a> {
         /// The policy it counted for; `None`: it never counted for one.
         policy: Option<&'a PolicyName>,
     },
-    /// Stays: pinned.
-    Pinned,
+    /// Stays: pinned; by whom and why, if that is known.
+    Pinned(Option<&'a str>),
     /// Stays: not ours.
     Foreign,
     /// Stays: no restore point, so no policy judges it; recovery deals with it.
@@ -127,6 +129,11 @@ pub enum Reason<'a> {
     MaxDelete {
         /// Whose limit.
         policy: &'a PolicyName,
+    },
+    /// Goes: its own time is over, which was set for it alone.
+    Expired {
+        /// Since when.
+        at: Timestamp,
     },
     /// Goes: no keep rule of the policy wants it.
     NotWanted {
@@ -167,13 +174,14 @@ impl Reason<'_> {
             Self::NoRule { .. } => "no-rule",
             Self::EmptyPolicy { .. } => "empty-policy",
             Self::NoPolicy { .. } => "no-policy",
-            Self::Pinned => "pinned",
+            Self::Pinned(_) => "pinned",
             Self::Foreign => "foreign",
             Self::NotReady(_) => "not-ready",
             Self::NewestGood => "newest-good",
             Self::Needed(_) => "needed",
             Self::ImplausibleClock { .. } => "implausible-clock",
             Self::MaxDelete { .. } => "max-delete",
+            Self::Expired { .. } => "expired",
             Self::NotWanted { .. } => "not-wanted",
             Self::MaxAge { .. } => "max-age",
             Self::MaxCount { .. } => "max-count",
@@ -225,7 +233,8 @@ impl fmt::Display for Reason<'_> {
             Self::EmptyPolicy { policy } => write!(f, "policy {policy} has neither a keep rule nor a limit"),
             Self::NoPolicy { policy: Some(policy) } => write!(f, "its policy {policy} is no longer in force"),
             Self::NoPolicy { policy: None } => f.write_str("it counts for no policy"),
-            Self::Pinned => f.write_str("it is pinned"),
+            Self::Pinned(None) => f.write_str("it is pinned"),
+            Self::Pinned(Some(by)) => write!(f, "it is pinned by {by}"),
             Self::Foreign => f.write_str("virtsnap did not make it"),
             Self::NotReady(state) => write!(f, "it is {state}, so no policy judges it"),
             Self::NewestGood => f.write_str("it is the newest good one"),
@@ -234,6 +243,7 @@ impl fmt::Display for Reason<'_> {
             Self::MaxDelete { policy } => {
                 write!(f, "it would go, but max-delete of policy {policy} allows no more in one prune")
             }
+            Self::Expired { at } => write!(f, "it expired at {at:.0}"),
             Self::NotWanted { policy } => write!(f, "no keep rule of policy {policy} wants it"),
             Self::MaxAge { policy } => write!(f, "it is older than max-age of policy {policy}"),
             Self::MaxCount { policy } => write!(f, "policy {policy} has more than max-count"),

@@ -341,6 +341,26 @@ fn what_no_policy_may_let_go_says_why() {
 }
 
 #[test]
+fn one_whose_own_time_is_over_goes_and_takes_no_slot() {
+    let mut s = daily("2026-11-10", "2026-11-14", "12:00", "UTC");
+    let over = Some(at("2026-11-20T12:00"));
+    (s[1].expires, s[3].expires) = (over, over);
+    let keep = retention(Keep { last: Some(2), ..Keep::default() }, UNION, "UTC");
+    let wanted = ["2026-11-10 not-wanted", "2026-11-11 expired", "2026-11-13 expired"];
+    assert_eq!(goes(&s, &keep, |_| {}), wanted);
+    assert_eq!(goes(&s, &keep, |ctx| ctx.now = at("2026-11-20T11:59"))[1], "2026-11-11 not-wanted");
+    // Whatever holds one, and no policy that deletes nothing.
+    let nothing = limited(Limits::default());
+    assert_eq!(goes(&s, &nothing, |_| {}), wanted[1..]);
+    s[1].policies.clear();
+    assert_eq!(goes(&s, &nothing, |_| {}), wanted[1..]);
+    (s[1].pinned, s[3].state, s[4].expires) = (true, SnapshotState::Failed, over);
+    assert_eq!(goes(&s, &nothing, |_| {}), NONE);
+    (s[1].pinned, s[1].managed) = (false, false);
+    assert_eq!(goes(&s, &nothing, |_| {}), NONE);
+}
+
+#[test]
 fn another_policys_newest_does_not_count_against_max_count() {
     // Found by the property tests: it did once it was wanted, and a second prune deleted one more.
     let mut s = daily("2026-11-10", "2026-11-14", "12:00", "UTC");

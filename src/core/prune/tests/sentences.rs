@@ -8,6 +8,7 @@ use crate::{
     config::{self, Environment, FileKind, SourceFile},
     core::{
         inventory::{Quality, SnapshotRecord},
+        label::{Label, Pin},
         model::{Content, Origin, Snapshot, SnapshotState, Storage, VmId, VmState},
         select::VmFacts,
     },
@@ -32,6 +33,7 @@ fn vm(words: &str) -> VmRecord {
             managed: true,
             policies: ["nightly".parse().unwrap()].into(),
             pinned: false,
+            expires: None,
             content: Content::Disk,
             storage: Storage::External,
             size: 1,
@@ -41,6 +43,8 @@ fn vm(words: &str) -> VmRecord {
             name,
             SnapshotRecord {
                 snapshot,
+                id: None,
+                label: Label::default(),
                 description,
                 quality,
                 images: Vec::new(),
@@ -105,6 +109,30 @@ fn one_that_cannot_go_yet_stays_and_says_what_has_to_happen_first() {
             "c goes not-wanted: Goes: no keep rule of policy nightly wants it.",
             "d stays newest-good+keep-last: Stays: it is the newest good one; keep-last of policy nightly keeps it, \
              number 1 from the newest.",
+        ]
+    );
+}
+
+#[test]
+fn what_holds_one_is_told_with_its_owner_and_why_and_when_one_was_over() {
+    let mut vm = vm("a b<a c<b d<c");
+    let mut label = |name: &str, label: Label| {
+        vm.snapshots.get_mut(&SnapshotName::existing(name)).unwrap().set_label(label);
+    };
+    let pin = Pin { owner: "alice".into(), reason: "audit".into(), expires: None };
+    let expires = Some(NOON - SignedDuration::from_mins(1));
+    label("a", Label { pins: vec![pin], expires, ..Label::default() });
+    label("c", Label { expires, ..Label::default() });
+    label("d", Label { expires, ..Label::default() });
+    let (lines, steps) = decided(&vm);
+    assert_eq!(steps, ["c"]);
+    assert_eq!(
+        lines,
+        [
+            "a stays pinned: Stays: it is pinned by alice (audit).",
+            "b stays keep-last: Stays: keep-last of policy nightly keeps it, number 1 from the newest.",
+            "c goes expired: Goes: it expired at 2026-05-28T20:25:40Z.",
+            "d stays newest-good: Stays: it is the newest good one.",
         ]
     );
 }
