@@ -72,6 +72,14 @@ pub struct BlockJob {
     pub into: Option<String>,
 }
 
+impl BlockJob {
+    /// Whether it can be completed, and nothing else: a libvirtd that was restarted after it began such a merge, and before
+    /// it wrote that down, does not know where it writes. To break it off crashes libvirtd (9.0 and 11.3).
+    pub fn only_completes(&self) -> bool {
+        self.kind == JobKind::ActiveCommit && self.into.is_none()
+    }
+}
+
 /// A block job that has done its part, and waits for whoever began it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WaitingJob {
@@ -109,7 +117,7 @@ pub trait Merge {
     /// is at work on.
     fn waiting_jobs(&self, vm: VmId) -> Result<Option<Vec<WaitingJob>>>;
 
-    /// Ends the job on this disk that an earlier life left: one that is ready is completed, any other broken off. No
-    /// job is no error.
+    /// Ends the job on this disk that an earlier life left: one that is ready, or that can only be completed, is
+    /// completed, any other broken off. No job is no error.
     fn end_block_job(&self, vm: VmId, target: &str) -> Result<()>;
 }

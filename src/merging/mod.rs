@@ -21,21 +21,21 @@ mod truth;
 
 use std::{collections::BTreeSet, time::Duration};
 
+use self::left_over::end_left_over;
 pub use self::{
-    left_over::is_left_over,
+    left_over::{is_left_over, jobs},
     look::{ground, growths, look},
-    truth::{Word, ask_qemu, check_times},
+    truth::{Word, ask_qemu, check_times, put_right},
 };
 use crate::{
-    clock,
     core::{
         marker,
         merge::{DiskPart, Doomed, Place, Recipe},
         model::{SnapshotName, VmId, VmState},
     },
     hypervisor::{
-        BlockJob, Commit, Committed, Copied, Disk, Error, ErrorKind, Hypervisor, JobKind, Layer, Redefine,
-        Result, SnapshotDisk, SnapshotRecord, SnapshotXml, Steer, Vm,
+        Commit, Committed, Copied, Disk, Error, ErrorKind, Hypervisor, Layer, Redefine, Result, SnapshotDisk,
+        SnapshotRecord, SnapshotXml, Steer, User, Vm,
     },
 };
 
@@ -127,6 +127,9 @@ pub fn carry_out(
         to_do |= place(&vm, recipe, part, &records)? == Place::ToDo;
     }
     let merged = if to_do {
+        if earlier.begun {
+            check_users(hypervisor, &vm, recipe)?;
+        }
         if vm.state == VmState::ShutOff {
             watcher.phase("starting it, paused");
             watcher.awake(true)?;
@@ -197,7 +200,7 @@ fn one(
         }
     };
     // libvirt writes the definition after the pivot: should it not have, the next start would be on what goes now.
-    let vm = hypervisor.vm(id).map_err(touched)?;
+    let vm = put_right(hypervisor, id, std::slice::from_ref(part)).map_err(touched)?;
     let disk = disk(&vm, part).map_err(touched)?;
     let active = disk.chain.first().map(|l| &l.path);
     if part.gone.iter().any(|gone| has(&vm, part, gone))
@@ -215,73 +218,6 @@ fn one(
         ));
     }
     Ok(done)
-}
-
-/// A job that outlived whoever began it: an inner one ends by itself, one of the active layer when it is told to.
-///
-/// A libvirtd that was killed when QEMU said that one is ready never learns it (seen with 9.0): such a one is ended, and
-/// the merge begun anew.
-fn end_left_over(
-    hypervisor: &dyn Hypervisor,
-    id: VmId,
-    (i, part): (usize, &DiskPart),
-    watcher: &mut dyn Watcher,
-) -> Result<()> {
-    let of_disk = |jobs: Vec<BlockJob>| jobs.into_iter().find(|job| job.target == part.target);
-    let mut waited = 0;
-    while let Some(job) = of_disk(jobs(hypervisor, id)?) {
-        if !may_be_ours(&job, part) {
-            let text = format!(
-                "disk {} has another block job now, which is not ours to end: wait for its end, or end it with `virsh \
-                 blockjob`",
-                part.target
-            );
-            return Err(Error::new(ErrorKind::Busy, text));
-        }
-        let stop = watcher.steer(i, job.copied) == Steer::Stop;
-        let copied = job.copied.total > 0 && job.copied.done == job.copied.total;
-        waited = if copied { waited + 1 } else { 0 };
-        if job.ready || stop || waited > LOCKED {
-            hypervisor.end_block_job(id, &part.target)?;
-        }
-        if stop {
-            return Err(Error::new(
-                ErrorKind::Cancelled,
-                format!("the merge of disk {} was stopped", part.target),
-            ));
-        }
-        clock::pause(PAUSE);
-    }
-    Ok(())
-}
-
-/// Whether an earlier life may have begun it: of the layer that is written to only what writes into our base, of others
-/// any, as nobody can tell what those write to.
-fn may_be_ours(job: &BlockJob, part: &DiskPart) -> bool {
-    match job.kind {
-        JobKind::ActiveCommit => {
-            part.above.is_none() && job.into.as_ref().is_none_or(|into| *into == part.base)
-        }
-        JobKind::Commit => part.above.is_some(),
-        JobKind::Other => false,
-    }
-}
-
-/// The VM's block jobs. What the hypervisor does at the end of one, a profile written anew for each image, has to be over
-/// before it can tell, and may take longer than it waits for that.
-pub fn jobs(hypervisor: &dyn Hypervisor, id: VmId) -> Result<Vec<BlockJob>> {
-    patiently(|| hypervisor.block_jobs(id))
-}
-
-/// Asks again while something else has the VM: each time the hypervisor waits by itself, and not for ever.
-fn patiently<T>(ask: impl Fn() -> Result<T>) -> Result<T> {
-    for _ in 1..LOCKED {
-        match ask() {
-            Err(e) if e.kind == ErrorKind::Busy => {}
-            told => return told,
-        }
-    }
-    ask()
 }
 
 /// Those who stay name other images, and those who go are forgotten.
@@ -378,6 +314,26 @@ pub fn written(vm: &Vm, recipe: &Recipe) -> Vec<String> {
         })
     };
     recipe.disks.iter().flat_map(of).collect()
+}
+
+/// It was certain that nobody else has these images when the merge began, and anybody may have come since.
+fn check_users(hypervisor: &dyn Hypervisor, vm: &Vm, recipe: &Recipe) -> Result<()> {
+    let goes = recipe.removed();
+    let still = |part: &&DiskPart| has(vm, part, &part.top);
+    let parts = recipe.disks.iter().filter(still);
+    let touched: Vec<String> = parts.flat_map(|p| std::iter::once(&p.base).chain(&p.gone)).cloned().collect();
+    let users = hypervisor.users(&touched, vm.id)?;
+    let other = |(_, user): &&(String, User)| !matches!(user, User::Volume(path) if goes.contains(path));
+    match users.iter().find(other) {
+        Some((image, user)) => Err(Error::new(
+            ErrorKind::InUse,
+            format!(
+                "{image} is under {user} by now, whose data a merge would destroy: the merge can go on when nobody else has \
+                 that image"
+            ),
+        )),
+        None => Ok(()),
+    }
 }
 
 fn has(vm: &Vm, part: &DiskPart, image: &str) -> bool {

@@ -1,6 +1,10 @@
-use super::{
-    JobKind::{ActiveCommit, Commit, Other},
-    *,
+use super::left_over::may_be_ours;
+use crate::{
+    core::merge::DiskPart,
+    hypervisor::{
+        BlockJob, Copied,
+        JobKind::{ActiveCommit, Commit, Other},
+    },
 };
 
 #[test]

@@ -7,11 +7,14 @@
 
 use crate::{
     clock,
-    core::{merge::Recipe, model::VmId},
+    core::{
+        merge::{DiskPart, Recipe},
+        model::VmId,
+    },
     hypervisor::{Error, ErrorKind, Hypervisor, Layer, OpenedDisk, Result, Vm},
 };
 
-use super::{PAUSE, patiently};
+use super::{PAUSE, left_over::patiently};
 
 /// So often it is looked before QEMU and libvirt are said to differ.
 const LOOKS: u32 = 10;
@@ -76,6 +79,46 @@ fn differing(hypervisor: &dyn Hypervisor, id: VmId, waits: bool) -> Result<Optio
     };
     let adrift: Vec<OpenedDisk> = opened.into_iter().filter(differs).collect();
     Ok(Some((vm, adrift)))
+}
+
+/// The VM, with a definition that names what its disks are on: where one has left what a merge takes away and the
+/// definition still names that, libvirtd ended when that was all it had left to write. It is written for it, as the next
+/// start would be without what was written since.
+///
+/// For a VM that is on what libvirt says, by its QEMU's word.
+pub fn put_right(hypervisor: &dyn Hypervisor, id: VmId, parts: &[DiskPart]) -> Result<Vm> {
+    let vm = hypervisor.vm(id)?;
+    let late = behind(&vm, parts);
+    let Some((target, on)) = late.first() else { return Ok(vm) };
+    tracing::warn!(
+        VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %id,
+        "the definition of VM {} still names what disk {target} has left in a merge: it names {} now", vm.name, on.path
+    );
+    hypervisor.name_for_next_start(id, &late)?;
+    let vm = hypervisor.vm(id)?;
+    match behind(&vm, parts).first() {
+        None => Ok(vm),
+        Some((target, on)) => Err(Error::new(
+            ErrorKind::ChainMismatch,
+            format!(
+                "disk {target} of VM {} is on {}, and its definition names what was merged into that. It cannot be put \
+                 right: let it name {} (`virsh edit`) before the VM is shut down",
+                vm.name, on.path, on.path
+            ),
+        )),
+    }
+}
+
+/// The disks that are on the base of a merge, with that, and are to be started on what was merged into it.
+fn behind(vm: &Vm, parts: &[DiskPart]) -> Vec<(String, Layer)> {
+    let late = |part: &&DiskPart| {
+        vm.disks.iter().filter(|d| d.target == part.target).any(|d| {
+            let on_base = d.chain.first().is_some_and(|layer| layer.path == part.base);
+            on_base && d.configured.as_ref().is_some_and(|named| part.gone.contains(named))
+        })
+    };
+    let base = |part: &DiskPart| Layer { path: part.base.clone(), format: part.base_format.clone() };
+    parts.iter().filter(late).map(|part| (part.target.clone(), base(part))).collect()
 }
 
 fn paths(chain: &[Layer]) -> Vec<String> {

@@ -19,7 +19,7 @@ use std::collections::BTreeSet;
 use uuid::Uuid;
 
 pub(crate) use self::steps::{settle, tidy};
-use super::{Stop, Work, beside, revert, space};
+use super::{Stop, Work, beside, merge, space};
 use crate::{
     core::{
         branch::{self, BranchJob, BranchPlan, Copy, Grown},
@@ -35,8 +35,12 @@ pub(super) fn run(work: &Work<'_>, job: &BranchJob) -> Result<VmId, Stop> {
     let hypervisor = &work.tools.hypervisor;
     let name = &job.name;
     work.phase("checking", None, Some(name));
-    let vm = hypervisor.vm(work.job.vm)?;
-    let records = hypervisor.snapshots(vm.id)?;
+    let mut vm = hypervisor.vm(work.job.vm)?;
+    let mut records = hypervisor.snapshots(vm.id)?;
+    if merge::end_below(work, &vm, &records, name)? {
+        vm = hypervisor.vm(vm.id)?;
+        records = hypervisor.snapshots(vm.id)?;
+    }
     let Some(record) = records.iter().find(|r| r.name == *name) else {
         return refuse("NoSuchSnapshot", format!("VM {} has no snapshot {name} (any more)", vm.name));
     };
@@ -88,7 +92,7 @@ fn preflight(
     if record.storage == Storage::Internal || record.disks.is_empty() {
         return unsupported("has no images of its own that something could lie on".to_owned());
     }
-    if let Some(begun) = revert::spoiled_by(work, vm, records)? {
+    if let Some(begun) = merge::spoiled_under(work, vm, records, record)? {
         return unsupported(format!(
             "cannot be trusted: a deletion at snapshot {begun} was begun and did not end. Delete that one first, which ends it"
         ));

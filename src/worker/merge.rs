@@ -1,10 +1,12 @@
 //! Merging a run of snapshots away as a job: written down before the first cluster is copied, and ended by whoever
 //! comes next if it was cut short.
 
+mod cut_short;
 mod watching;
 
 use uuid::Uuid;
 
+pub(super) use self::cut_short::{end_all, end_below, spoiled_under};
 use self::watching::Watching;
 use super::{Stop, Tools, Work, beside, drop, space};
 use crate::{
@@ -154,6 +156,7 @@ fn carry_out(
         && watcher.pivoting
         && !adrift
         && e.kind != ErrorKind::Disconnected
+        && merging::put_right(work.tools.hypervisor.as_ref(), vm.id, &recipe.disks).is_ok()
     {
         // libvirt told how that ended.
         work.tools.store.reached(intent.id, "")?;

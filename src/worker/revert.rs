@@ -22,7 +22,7 @@ mod steps;
 use uuid::Uuid;
 
 pub(crate) use self::back::settle;
-use super::{Stop, Work, beside, create, space};
+use super::{Stop, Work, beside, create, merge, space};
 use crate::{
     core::{
         chain,
@@ -41,9 +41,13 @@ pub(super) fn run(work: &Work<'_>, revert: &RevertJob) -> Result<Option<Snapshot
     let hypervisor = &work.tools.hypervisor;
     let name = &revert.name;
     work.phase("checking", None, Some(name));
-    let vm = hypervisor.vm(work.job.vm)?;
+    let mut vm = hypervisor.vm(work.job.vm)?;
+    let mut records = hypervisor.snapshots(vm.id)?;
+    if merge::end_all(work, &vm, &records, name)? {
+        vm = hypervisor.vm(vm.id)?;
+        records = hypervisor.snapshots(vm.id)?;
+    }
     let was = vm.state;
-    let records = hypervisor.snapshots(vm.id)?;
     if let Some(record) = records.iter().find(|r| r.name == *name && r.storage == Storage::Internal) {
         return inside::run(work, revert, &vm, &records, record);
     }
@@ -221,11 +225,7 @@ fn check_spoiled(
 }
 
 /// The snapshot at which a deletion was begun that did not end: what it left may be under any of them.
-pub(super) fn spoiled_by(
-    work: &Work<'_>,
-    vm: &Vm,
-    records: &[SnapshotRecord],
-) -> Result<Option<SnapshotName>, Stop> {
+fn spoiled_by(work: &Work<'_>, vm: &Vm, records: &[SnapshotRecord]) -> Result<Option<SnapshotName>, Stop> {
     let half = work.tools.store.half_deleted(vm.id)?;
     let id = |r: &SnapshotRecord| crate::core::marker::split(&r.description, vm.id).1.map(|m| m.id);
     let spoiled = reader::spoiled(records);

@@ -94,6 +94,12 @@ macro_rules! contracts {
                 a_snapshot_taken_meanwhile_is_told_as_well [];
                 what_forbids_a_merge_is_said_before_anything_is_touched [Foreign, Branches];
             }
+            cut_short [Images] {
+                it_is_not_ended_into_what_another_vm_has_by_now [];
+                a_definition_that_lags_behind_it_is_put_right [];
+                a_branch_waits_for_what_it_lies_on_and_nothing_else [];
+                a_revert_ends_it_first [];
+            }
             memory [Images] {
                 memory_is_kept_in_a_file_that_counts [];
                 a_file_that_is_there_is_not_written_over [];

@@ -7,6 +7,7 @@ pub(crate) mod branch;
 pub(crate) mod broken;
 mod capability;
 pub(crate) mod create;
+pub(crate) mod cut_short;
 mod daemon;
 pub(crate) mod delete;
 pub(crate) mod fitness;

@@ -21,6 +21,13 @@ pub(super) struct Noted {
     stop_at: Option<usize>,
 }
 
+impl Noted {
+    /// Stops there.
+    pub(super) fn stopping_at(disk: usize) -> Self {
+        Self { stop_at: Some(disk), ..Self::default() }
+    }
+}
+
 impl Watcher for Noted {
     fn steer(&mut self, disk: usize, copied: Copied) -> Steer {
         match self.stop_at {
@@ -207,7 +214,7 @@ pub(crate) fn a_merge_that_was_stopped_is_finished_later(rig: &mut dyn Rig) {
     let vm = with_five(rig, &*hv);
     for (stop_at, run, left) in [(0, ["s2", "s3"], vec!["s1", "s4", "s5"]), (1, ["s4", "s5"], vec!["s1"])] {
         let recipe = merging::look(&*hv, vm, &run.map(name)).unwrap();
-        let mut stops = Noted { stop_at: Some(stop_at), ..Noted::default() };
+        let mut stops = Noted::stopping_at(stop_at);
         let stopped = merging::carry_out(&*hv, vm, &recipe, Earlier::default(), &mut stops).unwrap_err();
         assert!(!stopped.kind.untouched(), "{stopped:?}");
         assert_eq!(stops.merged.len(), stop_at);
@@ -230,7 +237,7 @@ pub(crate) fn a_merge_that_was_stopped_is_not_ended_on_other_images(rig: &mut dy
     for (run, back_to) in [(["s4"], "s4"), (["s5"], "s4"), (["s3"], "s1")] {
         let vm = with_five(rig, &*hv);
         let recipe = merging::look(&*hv, vm, &run.map(name)).unwrap();
-        let mut stops = Noted { stop_at: Some(1), ..Noted::default() };
+        let mut stops = Noted::stopping_at(1);
         merging::carry_out(&*hv, vm, &recipe, Earlier::default(), &mut stops).unwrap_err();
         rig.stop_vm(vm);
         rig.revert(vm, &name(back_to));
@@ -249,7 +256,7 @@ pub(crate) fn a_snapshot_taken_meanwhile_is_told_as_well(rig: &mut dyn Rig) {
     let (hv, _events) = connected(rig);
     let vm = with_five(rig, &*hv);
     let recipe = merging::look(&*hv, vm, &[name("s5")]).unwrap();
-    let mut stops = Noted { stop_at: Some(1), ..Noted::default() };
+    let mut stops = Noted::stopping_at(1);
     merging::carry_out(&*hv, vm, &recipe, Earlier::default(), &mut stops).unwrap_err();
     take(rig, &*hv, vm, "s6");
     let earlier = Earlier { begun: true, ..Earlier::default() };

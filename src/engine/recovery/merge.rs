@@ -30,8 +30,12 @@ pub(super) fn settle(
     match merging::ask_qemu(tools.hypervisor.as_ref(), intent.vm, false, adrift)? {
         Word::Adrift(text) => return Err(Error::new(ErrorKind::ChainMismatch, text)),
         // Nothing was missed, or it was off meanwhile: what happens from here on is known.
-        Word::Same if intent.is_unsure() || intent.is_adrift() => reached("")?,
-        Word::Same => {}
+        Word::Same => {
+            merging::put_right(tools.hypervisor.as_ref(), intent.vm, &recipe.disks)?;
+            if intent.is_unsure() || intent.is_adrift() {
+                reached("")?;
+            }
+        }
         // 9.0 says that also of a VM that it has lost sight of, and not at once: it is said after QEMU was looked for.
         Word::Off => {
             let vm = tools.hypervisor.vm(intent.vm)?;

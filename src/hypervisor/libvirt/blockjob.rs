@@ -257,10 +257,15 @@ pub(super) fn jobs(connections: &Connections, id: VmId) -> Result<Vec<BlockJob>>
 pub(super) fn end(connections: &Connections, id: VmId, target: &str) -> Result<()> {
     let Some(job) = jobs(connections, id)?.into_iter().find(|j| j.target == target) else { return Ok(()) };
     let domain = domain(&connections.work, id)?;
-    let pivot = job.kind == JobKind::ActiveCommit && job.ready;
+    let lost = job.only_completes();
+    let pivot = job.kind == JobKind::ActiveCommit && job.ready || lost;
     match block::end(&domain, target, pivot) {
         Ok(()) => Ok(()),
         Err(_) if block::job(&domain, target)?.is_none() => Ok(()),
+        Err(e) if lost => Err(begun(e).context(format_args!(
+            "libvirtd was restarted during a merge of disk {target} and lost sight of it: it cannot be ended while the VM runs. \
+             Nothing is lost; shut the VM down and start it again, then the merge can go on"
+        ))),
         Err(e) => Err(begun(e).context(format_args!("the block job on disk {target} cannot be ended"))),
     }
 }
