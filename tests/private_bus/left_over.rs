@@ -65,7 +65,7 @@ async fn it_is_ended_as_soon_as_it_is_seen_and_the_deletion_can_be_done_again() 
         for (name, value) in [("s1", 1), ("s2", 2), ("s3", 3)].into_iter().filter(|(name, _)| *name != gone) {
             holds(&rig, name, value);
         }
-        assert_eq!(rig.client.text(&vm_path(id(1)), "VM.Health").await, "ok", "{gone}");
+        rig.client.until(&vm_path(id(1)), "VM.Health", |s: &String| s == "ok").await;
         assert_eq!(rig.store().intents().unwrap(), []);
     }
 }
