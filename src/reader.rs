@@ -54,6 +54,7 @@ pub fn read(hypervisor: &dyn Hypervisor, store: &Store, id: VmId) -> Result<VmRe
         labels: store.labels(id)?,
         half_deleted: store.half_deleted(id)?,
         wrong: store.wrong(id)?,
+        creating: store.creating(id)?,
     };
     let stem = store.stem_of(id)?;
     let ground = merging::ground(hypervisor, &vm, &snapshots).map(Box::new);
@@ -69,6 +70,7 @@ struct Known {
     labels: BTreeMap<Uuid, Label>,
     half_deleted: HalfDeleted,
     wrong: BTreeSet<Uuid>,
+    creating: BTreeSet<Uuid>,
 }
 
 fn join(vm: Vm, snapshots: Vec<hypervisor::SnapshotRecord>, known: &Known) -> VmRecord {
@@ -133,7 +135,13 @@ fn snapshot(vm: VmId, spoiled: bool, s: hypervisor::SnapshotRecord, known: &Know
     let description = description.to_owned();
     let half_deleted = known.half_deleted.has(&s.name, marker.as_ref().map(|m| m.id));
     let wrong = marker.as_ref().is_some_and(|m| known.wrong.contains(&m.id));
-    let state = if spoiled || half_deleted || wrong { SnapshotState::Failed } else { SnapshotState::Ready };
+    // libvirt lists one from its first moment on.
+    let creating = marker.as_ref().is_some_and(|m| known.creating.contains(&m.id));
+    let state = match (spoiled || half_deleted || wrong, creating) {
+        (true, _) => SnapshotState::Failed,
+        (false, true) => SnapshotState::Creating,
+        (false, false) => SnapshotState::Ready,
+    };
     let quality = marker
         .as_ref()
         .and_then(|m| known.qualities.get(&m.id).cloned())

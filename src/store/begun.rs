@@ -347,6 +347,13 @@ impl Store {
         Ok(self.intents()?.into_iter().filter(|i| i.vm == vm && i.is_wrong()).map(|i| i.id).collect())
     }
 
+    /// The snapshots of this VM that are being taken.
+    pub fn creating(&self, vm: VmId) -> Result<BTreeSet<Uuid>> {
+        let taken =
+            |i: &Intent| i.vm == vm && matches!(i.what, Begun::Create(_)) && !i.is_wrong() && !i.is_adrift();
+        Ok(self.intents()?.into_iter().filter(taken).map(|i| i.id).collect())
+    }
+
     /// Snapshots of this VM whose deletion was begun and did not end: their data cannot be trusted, and they are to go.
     pub fn half_deleted(&self, vm: VmId) -> Result<HalfDeleted> {
         let connection = self.lock();

@@ -49,6 +49,23 @@ async fn a_job_is_on_the_bus_when_the_call_returns_and_its_snapshot_when_wait_re
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_that_libvirt_lists_before_it_is_taken_is_creating_and_then_ready() {
+    let rig = web().await;
+    let gate = rig.sim.gate(Op::Create);
+    let job = rig.client.ask_create(id(1), "s1", none()).await.unwrap();
+    held(&gate);
+    // Anything that happens has the VM read.
+    rig.sim.set_tags(id(1), &["meanwhile"]).unwrap();
+    let path = snapshot_path(id(1), "s1");
+    rig.client.until_there(&path, true).await;
+    assert_eq!(rig.client.text(&path, "Snapshot.State").await, "creating");
+    assert_eq!(rig.client.get::<u64>(&vm_path(id(1)), "VM.LastSuccessUSec").await, 0);
+    drop(gate);
+    rig.client.wait(&job).await.unwrap();
+    assert_eq!(rig.client.text(&path, "Snapshot.State").await, "ready");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_job_did_is_seen_when_wait_returns_however_slowly_libvirt_tells() {
     let mut rig = Rig::without_daemon("", |sim| {
         sim.add_vm(VmSpec::new("web", 1));
