@@ -7,6 +7,9 @@ use super::{
     model::{PolicyName, SnapshotState},
 };
 
+/// So far ahead of us another clock may be.
+pub const SLACK: SignedDuration = SignedDuration::from_mins(10);
+
 /// What a policy awaits of a VM, as it is written down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Awaited {
@@ -16,12 +19,13 @@ pub struct Awaited {
     pub stale: bool,
 }
 
-/// The newest good snapshot of a VM that counts for a policy.
-pub fn newest_good(vm: &VmRecord, policy: &PolicyName) -> Option<Timestamp> {
+/// The newest good snapshot of a VM that counts for a policy. One that was taken at a time that has not come yet, by a
+/// clock that was wrong, says nothing of how old it is, and is none.
+pub fn newest_good(vm: &VmRecord, policy: &PolicyName, now: Timestamp) -> Option<Timestamp> {
     let snapshots = vm.snapshots.values().map(|s| &s.snapshot);
     let good =
         snapshots.filter(|s| s.managed && s.state == SnapshotState::Ready && s.policies.contains(policy));
-    good.map(|s| s.created).max()
+    good.map(|s| s.created).filter(|created| created.duration_since(now) <= SLACK).max()
 }
 
 /// From when on the newest one is too old. One that was never taken, or before it was awaited, is as old as the waiting.

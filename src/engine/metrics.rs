@@ -138,7 +138,7 @@ fn write_all(shared: &Shared, clock: &dyn Clock) {
             );
         }
         if let (Some(path), Some(view)) = (path, view) {
-            let text = metrics(&view, env!("CARGO_PKG_VERSION"));
+            let text = metrics(&view, env!("CARGO_PKG_VERSION"), clock.now());
             if again || written.as_ref().is_none_or(|(_, old)| *old != text) {
                 match replace(&path, &text) {
                     Ok(()) => {

@@ -29,7 +29,7 @@ fn known() -> BTreeSet<String> {
         jobs: BTreeMap::new(),
         counts: Arc::default(),
     };
-    let text = view::metrics(&view, "1");
+    let text = view::metrics(&view, "1", jiff::Timestamp::UNIX_EPOCH);
     let named = text.lines().filter_map(|l| l.strip_prefix("# HELP ")?.split(' ').next());
     named.map(str::to_owned).collect()
 }

@@ -6,15 +6,13 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{Effect, Entry, Machine, Note};
 use crate::core::{
-    awaited::{Awaited, newest_good, too_old_at},
+    awaited::{Awaited, SLACK, newest_good, too_old_at},
     model::{PolicyName, VmId},
     retention::EARLIEST,
 };
 
 /// A clock that jumped further is not believed; see [`clock_fault`](crate::core::retention::clock_fault).
 const FAR: SignedDuration = SignedDuration::from_hours(366 * 24);
-/// Nor one that goes back by more than this.
-const SLACK: SignedDuration = SignedDuration::from_mins(10);
 
 /// One policy on one VM.
 #[derive(Debug, Clone, Copy)]
@@ -82,6 +80,7 @@ impl Machine {
     pub(super) fn believes(&self, now: Timestamp) -> bool {
         let believable = self.last_plausible.is_none_or(|last| {
             let ahead = now.duration_since(last);
+            // Nor one that goes back by more than that.
             ahead >= -SLACK && ahead <= FAR
         });
         now >= EARLIEST && believable
@@ -100,7 +99,7 @@ impl Machine {
             let old = before.remove(&policy.name).map(|w| w.state);
             // Nothing was awaited since a time that has not come yet: the clock was wrong then.
             let since = old.map_or(now, |old| old.since.min(now));
-            let newest = newest_good(record, &policy.name);
+            let newest = newest_good(record, &policy.name, now);
             let at = too_old_at(since, newest, limit);
             let state = Awaited { since, stale: at <= now };
             if old != Some(state) {

@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{Effect, Entry, Machine, Note, Owed, debts::Debt, runs::GRACE};
 use crate::core::{
+    awaited::SLACK,
     job::{Asker, JobId},
     model::{Origin, SnapshotState, VmId},
     policy::{CatchUp, Policy},
@@ -53,6 +54,8 @@ impl Machine {
                 && s.state == SnapshotState::Ready
                 && s.policies.contains(&policy.name)
                 && s.created >= owed.fired
+                // By a clock that was wrong.
+                && s.created.duration_since(now) <= SLACK
         });
         if done {
             return Some(true);

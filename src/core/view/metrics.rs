@@ -23,8 +23,8 @@ enum Kind {
     Gauge,
 }
 
-/// All of it, with a line feed at its end. `version`: the daemon's.
-pub fn metrics(view: &View, version: &str) -> String {
+/// All of it as of `now`, with a line feed at its end. `version`: the daemon's.
+pub fn metrics(view: &View, version: &str, now: Timestamp) -> String {
     let mut out = Text(String::new());
     out.about("build_info", Kind::Gauge, "The version of virtsnapd; always 1.");
     out.sample("build_info", &[("version", version)], 1);
@@ -35,7 +35,7 @@ pub fn metrics(view: &View, version: &str) -> String {
         out.sample("jobs_total", &[("operation", operation), ("result", result.as_str())], count);
     }
     policies(view, &mut out);
-    runs(view, &mut out);
+    runs(view, now, &mut out);
     vms(view, &mut out);
     out.0
 }
@@ -57,7 +57,7 @@ fn policies(view: &View, out: &mut Text) {
 
 /// One sample for each policy and each VM that it is for, also before its first run: what appears with a failure has no
 /// value before it that it could have grown from.
-fn runs(view: &View, out: &mut Text) {
+fn runs(view: &View, now: Timestamp, out: &mut Text) {
     let all: Vec<(&PolicyName, &VmView)> = view
         .policies
         .values()
@@ -78,7 +78,7 @@ fn runs(view: &View, out: &mut Text) {
     let last = "When the newest good snapshot that counts for the policy was taken, in seconds since the epoch; 0 if \
                 there is none.";
     out.of_runs("last_success_timestamp_seconds", Kind::Gauge, last, &all, |policy, vm| {
-        seconds(newest_good(&vm.record, policy))
+        seconds(newest_good(&vm.record, policy, now))
     });
     let stale = "Whether the newest good snapshot of the VM that counts for the policy is older than its stale-after.";
     out.of_runs("policy_stale", Kind::Gauge, stale, &all, |policy, vm| {

@@ -44,7 +44,7 @@ fn metrics_say_what_was_done_and_escape_what_a_name_holds() {
     let mut b = Bench::new(NIGHTLY, "2026-03-02T12:00:00Z", None);
     b.connect(&[1]);
     let says = |b: &Bench, line: &str| {
-        let text = metrics(b.machine.view(), "1.2");
+        let text = metrics(b.machine.view(), "1.2", b.now);
         assert!(text.lines().any(|l| l == line), "no {line} in\n{text}");
     };
     let uuid = "00000000-0000-0000-0000-000000000001";
@@ -91,7 +91,7 @@ fn metrics_say_what_was_done_and_escape_what_a_name_holds() {
     b.send(Event::VmRead(Box::new(taken)));
     says(&b, &format!("virtsnap_vm_failed{{vm=\"a\\\\b\\\"c\\nd\",uuid=\"{uuid}\"}} 0"));
     b.send(Event::VmGone(vm(1)));
-    let (text, counts) = (metrics(b.machine.view(), "1.2"), &b.machine.view().counts);
+    let (text, counts) = (metrics(b.machine.view(), "1.2", b.now), &b.machine.view().counts);
     assert!(!text.contains(uuid) && counts.runs.is_empty() && counts.merged.is_empty(), "{text}");
 }
 

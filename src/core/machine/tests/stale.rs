@@ -96,6 +96,20 @@ fn nothing_is_judged_by_a_wrong_clock_or_without_libvirt() {
     assert_eq!(told(&l.connect(&[1])), [(vm(1), true)]);
 }
 
+/// Whatever was taken while the clock was a year ahead.
+#[test]
+fn one_of_a_time_that_has_not_come_does_not_hide_that_there_is_none() {
+    let mut l = Lives::new(DAYS, "2026-03-01T12:00:00Z");
+    l.connect(&[1]);
+    let effects = l.send(by_nightly(1, "2027-02-01T02:30:00Z"));
+    assert_eq!((told(&effects), stale(&l)), (vec![], vec![]));
+    assert_eq!(tick(&mut l, "2026-03-03T12:00:00Z"), [(vm(1), true)]);
+    assert_eq!(stale(&l), [(vm(1), None)]);
+    let metrics = crate::core::view::metrics(l.bench.machine.view(), "1", l.bench.now);
+    let last = metrics.lines().find(|line| line.starts_with("virtsnap_last_success_timestamp_seconds{"));
+    assert!(last.is_some_and(|line| line.ends_with(" 0")), "{metrics}");
+}
+
 #[test]
 fn whoever_does_not_want_it_or_is_gone_is_told_nothing_more() {
     let mut l = Lives::new(DAYS, "2026-03-01T12:00:00Z");
