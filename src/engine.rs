@@ -12,6 +12,7 @@ mod reading;
 mod recovering;
 mod recovery;
 mod reload;
+mod remembering;
 mod steps;
 mod telling;
 mod working;
@@ -34,6 +35,7 @@ use self::{
     metrics::Metrics,
     reading::Reader,
     reload::{Reloads, Waiting},
+    remembering::not_stored,
     steps::Ticks,
     telling::{log, status_line},
 };
@@ -43,7 +45,7 @@ use crate::{
     config::{self, ConfigRoots},
     core::{
         job::{JobId, Outcome},
-        machine::{Effect, Event, Machine, Request, RequestId},
+        machine::{Effect, Entry, Event, Machine, Request, RequestId},
         model::VmId,
     },
     freeze::{Freezer, helper::Helper},
@@ -109,6 +111,8 @@ pub struct Engine {
     cancels: BTreeMap<JobId, Arc<AtomicBool>>,
     status: String,
     metrics: Metrics,
+    /// What the machine wants written down and the store has not taken.
+    unstored: Vec<Entry>,
     /// Files that nobody has are to be looked for.
     look_due: bool,
     /// That is being done.
@@ -180,6 +184,7 @@ impl Engine {
             reloads: Reloads::default(),
             cancels: BTreeMap::new(),
             status: String::new(),
+            unstored: Vec::new(),
             metrics,
             look_due: false,
             looking: Arc::default(),
@@ -235,6 +240,7 @@ impl Engine {
         let now = self.tools.clock.now();
         let effects = self.machine.handle(event, now);
         let (mut replies, mut labels) = (Vec::new(), Vec::new());
+        let mut stored = Ok(());
         for effect in effects {
             match effect {
                 Effect::List => self.reader.list(),
@@ -255,15 +261,7 @@ impl Engine {
                         );
                     }
                 }
-                Effect::Remember(entries) => {
-                    // A millisecond or two, once per step; stored before the jobs start below.
-                    if let Err(e) = self.tools.store.remember(&entries) {
-                        tracing::error!(
-                            MESSAGE_ID = message::STORE_FAILED, error = %e,
-                            "cannot store how far the policies got"
-                        );
-                    }
-                }
+                Effect::Remember(entries) => stored = stored.and(self.remember(entries)),
                 Effect::Booted => self.booted(),
                 Effect::Log(note) => log(&note),
                 Effect::Stopped => self.stopped = true,
@@ -272,7 +270,10 @@ impl Engine {
         self.look_if_due();
         self.publish_view();
         let generation = self.publish.borrow().generation;
-        for (id, answer) in replies {
+        for (id, mut answer) in replies {
+            if let Err(e) = &stored {
+                not_stored(&mut answer, e);
+            }
             if let Some(waiting) = self.waiting.remove(&id) {
                 let _ = waiting.send((answer, generation));
             }

@@ -205,6 +205,29 @@ async fn the_client_shows_it_with_its_reason_and_resumes_it() {
     assert_eq!(told(&["suspend", "p", "--vm", "nobody"]).await.0, Some(3));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_stored_is_told_and_stored_later() {
+    let mut rig = two().await;
+    rig.in_store(
+        "CREATE TRIGGER full BEFORE INSERT ON standing BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END",
+    );
+    let (name, text) = suspend(&rig, "new disks", none()).await.unwrap_err();
+    assert!(
+        name == "Failed" && text.contains("disk is full") && text.contains("until virtsnapd is"),
+        "{name}: {text}"
+    );
+    assert!(rig.client.get::<bool>(&policy_path("p"), "Policy.Suspended").await, "it holds all the same");
+    rig.in_store("DROP TRIGGER full");
+    // With whatever is stored next.
+    suspend(&rig, "its own disks", only(2)).await.unwrap();
+    rig.stop().await;
+    rig.boot().await;
+    rig.until_running().await;
+    assert!(rig.client.get::<bool>(&policy_path("p"), "Policy.Suspended").await);
+    assert_eq!(rig.client.text(&policy_path("p"), "Policy.SuspendedReason").await, "new disks");
+    assert_eq!(on_vms(&rig).await.len(), 1);
+}
+
 /// Lets an hour pass in which the policy runs nowhere.
 async fn hour_without_runs(rig: &Rig) {
     let last = rig.client.get::<u64>(&policy_path("p"), "Policy.LastRunUSec").await;
