@@ -16,8 +16,8 @@ use crate::{
         model::{SnapshotName, VmId},
         room::{Growth, Margin},
     },
-    hypervisor::{Error, ErrorKind, Result, Vm},
-    merging::{self, Earlier},
+    hypervisor::{Error, ErrorKind, Hypervisor, Result, Vm},
+    merging::{self, Earlier, Watcher as _, Word},
     rooms::Reserved,
     store::{Begun, Intent},
 };
@@ -150,7 +150,9 @@ fn carry_out(
         pivoting: false,
         adrift: false,
     };
-    let done = merging::carry_out(work.tools.hypervisor.as_ref(), vm.id, recipe, earlier, &mut watcher);
+    let hypervisor = work.tools.hypervisor.as_ref();
+    let done = merging::carry_out(hypervisor, vm.id, recipe, earlier, &mut watcher)
+        .map_err(|e| if watcher.adrift { e } else { unknown_images(hypervisor, e, &mut watcher) });
     let (going, known, adrift) = (watcher.going, watcher.known, watcher.adrift);
     if let Err(e) = &done
         && watcher.pivoting
@@ -179,7 +181,7 @@ fn carry_out(
             ))
             .into()),
         // Refused before anything was copied, they are as good as before.
-        Err(e) if !going || (e.kind.untouched() && !begun) => {
+        Err(e) if !adrift && (!going || (e.kind.untouched() && !begun)) => {
             work.tools.store.abandoned(intent.id)?;
             if e.kind == ErrorKind::Cancelled {
                 Err(work.cancelled(format_args!(
@@ -219,6 +221,19 @@ fn carry_out(
             };
             Err(Stop::Failed(Failure::new(kind, text)))
         }
+    }
+}
+
+/// Where QEMU refuses to begin it may be on other images than libvirt says: a libvirtd that ended in the middle of a
+/// deletion of its own leaves that, and of the oldest snapshot not even a mark.
+fn unknown_images(hypervisor: &dyn Hypervisor, e: Error, watcher: &mut Watching<'_>) -> Error {
+    if !e.message.contains("QEMU command 'block-commit'") {
+        return e;
+    }
+    match merging::ask_qemu(hypervisor, watcher.vm.id, true, || watcher.adrift()) {
+        Ok(Word::Adrift(text)) => Error::new(ErrorKind::ChainMismatch, text),
+        // What was said first is what matters.
+        _ => e,
     }
 }
 

@@ -54,6 +54,8 @@ macro_rules! contracts {
                 of_a_vm_that_was_stopped_since_it_is_ended_as_well [];
                 an_overlay_that_is_still_there_proves_nothing [];
                 what_libvirt_left_of_a_stopped_vm_is_ended_first [Disconnect];
+                of_a_running_vm_it_is_ended_too [Disconnect];
+                of_a_running_vm_s_only_snapshot_as_well [Disconnect];
                 what_others_may_want_is_left_to_them_and_the_way_out_is_told [Disconnect];
             }
             metadata [] {

@@ -4,14 +4,16 @@ use std::sync::mpsc::Receiver;
 
 use virtsnap::{
     core::{
+        health,
         job::{Operation, Outcome, Pace},
         model::{SnapshotName, VmId, VmState},
     },
-    hypervisor::{Commit, ErrorKind, Event, Hypervisor, Steer, Vm},
-    merging,
+    hypervisor::{Commit, ErrorKind, Event, Hypervisor, OpenedDisk, Steer, Vm},
+    merging, reader,
 };
 
-use super::{Rig, RigVm, chain, connected, daemon::Daemon, name, records, refused, take, wait_for};
+use super::{DEADLINE, Rig, RigVm, chain, connected, daemon::Daemon, name, records, refused, take, wait_for};
+use crate::harness::wait_for as wait_until;
 
 const TWO: RigVm = RigVm { disks: 2, running: true, agent: false };
 const DISKS: [&str; 2] = ["vda", "vdb"];
@@ -22,8 +24,8 @@ pub(crate) trait Broken {
     /// libvirt's own deletion of this snapshot of a running VM breaks off: these disks have left their overlays, which are
     /// removed; of the others the next older snapshot, if there is one, has the mark.
     fn break_deletion(&mut self, vm: VmId, name: &SnapshotName, merged: &[&str]);
-    /// libvirt's own deletion of this snapshot of a stopped VM is on its first disk, or, with that `merged`, on its second
-    /// one, when libvirtd dies; it is back then.
+    /// libvirt's own deletion of this snapshot is on its first disk, or, with that `merged`, on its second one, when libvirtd
+    /// dies; it is back then. Where the VM is on libvirtd dies before it hears of what is `merged`.
     fn leave_deletion(&mut self, vm: VmId, name: &SnapshotName, merged: bool);
 }
 
@@ -42,6 +44,12 @@ fn with_three(rig: &mut dyn Rig, hv: &dyn Hypervisor) -> VmId {
     }
     write(rig, vm, 4);
     vm
+}
+
+/// What is told of the VM.
+fn found(daemon: &Daemon, vm: VmId) -> String {
+    let read = reader::read(daemon.tools.hypervisor.as_ref(), &daemon.tools.store, vm).unwrap();
+    health::reason(&read.findings)
 }
 
 fn delete(daemon: &Daemon, vm: VmId, label: &str) -> Outcome {
@@ -83,6 +91,8 @@ pub(crate) fn a_mark_that_libvirt_left_goes_with_our_own_merge(rig: &mut dyn Rig
     hv.delete(vm, &name("s2")).unwrap_err();
     rig.merge_fails(vm, &name("s2"), false);
     assert!(!records(&*hv, vm)[0].delete_in_progress.is_empty());
+    let told = found(&daemon, vm);
+    assert!(told.contains("A deletion of s1 or of its child was begun and did not end"), "{told}");
     for other in ["s1", "s3"] {
         let error = merging::look(&*hv, vm, &[name(other)]).unwrap_err();
         assert!(error.message.contains("deletion of snapshot s2 by other means"), "{error}");
@@ -101,6 +111,11 @@ pub(crate) fn a_deletion_that_broke_off_between_two_disks_is_ended_wherever_it_w
         rig.break_deletion(vm, &name(gone), &[merged]);
         let lengths: Vec<_> = DISKS.iter().map(|target| chain(&*hv, vm, target).len()).collect();
         assert_eq!(lengths.iter().sum::<usize>(), 4 + 3, "{lengths:?}");
+        // libvirt marks none for the oldest one; but no disk is what the snapshots say.
+        let told = found(&daemon, vm);
+        let marked = "or of its child was begun and did not end";
+        assert_eq!(told.contains(marked), gone != "s1", "{told}");
+        assert!(told.contains("s3 is the current snapshot, but disk"), "{told}");
         // Nobody else goes, and it is said why.
         let (other, _) = ALL.into_iter().find(|(label, _)| *label != gone).unwrap();
         let Outcome::Failed(failure) = delete(&daemon, vm, other) else { panic!("{other} is not to go") };
@@ -119,6 +134,8 @@ pub(crate) fn where_all_disks_have_left_it_the_metadata_follows(rig: &mut dyn Ri
     for gone in ["s2", "s3"] {
         let vm = with_three(rig, &*hv);
         rig.break_deletion(vm, &name(gone), &DISKS);
+        let told = found(&daemon, vm);
+        assert!(told.contains("s3 is the current snapshot, but disk"), "{told}");
         assert_eq!(delete(&daemon, vm, gone), Outcome::Done(None), "{gone}");
         check(rig, &*hv, vm, gone);
     }
@@ -184,12 +201,81 @@ pub(crate) fn what_libvirt_left_of_a_stopped_vm_is_ended_first(rig: &mut dyn Rig
         rig.leave_deletion(vm, &name(gone), merged);
         left(&back(&*hv, &events, vm));
         assert_eq!(merging::is_left_over(&*hv, vm), Ok(true), "{gone} {merged}");
+        let told = found(&daemon, vm);
+        assert!(told.contains("The VM is paused, and there is a block job on one of its disks"), "{told}");
         assert_eq!(delete(&daemon, vm, gone), Outcome::Done(None), "{gone} {merged}");
         assert_eq!(hv.vm(vm).unwrap().state, VmState::ShutOff);
         assert_eq!(daemon.tools.store.intents().unwrap(), []);
         rig.start_vm(vm);
         check(rig, &*hv, vm, gone);
     }
+}
+
+/// Whether of one of its disks QEMU says something else than libvirt.
+fn adrift(hv: &dyn Hypervisor, vm: VmId) -> bool {
+    let opened = hv.opened(vm).unwrap().expect("it is on");
+    let paths = |disk: &OpenedDisk| disk.chain.iter().map(|l| l.path.clone()).collect::<Vec<_>>();
+    opened.iter().any(|disk| paths(disk) != chain(hv, vm, &disk.target))
+}
+
+/// The deletion that was left is ended, after the VM was off where libvirt does not know what it is on; whether that was so.
+fn ended(rig: &mut dyn Rig, daemon: &Daemon, vm: VmId, gone: &str) -> bool {
+    let hv = &daemon.tools.hypervisor;
+    let unheard = adrift(&**hv, vm);
+    if unheard {
+        let Outcome::Failed(failure) = delete(daemon, vm, gone) else { panic!("{gone} cannot go yet") };
+        assert_eq!(failure.name, "ChainMismatch", "{failure:?}");
+        assert!(failure.message.contains("shut the VM down and start it again"), "{failure:?}");
+        assert!(found(daemon, vm).contains("writes to images that libvirt does not know of"));
+        rig.stop_vm(vm);
+        rig.start_vm(vm);
+    }
+    assert_eq!(delete(daemon, vm, gone), Outcome::Done(None), "{gone}");
+    assert_eq!(daemon.tools.store.intents().unwrap(), []);
+    unheard
+}
+
+/// libvirtd is back, and has ended its jobs.
+fn idle(hv: &dyn Hypervisor, events: &Receiver<Event>, vm: VmId) {
+    back(hv, events, vm);
+    wait_until(DEADLINE, "libvirt has ended its jobs", || {
+        hv.vm(vm).is_ok_and(|vm| !vm.block_jobs && !vm.busy).then_some(())
+    });
+}
+
+pub(crate) fn of_a_running_vm_it_is_ended_too(rig: &mut dyn Rig) {
+    let (hv, events) = connected(rig);
+    let daemon = Daemon::new(&hv);
+    for (gone, merged) in
+        [("s1", false), ("s1", true), ("s2", false), ("s2", true), ("s3", false), ("s3", true)]
+    {
+        let vm = with_three(rig, &*hv);
+        rig.leave_deletion(vm, &name(gone), merged);
+        idle(&*hv, &events, vm);
+        // Of the oldest there is nobody whom libvirt could mark.
+        let told = found(&daemon, vm);
+        assert_eq!(told.contains("or of its child was begun and did not end"), gone != "s1", "{told}");
+        let unheard = ended(rig, &daemon, vm, gone);
+        assert!(unheard || (gone, merged) != ("s3", true), "libvirtd died before it heard of the pivot");
+        check(rig, &*hv, vm, gone);
+    }
+}
+
+/// Nothing is marked then, and libvirt has the chain as it was: only QEMU knows.
+pub(crate) fn of_a_running_vm_s_only_snapshot_as_well(rig: &mut dyn Rig) {
+    let (hv, events) = connected(rig);
+    let daemon = Daemon::new(&hv);
+    let vm = rig.new_vm(TWO);
+    take(rig, &*hv, vm, "s1");
+    write(rig, vm, 2);
+    rig.leave_deletion(vm, &name("s1"), true);
+    idle(&*hv, &events, vm);
+    assert_eq!(found(&daemon, vm), "");
+    assert!(ended(rig, &daemon, vm, "s1"), "libvirtd died before it heard of the pivot");
+    for target in DISKS {
+        assert_eq!((rig.marker_now(vm, target), chain(&*hv, vm, target).len()), (2, 1), "{target}");
+    }
+    assert_eq!(records(&*hv, vm), []);
 }
 
 /// A job that anybody may have begun, and a VM that anybody may have started.

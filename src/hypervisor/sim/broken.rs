@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, iter::successors};
 use super::{Sim, guest::Machine};
 use crate::{
     core::model::{SnapshotName, VmId, VmState},
-    hypervisor::{Event, Result, WaitingJob},
+    hypervisor::{Event, Result, SnapshotDisk, WaitingJob},
 };
 
 impl Machine {
@@ -53,6 +53,29 @@ impl Sim {
             s.tell(Event::Changed(vm));
             Ok(())
         })
+    }
+
+    /// Another program has libvirt delete a snapshot of a running VM, and libvirtd dies when it has copied part of the first
+    /// disk's data, or, with that `merged`, when QEMU has done with it: where that was the one that is written to, libvirt
+    /// does not know that QEMU has left it. It ends its jobs when it is back.
+    pub fn break_off(&self, vm: VmId, name: &SnapshotName, merged: bool) -> Result<()> {
+        let left = self.with(|s| -> Result<Option<SnapshotDisk>> {
+            let disks = s.machine(vm)?.saved(name)?.disks.clone();
+            let Some(first) = disks.into_iter().next() else { return Ok(None) };
+            s.store.copy_down(&first.overlay, &first.state_image, if merged { usize::MAX } else { 1 })?;
+            s.machine(vm)?.mark_older(name, |target| target == first.target);
+            s.tell(Event::Changed(vm));
+            let drive = s.machine(vm)?.drive(&first.target)?;
+            if merged && drive.active == first.overlay {
+                drive.active.clone_from(&first.state_image);
+                return Ok(Some(first));
+            }
+            if merged {
+                s.rewire(vm, &first.overlay, &first.state_image)?;
+            }
+            Ok(None)
+        })?;
+        left.map_or(Ok(()), |disk| self.lose_track(vm, &disk.target, &disk.overlay))
     }
 
     /// Another program has libvirt delete a snapshot of a stopped VM, and libvirtd dies when these disks have left their

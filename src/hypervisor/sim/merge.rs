@@ -78,6 +78,11 @@ impl State {
             );
             return Err(Error::new(ErrorKind::Denied, text));
         }
+        let written_to = self.written_to(vm, &commit.target)?;
+        if written_to != active && !self.store.chain(&written_to).iter().any(|l| l.path == commit.top) {
+            let text = "unable to execute QEMU command 'block-commit': 'libvirt-3-format' is not in this backing file chain";
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
         // With too long a chain block jobs fail as starting does.
         self.store.check_openable(&active, layer_limit)?;
         let mut blocks = Blocks::new();

@@ -56,8 +56,14 @@ impl Broken for RealRig {
     fn leave_deletion(&mut self, vm: VmId, name: &SnapshotName, merged: bool) {
         let tb = self.tb();
         let dying = Dying::install(tb);
-        // When QEMU has begun the first disk's job, or ended it.
-        dying.at(if merged { "ajob-finalize" } else { "ablock-commit" });
+        // When QEMU has begun the first disk's job, or ended it: with the image that a guest writes to it is another command.
+        let newest = self.vms[&vm].as_ref().unwrap().state() != "shut off"
+            && tb.ok(&format!("virsh -q snapshot-current {} --name", vm.0)).trim() == name.as_str();
+        dying.at(match (merged, newest) {
+            (false, _) => "ablock-commit",
+            (true, false) => "ajob-finalize",
+            (true, true) => "ajob-complete",
+        });
         let deleted = tb.sh(&format!("virsh -q snapshot-delete {} {}", vm.0, quote(name.as_str())));
         assert!(!deleted.success() && dying.died(), "libvirtd died in it: {deleted}");
         tb.start_libvirtd();
