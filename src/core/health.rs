@@ -4,16 +4,15 @@
 //! the next deletion or revert, some cost the VM its next start. What can be proven to be safe has a [`Repair`], which
 //! changes metadata alone; the rest is told to people.
 
+mod current;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use super::{
-    chain::{self, Mismatch, Part, Told},
-    layer,
-    model::{SnapshotName, words},
-};
+use super::model::{SnapshotName, words};
+
+pub(super) use current::{current, told};
 
 /// libvirt reads back no metadata that is longer, at its next start: 1 MiB, from 9.0 to 11 at least.
 const READ_BACK: usize = 1 << 20;
@@ -153,7 +152,7 @@ pub fn examine(facts: &Facts<'_>) -> Vec<Finding> {
         Ok(()) if facts.unfinished => {}
         Ok(()) => {
             found.extend(current(facts));
-            found.extend(forgotten_revert(facts));
+            found.extend(current::forgotten_revert(facts));
         }
         Err(text) => found.push(Finding::new(Health::Broken, text)),
     }
@@ -279,98 +278,6 @@ pub(super) fn lineage(facts: &Facts<'_>) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-/// What the snapshots say of a disk if `current` is the current one.
-pub(super) fn told<'a>(facts: &Facts<'a>, current: &SnapshotFacts<'a>, target: &str) -> Told<'a> {
-    let mut line = vec![current.name];
-    let mut at = Some(current.name);
-    while let Some(parent) =
-        at.and_then(|n| facts.snapshots.iter().find(|s| s.name == n)).and_then(|s| s.parent)
-    {
-        line.push(parent);
-        at = Some(parent);
-    }
-    let part = |s: &SnapshotFacts<'a>| {
-        let (_, overlay, state_image) = s.disks.iter().find(|(t, ..)| *t == target)?;
-        let reverted = s.reverted.iter().find(|(t, _)| *t == target).map(|(_, path)| *path);
-        Some(Part { snapshot: s.name, overlay, state_image, reverted })
-    };
-    let of = |name: &SnapshotName| facts.snapshots.iter().find(|s| s.name == name).and_then(part);
-    Told {
-        current: part(current).is_some(),
-        beside: facts.snapshots.iter().filter(|s| !line.contains(&s.name)).filter_map(part).collect(),
-        line: line.into_iter().filter_map(of).collect(),
-    }
-}
-
-/// Whether the VM runs on what this one and all before it say.
-fn fits<'a>(facts: &Facts<'a>, current: &SnapshotFacts<'a>) -> Result<(), Mismatch> {
-    facts.disks.iter().try_for_each(|disk| {
-        chain::links(disk.target, &disk.chain, &told(facts, current, disk.target)).map(drop)
-    })
-}
-
-/// libvirt's "current" must be what the VM runs on: libvirt 11 goes by it when it unlinks images.
-pub(super) fn current(facts: &Facts<'_>) -> Option<Finding> {
-    let external: Vec<_> = facts.snapshots.iter().filter(|s| !s.internal).collect();
-    if external.is_empty() {
-        return None;
-    }
-    let says = match facts.snapshots.iter().find(|s| s.current) {
-        None => "No snapshot is the current one, and libvirt crashes when one is reverted to or deleted then"
-            .to_owned(),
-        Some(current) if current.internal => return None,
-        Some(current) => match fits(facts, current) {
-            Ok(()) => return None,
-            Err(mismatch) => format!("{} is the current snapshot, but {mismatch}", current.name),
-        },
-    };
-    // A snapshot says of a disk that it does not have nothing at all, so it must have one to prove anything.
-    let proven = |s: &&&SnapshotFacts<'_>| !s.current && !s.disks.is_empty() && fits(facts, s).is_ok();
-    let mut candidates = external.iter().filter(proven);
-    let repair = match (candidates.next(), candidates.next()) {
-        (Some(only), None) => Some(Repair::MakeCurrent(only.name.clone())),
-        _ => None,
-    };
-    let text = match &repair {
-        Some(Repair::MakeCurrent(name)) => format!("{says}. The VM goes on from {name}."),
-        _ if layer::unnamed(facts).is_ok_and(|layers| !layers.is_empty()) => format!(
-            "{says}: there are layers that belong to no snapshot. `virtsnap adopt --layers` makes a snapshot of each; \
-             until then nothing is merged, deleted or reverted."
-        ),
-        _ => format!(
-            "{says}. Which snapshot the VM goes on from cannot be told: nothing is merged, deleted or reverted until \
-             the chain is what the snapshots say."
-        ),
-    };
-    Some(Finding { repair, ..Finding::new(Health::Broken, text) })
-}
-
-/// libvirt 11 unlinks images under other snapshots where this is missing.
-fn forgotten_revert(facts: &Facts<'_>) -> Option<Finding> {
-    let current = facts.snapshots.iter().find(|s| s.current && !s.internal)?;
-    let has_children = facts.snapshots.iter().any(|s| s.parent == Some(current.name));
-    if !facts.keeps_revert_disks || !has_children || fits(facts, current).is_err() {
-        return None;
-    }
-    let active = |(target, overlay, _): &(&str, &str, &str)| {
-        let disk = facts.disks.iter().find(|d| d.target == *target)?;
-        let on = disk.chain.first()?;
-        (on != overlay).then(|| ((*target).to_owned(), (*on).to_owned()))
-    };
-    let should: Vec<(String, String)> = current.disks.iter().filter_map(active).collect();
-    let says: BTreeSet<(&str, &str)> = current.reverted.iter().copied().collect();
-    if should.iter().all(|(target, on)| says.contains(&(target.as_str(), on.as_str()))) {
-        return None;
-    }
-    let text = format!(
-        "The VM was reverted to {}, which has snapshots after it, and does not say on which images the VM is since: a \
-         deletion or a revert by other tools would remove images that those snapshots need.",
-        current.name
-    );
-    let repair = Some(Repair::SetRevertDisks(current.name.clone(), should));
-    Some(Finding { repair, ..Finding::new(Health::Broken, text) })
 }
 
 pub(super) fn mixed(facts: &Facts<'_>) -> Option<Finding> {

@@ -115,6 +115,22 @@ fn without_a_current_one_the_images_prove_which_it_is() {
 }
 
 #[test]
+fn what_layers_without_a_name_lie_on_is_told_where_libvirt_lost_the_current_one() {
+    let mut facts = sound();
+    facts.snapshots[2].current = false;
+    facts.disks = vec![disk(&["x", "o3", "o2", "o1", "base"])];
+    let found = only(&facts);
+    assert_eq!((found.health, &found.repair), (Health::Broken, &None));
+    assert!(found.text.contains("No snapshot is the current one") && found.text.contains("those lie on s3:"));
+    for way in ["`virsh snapshot-current`", "adopt --layers"] {
+        assert!(found.text.contains(way), "{}", found.text);
+    }
+    // A branch from s2 that starts on the same image: it may have been either of them.
+    facts.snapshots.push(snapshot("b3", Some("s2"), "o3", "o2"));
+    assert!(!only(&facts).text.contains("those lie on"));
+}
+
+#[test]
 fn a_wrong_current_one_is_told_from_the_right_one() {
     let mut facts = sound();
     facts.snapshots[2].current = false;
