@@ -167,6 +167,7 @@ macro_rules! contracts {
             internal [Images] {
                 one_inside_is_deleted_on_request_from_all_disks [];
                 one_inside_is_reverted_to_and_that_can_be_reverted [];
+                without_a_current_one_those_inside_are_deleted_and_reverted_to [Foreign];
                 inside_and_outside_are_never_mixed [Foreign];
                 what_libvirt_forgot_inside_images_is_found_and_not_destroyed [Foreign];
             }

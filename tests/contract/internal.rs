@@ -7,7 +7,7 @@ use virtsnap::{
         revert::Then,
     },
     forgotten,
-    hypervisor::Hypervisor,
+    hypervisor::{Event, Hypervisor},
 };
 
 use super::{
@@ -118,6 +118,28 @@ pub(crate) fn one_inside_is_reverted_to_and_that_can_be_reverted(rig: &mut dyn R
         assert_eq!(hv.vm(vm).unwrap().state, VmState::Paused);
         assert_eq!(names(&*hv, vm).len(), 6);
     }
+}
+
+/// libvirt 11 crashes where an external one is deleted or reverted to then; of those inside it needs none.
+pub(crate) fn without_a_current_one_those_inside_are_deleted_and_reverted_to(rig: &mut dyn Rig) {
+    let (hv, events) = connected(rig);
+    let daemon = Daemon::new(&hv);
+    for running in [true, false] {
+        let vm = two_inside(rig, running);
+        let safety = revert(&daemon, vm, "a", Then::AsBefore);
+        // It had no parent that could be the current one now.
+        hv.forget(vm, &name("a")).unwrap();
+        let none = || assert!(!records(&*hv, vm).iter().any(|r| r.current));
+        none();
+        assert_eq!(daemon.run(vm, delete("b", true)), Outcome::Done(None), "{running}");
+        assert_eq!(names(&*hv, vm), [safety.as_str()]);
+        none();
+        now(rig, vm, 1);
+        revert(&daemon, vm, safety.as_str(), Then::AsBefore);
+        now(rig, vm, 3);
+    }
+    let crashed = events.try_iter().find(|e| matches!(e, Event::Disconnected(_)));
+    assert_eq!(crashed.map(|e| format!("{e:?}")), None);
 }
 
 pub(crate) fn inside_and_outside_are_never_mixed(rig: &mut dyn Rig) {
