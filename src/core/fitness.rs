@@ -148,7 +148,9 @@ fn check_vm(vm: &Facts<'_>) -> Result<(), Unfit> {
             Kind::Busy,
             format!(
                 "something else has VM {name} now (a save, a backup, another snapshot, or its QEMU does not answer): \
-                 try again later; `virsh domjobinfo` says more"
+                 try again later; `virsh domjobinfo` says more. If that waits as well, and its error names nobody who holds \
+                 the lock, libvirt waits for a QEMU that is gone: only its own restart ends that (`systemctl restart \
+                 libvirtd`, running VMs go on)"
             ),
         );
     }
@@ -286,7 +288,7 @@ mod tests {
             (Facts { state: VmState::PmSuspended, ..base() }, Kind::Unsupported, "suspended"),
             (Facts { internal: Some(&internal), ..base() }, Kind::Unsupported, "inside"),
             (Facts { block_jobs: true, ..base() }, Kind::Busy, "virsh blockjob"),
-            (Facts { busy: true, ..base() }, Kind::Busy, "domjobinfo"),
+            (Facts { busy: true, ..base() }, Kind::Busy, "systemctl restart libvirtd"),
             (Facts { xml_bytes: 900 * 1024, ..base() }, Kind::Unsupported, "1 MiB"),
         ] {
             let (got, text) = refused(&vm, LIMITS);

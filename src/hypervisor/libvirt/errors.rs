@@ -9,8 +9,21 @@ use crate::hypervisor::{Error, ErrorKind};
 
 impl From<VirtError> for Error {
     fn from(e: VirtError) -> Self {
-        Self::new(classify(&e), e.message())
+        Self::new(classify(&e), with_holder(e.message()))
     }
+}
+
+/// libvirt names the call that has a VM's lock. Where it names none that is libvirt itself: it took the lock at its own
+/// start, for a QEMU that does not answer or is gone ("current job is (none, none, start)" in its journal), and keeps it.
+fn with_holder(text: &str) -> String {
+    let itself = text.ends_with("cannot acquire state change lock");
+    let way_out = if itself {
+        ", which libvirt itself has since it was started, to look for this VM's QEMU. If that lasts for minutes, only \
+         another restart of libvirt ends it (`systemctl restart libvirtd`): running VMs go on"
+    } else {
+        ""
+    };
+    format!("{text}{way_out}")
 }
 
 fn classify(e: &VirtError) -> ErrorKind {
@@ -139,6 +152,18 @@ fn by_text(text: &str) -> ErrorKind {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lock_that_libvirt_keeps_for_itself_is_told_with_the_way_out() {
+        let lock = "Timed out during operation: cannot acquire state change lock";
+        let itself = with_holder(lock);
+        assert!(itself.starts_with(lock) && itself.contains("systemctl restart libvirtd"), "{itself}");
+        assert_eq!(by_text(&itself), ErrorKind::Busy);
+        for other in ["monitor=remoteDispatchDomainBlockJobAbort", "agent=remoteDispatchDomainFSFreeze"] {
+            let held = format!("{lock} (held by {other})");
+            assert_eq!(with_holder(&held), held);
+        }
+    }
 
     #[test]
     fn what_cannot_be_migrated_is_told_from_what_fails() {
