@@ -9,7 +9,7 @@ use crate::{
         doubt, forgotten, health,
         inventory::{Quality, SnapshotRecord, VmRecord},
         label::Label,
-        leftover, marker,
+        layer, leftover, marker,
         model::{Content, Origin, Snapshot, SnapshotName, SnapshotState, Storage, VmId, VmState},
         stray,
     },
@@ -38,6 +38,9 @@ pub fn read(hypervisor: &dyn Hypervisor, store: &Store, id: VmId) -> Result<VmRe
         health::examine(&hypervisor::facts(&vm, &snapshots, hypervisor.features()?, unfinished));
     let stands = vm.state == VmState::Paused && vm.block_jobs && !vm.busy && !unfinished;
     findings.extend(stands.then(leftover::finding));
+    if !unfinished {
+        findings.extend(layer::finding(&vm.name, &left(&vm, &snapshots, &store.laid(id)?)));
+    }
     let strays = store.strays(id)?;
     findings.extend(stray::finding(&strays));
     let forgotten = store.forgotten(id)?;
@@ -62,6 +65,23 @@ pub fn read(hypervisor: &dyn Hypervisor, store: &Store, id: VmId) -> Result<VmRe
     let known_since = doubt::since(record.snapshots.values(), store.knows_since(id)?);
     findings.extend(known_since.map(|since| doubt::finding(&record.name, since)));
     Ok(VmRecord { ground, stem, findings, strays, known_since, forgotten, ..record })
+}
+
+/// What the VM is on of all that was laid for snapshots of ours, where none of those is left and no other has it.
+fn left<'a>(
+    vm: &'a Vm,
+    records: &[hypervisor::SnapshotRecord],
+    laid: &BTreeSet<String>,
+) -> BTreeSet<&'a str> {
+    if records.iter().any(|r| marker::split(&r.description, vm.id).1.is_some()) {
+        return BTreeSet::new();
+    }
+    let names = |r: &hypervisor::SnapshotRecord, path: &str| {
+        let own = r.disks.iter().any(|d| d.overlay == path || d.state_image == path);
+        own || r.revert_disks.iter().any(|(_, on)| on == path)
+    };
+    let images = vm.disks.iter().flat_map(|d| &d.chain).map(|layer| layer.path.as_str());
+    images.filter(|path| laid.contains(*path) && !records.iter().any(|r| names(r, path))).collect()
 }
 
 /// What the store knows of a VM's snapshots.

@@ -13,6 +13,7 @@ mod forgotten;
 mod hooks;
 mod kept;
 mod labels;
+mod laid;
 mod runs;
 mod standings;
 mod strays;
@@ -142,6 +143,9 @@ const MIGRATIONS: &[&str] = &["
     CREATE TABLE pin (
         id TEXT NOT NULL, owner TEXT NOT NULL, reason TEXT NOT NULL, expires_usec INTEGER,
         PRIMARY KEY (id, owner)) STRICT, WITHOUT ROWID;
+", "
+    CREATE TABLE laid (path TEXT PRIMARY KEY, vm TEXT NOT NULL) STRICT;
+    CREATE INDEX laid_vm ON laid (vm);
 "];
 
 /// Asked before each write; an error is what comes of it.

@@ -9,9 +9,11 @@
 //!
 //! Which of them belong together on several disks is proven where all disks that have any have as many.
 
+use std::collections::BTreeSet;
+
 use super::{
     chain,
-    health::{self, Facts},
+    health::{self, Facts, Finding, Health},
 };
 
 /// One of them, on all disks that have it.
@@ -75,6 +77,20 @@ pub fn unnamed<'a>(facts: &Facts<'a>) -> Result<Vec<Layer<'a>>, String> {
         disks: deep.iter().map(|(disk, _)| (disk.target, disk.chain[at - 1], disk.chain[at])).collect(),
     };
     Ok((1..=*most).rev().map(layer).collect())
+}
+
+/// Told where the VM is still on images that were made for snapshots of ours, and none of those is there any more.
+pub fn finding(vm: &str, ours: &BTreeSet<&str>) -> Option<Finding> {
+    let first = ours.first()?;
+    let many = match ours.len() {
+        1 => format!("Layer {first} under the VM's disks was"),
+        more => format!("{more} layers under the VM's disks, {first} the first of them, were"),
+    };
+    let text = format!(
+        "{many} made for snapshots that are gone by now: a disk that one of them left out stays on what it is on. \
+         `virtsnap adopt {vm} --layers` makes a snapshot of each layer, and deleting those merges them."
+    );
+    Some(Finding { health: Health::Degraded, text, repair: None })
 }
 
 #[cfg(test)]
@@ -144,6 +160,17 @@ mod tests {
         let all = facts(&[("vda", &["/x", "/base"]), ("vdb", &["/b"])], Vec::new());
         assert_eq!(unnamed(&all).unwrap(), [Layer { disks: vec![("vda", "/x", "/base")] }]);
         assert_eq!(unnamed(&facts(&[("vda", &["/base"])], Vec::new())).unwrap(), []);
+    }
+
+    #[test]
+    fn what_is_left_of_ours_is_told_with_the_way_out() {
+        assert_eq!(finding("web", &BTreeSet::new()), None);
+        let found = finding("web", &["/i/a"].into()).unwrap();
+        assert!(found.text.starts_with("Layer /i/a under"), "{}", found.text);
+        let found = finding("web", &["/i/b", "/i/a"].into()).unwrap();
+        assert!(found.text.starts_with("2 layers under the VM's disks, /i/a the first"), "{}", found.text);
+        assert!(found.text.contains("`virtsnap adopt web --layers`"), "{}", found.text);
+        assert_eq!((found.health, found.repair), (Health::Degraded, None));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use rusqlite::{Connection, TransactionBehavior, params};
 use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
-use super::{Result, Store, StoreError, labels};
+use super::{Result, Store, StoreError, labels, laid};
 use crate::core::{
     branch::BranchPlan,
     inventory::Quality,
@@ -186,7 +186,7 @@ fn insert(connection: &Connection, intent: &Intent, at: Timestamp) -> Result<()>
             intent.phase,
         ],
     )?;
-    Ok(())
+    laid::laid(connection, intent)
 }
 
 /// Intents, and what is known of their snapshots.
@@ -225,13 +225,16 @@ pub(super) fn all(connection: &Connection) -> Result<Vec<Intent>> {
 impl Store {
     /// Before an operation's first step. What is pinned nothing is begun of that ends it.
     pub fn begin(&self, intent: &Intent, at: Timestamp) -> Result<()> {
-        let connection = self.writer()?;
+        let mut connection = self.writer()?;
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for id in intent.ends() {
-            if let Some(by) = labels::held_by(&connection, id)? {
+            if let Some(by) = labels::held_by(&transaction, id)? {
                 return Err(StoreError::Pinned(by));
             }
         }
-        insert(&connection, intent, at)
+        insert(&transaction, intent, at)?;
+        transaction.commit()?;
+        Ok(())
     }
 
     /// After the step that decides what was begun: nothing is left of the operations with these identities and of their

@@ -369,7 +369,8 @@ fn undo(work: &Work<'_>, vm: &Vm, intent: &Intent, why: &str) -> bool {
     let done = discarded.is_ok();
     match discarded {
         Ok(()) => {
-            if let Err(e) = work.tools.store.abandoned(intent.id) {
+            let store = &work.tools.store;
+            if let Err(e) = store.discarded(&intent.overlays).and_then(|()| store.abandoned(intent.id)) {
                 tracing::warn!(
                     MESSAGE_ID = message::STORE_FAILED, VIRTSNAP_VM = %vm.name, error = %e,
                     "cannot take back a stored intent"

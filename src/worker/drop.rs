@@ -112,6 +112,7 @@ pub(crate) fn settle(tools: &Tools, intent: &Intent) -> Result<()> {
             Err(e) if gone_with_vm(&e) => {}
             done => done?,
         }
+        stored(tools.store.discarded(std::slice::from_ref(image)))?;
     }
     if later.is_empty() {
         return stored(tools.store.gone(intent.id));

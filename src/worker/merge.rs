@@ -166,6 +166,7 @@ fn carry_out(
     let names = names(recipe);
     match done {
         Ok(()) => {
+            work.tools.store.discarded(&recipe.removed())?;
             work.tools.store.gone(intent.id)?;
             for name in &names {
                 work.told_deleted(vm, name);

@@ -175,6 +175,7 @@ macro_rules! contracts {
                 layers_on_top_of_snapshots_become_snapshots_that_hold_what_they_should [Foreign];
                 they_are_merged_away_like_others_also_when_libvirt_was_away [Foreign, Disconnect];
                 without_snapshots_all_but_the_base_is_one_unless_it_is_a_clone [];
+                what_is_left_under_a_disk_when_all_are_gone_is_told [Foreign, Branches];
                 where_it_is_not_proven_none_becomes_one [Foreign];
             }
             agent [] {

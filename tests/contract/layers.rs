@@ -2,14 +2,20 @@
 
 use virtsnap::{
     core::{
-        job::{AdoptJob, Operation, Outcome, Pace},
+        health,
+        job::{AdoptJob, CreateJob, Made, Operation, Outcome, Pace, RevertJob},
         marker,
         model::{Origin, VmId},
     },
     hypervisor::{ErrorKind, Hypervisor, NewRecord, SnapshotRecord},
+    reader,
 };
 
-use super::{DEADLINE, Rig, RigVm, chain, connected, daemon::Daemon, name, records, refused};
+use super::{
+    DEADLINE, Rig, RigVm, chain, connected,
+    daemon::{Daemon, usual},
+    name, records, refused,
+};
 
 const TWO: RigVm = RigVm { disks: 2, running: true, agent: false };
 const DISKS: [&str; 2] = ["vda", "vdb"];
@@ -149,6 +155,46 @@ pub(crate) fn without_snapshots_all_but_the_base_is_one_unless_it_is_a_clone(rig
     for target in DISKS {
         assert_eq!((rig.marker_now(vm, target), chain(&*hv, vm, target).len()), (2, 1));
     }
+}
+
+/// A disk that a revert leaves where it is, as the snapshot does not have it, stays on what a newer one put under it.
+pub(crate) fn what_is_left_under_a_disk_when_all_are_gone_is_told(rig: &mut dyn Rig) {
+    let (hv, _events) = connected(rig);
+    let daemon = Daemon::new(&hv);
+    let vm = rig.new_vm(TWO);
+    let told = || {
+        let read = reader::read(&*hv, &daemon.tools.store, vm).unwrap();
+        health::reason(&read.findings)
+    };
+    for (label, disks, value) in [("s1", &["vda"][..], 1), ("s2", &DISKS, 2)] {
+        write(rig, vm, value);
+        let disks = disks.iter().map(|d| (*d).to_owned()).collect();
+        let safety = usual("s").safety.unwrap();
+        let create = CreateJob { name: Some(name(label)), disks: Some(disks), ..safety };
+        let taken = daemon.run(vm, Operation::Create(create));
+        assert_eq!(taken, Outcome::Done(Some(Made::Snapshot(name(label)))));
+    }
+    write(rig, vm, 3);
+    daemon.ask(vm, RevertJob { safety: None, ..usual("s1") }).unwrap();
+    for record in records(&*hv, vm).iter().rev() {
+        assert_eq!(told(), "", "{} can be deleted", record.name);
+        delete(&daemon, vm, record);
+    }
+    let lengths = || DISKS.map(|target| chain(&*hv, vm, target).len());
+    assert_eq!((records(&*hv, vm), lengths()), (vec![], [1, 2]));
+    let layer = chain(&*hv, vm, "vdb").remove(0);
+    assert!(told().starts_with(&format!("Layer {layer} under the VM's disks was made for")), "{}", told());
+    assert_eq!(adopt(&daemon, vm), Outcome::Done(None));
+    assert_eq!(told(), "");
+    for record in line(&*hv, vm) {
+        delete(&daemon, vm, &record);
+    }
+    assert_eq!((told(), lengths()), (String::new(), [1, 1]));
+    assert!(daemon.tools.store.laid(vm).unwrap().is_empty());
+    assert_eq!(DISKS.map(|target| rig.marker_now(vm, target)), [1, 3]);
+    // What others put on top is theirs.
+    rig.put_on_top(vm, &DISKS);
+    assert_eq!((told(), lengths()), (String::new(), [2, 2]));
 }
 
 pub(crate) fn where_it_is_not_proven_none_becomes_one(rig: &mut dyn Rig) {

@@ -1,10 +1,13 @@
 //! What is done: by the daemon's clients, by people beside it, and by bad luck.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
 
 use super::{
     dice::Dice,
-    harness::{Bare, Daemon, Testbed},
+    harness::{Bare, Daemon, Testbed, wait_for},
     merges::Cut,
     oracle::{self, Listed},
 };
@@ -124,6 +127,12 @@ impl<'a> World<'a> {
             chains.max()
         };
         if layers(self) > Some(1) {
+            let words = "made for snapshots that are gone by now";
+            wait_for(Duration::from_secs(75), "what is left is told", || {
+                let reason: String =
+                    self.daemon.bus.get(&self.daemon.vm("seq"), "org.virtsnap1.VM", "HealthReason");
+                reason.contains(words).then_some(())
+            });
             println!("at the end: {}", self.daemon.ok("adopt seq --layers --yes").trim());
             let adopted = oracle::listed(self);
             assert!(!adopted.is_empty(), "there are layers");

@@ -41,7 +41,7 @@ pub(super) fn settle(
         Became::Nothing => {
             tools.hypervisor.discard(intent.vm, &intent.overlays)?;
             tracing::warn!(VIRTSNAP_SNAPSHOT = %name, "snapshot {name} was interrupted before it was taken; its overlays are removed");
-            Ok(tools.store.abandoned(intent.id))
+            Ok(tools.store.discarded(&intent.overlays).and_then(|()| tools.store.abandoned(intent.id)))
         }
         Became::Taken(behind) => {
             define(tools, &vm, plan, &behind)?;
