@@ -5,6 +5,8 @@
 
 #[allow(unused_macros, reason = "full VMs are started in another way")]
 mod harness;
+#[path = "full_apparmor/hotplug.rs"]
+mod hotplug;
 
 use std::{io::Write as _, path::Path, process::Command, time::Duration};
 
@@ -288,6 +290,16 @@ mod full_trixie {
     fn without_the_helper_nothing_is_touched() {
         super::without_the_helper_nothing_is_touched(&start(Suite::Trixie));
     }
+
+    #[test]
+    fn a_branch_of_a_confined_vm_is_promoted() {
+        super::hotplug::a_branch_of_a_confined_vm_is_promoted(&start(Suite::Trixie));
+    }
+
+    #[test]
+    fn a_disk_is_detached_in_the_middle_of_a_merge() {
+        super::hotplug::a_disk_is_detached_in_the_middle_of_a_merge(&start(Suite::Trixie));
+    }
 }
 
 mod full_bookworm {
@@ -301,5 +313,15 @@ mod full_bookworm {
     #[test]
     fn without_the_helper_nothing_is_touched() {
         super::without_the_helper_nothing_is_touched(&start(Suite::Bookworm));
+    }
+
+    #[test]
+    fn a_branch_of_a_confined_vm_is_promoted() {
+        super::hotplug::a_branch_of_a_confined_vm_is_promoted(&start(Suite::Bookworm));
+    }
+
+    #[test]
+    fn a_disk_is_detached_in_the_middle_of_a_merge() {
+        super::hotplug::a_disk_is_detached_in_the_middle_of_a_merge(&start(Suite::Bookworm));
     }
 }
