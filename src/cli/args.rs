@@ -3,6 +3,7 @@
 mod branch;
 mod create;
 mod delete;
+mod pin;
 mod revert;
 mod rules;
 mod show;
@@ -17,6 +18,7 @@ pub use self::{
     branch::{Branch, Promote},
     create::{Create, Memory, Quiesce},
     delete::{Adopt, Delete},
+    pin::{Modify, Pin, Unpin},
     revert::{After, Revert},
     rules::InlineRules,
     show::{Complete, Completion, Shell, Show, Watch},
@@ -66,6 +68,12 @@ pub enum Verb {
     Create(Create),
     /// Delete a snapshot; the VM's disks read as before
     Delete(Delete),
+    /// Hold a snapshot: it is neither pruned nor deleted until its pin is taken off
+    Pin(Pin),
+    /// Take a pin off a snapshot
+    Unpin(Unpin),
+    /// Change a snapshot's description, its tags, or when it expires
+    Modify(Modify),
     /// Take over snapshots that others made: they are deleted and pruned like virtsnap's own
     Adopt(Adopt),
     /// Put a VM back to a snapshot; another one that is taken first is the way back
@@ -117,6 +125,15 @@ pub struct List {
     /// Show what was taken on top of what
     #[arg(long, requires = "vm")]
     pub tree: bool,
+    /// Show the newest first, and what becomes of each: who pinned it, when it expires, what the next prune does
+    #[arg(long, requires = "vm", conflicts_with = "tree")]
+    pub timeline: bool,
+    /// Only those with this tag; may be repeated for those with all of them
+    #[arg(long = "tag", value_name = "TAG", requires = "vm", conflicts_with = "tree")]
+    pub tags: Vec<String>,
+    /// Only those that somebody pinned
+    #[arg(long, requires = "vm", conflicts_with = "tree")]
+    pub pinned: bool,
 }
 
 /// `virtsnap run`

@@ -14,8 +14,8 @@ use super::{
     list::shortfall,
     props::{self, Snapshot},
     proxy::{ManagerProxy, Options, VMProxy},
-    render::{duration, quoted, safe},
-    view,
+    render::{Watch, duration, quoted, safe},
+    view, when,
 };
 
 #[derive(Serialize)]
@@ -32,7 +32,7 @@ pub(super) async fn create(
 ) -> Result<Exit, Failure> {
     let vm = ManagerProxy::new(bus).await?.lookup_vm(&args.vm).await?;
     let name = args.name.as_deref().unwrap_or_default();
-    let job = VMProxy::new(bus, &vm).await?.create_snapshot(name, options(args)).await?;
+    let job = VMProxy::new(bus, &vm).await?.create_snapshot(name, options(args, &console.watch)?).await?;
     if args.wait.no_wait && console.json {
         return answer(&job, &vm, None, bus, console).await.map(|()| Exit::Done);
     }
@@ -54,7 +54,7 @@ pub(super) async fn create(
     Ok(ended.exit())
 }
 
-fn options(args: &Create) -> Options<'_> {
+fn options<'a>(args: &'a Create, watch: &Watch) -> Result<Options<'a>, Failure> {
     let mut options = Options::new();
     if let Some(description) = &args.description {
         options.insert("description", description.as_str().into());
@@ -68,7 +68,13 @@ fn options(args: &Create) -> Options<'_> {
     if !args.disks.is_empty() {
         options.insert("disks", Variant::from(args.disks.clone()));
     }
-    options
+    if !args.tags.is_empty() {
+        options.insert("tags", Variant::from(args.tags.clone()));
+    }
+    if let Some(text) = &args.expires {
+        options.insert("expires", when::given("expires", text, watch)?.into());
+    }
+    Ok(options)
 }
 
 /// What was taken, and how consistent it is.
@@ -99,6 +105,7 @@ async fn answer(
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
+    use jiff::{Timestamp, tz::TimeZone};
 
     use super::*;
     use crate::cli::args::{Cli, Verb};
@@ -112,11 +119,16 @@ mod tests {
 
     #[test]
     fn only_what_was_given_is_sent() {
-        assert!(options(&parsed(&["db"])).is_empty());
+        let watch = Watch { zone: TimeZone::UTC, now: Timestamp::UNIX_EPOCH };
+        assert!(options(&parsed(&["db"]), &watch).unwrap().is_empty());
         let mut args =
             parsed(&["db", "--quiesce", "require", "--disk", "vda", "--disk", "vdb", "--description", "x"]);
         args.memory = parsed(&["db", "--memory", "prefer"]).memory;
-        let sent = options(&args);
+        args.tags = parsed(&["db", "--tag", "a", "--tag", "b"]).tags;
+        args.expires = Some("2h".into());
+        let sent = options(&args, &watch).unwrap();
+        assert_eq!(sent["tags"], Variant::from(vec!["a", "b"]));
+        assert_eq!(sent["expires"], Variant::from(7_200_000_000_u64));
         assert_eq!(sent["memory"], Variant::from("prefer"));
         assert_eq!(sent["quiesce"], Variant::from("require"));
         assert_eq!(sent["disks"], Variant::from(vec!["vda", "vdb"]));

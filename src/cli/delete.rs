@@ -8,7 +8,7 @@ use super::{
     exit::{Exit, Failure},
     follow,
     inventory::Inventory,
-    pace,
+    pace, pin,
     props::Snapshot,
     proxy::{Options, SnapshotProxy},
     render::{Watch, known_size, quoted, safe},
@@ -31,6 +31,10 @@ pub(super) async fn delete(
         let text =
             format!("snapshot {} of {} was not made by virtsnap", quoted(&snapshot.name), quoted(&vm.name));
         return Err(Failure::Answered { name: "org.virtsnap1.Error.NotManaged".to_owned(), message: text });
+    }
+    if let Some(by) = snapshot.pins.first().map(|_| pin::pins(snapshot, &console.watch).join(", ")) {
+        let text = format!("snapshot {} of {} is pinned by {by}", quoted(&snapshot.name), quoted(&vm.name));
+        return Err(Failure::Answered { name: "org.virtsnap1.Error.Pinned".to_owned(), message: text });
     }
     let question = question(&vm.name, snapshot, args.metadata_only, &console.watch);
     console.confirm(&question, args.consent.yes)?;

@@ -166,6 +166,10 @@ pub fn hint_for(name: &str) -> Option<&'static str> {
                 "`journalctl -u virtsnapd` has what the hook said; one whose name ends in .optional may fail",
             ),
             "NotManaged" => Some("with --foreign it is deleted all the same; `virtsnap adopt` takes it over"),
+            "Pinned" => Some(
+                "once nobody needs it, `virtsnap unpin VM SNAPSHOT` takes your pin off, and --all everybody's",
+            ),
+            "NotPinned" => Some("`virtsnap show VM SNAPSHOT` shows whose pins there are"),
             "NotMigratable" => Some("memory \"prefer\" keeps the disks alone of such a VM"),
             "ChainMismatch" => Some(
                 "compare `virsh domblklist VM` with `virsh snapshot-list VM --tree`; `virtsnap status` says more",

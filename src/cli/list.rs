@@ -8,8 +8,10 @@ use super::{
     console::Console,
     exit::{Exit, Failure},
     inventory::{Inventory, Object},
+    pin,
     props::{Snapshot, Vm},
     render::{Column, Watch, cell, count, duration, known_size, names, quoted, safe, size, table},
+    timeline::timeline,
     view,
 };
 
@@ -32,9 +34,25 @@ pub(super) async fn list(args: &List, bus: &Connection, console: &mut Console<'_
     };
     match &args.vm {
         None => list_vms(&all, console)?,
-        Some(vm) => list_snapshots(all.vm(vm)?, args.tree, &all, console)?,
+        Some(vm) => {
+            let vm = all.vm(vm)?;
+            let shown = chosen(all.snapshots(vm), args);
+            if args.timeline {
+                timeline(vm, &shown, &all, bus, console).await?;
+            } else {
+                list_snapshots(vm, &shown, args.tree, &all, console)?;
+            }
+        }
     }
     Ok(Exit::Done)
+}
+
+/// Those that were asked for.
+fn chosen<'a>(all: &'a [Object<Snapshot>], args: &List) -> Vec<&'a Object<Snapshot>> {
+    let fits = |s: &&Object<Snapshot>| {
+        args.tags.iter().all(|tag| s.tags.contains(tag)) && (!args.pinned || !s.pins.is_empty())
+    };
+    all.iter().filter(fits).collect()
 }
 
 fn list_vms(all: &Inventory, console: &mut Console<'_>) -> Result<(), Failure> {
@@ -73,6 +91,7 @@ fn vm_row(vm: &Object<Vm>, all: &Inventory, watch: &Watch) -> Vec<String> {
 
 fn list_snapshots(
     vm: &Object<Vm>,
+    shown: &[&Object<Snapshot>],
     tree: bool,
     all: &Inventory,
     console: &mut Console<'_>,
@@ -81,15 +100,13 @@ fn list_snapshots(
     if console.json {
         let shown = Snapshots {
             vm: view::Vm::new(vm, all, &console.watch),
-            snapshots: snapshots
-                .iter()
-                .map(|s| view::Snapshot::new(s, snapshots, all, &console.watch))
-                .collect(),
+            snapshots: shown.iter().map(|s| view::Snapshot::new(s, snapshots, all, &console.watch)).collect(),
         };
         return console.answer(&shown);
     }
-    if snapshots.is_empty() {
-        console.remark(&format!("VM {} has no snapshot", quoted(&vm.name)));
+    if shown.is_empty() {
+        let such = if snapshots.is_empty() { "" } else { " such" };
+        console.remark(&format!("VM {} has no{such} snapshot", quoted(&vm.name)));
         return orphans(vm, console);
     }
     let columns = [
@@ -106,19 +123,21 @@ fn list_snapshots(
     let rows = if tree {
         super::tree::tree(snapshots).iter().map(|b| row(&b.indent, b.snapshot)).collect()
     } else {
-        snapshots.iter().map(|s| row("", s)).collect()
+        shown.iter().map(|s| row("", s)).collect()
     };
     console.print(&table(&columns, rows))?;
+    let of = if shown.len() == snapshots.len() { String::new() } else { format!("{} of ", shown.len()) };
+    let pinned = if shown.iter().any(|s| !s.pins.is_empty()) { ", p = pinned" } else { "" };
     let summary = format!(
-        "{}, {}, {} under the deepest disk (* = current)",
+        "{of}{}, {}, {} under the deepest disk (* = current{pinned})",
         count(snapshots.len(), "snapshot"),
         size(vm.snapshot_bytes),
         count(vm.chain_depth as usize, "image"),
     );
     console.line(&summary)?;
-    for line in
-        snapshots.iter().filter_map(|s| branches(s)).chain(snapshots.iter().filter_map(|s| shortfall(s)))
-    {
+    let attached: Vec<_> = shown.iter().filter_map(|s| pin::attached(s, &console.watch)).collect();
+    let branched = shown.iter().filter_map(|s| branches(s));
+    for line in attached.into_iter().chain(branched).chain(shown.iter().filter_map(|s| shortfall(s))) {
         console.line(&line)?;
     }
     orphans(vm, console)
@@ -151,7 +170,11 @@ fn snapshot_row(indent: &str, snapshot: &Object<Snapshot>, all: &Inventory, watc
     // What is not a usable restore point says so where its consistency would stand.
     let consistency = if snapshot.state == "ready" { &snapshot.consistency } else { &snapshot.state };
     vec![
-        if snapshot.current { "*".to_owned() } else { String::new() },
+        format!(
+            "{}{}",
+            if snapshot.current { "*" } else { "" },
+            if snapshot.pins.is_empty() { "" } else { "p" }
+        ),
         format!("{indent}{}", cell(&snapshot.name)),
         watch.both(snapshot.created),
         cell(consistency),
@@ -205,7 +228,11 @@ mod tests {
         };
         match vm {
             None => list_vms(&all, &mut console).unwrap(),
-            Some(vm) => list_snapshots(all.vm(vm).unwrap(), tree, &all, &mut console).unwrap(),
+            Some(vm) => {
+                let vm = all.vm(vm).unwrap();
+                let shown: Vec<_> = all.snapshots(vm).iter().collect();
+                list_snapshots(vm, &shown, tree, &all, &mut console).unwrap();
+            }
         }
         String::from_utf8(out).unwrap()
     }

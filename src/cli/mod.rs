@@ -27,6 +27,7 @@ pub mod inventory;
 mod jobs;
 mod list;
 mod pace;
+mod pin;
 mod policies;
 mod progress;
 mod promote;
@@ -41,9 +42,11 @@ mod show;
 pub mod simulate;
 mod status;
 mod suspend;
+mod timeline;
 mod tree;
 pub mod view;
 mod watch;
+mod when;
 
 use zbus::{Connection, connection::Builder};
 
@@ -90,6 +93,9 @@ async fn dispatch(cli: &Cli, address: Option<&str>, console: &mut Console<'_>) -
         Verb::Show(args) => show::show(args, &bus, console).await,
         Verb::Create(args) => create::create(args, &bus, console).await,
         Verb::Delete(args) => delete::delete(args, &bus, console).await,
+        Verb::Pin(args) => pin::pin(args, &bus, console).await,
+        Verb::Unpin(args) => pin::unpin(args, &bus, console).await,
+        Verb::Modify(args) => pin::modify(args, &bus, console).await,
         Verb::Adopt(args) => adopt::adopt(args, &bus, console).await,
         Verb::Revert(args) => revert::revert(args, &bus, console).await,
         Verb::Branch(args) => branch::branch(args, &bus, console).await,

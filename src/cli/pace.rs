@@ -1,8 +1,6 @@
 //! `--bandwidth` and `--until`: how fast images are merged, and for how long.
 
-use jiff::{Timestamp, civil};
-
-use super::{args::Pace, exit::Failure, proxy::Options, render::Watch};
+use super::{args::Pace, exit::Failure, proxy::Options, render::Watch, when};
 use crate::config;
 
 /// As the methods that merge take it, added to their other options.
@@ -20,39 +18,18 @@ pub(super) fn options<'a>(
         others.insert("bandwidth", bytes.into());
     }
     if let Some(text) = &pace.until {
-        let at = until(text, watch).ok_or_else(|| {
+        let at = when::point(text, watch).ok_or_else(|| {
             let hint = "give a time of day, as in 06:00, or a date and a time, as in \"2026-11-21 06:00\"";
             Failure::Usage(format!("--until {text:?} is not a time; {hint}"))
         })?;
-        if at <= watch.now {
-            return Err(Failure::Usage(format!("--until {text:?} has passed already")));
-        }
-        let micros = u64::try_from(at.as_microsecond()).unwrap_or(u64::MAX);
-        others.insert("until", micros.into());
+        others.insert("until", when::usec("until", text, at, watch)?.into());
     }
     Ok(others)
 }
 
-/// In the reader's zone; a time of day is the next one.
-fn until(text: &str, watch: &Watch) -> Option<Timestamp> {
-    if let Ok(at) = text.parse::<Timestamp>() {
-        return Some(at);
-    }
-    if let Ok(at) = text.parse::<civil::DateTime>() {
-        return Some(at.to_zoned(watch.zone.clone()).ok()?.timestamp());
-    }
-    let time: civil::Time = text.parse().ok()?;
-    let today = watch.now.to_zoned(watch.zone.clone()).date();
-    let on = |day: civil::Date| Some(day.to_datetime(time).to_zoned(watch.zone.clone()).ok()?.timestamp());
-    match on(today)? {
-        at if at > watch.now => Some(at),
-        _ => on(today.tomorrow().ok()?),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use jiff::tz::TimeZone;
+    use jiff::{Timestamp, tz::TimeZone};
 
     use super::*;
 

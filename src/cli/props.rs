@@ -37,6 +37,9 @@ pub trait Properties: for<'de> Deserialize<'de> + Type {
 /// A suspension: of which policy, or on which VM; by whom (`failures` or `person`); why; since when, in µs.
 pub type Suspended = (OwnedObjectPath, String, String, u64);
 
+/// A pin: why, whose, when it is over (in µs).
+pub type Pin = (String, String, u64);
+
 properties! {
     /// The daemon.
     Manager of "org.virtsnap1.Manager" {
@@ -112,6 +115,12 @@ properties! {
         created: u64 = "CreatedUSec",
         /// Free text.
         description: String = "Description",
+        /// Words that it is found again by.
+        tags: Vec<String> = "Tags",
+        /// When its own time is over, in µs.
+        expires: u64 = "ExpiresUSec",
+        /// What holds it.
+        pins: Vec<Pin> = "Pins",
         /// disk or full.
         content: String = "Content",
         /// external or internal.

@@ -84,6 +84,18 @@ pub trait Snapshot {
     #[zbus(allow_interactive_auth)]
     fn revert(&self, options: Options<'_>) -> zbus::Result<OwnedObjectPath>;
 
+    /// Holds it: neither pruned nor deleted.
+    #[zbus(allow_interactive_auth)]
+    fn pin(&self, reason: &str, expires: u64, options: Options<'_>) -> zbus::Result<()>;
+
+    /// Takes pins off.
+    #[zbus(allow_interactive_auth)]
+    fn unpin(&self, options: Options<'_>) -> zbus::Result<()>;
+
+    /// Changes what people say of it; answers when it is done.
+    #[zbus(allow_interactive_auth)]
+    fn update(&self, options: Options<'_>) -> zbus::Result<()>;
+
     /// Makes another VM on it; answers with the job.
     #[zbus(allow_interactive_auth)]
     fn branch(&self, new_vm: &str, options: Options<'_>) -> zbus::Result<OwnedObjectPath>;

@@ -20,11 +20,12 @@ use super::{
     view,
 };
 
+/// What a prune would do with one snapshot.
 #[derive(Debug, Serialize)]
-struct Verdict {
+pub(super) struct Verdict {
     name: String,
     object: OwnedObjectPath,
-    keep: bool,
+    pub(super) keep: bool,
     reasons: Vec<Reason>,
     text: String,
 }
@@ -77,8 +78,13 @@ impl From<RawVerdict> for Verdict {
 }
 
 impl Verdict {
+    /// Whether it is about this one.
+    pub(super) fn is_of(&self, snapshot: &OwnedObjectPath) -> bool {
+        self.object == *snapshot
+    }
+
     /// The daemon's sentence, or the rules if it has none.
-    fn why(&self) -> String {
+    pub(super) fn why(&self) -> String {
         if self.text.is_empty() {
             cell(&self.reasons.iter().map(|r| r.rule.as_str()).collect::<Vec<_>>().join(", "))
         } else {
@@ -202,7 +208,12 @@ fn all_of<'a>(all: bool) -> Options<'a> {
     if all { Options::from([("all", true.into())]) } else { Options::new() }
 }
 
-async fn preview(vm: &Object<Vm>, bus: &Connection, options: Options<'_>) -> Result<Vec<Verdict>, Failure> {
+/// What a prune would do.
+pub(super) async fn preview(
+    vm: &Object<Vm>,
+    bus: &Connection,
+    options: Options<'_>,
+) -> Result<Vec<Verdict>, Failure> {
     let verdicts = VMProxy::new(bus, &vm.path).await?.preview_prune(options).await?;
     Ok(verdicts.into_iter().map(Verdict::from).collect())
 }

@@ -8,6 +8,7 @@ use super::{
     console::Console,
     exit::{Exit, Failure},
     inventory::{Inventory, Object},
+    pin,
     props::{Snapshot, Vm},
     render::{Watch, count, duration, facts, known_size, names, quoted, safe},
     suspend, view,
@@ -96,6 +97,7 @@ fn of_snapshot(
     let children: Vec<&str> =
         siblings.iter().filter(|s| s.parent == snapshot.path).map(|s| s.name.as_str()).collect();
     let some = |all: &[String]| if all.is_empty() { String::new() } else { names(all) };
+    let pins = pin::pins(snapshot, watch);
     let asked = &snapshot.consistency_requested;
     let consistency = if asked.is_empty() || *asked == snapshot.consistency {
         safe(&snapshot.consistency)
@@ -109,6 +111,9 @@ fn of_snapshot(
         ("State", safe(&snapshot.state)),
         ("", if snapshot.current { "the VM goes on from it".to_owned() } else { String::new() }),
         ("Description", safe(&snapshot.description)),
+        ("Tags", some(&snapshot.tags)),
+        ("Pinned by", pins.join(", ")),
+        ("Expires", if snapshot.expires == 0 { String::new() } else { watch.both(snapshot.expires) }),
         ("Content", format!("{}, {}", safe(&snapshot.content), safe(&snapshot.storage))),
         ("Consistency", consistency),
         ("", safe(&snapshot.consistency_note)),

@@ -147,6 +147,9 @@ pub struct Snapshot<'a> {
     parent: Option<&'a str>,
     current: bool,
     description: Option<&'a str>,
+    tags: &'a [String],
+    expires: Option<String>,
+    pins: Vec<Pin<'a>>,
     content: &'a str,
     storage: &'a str,
     state: &'a str,
@@ -177,6 +180,9 @@ impl<'a> Snapshot<'a> {
             parent: sibling(siblings, &snapshot.parent),
             current: snapshot.current,
             description: text(&snapshot.description),
+            tags: &snapshot.tags,
+            expires: rfc3339(snapshot.expires, &watch.zone),
+            pins: snapshot.pins.iter().map(|pin| Pin::new(pin, watch)).collect(),
             content: &snapshot.content,
             storage: &snapshot.storage,
             state: &snapshot.state,
@@ -191,6 +197,20 @@ impl<'a> Snapshot<'a> {
             origin: &snapshot.origin,
             branches: &snapshot.branches,
         }
+    }
+}
+
+/// What holds a snapshot.
+#[derive(Debug, Serialize)]
+pub struct Pin<'a> {
+    owner: &'a str,
+    reason: Option<&'a str>,
+    expires: Option<String>,
+}
+
+impl<'a> Pin<'a> {
+    fn new((reason, owner, expires): &'a props::Pin, watch: &Watch) -> Self {
+        Self { owner, reason: text(reason), expires: rfc3339(*expires, &watch.zone) }
     }
 }
 

@@ -5,8 +5,8 @@ use std::process::Command;
 use virtsnap::hypervisor::sim::VmSpec;
 
 use super::{
-    client::{none, soon},
-    rig::{Rig, id},
+    client::{none, options, soon},
+    rig::{Rig, id, snapshot_path},
 };
 
 /// What bash would offer for a line that ends at the cursor: each candidate as it would be inserted.
@@ -46,6 +46,8 @@ async fn bash_completes_verbs_options_and_the_names_of_what_is_there() {
     for name in ["before:upgrade", "before:delete", "other"] {
         rig.client.create(id(1), name, none()).await.unwrap();
     }
+    let tags = options([("tags", vec!["prod", "ticket:7"].into())]);
+    rig.client.call::<_, ()>(&snapshot_path(id(1), "other"), "Snapshot.Update", &(tags,)).await.unwrap();
     let address = rig.address();
     for (line, wanted) in [
         ("virtsnap re", &["revert", "reload", "resume"][..]),
@@ -64,7 +66,9 @@ async fn bash_completes_verbs_options_and_the_names_of_what_is_there() {
         ("virtsnap create web --qu", &["--quiesce"]),
         ("virtsnap create web --quiesce ", &["require", "prefer", "never"]),
         ("virtsnap create web --quiesce=n", &["never"]),
-        ("virtsnap list --t", &["--tree"]),
+        ("virtsnap list --tr", &["--tree"]),
+        ("virtsnap pin web o", &["other"]),
+        ("virtsnap modify web other --untag ", &["prod", "ticket:7"]),
     ] {
         let mut offered = offered(&address, line).await;
         let mut wanted = wanted.to_vec();

@@ -9,6 +9,7 @@ use zbus::Variant;
 
 use super::{
     client::{Failure, Options, none, options},
+    command_line::virtsnap,
     rig::{Rig, held, id, snapshot_path, vm_path},
 };
 
@@ -247,4 +248,83 @@ async fn what_is_going_already_cannot_be_pinned_any_more_and_libvirt_is_not_need
     unpin(&rig, &b, none()).await.unwrap();
     assert_eq!(pins(&rig, &b).await, []);
     refused(update(&rig, &b, options([("description", "x".into())])).await, "Disconnected", &[]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_client_pins_modifies_and_shows_what_becomes_of_each() {
+    let rig = world("[policy.p]\nvms = [\"web\"]\nmax-count = 1\n", &[]).await;
+    let address = rig.address();
+    let told = async |verb: &[&str]| virtsnap(&[&["--bus-address", address.as_str()], verb].concat()).await;
+    let well = async |verb: &[&str]| {
+        let (code, out, err) = told(verb).await;
+        assert_eq!((code, err.as_str()), (Some(0), ""), "{verb:?}: {out}");
+        out
+    };
+    let json = async |verb: &[&str]| -> serde_json::Value {
+        serde_json::from_str(&well(&[verb, &["--json"]].concat()).await).unwrap()
+    };
+    // The daemon's time is ahead of the client's by years, and nothing is to expire here.
+    let end = "2045-01-01";
+    well(&["create", "web", "--name", "a", "--tag", "prod", "--tag", "x", "--expires", end]).await;
+    well(&["create", "web", "--name", "b", "--description", "plain"]).await;
+    let out = well(&["pin", "web", "a", "--reason", "audit", "--until", "2044-01-01 12:00"]).await;
+    assert!(out.starts_with("web: snapshot \"a\" is pinned until 2044-01-01 12:00:00 (in "), "{out}");
+
+    let out = well(&["list", "web"]).await;
+    let row = out.lines().find(|line| line.starts_with('p')).unwrap_or_else(|| panic!("{out}"));
+    assert!(row.split_whitespace().nth(1) == Some("a"), "{out}");
+    for part in [
+        "(* = current, p = pinned)",
+        "\"a\": pinned by root until 2044-",
+        ": audit; expires 2045-",
+        "tagged prod, x",
+    ] {
+        assert!(out.contains(part), "{part}: {out}");
+    }
+    for only in [&["--tag", "prod", "--tag", "x"][..], &["--pinned"]] {
+        let out = well(&[&["list", "web"], only].concat()).await;
+        assert!(out.contains("1 of 2 snapshots") && !out.contains(" b "), "{out}");
+        let listed = json(&[&["list", "web"], only].concat()).await;
+        assert_eq!(listed["snapshots"].as_array().unwrap().len(), 1, "{listed}");
+    }
+    let shown = json(&["show", "web", "a"]).await;
+    let of = &shown["snapshot"];
+    assert_eq!((&of["tags"], &of["pins"][0]["owner"]), (&serde_json::json!(["prod", "x"]), &"root".into()));
+    assert!(of["expires"].as_str().unwrap().starts_with("204"), "{shown}");
+    let out = well(&["show", "web", "a"]).await;
+    assert!(out.contains("Pinned by:") && out.contains("Tags:") && out.contains("Expires:"), "{out}");
+    let out = well(&["plan", "web"]).await;
+    assert!(out.contains("it is pinned by root until") && out.contains("(audit)"), "{out}");
+
+    let out = well(&["list", "web", "--timeline"]).await;
+    let lines: Vec<&str> = out.lines().collect();
+    assert!(
+        lines[0].starts_with("WHEN") && lines[1].contains("  b  ") && lines[2].contains("  a  "),
+        "{out}"
+    );
+    assert!(lines[1].contains("newest good one") && lines[2].contains("pinned by root"), "{out}");
+    let timeline = json(&["list", "web", "--timeline", "--tag", "prod"]).await;
+    let point = &timeline["snapshots"][0];
+    assert_eq!((&point["name"], &point["next"]["keep"]), (&"a".into(), &true.into()), "{timeline}");
+
+    let (code, _, err) = told(&["delete", "web", "a", "--yes"]).await;
+    assert!(code == Some(1) && err.contains("pinned by root") && err.contains("virtsnap unpin"), "{err}");
+    let (code, _, err) = told(&["pin", "web", "a", "--until", "yesterday"]).await;
+    assert!(code == Some(2) && err.contains("--until \"yesterday\""), "{err}");
+    assert_eq!(told(&["pin", "web", "none"]).await.0, Some(3));
+    assert_eq!(told(&["modify", "web", "a"]).await.0, Some(2), "nothing to change");
+    let (code, _, err) = told(&["pin", "db", "theirs"]).await;
+    assert!(code == Some(1) && err.contains("virtsnap adopt db theirs"), "{err}");
+    let changed =
+        ["modify", "web", "a", "--tag", "y", "--untag", "x", "--expires", "never", "--description", "new"];
+    assert_eq!(well(&changed).await, "web: snapshot \"a\" is modified\n");
+    let of = json(&["show", "web", "a"]).await["snapshot"].clone();
+    assert_eq!((&of["tags"], &of["description"]), (&serde_json::json!(["prod", "y"]), &"new".into()));
+    assert!(of["expires"].is_null(), "{of}");
+    let unpinned = json(&["unpin", "web", "a"]).await;
+    assert_eq!((&unpinned["vm"], &unpinned["snapshot"]["pins"]), (&"web".into(), &serde_json::json!([])));
+    let (code, _, err) = told(&["unpin", "web", "a", "--owner", "alice"]).await;
+    assert!(code == Some(1) && err.contains("is not pinned"), "{err}");
+    let (code, _, err) = told(&["unpin", "web", "a", "--owner", "alice", "--all"]).await;
+    assert_eq!(code, Some(2), "{err}");
 }

@@ -15,6 +15,12 @@ pub struct Create {
     /// A text to keep with it
     #[arg(long, value_name = "TEXT")]
     pub description: Option<String>,
+    /// Give it this tag; may be repeated
+    #[arg(long = "tag", value_name = "TAG")]
+    pub tags: Vec<String>,
+    /// Have it pruned after this time (2026-12-31, 18:00, or from now on: 12h, 30d), whatever policies say
+    #[arg(long, value_name = "TIME")]
+    pub expires: Option<String>,
     /// Freeze the guest's file systems, or fail / if possible / not at all [default: prefer]
     #[arg(long, value_enum, value_name = "HOW")]
     pub quiesce: Option<Quiesce>,

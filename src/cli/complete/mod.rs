@@ -6,7 +6,7 @@
 
 mod wanted;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use clap::CommandFactory as _;
 use zbus::{Connection, fdo::DBusProxy};
@@ -76,6 +76,11 @@ fn names_of(wanted: &Wanted, all: &Inventory) -> Vec<(String, String)> {
                 format!("{}{size}", s.consistency)
             };
             all.snapshots(vm).iter().map(|s| (s.name.clone(), about(s))).collect()
+        }
+        Wanted::Tag(vm) => {
+            let Ok(vm) = all.vm(vm) else { return vec![] };
+            let tags: BTreeSet<_> = all.snapshots(vm).iter().flat_map(|s| s.tags.iter().cloned()).collect();
+            tags.into_iter().map(|tag| (tag, String::new())).collect()
         }
         Wanted::Policy => all.policies().iter().map(|p| (p.name.clone(), p.schedule.join(", "))).collect(),
         Wanted::Job => {

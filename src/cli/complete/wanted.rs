@@ -13,6 +13,8 @@ pub(super) enum Wanted {
     Vm,
     /// The name of a snapshot of this VM.
     Snapshot(String),
+    /// A tag of one of this VM's snapshots.
+    Tag(String),
     /// A policy's name.
     Policy,
     /// A job's number.
@@ -124,6 +126,7 @@ fn value(arg: &Arg, given: &[&str]) -> Wanted {
         "snapshot" | "snapshots" => {
             given.first().map_or(Wanted::Anything, |vm| Wanted::Snapshot((*vm).to_owned()))
         }
+        "tags" | "untag" => given.first().map_or(Wanted::Anything, |vm| Wanted::Tag((*vm).to_owned())),
         "policy" | "policies" => Wanted::Policy,
         "job" => Wanted::Job,
         "config_dir" | "policy_file" | "input" => Wanted::Files,
@@ -165,6 +168,9 @@ mod tests {
         assert_eq!(at(&["revert", "--start", "web", "a"]), Wanted::Snapshot("web".into()));
         assert_eq!(at(&["adopt", "web", "a", "b", ""]), Wanted::Snapshot("web".into()));
         assert_eq!(at(&["adopt", "web", "--policy", ""]), Wanted::Policy);
+        assert_eq!(at(&["pin", "web", ""]), Wanted::Snapshot("web".into()));
+        assert_eq!(at(&["modify", "web", "s", "--untag", ""]), Wanted::Tag("web".into()));
+        assert_eq!(at(&["list", "--tag", ""]), Wanted::Anything);
         assert_eq!(at(&["run", ""]), Wanted::Policy);
         assert_eq!(at(&["run", "p", "--vm", ""]), Wanted::Vm);
         assert_eq!(at(&["cancel", ""]), Wanted::Job);
