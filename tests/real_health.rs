@@ -7,7 +7,7 @@ mod harness;
 
 use std::time::Duration;
 
-use harness::{Bare, Daemon, Suite, Testbed, byte_in, wait_for};
+use harness::{Bare, BareDisk, Daemon, Suite, Testbed, byte_in, wait_for, wait_or};
 
 const VM: &str = "org.virtsnap1.VM";
 /// What has no event is seen with the watchdog's tick.
@@ -20,10 +20,11 @@ fn health(daemon: &Daemon<'_>, vm: &Bare) -> (String, String) {
 
 /// Waits until this is told of it.
 fn told(daemon: &Daemon<'_>, vm: &Bare, health_is: &str, words: &str) {
-    wait_for(SOON, &format!("{} is {health_is}: {words}", vm.name()), || {
+    let so = || {
         let (now, reason) = health(daemon, vm);
         (now == health_is && reason.contains(words)).then_some(())
-    });
+    };
+    wait_or(SOON, so, || panic!("{} is not {health_is} ({words}) but {:?}", vm.name(), health(daemon, vm)));
 }
 
 fn current(tb: &Testbed, vm: &Bare) -> String {
@@ -144,6 +145,96 @@ harness::on_both! {
         ));
         told(&daemon, &stray, "broken", &format!("Disk vda runs on {runs_on}, but the VM's definition names {old}"));
     }
+
+    /// libvirt puts one image more on a running VM than it can start it on: from then on it merges nothing, and its own
+    /// restart may kill the VM.
+    fn a_chain_that_libvirt_cannot_work_with_is_told(tb) {
+        let daemon = Daemon::running(tb, "");
+        let limit = if tb.suite() == Suite::Trixie { 25 } else { 200 };
+        let directory = "/var/lib/libvirt/images/deep";
+        tb.ok(&format!(
+            "set -e; mkdir {directory}; cd {directory}; qemu-img create -q -f qcow2 1.qcow2 8M
+             for n in $(seq 2 {limit}); do
+               qemu-img create -q -f qcow2 -u -b {directory}/$((n - 1)).qcow2 -F qcow2 $n.qcow2 8M
+             done"
+        ));
+        let top = |n: usize| BareDisk { image: format!("{directory}/{n}.qcow2"), format: "qcow2".to_owned() };
+        let vm = Bare::define_on(tb, "deep", &[top(limit)], "", "");
+        tb.ok("virsh -q start deep");
+        vm.write("vda", 0, 1);
+        wait_for(SOON, "the daemon knows the VM", || daemon.client("list deep").success().then_some(()));
+        told(&daemon, &vm, "ok", "");
+        let more = format!(
+            "virsh -q snapshot-create-as deep more --disk-only --no-metadata --diskspec vda,file={}",
+            top(limit + 1).image
+        );
+        let put = tb.sh(&more);
+        if tb.suite() == Suite::Bookworm {
+            // There the limit is one that libvirt itself looks at.
+            assert!(put.stderr.contains("more than 200 layers deep are not supported"), "{put}");
+            told(&daemon, &vm, "ok", "");
+            return;
+        }
+        assert!(put.success(), "libvirt lets people do that: {put}");
+        // A layer without metadata has no event; any change of the VM has it read.
+        tb.ok("virsh -q desc deep --title --config more");
+        vm.write("vda", 0, 2);
+        let words = format!("Disk vda has {} images, and this libvirt cannot work with more than {limit}", limit + 1);
+        told(&daemon, &vm, "broken", &words);
+        tb.ok("virsh -q destroy deep");
+        told(&daemon, &vm, "broken", &words);
+        let start = tb.sh("virsh start deep");
+        assert!(!start.success(), "what is told is so: {start}");
+        // As it says.
+        let (base, above) = (top(limit - 1).image, top(limit + 1).image);
+        tb.ok(&format!(
+            "set -e; qemu-img commit -q -d -b {base} {above}; qemu-img rebase -u -b {base} -F qcow2 {above}
+             for pool in $(virsh pool-list --name); do virsh -q pool-refresh $pool; done
+             virsh -q desc deep --title --config less"
+        ));
+        // libvirt has written out the image that the disk lay on: that has to go as well.
+        let xml = tb.ok("virsh dumpxml --inactive deep");
+        let end = "</backingStore>";
+        let (from, to) = (xml.find("<backingStore type").unwrap(), xml.rfind(end).unwrap());
+        tb.push_file("/var/tmp/deep.xml", [&xml[..from], &xml[to + end.len()..]].concat(), 0o644);
+        tb.ok("virsh -q define /var/tmp/deep.xml");
+        told(&daemon, &vm, "ok", "");
+        tb.ok("virsh -q start deep");
+        assert_eq!(byte_in(tb, &vm.active("vda"), 0), 2);
+    }
+
+    /// What others write into a description counts, and libvirt forgets what gets too long.
+    fn metadata_that_libvirt_will_forget_is_told(tb) {
+        let daemon = Daemon::running(tb, "");
+        let vm = Bare::define(tb, "vm1", 1);
+        tb.ok("virsh -q start vm1");
+        wait_for(SOON, "the daemon knows the VM", || daemon.client("list vm1").success().then_some(()));
+        for (value, name, kib) in [(1, "long", 900), (2, "longer", 1030)] {
+            vm.write("vda", 0, value);
+            let text = format!(
+                "<domainsnapshot><name>{name}</name><description>{}</description></domainsnapshot>",
+                "x".repeat(kib * 1024)
+            );
+            tb.push_file("/var/tmp/long.xml", text, 0o644);
+            tb.ok("virsh -q snapshot-create vm1 /var/tmp/long.xml --disk-only --atomic >&2");
+            let health = if kib < 1024 { "degraded" } else { "broken" };
+            told(&daemon, &vm, health, &format!("The metadata of {name} is "));
+        }
+        let reason = health(&daemon, &vm).1;
+        assert!(reason.starts_with("The metadata of longer is 103"), "the worst first: {reason}");
+        assert!(reason.contains("The metadata of long is 90"), "{reason}");
+        daemon.restart_libvirtd();
+        let listed = tb.ok("virsh -q snapshot-list vm1 --name");
+        assert_eq!(listed.lines().next(), Some("long"), "what is told is so: {listed}");
+        // It was the current one: no snapshot is now.
+        told(&daemon, &vm, "broken", "on layers that belong to no snapshot, and those lie on long");
+        tb.ok("virsh -q snapshot-current vm1 long");
+        told(&daemon, &vm, "broken", "there are layers that belong to no snapshot");
+        daemon.ok("adopt vm1 --layers --yes");
+        told(&daemon, &vm, "degraded", "The metadata of long is ");
+        assert_eq!(held(tb, &vm, "long"), 1);
+    }
+
     /// libvirt opens what the definition writes out, not what the images say: after a merge by hand that is old data, or
     /// nothing at all.
     fn a_definition_that_still_writes_out_what_was_merged_is_told(tb) {
