@@ -19,7 +19,9 @@ pub fn since<'a>(
     let known = known?;
     // One that was taken over had no merge of ours before that.
     let ours = |s: &SnapshotRecord| s.snapshot.managed && s.snapshot.origin != Origin::Foreign;
-    let older = |s: &SnapshotRecord| ours(s) && s.snapshot.created < known;
+    // Of one that was taken with the clock set back the journal knows all the same.
+    let noted = |s: &SnapshotRecord| s.quality.requested.is_some();
+    let older = |s: &SnapshotRecord| ours(s) && !noted(s) && s.snapshot.created < known;
     snapshots.into_iter().any(older).then_some(known)
 }
 
@@ -37,4 +39,38 @@ pub fn finding(vm: &str, since: Timestamp) -> Finding {
 /// How a person says that it is to be pruned all the same.
 pub fn way_out(vm: &str) -> String {
     format!("look at them, then `virtsnap prune {vm} --all`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{
+        model::{Content, Snapshot, SnapshotName, SnapshotState, Storage},
+        policy::Quiesce,
+        simulate::record,
+    };
+
+    #[test]
+    fn what_was_taken_with_the_clock_set_back_is_not_older_than_the_journal_that_knows_it() {
+        let [before, begun] = [1, 2].map(|s| Timestamp::from_second(s).unwrap());
+        let mut one = record(Snapshot {
+            name: SnapshotName::existing("s"),
+            created: before,
+            parent: None,
+            current: true,
+            state: SnapshotState::Ready,
+            origin: Origin::Schedule,
+            managed: true,
+            policies: [].into(),
+            pinned: false,
+            expires: None,
+            content: Content::Disk,
+            storage: Storage::External,
+            size: 0,
+        });
+        one.quality.requested = None;
+        assert_eq!(since([&one], Some(begun)), Some(begun));
+        one.quality.requested = Some(Quiesce::Prefer);
+        assert_eq!(since([&one], Some(begun)), None);
+    }
 }
