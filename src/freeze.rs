@@ -25,7 +25,7 @@ mod thaw;
 pub mod thawer;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::Display,
     io,
     sync::{
@@ -82,6 +82,8 @@ pub struct Freezer {
     helper: Arc<dyn Helper>,
     /// It was said that there is none.
     alone: AtomicBool,
+    /// Who is proven to be thawed, and the store could not be told: what it says costs a thaw at the next start.
+    unnoted: Mutex<BTreeSet<VmId>>,
     /// What is thawed on and on, and who watches it from outside.
     kept: Mutex<BTreeMap<VmId, Vec<Watch>>>,
     /// Who may be asked to thaw on and on at the same time: agents that hang must not be in the way of a thaw.
@@ -115,6 +117,7 @@ impl Freezer {
             report,
             helper,
             alone: AtomicBool::new(false),
+            unnoted: Mutex::default(),
             kept: Mutex::default(),
             keepers: Slots::new(&clock),
             slots: Slots::new(&clock),
@@ -282,6 +285,7 @@ impl Freezer {
         stored.map_err(|e| {
             Error::new(ErrorKind::Failed, format!("the intent to freeze could not be stored: {e}"))
         })?;
+        self.unnoted().remove(&vm.id);
         (self.report)(vm.id, true);
         let since = self.clock.elapsed();
         let mut frozen =

@@ -91,10 +91,12 @@ impl Engine {
         if self.recovering.swap(true, Ordering::SeqCst) {
             return;
         }
-        let (tools, held) = (self.tools.clone(), self.held.clone());
+        let (tools, held, send) = (self.tools.clone(), self.held.clone(), self.send.clone());
         let recovering = Arc::clone(&self.recovering);
         let begun = self.thread("recovery", move || {
-            caught(|| recovery::again(&tools, &held));
+            for vm in caught(|| recovery::again(&tools, &held)).unwrap_or_default() {
+                let _ = send.send(Input::Machine(Event::Unfinished(vm)));
+            }
             recovering.store(false, Ordering::SeqCst);
         });
         if !begun {

@@ -1,6 +1,10 @@
 //! The thaw: proven, or tried on and on.
 
-use std::{collections::BTreeSet, sync::Arc, sync::PoisonError, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use super::{
     Freezer, KEEPER_PAUSE, KEEPERS, STATUS_TIMEOUT, THAW_TIMEOUT, THAW_TRIES, helper::Watch, telling,
@@ -119,11 +123,31 @@ impl Freezer {
     }
 
     fn proven(&self, vm: VmId) {
-        if let Err(e) = self.store.freeze_ended(vm) {
-            // Only costs a needless thaw at the next start.
-            telling::not_noted(vm, &e);
+        match self.store.freeze_ended(vm) {
+            Ok(()) => drop(self.unnoted().remove(&vm)),
+            Err(e) => {
+                // Only costs a needless thaw at the next start.
+                telling::not_noted(vm, &e);
+                self.unnoted().insert(vm);
+            }
         }
         (self.report)(vm, false);
+    }
+
+    /// Who is thawed, and the store could not be told.
+    pub fn thawed_unnoted(&self) -> BTreeSet<VmId> {
+        self.unnoted().clone()
+    }
+
+    /// Tells the store now, for who holds the VM: nobody freezes it meanwhile.
+    pub fn note_thawed(&self, vm: VmId) {
+        if self.store.freeze_ended(vm).is_ok() {
+            self.unnoted().remove(&vm);
+        }
+    }
+
+    pub(super) fn unnoted(&self) -> MutexGuard<'_, BTreeSet<VmId>> {
+        self.unnoted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Thaws a VM that may be frozen, on and on, on a thread of its own, until it is proven.

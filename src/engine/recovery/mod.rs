@@ -59,8 +59,14 @@ pub(super) fn run(tools: &Tools, held: &Held) -> Left {
     left
 }
 
-/// Settles what could not be until now. Merges and deletions are not among it: jobs end those.
-pub(super) fn again(tools: &Tools, held: &Held) {
+/// Settles what could not be until now. Merges and deletions are not among it: jobs end those. The VMs with merges of
+/// which there is nothing left to be asked for once more: all of their snapshots are gone already, and nobody sees them.
+pub(super) fn again(tools: &Tools, held: &Held) -> BTreeSet<VmId> {
+    for vm in tools.freezer.thawed_unnoted() {
+        if let Some(_hold) = held.try_take(vm) {
+            tools.freezer.note_thawed(vm);
+        }
+    }
     let again = |i: &Intent| {
         i.is_adrift() || i.is_unsure() || !matches!(i.what, Begun::Merge(_) | Begun::Delete) && !i.is_wrong()
     };
@@ -73,6 +79,20 @@ pub(super) fn again(tools: &Tools, held: &Held) {
             settle_those(tools, |i| i.vm == vm && again(i));
         }
     }
+    let unseen = intents(tools).into_iter().filter(|i| held.try_take(i.vm).is_some() && is_unseen(tools, i));
+    unseen.map(|i| i.vm).collect()
+}
+
+/// Whether it is a merge whose snapshots are all gone, so that only its end is to be written down and cleared up.
+fn is_unseen(tools: &Tools, intent: &Intent) -> bool {
+    let Begun::Merge(recipe) = &intent.what else { return false };
+    let gone = |records: Vec<SnapshotRecord>| {
+        recipe.run.iter().all(|doomed| match doomed.id {
+            Some(id) => find(&records, intent.vm, id).is_none(),
+            None => records.iter().all(|r| r.name != doomed.name),
+        })
+    };
+    tools.hypervisor.snapshots(intent.vm).is_ok_and(gone)
 }
 
 /// Settles what was begun on this VM, for who holds it. True if a merge is left to be finished by a job.

@@ -1,4 +1,7 @@
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use super::*;
 use crate::{
@@ -107,6 +110,51 @@ fn what_a_job_is_to_end_is_left_to_it_and_said_at_a_connection_alone() {
     again(&world.tools, &held);
     assert_eq!(world.left(), (2, false));
     assert_eq!(run(&world.tools, &held).merges, [VM].into());
+}
+
+#[test]
+fn a_merge_that_nobody_sees_any_more_is_ended_without_a_new_connection() {
+    let world = World::new();
+    let held = Held::new(&world.tools.clock);
+    let s = SnapshotName::existing("s");
+    world.sim.make_foreign_snapshot(VM, "s").unwrap();
+    let recipe = crate::core::merge::Recipe {
+        run: vec![crate::core::merge::Doomed { name: s.clone(), id: None }],
+        disks: vec![],
+        told: vec![],
+        files: vec![],
+        current: None,
+        marked: vec![],
+        begun: true,
+    };
+    world.begin(4, Begun::Merge(recipe), &[]);
+    assert!(again(&world.tools, &held).is_empty(), "who asked for its deletion sees it");
+    world.sim.forget_snapshot(VM, &s).unwrap();
+    let job = held.take(VM);
+    assert!(again(&world.tools, &held).is_empty(), "a job has the VM");
+    drop(job);
+    assert_eq!(again(&world.tools, &held), [VM].into());
+}
+
+#[test]
+fn a_thaw_that_the_store_could_not_be_told_of_is_noted_later() {
+    let world = World::new();
+    let held = Held::new(&world.tools.clock);
+    let store = &world.tools.store;
+    store.freeze_begins(VM, world.tools.clock.now()).unwrap();
+    let full = Arc::new(AtomicBool::new(true));
+    let is_full = Arc::clone(&full);
+    store.before_each_write(move || {
+        let full = || crate::store::StoreError::Damaged("full".to_owned());
+        if is_full.load(Ordering::SeqCst) { Err(full()) } else { Ok(()) }
+    });
+    assert!(world.tools.freezer.thaw_left_over(&[VM].into()).is_empty());
+    assert_eq!(store.frozen().unwrap(), [VM].into());
+    full.store(false, Ordering::SeqCst);
+    world.sim.clear_calls();
+    again(&world.tools, &held);
+    assert!(store.frozen().unwrap().is_empty());
+    assert!(!world.sim.changes().contains(&Op::Thaw), "it is thawed");
 }
 
 /// Nothing may be begun on such a VM, whether or not that can be written down.
