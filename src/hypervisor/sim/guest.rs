@@ -286,6 +286,7 @@ impl Sim {
                 return false;
             }
             if s.store.write(&active, block, value).is_ok() {
+                s.mirror(vm, target, block, value);
                 return true;
             }
             s.set_state(vm, &[VmState::Running], VmState::Paused).is_err()

@@ -112,6 +112,24 @@ impl State {
         Ok(true)
     }
 
+    /// What the guest writes while its active image is merged gets into the base, too.
+    pub(super) fn mirror(&mut self, vm: VmId, target: &str, block: u64, value: u64) {
+        let job = self.vms.get_mut(&vm).and_then(|m| m.merging.get_mut(target)).filter(|job| job.active);
+        let Some(job) = job else { return };
+        match job.blocks.keys().position(|b| *b == block) {
+            Some(at) if at >= job.done => drop(job.blocks.insert(block, value)),
+            _ => {
+                let base = job.commit.base.clone();
+                // Without room for it the merge fails, as a real one does.
+                if self.store.write(&base, block, value).is_err()
+                    && let Ok(machine) = self.machine(vm)
+                {
+                    machine.merging.remove(target);
+                }
+            }
+        }
+    }
+
     /// Takes the images out of the chain; they stay as files.
     fn complete(&mut self, vm: VmId, target: &str) -> Result<()> {
         self.merging(vm, target)?;

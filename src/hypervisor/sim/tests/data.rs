@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::{super::Blocks, *};
+use crate::hypervisor::{Commit, Committed, Merge as _, Steer};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -122,6 +123,30 @@ fn after_a_revert_there_are_two_branches_and_where_they_meet_cannot_be_deleted()
     for (value, label) in [(1, "s1"), (2, "s2"), (1, "s3")] {
         assert_eq!(sim.content_of_snapshot(vm, &name(label), "vda").unwrap()[&0], value);
     }
+}
+
+#[test]
+fn what_the_guest_writes_during_a_merge_of_its_active_image_is_not_lost() {
+    let sim = Sim::new();
+    let vm = sim.add_vm(VmSpec::new("web", 1));
+    snapshot(&sim, vm, "s1").unwrap();
+    for block in 0..3 {
+        assert!(sim.write(vm, "vda", block, 1));
+    }
+    let chain = sim.vm(vm).unwrap().disks.remove(0).chain;
+    let commit = Commit { target: "vda".to_owned(), top: chain[0].path.clone(), base: chain[1].path.clone() };
+    let mut value = 10;
+    let committed = sim.commit(vm, &commit, &mut |_| {
+        // Behind it, before it, and where it does not come.
+        for block in 0..4 {
+            value += 1;
+            assert!(sim.write(vm, "vda", block, value));
+        }
+        Steer::On { limit: None }
+    });
+    assert_eq!(committed, Ok(Committed::Now));
+    let newest = (0..4).map(|block| (block, value - 3 + block)).collect();
+    assert_eq!(sim.read(vm, "vda"), Ok(newest));
 }
 
 #[test]
