@@ -16,9 +16,12 @@ BINARIES ?= target/release
 # How long each target is fuzzed, in seconds.
 FUZZ_TIME ?= 60
 
+# So many random runs are simulated.
+SEEDS ?= 1000
+
 TESTBED := tests/testbed
 
-.PHONY: help build deb demo test test-quick test-full lint bench bench-real fuzz deny install install-files clean
+.PHONY: help build deb demo test test-quick test-full lint bench bench-real simulate fuzz deny install install-files clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -63,6 +66,10 @@ bench: build-packages
 ## make bench-real    how long real guests are frozen, and what pruning copies, with virsh beside it (some minutes)
 bench-real: build-packages test-packages
 	cargo bench --locked --bench real
+
+## make simulate      trouble at every boundary of every operation, and SEEDS random runs, 1000 if not said (half an hour)
+simulate: build-packages
+	VIRTSNAP_EVERY=1 VIRTSNAP_SEEDS=$(SEEDS) VIRTSNAP_VMS=1000 cargo nextest run --locked --test simulation --success-output immediate
 
 ## make fuzz          each fuzz target for FUZZ_TIME seconds, 60 if not said (needs cargo-fuzz)
 # Without a sanitizer: there is hardly any `unsafe` to look for, and the variable lets the stable compiler take

@@ -1,0 +1,9 @@
+mod boundaries;
+mod checks;
+mod many;
+mod oracle;
+mod plan;
+mod random;
+mod table;
+mod turns;
+mod world;

@@ -1,0 +1,249 @@
+//! What goes wrong, and at which boundary.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use jiff::SignedDuration;
+use virtsnap::{
+    clock::Clock as _,
+    core::model::VmId,
+    hypervisor::{
+        Error, ErrorKind,
+        sim::{Asked, Fault, Mishap, Op, Sim},
+    },
+    store::StoreError,
+};
+
+use super::{
+    oracle::Oracle,
+    turns::{Time, TurnsClock, current},
+};
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// The daemon is killed.
+    Kill,
+    /// libvirt goes before the call.
+    Lost,
+    /// It goes in the middle of the call.
+    Half,
+    /// It goes when the call is done, and takes the answer with it.
+    Answer,
+    /// It goes, and is back at once.
+    Restart,
+    /// The store cannot be written any more.
+    StoreFull,
+    /// One write fails.
+    StoreFails,
+    /// The images' disk is full.
+    DiskFull,
+    /// The call is refused once.
+    Refused,
+    /// The guest's agent hangs.
+    AgentStuck,
+    /// The VM's QEMU dies.
+    QemuDies,
+    /// The call takes long.
+    Slow,
+    /// The wall clock is set back by a year, or forward.
+    Back,
+    Forward,
+    /// The daemon is told to stop, and ends by itself.
+    Stop,
+}
+
+impl Trouble {
+    pub const ALL: [Self; 15] = [
+        Self::Kill,
+        Self::Lost,
+        Self::Half,
+        Self::Answer,
+        Self::Restart,
+        Self::StoreFull,
+        Self::StoreFails,
+        Self::DiskFull,
+        Self::Refused,
+        Self::AgentStuck,
+        Self::QemuDies,
+        Self::Slow,
+        Self::Back,
+        Self::Forward,
+        Self::Stop,
+    ];
+
+    /// It makes a difference there.
+    fn fits(self, at: &Boundary<'_>, thread: &str) -> bool {
+        let looks = ["inventory", "look", "tidy"].contains(&thread);
+        match (self, at) {
+            (Self::Kill | Self::Stop | Self::StoreFull | Self::StoreFails, Boundary::Write) => true,
+            (_, Boundary::Write) | (Self::StoreFull | Self::StoreFails, _) => false,
+            (Self::Lost | Self::Restart | Self::Refused, Boundary::Call(_)) => !looks,
+            (Self::DiskFull, Boundary::Call(asked)) => asked.op.changes() && !asked.op.asks_agent(),
+            (Self::AgentStuck, Boundary::Call(asked)) => asked.op.asks_agent(),
+            (_, Boundary::Call(asked)) => asked.op.changes(),
+        }
+    }
+}
+
+/// Between two steps.
+#[derive(Debug)]
+enum Boundary<'a> {
+    Write,
+    Call(&'a Asked),
+}
+
+#[derive(Debug, Default)]
+struct Armed {
+    /// What, and at the how manieth that it fits.
+    trouble: Option<(Trouble, usize)>,
+    passed: usize,
+    /// Where it happened.
+    happened: Option<String>,
+    store_full: bool,
+    jumped: bool,
+    stop: bool,
+}
+
+/// The one of a simulation.
+#[derive(Debug)]
+pub struct Plan {
+    armed: Mutex<Armed>,
+    sim: Arc<Sim>,
+    time: Arc<Time>,
+    pub oracle: Oracle,
+    /// Whose guest has troubles.
+    vm: VmId,
+}
+
+impl Plan {
+    pub fn new(sim: &Arc<Sim>, time: &Arc<Time>, vm: VmId) -> Arc<Self> {
+        let (sim, time) = (Arc::clone(sim), Arc::clone(time));
+        Arc::new(Self { armed: Mutex::default(), oracle: Oracle::new(&sim), sim, time, vm })
+    }
+
+    /// Counts from here, and does that at this place.
+    pub fn arm(&self, trouble: Trouble, at: usize) {
+        *self.armed.lock().unwrap() = Armed { trouble: Some((trouble, at)), ..Armed::default() };
+    }
+
+    /// Counts no longer: how many places there were.
+    pub fn disarm(&self) -> usize {
+        let mut armed = self.armed.lock().unwrap();
+        armed.trouble = None;
+        armed.passed
+    }
+
+    pub fn happened(&self) -> Option<String> {
+        self.armed.lock().unwrap().happened.clone()
+    }
+
+    pub fn heal(&self) {
+        self.disarm();
+        self.armed.lock().unwrap().store_full = false;
+    }
+
+    pub fn fill_store(&self, full: bool) {
+        self.armed.lock().unwrap().store_full = full;
+    }
+
+    /// The clock was set since it was last asked.
+    pub fn jumped(&self) -> bool {
+        std::mem::take(&mut self.armed.lock().unwrap().jumped)
+    }
+
+    /// Somebody tells the daemon to stop.
+    pub fn stops(&self) -> bool {
+        std::mem::take(&mut self.armed.lock().unwrap().stop)
+    }
+
+    pub fn before_call(&self, asked: &Asked) -> Result<(), Error> {
+        let gone = || Err(Error::new(ErrorKind::Disconnected, "killed"));
+        let Some((turns, thread)) = current() else { return Ok(()) };
+        turns.hand_over();
+        if turns.is_dead() {
+            return gone();
+        }
+        let trouble = self.pass(&Boundary::Call(asked), &thread);
+        match trouble {
+            None => {}
+            Some(Trouble::Kill) => {
+                turns.kill();
+                return gone();
+            }
+            Some(Trouble::Slow) => TurnsClock(Arc::clone(&turns)).pause(Duration::from_secs(45)),
+            Some(Trouble::Refused) => return Err(Error::new(ErrorKind::Failed, "refused on request")),
+            Some(other) => self.trouble(other, Some((asked.op, asked.vm))),
+        }
+        self.oracle.before(asked);
+        Ok(())
+    }
+
+    pub fn before_write(&self) -> Result<(), StoreError> {
+        let full = || {
+            let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
+            Err(StoreError::Database(rusqlite::Error::SqliteFailure(code, None)))
+        };
+        let Some((turns, thread)) = current() else { return Ok(()) };
+        turns.hand_over();
+        if turns.is_dead() {
+            return full();
+        }
+        match self.pass(&Boundary::Write, &thread) {
+            Some(Trouble::Kill) => {
+                turns.kill();
+                return full();
+            }
+            Some(Trouble::StoreFails) => return full(),
+            Some(other) => self.trouble(other, None),
+            None => {}
+        }
+        if self.armed.lock().unwrap().store_full { full() } else { Ok(()) }
+    }
+
+    fn pass(&self, at: &Boundary<'_>, thread: &str) -> Option<Trouble> {
+        let mut armed = self.armed.lock().unwrap();
+        let (trouble, place) = armed.trouble.filter(|(trouble, _)| trouble.fits(at, thread))?;
+        armed.passed += 1;
+        if armed.passed - 1 != place {
+            return None;
+        }
+        armed.happened = Some(match at {
+            Boundary::Write => format!("{thread} writes"),
+            Boundary::Call(asked) => format!("{thread} calls {:?} {}", asked.op, asked.about),
+        });
+        Some(trouble)
+    }
+
+    /// Happens now, to the call that is on its way.
+    pub fn trouble(&self, trouble: Trouble, call: Option<(Op, Option<VmId>)>) {
+        let lost = || Error::new(ErrorKind::Disconnected, "client socket is closed");
+        let inject = |mishap| {
+            let Some((op, vm)) = call else { return };
+            let fault = Fault::new(op, mishap);
+            self.sim.inject(if let Some(vm) = vm { fault.on(vm) } else { fault });
+        };
+        match trouble {
+            Trouble::Lost => self.sim.disconnect("libvirtd was stopped"),
+            Trouble::Restart => {
+                self.sim.disconnect("libvirtd was restarted");
+                self.sim.connect();
+            }
+            Trouble::Half => inject(Mishap::Half(lost())),
+            Trouble::Answer => inject(Mishap::Lose(lost())),
+            Trouble::StoreFull => self.fill_store(true),
+            Trouble::DiskFull => self.sim.leave_room_for(0),
+            Trouble::AgentStuck => drop(self.sim.agent_stuck(self.vm, true)),
+            Trouble::QemuDies => drop(self.sim.stop(self.vm)),
+            Trouble::Back | Trouble::Forward => {
+                let year = SignedDuration::from_hours(365 * 24);
+                self.time.jump(if trouble == Trouble::Back { -year } else { year });
+                self.armed.lock().unwrap().jumped = true;
+            }
+            Trouble::Stop => self.armed.lock().unwrap().stop = true,
+            Trouble::Kill | Trouble::Slow | Trouble::StoreFails | Trouble::Refused => {}
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! The operations, each with what there is before it.
+
+use virtsnap::{
+    core::{
+        branch::BranchJob,
+        job::{AdoptJob, Pace},
+        machine::Change,
+        model::PolicyName,
+        policy::{Memory, Quiesce},
+        revert::{DefinitionOf, Then},
+    },
+    hypervisor::sim::VmSpec,
+};
+
+use super::world::{OTHER, WEB, World, create, create_with, name};
+
+/// One operation.
+pub struct Case {
+    pub name: &'static str,
+    pub policies: &'static str,
+    /// What there is before it.
+    pub arrange: fn(&mut World),
+    pub change: fn(&mut World) -> Change,
+    /// The VM may be on this snapshot afterwards.
+    pub reverts_to: Option<&'static str>,
+    /// The guest writes meanwhile.
+    pub busy: bool,
+    /// Something is wrong before it, which only this one puts right.
+    pub ill: bool,
+}
+
+const KEEP: &str =
+    "[policy.nightly]\nvms = [\"*\"]\nschedule = \"30 2 * * *\"\nkeep-last = 2\nmax-delete = 10\n";
+
+const fn case(name: &'static str, arrange: fn(&mut World), change: fn(&mut World) -> Change) -> Case {
+    Case { name, policies: "", arrange, change, reverts_to: None, busy: true, ill: false }
+}
+
+const fn back(name: &'static str, arrange: fn(&mut World), change: fn(&mut World) -> Change) -> Case {
+    Case { reverts_to: Some("s1"), busy: false, ..case(name, arrange, change) }
+}
+
+pub const CASES: &[Case] = &[
+    case("create", two_disks, |_| with(Quiesce::Require, Memory::Never, None)),
+    case("create-memory", two_disks, |_| with(Quiesce::Prefer, Memory::Require, None)),
+    case("create-one-disk", three, |_| with(Quiesce::Prefer, Memory::Never, Some("vdb"))),
+    case("create-off", off, |_| create(WEB, "new")),
+    case("delete-oldest", three, |_| delete("s1")),
+    case("delete-middle", three, |_| delete("s2")),
+    case("delete-newest", three, |_| delete("s3")),
+    case("delete-off", three_off, |_| delete("s2")),
+    case("delete-after-memory", after_memory, |_| delete("s1")),
+    Case { policies: KEEP, ..case("prune", by_policy, |_| prune()) },
+    Case { policies: KEEP, ..case("prune-off", by_policy_off, |_| prune()) },
+    back("revert", three, |_| revert("s1", true)),
+    back("revert-off", three_off, |_| revert("s1", true)),
+    back("revert-without-safety", three, |_| revert("s1", false)),
+    back("revert-memory", after_memory, |_| revert("s1", true)),
+    case("delete-left-branch", left_branch, |_| delete("s3")),
+    case("delete-where-it-forks", left_branch, |_| delete("s2")),
+    case("branch", three, |_| branch(false)),
+    case("branch-and-start", three, |_| branch(true)),
+    case("promote", branched, |world| Change::Promote { vm: newest(world), pace: Pace::default() }),
+    case("delete-what-a-branch-lay-on", promoted, |_| delete("s2")),
+    Case { policies: KEEP, ..case("adopt", foreign, |_| adopt(&["theirs"], false, &[])) },
+    Case { ill: true, ..case("adopt-layers", layers, |_| adopt(&[], true, &[])) },
+    Case { ill: true, ..case("quarantine", strays, |_| adopt(&[], false, &["/images/web-vda.lost.qcow2"])) },
+    Case {
+        ill: true,
+        ..case("delete-inside", inside, |_| Change::Delete {
+            vm: WEB,
+            name: name("in"),
+            pace: Pace::default(),
+            foreign: true,
+        })
+    },
+    Case {
+        reverts_to: Some("in"),
+        busy: false,
+        ill: true,
+        ..case("revert-inside", inside, |_| revert("in", false))
+    },
+    Case { ill: true, ..case("delete-after-broken", broken, |_| delete("s3")) },
+    Case { ill: true, ..case("delete-after-left", left, |_| delete("s3")) },
+];
+
+fn with(quiesce: Quiesce, memory: Memory, disk: Option<&str>) -> Change {
+    create_with(WEB, "new", quiesce, memory, disk)
+}
+
+fn delete(label: &str) -> Change {
+    Change::Delete { vm: WEB, name: name(label), pace: Pace::default(), foreign: false }
+}
+
+fn prune() -> Change {
+    Change::Prune { vm: WEB, all: true, pace: Pace::default() }
+}
+
+fn revert(label: &str, safety: bool) -> Change {
+    let (then, definition) = (Then::AsBefore, DefinitionOf::Snapshot);
+    Change::Revert { vm: WEB, name: name(label), then, definition, safety }
+}
+
+fn branch(start: bool) -> Change {
+    let job = BranchJob { name: name("s2"), new_vm: "trial".to_owned(), start, leave_out: false };
+    Change::Branch { vm: WEB, job }
+}
+
+fn adopt(snapshots: &[&str], layers: bool, strays: &[&str]) -> Change {
+    let policies = if snapshots.is_empty() { [].into() } else { [policy()].into() };
+    let strays = strays.iter().map(|s| (*s).to_owned()).collect();
+    let snapshots = snapshots.iter().map(|s| name(s)).collect();
+    Change::Adopt { vm: WEB, adopt: AdoptJob { snapshots, policies, strays, layers } }
+}
+
+fn policy() -> PolicyName {
+    "nightly".parse().unwrap()
+}
+
+/// The VM that is neither of the two.
+fn newest(world: &World) -> virtsnap::core::model::VmId {
+    world.vms().into_iter().find(|vm| ![WEB, OTHER].contains(vm)).expect("a branch is there")
+}
+
+/// The daemon runs, and there is a VM with two disks, and one that is none of its business.
+fn two_disks(world: &mut World) {
+    world.add_vm(VmSpec::new("web", 1).with_disks(&["vda", "vdb"]));
+    let other = world.add_vm(VmSpec::new("other", 9));
+    world.sim.make_foreign_snapshot(other, "theirs").unwrap();
+    world.plan.oracle.learn(other, "theirs");
+    world.plan.oracle.write(other);
+    world.boot();
+    world.rest();
+}
+
+fn three(world: &mut World) {
+    two_disks(world);
+    for label in ["s1", "s2", "s3"] {
+        world.snapshot(WEB, label);
+    }
+    world.plan.oracle.write(WEB);
+}
+
+fn off(world: &mut World) {
+    two_disks(world);
+    world.sim.stop(WEB).unwrap();
+    world.rest();
+}
+
+fn three_off(world: &mut World) {
+    three(world);
+    world.sim.stop(WEB).unwrap();
+    world.rest();
+}
+
+fn after_memory(world: &mut World) {
+    two_disks(world);
+    for label in ["s1", "s2"] {
+        world.plan.oracle.write(WEB);
+        world.must(create_with(WEB, label, Quiesce::Prefer, Memory::Require, None));
+    }
+    world.plan.oracle.write(WEB);
+}
+
+/// Five snapshots of a policy that keeps two.
+fn by_policy(world: &mut World) {
+    two_disks(world);
+    for n in 0..5 {
+        world.plan.oracle.write(WEB);
+        world.must(create(WEB, &format!("s{n}")));
+        let snapshots = vec![name(&format!("s{n}"))];
+        let adopt = AdoptJob { snapshots, policies: [policy()].into(), ..AdoptJob::default() };
+        world.must(Change::Adopt { vm: WEB, adopt });
+    }
+    world.plan.oracle.write(WEB);
+}
+
+fn by_policy_off(world: &mut World) {
+    by_policy(world);
+    world.sim.stop(WEB).unwrap();
+    world.rest();
+}
+
+/// The VM was put back to s2, and s3 is on a branch that it left.
+fn left_branch(world: &mut World) {
+    three(world);
+    world.must(revert("s2", false));
+    world.plan.oracle.accept(WEB);
+    world.plan.oracle.write(WEB);
+    world.snapshot(WEB, "s4");
+}
+
+fn branched(world: &mut World) {
+    three(world);
+    world.must(branch(true));
+    let trial = newest(world);
+    world.plan.oracle.watch(trial, &["vda", "vdb"]);
+    world.plan.oracle.write(trial);
+}
+
+fn promoted(world: &mut World) {
+    branched(world);
+    let vm = newest(world);
+    world.must(Change::Promote { vm, pace: Pace::default() });
+}
+
+fn foreign(world: &mut World) {
+    two_disks(world);
+    world.sim.make_foreign_snapshot(WEB, "theirs").unwrap();
+    world.plan.oracle.learn(WEB, "theirs");
+    world.pass(std::time::Duration::from_secs(130));
+    world.plan.oracle.write(WEB);
+}
+
+fn layers(world: &mut World) {
+    three(world);
+    world.sim.put_on_top(WEB, &["vda", "vdb"]).unwrap();
+    world.plan.oracle.write(WEB);
+    world.pass(std::time::Duration::from_secs(400));
+}
+
+fn strays(world: &mut World) {
+    three(world);
+    world.sim.make_image("/images/web-vda.lost.qcow2", "/images/web-vda.qcow2").unwrap();
+    world.pass(std::time::Duration::from_secs(2 * 3600));
+}
+
+fn inside(world: &mut World) {
+    two_disks(world);
+    world.sim.make_internal_snapshot(WEB, "in").unwrap();
+    world.plan.oracle.learn(WEB, "in");
+    world.plan.oracle.write(WEB);
+    world.pass(std::time::Duration::from_secs(400));
+}
+
+fn broken(world: &mut World) {
+    three(world);
+    world.sim.break_deletion(WEB, &name("s3"), &["vda"]).unwrap();
+    world.pass(std::time::Duration::from_secs(400));
+}
+
+fn left(world: &mut World) {
+    three(world);
+    world.sim.stop(WEB).unwrap();
+    world.rest();
+    world.sim.leave_deletion(WEB, &name("s3"), &["vda"]).unwrap();
+    world.rest();
+}
