@@ -3,6 +3,9 @@
 //! What an earlier life left behind (a frozen guest, a snapshot half made) is settled at each new connection to
 //! libvirt, before anything else is asked of it; see the engine's recovery.
 
+mod alone;
+mod renewal;
+
 use std::{
     ffi::OsStr,
     os::{
@@ -17,9 +20,9 @@ use std::{
 };
 
 use anyhow::Context as _;
-use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 
+pub use self::alone::{Alone, Another};
 use crate::{
     access::{Access, NoAccess, Systemd},
     apparmor::{self, Answers},
@@ -35,7 +38,7 @@ use crate::{
     },
     hypervisor::{Hypervisor, libvirt::Libvirt},
     logging::message,
-    store::{self, Store, StoreError},
+    store::{Store, StoreError},
     systemd,
 };
 
@@ -102,6 +105,7 @@ pub struct Ready {
     engine: Engine,
     handle: crate::engine::Handle,
     bus: Bus,
+    alone: Alone,
 }
 
 /// Puts the daemon together with a hypervisor, an access, a helper and a clock of the caller's choice.
@@ -118,14 +122,15 @@ pub fn prepare(
         .mode(0o700)
         .create(&options.state)
         .with_context(|| format!("cannot make the state directory {}", options.state.display()))?;
+    let alone = Alone::take(&options.state)?;
     let now = clock.now();
     let store = match open_store(&options.state) {
-        Err(StoreError::Damaged(what)) => renewed(&options.state, &what, now)?,
+        Err(StoreError::Damaged(what)) => renewal::renewed(&options.state, &what, now)?,
         store => store.with_context(|| unusable(&options.state))?,
     };
     let bus = options.bus.clone();
     let (engine, handle, control) = assemble(options, Arc::new(store), hypervisor, access, helper, clock)?;
-    Ok((Ready { engine, handle, bus }, control))
+    Ok((Ready { engine, handle, bus, alone }, control))
 }
 
 /// The engine on this store, which knows what an earlier life left in it.
@@ -138,7 +143,13 @@ pub fn assemble(
     clock: Arc<dyn Clock>,
 ) -> anyhow::Result<(Engine, crate::engine::Handle, Control)> {
     store.begins(clock.now())?;
-    store.set_uri(&options.settings.daemon.uri)?;
+    if let Err(e) = store.set_uri(&options.settings.daemon.uri)
+        && store.trouble().is_none()
+    {
+        return Err(e.into());
+    }
+    // On a disk that is full, or read-only, it starts all the same, thaws and shows; and what cannot be done is told now.
+    store.probe();
     let boot_file = options.runtime.map(|d| d.join("started"));
     let machine = Machine::new(Start {
         settings: Arc::new(options.settings),
@@ -177,6 +188,7 @@ impl Ready {
         tracing::info!(MESSAGE_ID = message::STARTED, "virtsnapd {} is ready", env!("CARGO_PKG_VERSION"));
         let result = engine.await.context("the engine ended by a bug")?;
         drop(served);
+        drop(self.alone);
         result.context("the engine failed")
     }
 }
@@ -187,22 +199,6 @@ fn open_store(directory: &Path) -> Result<Store, StoreError> {
 
 fn unusable(directory: &Path) -> String {
     format!("cannot open the state database {}", directory.join(DATABASE).display())
-}
-
-/// A new database in the place of a damaged one, which is kept. No snapshot is lost by it: libvirt has them.
-fn renewed(directory: &Path, what: &str, now: Timestamp) -> anyhow::Result<Store> {
-    let path = directory.join(DATABASE);
-    let aside = store::set_aside(&path, now)
-        .with_context(|| format!("the state database is damaged ({what}), and cannot be moved aside"))?;
-    tracing::error!(
-        MESSAGE_ID = message::STORE_RENEWED,
-        "the state database {} is damaged ({what}): it is kept as {}, and a new one begins. No snapshot is lost, only what \
-         was noted of them and of what was cut short: VMs with snapshots are not pruned until somebody says so, each by \
-         `virtsnap prune VM --all`",
-        path.display(),
-        aside.display()
-    );
-    open_store(directory).with_context(|| unusable(directory))
 }
 
 /// Reads the configuration anew when the system gets another zone: policies that name none follow it.
@@ -240,8 +236,15 @@ pub fn thaw(state: &Path) -> anyhow::Result<bool> {
     if !state.join(DATABASE).exists() {
         return Ok(true);
     }
-    let store = Arc::new(open_store(state).with_context(|| unusable(state))?);
-    let frozen = store.frozen()?;
+    let store = Store::salvage(&state.join(DATABASE)).with_context(|| unusable(state))?;
+    let frozen = store.frozen().with_context(|| {
+        format!(
+            "which guests may be frozen cannot be read from {}: look at each by `virsh domfsinfo VM`, which a frozen one \
+             refuses, and thaw it by `virsh domfsthaw VM`",
+            state.join(DATABASE).display()
+        )
+    })?;
+    let store = Arc::new(store);
     if frozen.is_empty() {
         return Ok(true);
     }

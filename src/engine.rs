@@ -14,6 +14,7 @@ mod recovery;
 mod reload;
 mod remembering;
 mod steps;
+mod storing;
 mod telling;
 mod working;
 
@@ -124,6 +125,8 @@ pub struct Engine {
     skipped: BTreeSet<VmId>,
     /// What could not be settled is being tried again.
     recovering: Arc<AtomicBool>,
+    /// Nothing can be written down, which was told.
+    store_fails: bool,
     stopped: bool,
 }
 
@@ -192,6 +195,7 @@ impl Engine {
             held,
             skipped: BTreeSet::new(),
             recovering: Arc::default(),
+            store_fails: false,
             stopped: false,
             send: send.clone(),
         };
@@ -233,6 +237,7 @@ impl Engine {
     }
 
     fn handle(&mut self, event: Event) {
+        self.mind_store();
         self.look_due |= matches!(event, Event::Connected { .. });
         if matches!(event, Event::Connected { .. } | Event::VmGone(_)) {
             self.tidy();
@@ -311,7 +316,7 @@ impl Engine {
         }
         let view = Arc::new(new.clone());
         self.metrics.publish(&view);
-        let status = status_line(&view, self.machine.settings());
+        let status = status_line(&view, self.machine.settings(), self.store_fails);
         if status != self.status {
             systemd::status(&status);
             self.status = status;

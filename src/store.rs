@@ -14,6 +14,7 @@ mod hooks;
 mod kept;
 mod labels;
 mod laid;
+mod opening;
 mod runs;
 mod standings;
 mod strays;
@@ -21,14 +22,14 @@ mod strays;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    fs::OpenOptions,
-    os::unix::fs::OpenOptionsExt as _,
-    path::Path,
-    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use jiff::{SignedDuration, Timestamp};
-use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use uuid::Uuid;
 
 pub use self::{
@@ -43,6 +44,9 @@ use crate::core::{inventory::Quality, model::VmId};
 /// Why the store did not do it.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
+    /// The file system does not give it.
+    #[error("the state database cannot be had: {0}")]
+    Unreadable(String),
     /// SQLite's own error.
     #[error("the state database failed: {0}")]
     Database(rusqlite::Error),
@@ -154,6 +158,16 @@ type Guard = dyn Fn() -> Result<()> + Send + Sync;
 /// The database.
 pub struct Store {
     connection: Mutex<Connection>,
+    /// Its file, if it has one.
+    place: Mutex<Option<opening::Place>>,
+    /// Why nothing can be written.
+    trouble: Mutex<Option<String>>,
+    /// It is to be opened anew: as it was opened it cannot be written to, whatever becomes of the disk.
+    worn: AtomicBool,
+    /// The libvirt that all of it is on, if that could not be written down.
+    owed_uri: Mutex<Option<String>>,
+    /// Which guests an earlier life may have left frozen is lost.
+    frozen_lost: AtomicBool,
     guard: OnceLock<Box<Guard>>,
     /// It was made just now.
     new: bool,
@@ -169,41 +183,24 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens it, makes it if it is not there, and brings it up to date.
-    ///
-    /// Nobody but its owner may read it: what it keeps of definitions may hold passwords.
-    pub fn open(path: &Path) -> Result<Self> {
-        // SQLite gives the files beside it the same mode. Should this fail, it says why.
-        let _ = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
-        Self::prepare(Connection::open(path)?)
-    }
-
     /// One that is gone with the process: for tests.
     pub fn in_memory() -> Result<Self> {
-        Self::prepare(Connection::open_in_memory()?)
+        let mut connection = opening::ready(Connection::open_in_memory()?)?;
+        let new = opening::up_to_date(&mut connection)?;
+        Ok(Self { new, ..Self::of(connection, None) })
     }
 
-    fn prepare(mut connection: Connection) -> Result<Self> {
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.pragma_update(None, "synchronous", "FULL")?;
-        connection.busy_timeout(std::time::Duration::from_secs(5))?;
-        // Else the damage shows in the middle of something, or a row is silently not there.
-        let found: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-        if found != "ok" {
-            return Err(StoreError::Damaged(found));
+    fn of(connection: Connection, place: Option<opening::Place>) -> Self {
+        Self {
+            connection: Mutex::new(connection),
+            place: Mutex::new(place),
+            trouble: Mutex::default(),
+            worn: AtomicBool::new(false),
+            owed_uri: Mutex::default(),
+            frozen_lost: AtomicBool::new(false),
+            guard: OnceLock::new(),
+            new: false,
         }
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let found: u32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
-        if found > known {
-            return Err(StoreError::Newer { found, known });
-        }
-        for step in MIGRATIONS.iter().skip(found as usize) {
-            transaction.execute_batch(step)?;
-        }
-        transaction.pragma_update(None, "user_version", known)?;
-        transaction.commit()?;
-        Ok(Self { connection: Mutex::new(connection), guard: OnceLock::new(), new: found == 0 })
     }
 
     /// Before each write from now on this is asked, on the writer's thread and with nothing locked: for tests that end or
@@ -222,20 +219,29 @@ impl Store {
         if let Some(guard) = self.guard.get() {
             guard()?;
         }
+        self.look_after();
         Ok(self.lock())
     }
 
     fn write(&self, sql: &str, values: impl rusqlite::Params) -> Result<()> {
-        self.writer()?.execute(sql, values)?;
-        Ok(())
+        let connection = self.writer()?;
+        self.noted(connection.execute(sql, values).map(drop).map_err(StoreError::from))
     }
 
     /// Before a freeze: this VM's file systems may be frozen from now on.
-    pub fn freeze_begins(&self, vm: VmId, at: Timestamp) -> Result<()> {
-        self.write(
+    ///
+    /// False if that was known before: then it is not this freeze's to say that it is over.
+    pub fn freeze_begins(&self, vm: VmId, at: Timestamp) -> Result<bool> {
+        let owed = self.owed_uri.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(uri) = owed {
+            self.set_uri(&uri)?;
+        }
+        let connection = self.writer()?;
+        let written = connection.execute(
             "INSERT INTO freeze VALUES (?1, ?2) ON CONFLICT (vm) DO NOTHING",
             params![vm.to_string(), at.as_microsecond()],
-        )
+        );
+        Ok(self.noted(written.map_err(StoreError::from))? == 1)
     }
 
     /// After a proven thaw.
@@ -255,6 +261,21 @@ impl Store {
             }
         }
         Ok(all)
+    }
+
+    /// What was written down of frozen guests is lost with a damaged file.
+    pub fn forgot_the_frozen(&self) {
+        self.frozen_lost.store(true, Ordering::SeqCst);
+    }
+
+    /// False until somebody has looked for them.
+    pub fn knows_who_is_frozen(&self) -> bool {
+        !self.frozen_lost.load(Ordering::SeqCst)
+    }
+
+    /// Somebody has.
+    pub fn looked_for_the_frozen(&self) {
+        self.frozen_lost.store(false, Ordering::SeqCst);
     }
 
     /// How well this VM's snapshots were taken, by their own identity.
@@ -285,12 +306,19 @@ impl Store {
         Ok(all)
     }
 
-    /// Before anything is frozen: this is the libvirt that all of it is on.
+    /// Before anything is frozen: this is the libvirt that all of it is on. Where it cannot be written down now, nothing
+    /// is frozen before it is.
     pub fn set_uri(&self, uri: &str) -> Result<()> {
-        self.write(
+        if self.uri()?.as_deref() == Some(uri) {
+            return Ok(());
+        }
+        let written = self.write(
             "INSERT INTO fact VALUES ('uri', ?1) ON CONFLICT (key) DO UPDATE SET value = ?1",
             params![uri],
-        )
+        );
+        let owed = written.is_err().then(|| uri.to_owned());
+        *self.owed_uri.lock().unwrap_or_else(PoisonError::into_inner) = owed;
+        written
     }
 
     /// The libvirt that the last daemon was on.

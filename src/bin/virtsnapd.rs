@@ -1,6 +1,7 @@
 //! `virtsnapd`: arguments, log, runtime, exit status. Everything else is in the library.
 //!
-//! Exit status: 0 ended as asked; 1 failed; 2 wrong usage; 78 (`EX_CONFIG`) the configuration is broken.
+//! Exit status: 0 ended as asked; 1 failed; 2 wrong usage; 75 (`EX_TEMPFAIL`) another one uses the
+//! state directory; 78 (`EX_CONFIG`) the configuration is broken.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -12,12 +13,14 @@ use clap::Parser;
 use virtsnap::{
     clock::{Clock, SystemClock},
     config::{self, ConfigRoots, Style},
-    daemon::{self, Bus, Options, Watched},
+    daemon::{self, Another, Bus, Options, Watched},
     logging::{self, message},
 };
 
 /// `EX_CONFIG` of sysexits.h; the unit's `RestartPreventExitStatus=` names it.
 const BROKEN_CONFIGURATION: u8 = 78;
+/// `EX_TEMPFAIL`: once the other one has ended it is another matter.
+const NOT_ALONE: u8 = 75;
 
 /// Takes, keeps and prunes snapshots of libvirt/QEMU virtual machines by policy, as a D-Bus service.
 #[derive(Debug, Parser)]
@@ -113,5 +116,5 @@ fn main() -> ExitCode {
 
 fn fail(e: &anyhow::Error) -> ExitCode {
     tracing::error!(MESSAGE_ID = message::ENDED, "{e:#}");
-    ExitCode::FAILURE
+    if e.is::<Another>() { ExitCode::from(NOT_ALONE) } else { ExitCode::FAILURE }
 }

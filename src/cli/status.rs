@@ -152,7 +152,7 @@ fn show(
     }
     // Nothing failed: they do not count for the exit status.
     if !manager.warnings.is_empty() {
-        console.line(&format!("{}:", count(manager.warnings.len(), "configuration warning")))?;
+        console.line(&format!("{}:", count(manager.warnings.len(), "warning")))?;
         for line in &manager.warnings {
             console.line(&format!("  {}", safe(line)))?;
         }
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn configuration_warnings_are_shown_and_are_no_problem() {
+    fn warnings_are_shown_and_are_no_problem() {
         let manager = Manager { warnings: vec!["p.toml:2:7: \u{1b}warning".into()], ..connected() };
         assert_eq!(texts(&manager, &sample()), Vec::<String>::new());
         let (mut out, mut err) = (Vec::new(), Vec::new());
@@ -330,9 +330,6 @@ mod tests {
         };
         show(&manager, &sample(), &[], &mut console).unwrap();
         let out = String::from_utf8(out).unwrap();
-        assert!(
-            out.starts_with("1 configuration warning:\n  p.toml:2:7: ") && !out.contains('\u{1b}'),
-            "{out}"
-        );
+        assert!(out.starts_with("1 warning:\n  p.toml:2:7: ") && !out.contains('\u{1b}'), "{out}");
     }
 }

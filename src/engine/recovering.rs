@@ -36,6 +36,7 @@ impl Engine {
             }
             let _ = send.send(Input::Recovered(number, info, left.skipped));
             caught(|| recovery::hooks(&tools, &held));
+            caught(|| recovery::frozen::tell(&tools));
         });
     }
 

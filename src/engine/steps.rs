@@ -102,6 +102,7 @@ impl Engine {
     /// snapshot that others take or delete): a glance at each of these, and all anew from time to time.
     pub fn look_up(&mut self) {
         systemd::ping();
+        self.attend_to_store();
         let lists = self.ticks.count.is_multiple_of(self.ticks.per_listing);
         self.remember_again();
         if lists {

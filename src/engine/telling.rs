@@ -17,7 +17,11 @@ use crate::core::{
 use crate::logging::message;
 
 /// One line for `systemctl status`.
-pub(super) fn status_line(view: &View, settings: &Settings) -> String {
+pub(super) fn status_line(view: &View, settings: &Settings, store_fails: bool) -> String {
+    if store_fails {
+        return "Nothing can be written down, so nothing is begun: is the disk full, or read-only?"
+            .to_owned();
+    }
     if !view.manager.hypervisor_connected {
         return format!("Waiting for libvirt at {}", view.manager.hypervisor_uri);
     }

@@ -65,6 +65,8 @@ messages! {
     LEFT_BEHIND = "87b431e258aa422ca5682ce345d87db7";
     /// The state database cannot be read or written.
     STORE_FAILED = "18fd23c19deb442aa5831cb9f922f72b";
+    /// The state database can be written to again.
+    STORE_WORKS = "4e0b7f9d52c84a1e9a6d3cf08b71e265";
     /// The state database was damaged or lost, and a new one begins.
     STORE_RENEWED = "a3f5c0d6b1e84e7f9c2a6d8840b7e519";
     /// Something is wrong with a VM's disks or snapshots.

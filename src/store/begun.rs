@@ -225,6 +225,11 @@ pub(super) fn all(connection: &Connection) -> Result<Vec<Intent>> {
 impl Store {
     /// Before an operation's first step. What is pinned nothing is begun of that ends it.
     pub fn begin(&self, intent: &Intent, at: Timestamp) -> Result<()> {
+        let begun = self.written(intent, at);
+        self.noted(begun)
+    }
+
+    fn written(&self, intent: &Intent, at: Timestamp) -> Result<()> {
         let mut connection = self.writer()?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for id in intent.ends() {

@@ -1,7 +1,6 @@
 //! Since when the database knows what happens, and the VMs that are pruned though they have older snapshots.
 
 use std::{
-    ffi::OsString,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -9,16 +8,11 @@ use std::{
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension as _, params};
 
-use super::{Result, Store};
+use super::{Result, Store, opening::beside};
 use crate::core::model::VmId;
 
 /// Moves a damaged database aside, with what SQLite keeps beside it: its new path. Nothing of it is lost.
 pub fn set_aside(path: &Path, now: Timestamp) -> io::Result<PathBuf> {
-    let beside = |path: &Path, end: &str| {
-        let mut name: OsString = path.as_os_str().to_owned();
-        name.push(end);
-        PathBuf::from(name)
-    };
     let aside = beside(path, &format!(".damaged-{}", now.strftime("%Y%m%dT%H%M%SZ")));
     for end in ["-wal", "-shm"] {
         match fs::rename(beside(path, end), beside(&aside, end)) {

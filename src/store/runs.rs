@@ -15,6 +15,11 @@ use crate::core::{
 impl Store {
     /// Writes down what became of the policies' runs: all of it or nothing, and on the disk once.
     pub fn remember(&self, entries: &[Entry]) -> Result<()> {
+        let remembered = self.write_down(entries);
+        self.noted(remembered)
+    }
+
+    fn write_down(&self, entries: &[Entry]) -> Result<()> {
         let mut connection = self.writer()?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for entry in entries {

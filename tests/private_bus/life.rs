@@ -69,7 +69,7 @@ async fn a_stop_with_nothing_to_do_is_at_once_and_a_start_goes_on_from_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_daemon_on_the_same_bus_fails_and_touches_nothing() {
+async fn a_second_daemon_on_the_same_state_or_bus_fails_and_touches_nothing() {
     let rig = Rig::start("", |sim| {
         sim.add_vm(VmSpec::new("web", 1));
     })
@@ -77,15 +77,28 @@ async fn a_second_daemon_on_the_same_bus_fails_and_touches_nothing() {
     let gate = rig.sim.gate(Op::Create);
     let job = rig.client.ask_create(id(1), "s1", none()).await.unwrap();
     held(&gate);
-    // It shares the first one's state, in which a guest is frozen and a snapshot is being made.
+    // It would share the first one's state, in which a guest is frozen and a snapshot is being made.
     let other = Arc::new(Sim::new());
     other.add_vm(VmSpec::new("web", 1));
     other.freeze(id(1), None, std::time::Duration::from_secs(1)).unwrap();
     other.clear_calls();
     let clock = Arc::clone(&rig.clock) as Arc<dyn virtsnap::clock::Clock>;
-    let (hypervisor, access) = (Arc::clone(&other) as Arc<dyn Hypervisor>, Arc::clone(&rig.access) as _);
-    let (ready, _control) =
-        daemon::prepare(rig.options(), hypervisor, access, Arc::new(Nobody), clock).unwrap();
+    let hypervisor = Arc::clone(&other) as Arc<dyn Hypervisor>;
+    let access = Arc::clone(&rig.access) as Arc<dyn virtsnap::access::Access>;
+    let mut options = rig.options();
+    options.settings.daemon.uri = "sim:other".to_owned();
+    let before = rig.store().uri().unwrap();
+    let prepare = |options| {
+        let (hypervisor, access) = (Arc::clone(&hypervisor), Arc::clone(&access));
+        daemon::prepare(options, hypervisor, access, Arc::new(Nobody), Arc::clone(&clock))
+    };
+    let error = prepare(options).unwrap_err();
+    assert!(error.is::<daemon::Another>(), "{error:#}");
+    assert!(error.to_string().contains(&format!("(process {})", std::process::id())), "{error:#}");
+    assert_eq!(rig.store().uri().unwrap(), before, "a thaw goes by it");
+    // One with a state of its own fails later, and does as little.
+    let elsewhere = rig.directory().join("elsewhere");
+    let (ready, _control) = prepare(daemon::Options { state: elsewhere, ..rig.options() }).unwrap();
     let error = soon("the second daemon's end", ready.run()).await.unwrap_err();
     assert!(error.to_string().contains("does another virtsnapd run"), "{error:#}");
     assert_eq!(other.calls(), [], "it has no right to thaw, to clean up, or to fire");
@@ -128,4 +141,22 @@ async fn ended_jobs_stay_for_ten_minutes_and_then_the_newest_64_do() {
     assert_eq!(removed, (1..=7).map(|n| (n, "done".to_owned())).collect::<Vec<_>>());
     let (error, _) = rig.client.wait(&format!("{MANAGER}/job/1")).await.unwrap_err();
     assert_eq!(error, "org.freedesktop.DBus.Error.UnknownObject");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_libvirt_that_does_not_answer_holds_up_nobody_who_asks() {
+    let rig = Rig::start("", |sim| {
+        sim.add_vm(VmSpec::new("web", 1));
+        sim.add_vm(VmSpec::new("db", 2));
+    })
+    .await;
+    let gate = rig.sim.gate(Op::Snapshots);
+    rig.sim.set_tags(id(1), &["a"]).unwrap();
+    held(&gate);
+    assert_eq!(rig.client.text(&vm_path(id(1)), "VM.Name").await, "web");
+    assert!(rig.client.managed().await.contains_key(vm_path(id(2)).as_str()));
+    let job = rig.client.ask_create(id(2), "s1", none()).await.unwrap();
+    assert_eq!(rig.client.text(MANAGER, "Manager.State").await, "running");
+    gate.open();
+    rig.client.wait(&job).await.unwrap();
 }

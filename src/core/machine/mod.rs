@@ -119,6 +119,8 @@ pub enum Event {
     Passed(Timestamp),
     /// Images of this VM that held so many bytes were merged into others.
     Merged(VmId, u64),
+    /// Why nothing can be written down; `None`: it can be again.
+    Stored(Option<String>),
     /// A job ended.
     Ended(JobId, Outcome),
     /// Finish what runs, take no more.
@@ -301,6 +303,7 @@ impl Machine {
             Event::QuarantineOver(vm) => self.sweep(vm, now),
             Event::Passed(at) => self.last_plausible = Some(at),
             Event::Merged(vm, bytes) => Arc::make_mut(&mut self.view.counts).merged(vm, bytes),
+            Event::Stored(trouble) => self.in_vain.store(trouble),
             Event::Ended(job, outcome) => self.on_ended(job, outcome, now, out),
             Event::Stop => self.on_stop(now, out),
         }

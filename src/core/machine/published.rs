@@ -18,15 +18,27 @@ pub(super) struct InVain {
     found: Vec<String>,
     /// The log has these.
     told: BTreeSet<String>,
+    /// Why nothing is begun: it cannot be written down.
+    store: Option<String>,
 }
 
 impl Default for InVain {
     fn default() -> Self {
-        Self { stale: true, found: Vec::new(), told: BTreeSet::new() }
+        Self { stale: true, found: Vec::new(), told: BTreeSet::new(), store: None }
     }
 }
 
 impl InVain {
+    /// Whether what is begun can be written down is the first that is to be known.
+    pub(super) fn store(&mut self, trouble: Option<String>) {
+        self.store = trouble.map(|why| {
+            format!(
+                "nothing can be written down ({why}): no snapshot is taken, deleted or reverted to until that works again"
+            )
+        });
+        self.stale = true;
+    }
+
     /// Of other settings nothing is known yet.
     pub(super) fn forget(&mut self) {
         self.found.clear();
@@ -80,7 +92,8 @@ impl Machine {
             self.in_vain.found = found;
             self.in_vain.stale = false;
         }
-        let all: Vec<_> = self.settings.warnings.iter().chain(&self.in_vain.found).cloned().collect();
+        let all = self.in_vain.store.iter().chain(&self.settings.warnings).chain(&self.in_vain.found);
+        let all: Vec<_> = all.cloned().collect();
         self.manager(|m| {
             if *m.warnings != *all {
                 m.warnings = all.into();

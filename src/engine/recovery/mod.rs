@@ -5,6 +5,7 @@
 
 mod create;
 mod delete;
+pub(super) mod frozen;
 mod merge;
 mod promote;
 

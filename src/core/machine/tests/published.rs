@@ -37,6 +37,15 @@ fn settings_in_vain_are_told_once_and_published_as_long_as_they_are() {
     new.warnings = vec!["of the files".to_owned()];
     assert!(told(&b.send(Event::Settings(Arc::new(new)))).is_empty());
     assert_eq!(published(&b), ["of the files"]);
+    // That nothing can be begun comes first, whatever is read anew meanwhile.
+    b.send(Event::Stored(Some("the disk is full".to_owned())));
+    let mut new = (*settings("[policy.q]\nvms = [\"*\"]\n")).clone();
+    new.warnings = vec!["of the files".to_owned()];
+    b.send(Event::Settings(Arc::new(new)));
+    let both = published(&b);
+    assert!(both.len() == 2 && both[0].contains("the disk is full") && both[1] == "of the files", "{both:?}");
+    b.send(Event::Stored(None));
+    assert_eq!(published(&b), ["of the files"]);
 }
 
 #[test]
