@@ -1,13 +1,17 @@
 //! Freezing a guest's file systems, and above all thawing them again.
 //!
 //! ```text
-//!   intent on disk ─▶ status ─▶ freeze ─▶ (the transaction) ─▶ thaw ─▶ status "thawed" ─▶ intent off disk
-//!        │              │         │ error or time-out              │ error
-//!        │              │         └────────────▶ thaw ◀────────────┘
-//!        │              └─ frozen by somebody else: refuse, and leave it frozen    │ still an error
-//!        └─ a daemon that dies anywhere from here on thaws at its next start       ▼
-//!                                                              the keeper: on and on, with back-off
+//!   status ─▶ intent on disk ─▶ status ─▶ freeze ─▶ (the transaction) ─▶ thaw ─▶ status "thawed" ─▶ intent off disk
+//!     │             │              │        │ error or time-out              │ error
+//!     │             │              │        └────────────▶ thaw ◀────────────┘
+//!     └─────────────│──────────────┴─ frozen by somebody else: refuse, and leave it frozen    │ still an error
+//!                   └─ a daemon that dies anywhere from here on thaws at its next start       ▼
+//!                                                                        the keeper: on and on, with back-off
 //! ```
+//!
+//! The first status finds an agent that hangs before anything is asked of others; between it and the freeze lies time
+//! enough for a backup program to freeze the guest. That one's freeze is left alone: the second status finds it, or the
+//! agent, which refuses to freeze what is frozen. Only where an earlier freeze of our own may be on its way it is thawed.
 //!
 //! Beside it a helper outside this process watches each freeze ([`helper`], [`line`], [`thawer`]): it is ready before the
 //! freeze begins, is told when the thaw is proven, and thaws if this process dies or hangs.
@@ -15,6 +19,7 @@
 //! Two facts shape it (seen on real guests): a freeze that timed out is still carried out when the agent comes back, so
 //! an error is no reason not to thaw; and a thaw that *succeeds* proves that no earlier freeze is on its way, because the
 //! agent takes its commands in order.
+mod chosen;
 pub mod helper;
 pub mod line;
 mod slots;
@@ -48,7 +53,7 @@ use crate::{
     core::{
         inventory::Quality,
         model::{Consistency, VmId, VmState},
-        policy::{How, Memory, Mountpoints, Quiesce},
+        policy::{How, Memory, Quiesce},
     },
     hypervisor::{Agent, Error, ErrorKind, FreezeStatus, GuestSystem, Hypervisor, Result, Vm},
     store::Store,
@@ -181,6 +186,7 @@ impl Freezer {
                 return Self::without(how, e, quality, transaction);
             }
         };
+        let (frozen, lacks) = frozen;
         let (count, from) = (frozen.count, frozen.from);
         let fuse = self.fuse(vm.id);
         let result = transaction();
@@ -190,7 +196,7 @@ impl Freezer {
         quality.frozen = SignedDuration::try_from(time).unwrap_or(SignedDuration::MAX);
         let value = result?;
         match thawed {
-            Ok(thawed) => match self.not_held(vm.id, count, &thawed, from) {
+            Ok(thawed) => match lacks.or_else(|| self.not_held(vm.id, count, &thawed, from)) {
                 None => quality.reached = Consistency::Filesystem,
                 Some(why) => quality.note = why,
             },
@@ -255,7 +261,7 @@ impl Freezer {
         how: &How,
         targets: &[String],
         called: Called,
-    ) -> Result<Frozen<'a>> {
+    ) -> Result<(Frozen<'a>, Option<String>)> {
         match vm.agent {
             Agent::Absent => {
                 return Err(Error::new(
@@ -273,25 +279,32 @@ impl Freezer {
         }
         let limit = Duration::try_from(how.freeze_timeout).unwrap_or(STATUS_TIMEOUT);
         // Asked first, with the same limit: an agent that hangs is found before anything can be left frozen.
-        if self.hypervisor.freeze_status(vm.id, limit.min(STATUS_TIMEOUT))? == FreezeStatus::Frozen {
-            return Err(Error::new(
-                ErrorKind::Busy,
-                "the file systems are already frozen, by somebody else; left as they are",
-            ));
+        self.not_frozen(vm.id, limit)?;
+        let chosen = self.choose(vm, how, targets, limit)?;
+        let lacks = chosen.lacks();
+        if let Some(why) = lacks.as_ref().filter(|_| how.quiesce == Quiesce::Require) {
+            return Err(Error::new(ErrorKind::Unsupported, why));
         }
-        let mountpoints = self.mountpoints(vm, how, targets, limit)?;
         let watch = self.watch(called.0)?;
         let stored = self.store.freeze_begins(vm.id, self.clock.now());
-        stored.map_err(|e| {
+        let first = stored.map_err(|e| {
             Error::new(ErrorKind::Failed, format!("the intent to freeze could not be stored: {e}"))
         })?;
-        self.unnoted().remove(&vm.id);
+        // A row that is there for want of a note alone is no earlier freeze's.
+        let first = self.unnoted().remove(&vm.id) || first;
+        // Much time has passed since.
+        if let Err(e) = self.not_frozen(vm.id, limit) {
+            if first {
+                self.proven(vm.id);
+            }
+            return Err(e);
+        }
         (self.report)(vm.id, true);
         let since = self.clock.elapsed();
         let mut frozen =
             Frozen { freezer: self, vm: vm.id, count: 0, since, from: since, watch, done: false };
         self.tell(&mut frozen, &Word::Freezing(limit + GRACE));
-        match self.hypervisor.freeze(vm.id, mountpoints.as_deref(), limit) {
+        match self.hypervisor.freeze(vm.id, chosen.mountpoints.as_deref(), limit) {
             Ok(0) => {
                 let (thawed, _) = frozen.thaw();
                 Err(Error::new(ErrorKind::AgentFailed, "the agent froze no file system")
@@ -301,13 +314,32 @@ impl Freezer {
                 frozen.count = count;
                 frozen.from = self.clock.elapsed();
                 self.tell(&mut frozen, &Word::Frozen(LONGEST + GRACE));
-                Ok(frozen)
+                Ok((frozen, lacks))
+            }
+            // The agent has taken the command and does not do it, as it does while it is frozen: by somebody else, as no
+            // earlier freeze of ours is unproven.
+            Err(e) if e.kind == ErrorKind::Refused && first => {
+                frozen.never();
+                Err(e.context(
+                    "the agent refuses to freeze, as where somebody else has frozen before; left as it is",
+                ))
             }
             // Thawed as well: hooks may hold a database's lock, and a late freeze may be on its way.
             Err(e) => {
                 let (thawed, _) = frozen.thaw();
                 Err(e.and_rollback(&thawed, "the thaw"))
             }
+        }
+    }
+
+    /// An error if the guest is frozen: then it is somebody else's.
+    fn not_frozen(&self, vm: VmId, limit: Duration) -> Result<()> {
+        match self.hypervisor.freeze_status(vm, limit.min(STATUS_TIMEOUT))? {
+            FreezeStatus::Thawed => Ok(()),
+            FreezeStatus::Frozen => Err(Error::new(
+                ErrorKind::Busy,
+                "the file systems are already frozen, by somebody else; left as they are",
+            )),
         }
     }
 
@@ -347,33 +379,6 @@ impl Freezer {
             && let Err(e) = watch.say(word)
         {
             frozen.watch = self.alone(&e);
-        }
-    }
-
-    fn mountpoints(
-        &self,
-        vm: &Vm,
-        how: &How,
-        targets: &[String],
-        limit: Duration,
-    ) -> Result<Option<Vec<String>>> {
-        match &how.mountpoints {
-            Mountpoints::All => Ok(None),
-            Mountpoints::List(list) => Ok(Some(list.clone())),
-            Mountpoints::Auto => {
-                let all = vm.disks.iter().filter(|d| d.writable).all(|d| targets.contains(&d.target));
-                if all {
-                    return Ok(None);
-                }
-                let mut wanted = Vec::new();
-                for fs in self.hypervisor.file_systems(vm.id, limit)? {
-                    // One whose disk is not known is frozen too: too much does no harm to the data.
-                    if fs.disks.is_empty() || fs.disks.iter().any(|d| targets.contains(d)) {
-                        wanted.push(fs.mountpoint);
-                    }
-                }
-                Ok(Some(wanted))
-            }
         }
     }
 }

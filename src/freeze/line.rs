@@ -4,7 +4,7 @@
 //!   daemon                              helper
 //!   watch VM URI  ───────────────────▶  connects to that libvirt, if it has not yet
 //!                 ◀───────────────────  ready | busy | no WHY
-//!   (status: thawed; intent on disk)
+//!   (intent on disk; status: thawed)
 //!   freezing MS   ───────────────────▶  from here on it thaws if MS pass without another word, or the line breaks
 //!   (freeze)
 //!   frozen MS     ───────────────────▶  the same

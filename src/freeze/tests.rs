@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::{helper::Nobody, *};
 use crate::{
     clock::SystemClock,
+    core::policy::Mountpoints,
     hypervisor::sim::{Op, Sim, VmSpec},
 };
 
@@ -296,4 +297,91 @@ fn a_helper_that_goes_meanwhile_is_missed_and_nothing_else() {
     });
     assert_eq!(quality.unwrap().reached, Consistency::Filesystem);
     assert!(world.sim.frozen(VM).unwrap().is_empty());
+}
+
+/// Somebody else freezes the guest when the intent is written down.
+#[derive(Debug)]
+struct Meddling {
+    sim: Arc<Sim>,
+    meddles: AtomicBool,
+}
+
+impl Clock for Meddling {
+    fn now(&self) -> jiff::Timestamp {
+        if self.meddles.swap(false, Ordering::SeqCst) {
+            self.sim.freeze_behind(VM).unwrap();
+        }
+        jiff::Timestamp::UNIX_EPOCH
+    }
+
+    fn elapsed(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn pause(&self, _: Duration) {}
+}
+
+#[test]
+fn somebody_else_s_freeze_that_comes_in_between_is_left_alone() {
+    for (late, left_over) in [(false, false), (true, false), (true, true)] {
+        let World { sim, ear, .. } = world("ready\n");
+        let store = Arc::new(Store::in_memory().unwrap());
+        if left_over {
+            // An earlier freeze of ours, which is on its way until the opposite is proven.
+            store.freeze_begins(VM, jiff::Timestamp::UNIX_EPOCH).unwrap();
+        }
+        let clock = Arc::new(Meddling { sim: sim.clone(), meddles: AtomicBool::new(!late) });
+        let reported = Arc::new(Mutex::new(BTreeMap::new()));
+        let (report, host) = (Arc::clone(&reported), sim.clone());
+        let freezer = Freezer::new(
+            sim.clone(),
+            store.clone(),
+            clock,
+            ear.clone(),
+            Box::new(move |vm, frozen| {
+                report.lock().unwrap().insert(vm, frozen);
+                // Told right before the freeze.
+                if late && frozen {
+                    host.freeze_behind(VM).unwrap();
+                }
+            }),
+        );
+        let quality = around(&freezer, &sim, Quiesce::Prefer, || Ok(())).unwrap();
+        let case = format!("{late} {left_over}: {}", quality.note);
+        assert_eq!(quality.reached, Consistency::Crash, "{case}");
+        assert_eq!(
+            quality.note.contains("left as"),
+            !left_over || quality.note.contains("somebody"),
+            "{case}"
+        );
+        assert_eq!(sim.frozen(VM).unwrap().is_empty(), left_over, "{case}");
+        assert_eq!(store.frozen().unwrap(), [].into(), "{case}");
+        assert_eq!(*reported.lock().unwrap(), [(VM, false)].into(), "{case}");
+        let said = World { sim, ear, freezer }.said();
+        let freezing = [ASKED, FREEZING, "over", "end"];
+        assert_eq!(said, if late { &freezing[..] } else { &[ASKED, "end"] }, "{case}");
+    }
+}
+
+#[test]
+fn what_a_policy_names_and_the_guest_has_not_mounted_is_told() {
+    let world = world("ready\n");
+    let vm = world.sim.vm(VM).unwrap();
+    let mounted = world.sim.file_systems(VM, DEADLINE).unwrap().remove(0).mountpoint;
+    let take = |list: &[&str], quiesce| {
+        let list = list.iter().map(|path| (*path).to_owned()).collect();
+        let how = How { mountpoints: Mountpoints::List(list), ..how(quiesce) };
+        let called = world.freezer.call(&vm, &how);
+        world.freezer.around(&vm, &how, &[], 2, called, || Ok(())).map(|((), quality)| quality)
+    };
+    let all = take(&[&mounted], Quiesce::Require).unwrap();
+    assert_eq!((all.reached, all.note.as_str()), (Consistency::Filesystem, ""));
+    let some = take(&[&mounted, "/dtaa"], Quiesce::Prefer).unwrap();
+    assert_eq!(some.reached, Consistency::Crash, "not all was held that was to be");
+    assert!(some.note.contains("/dtaa") && !some.note.contains(&format!("{mounted},")), "{}", some.note);
+    world.sim.clear_calls();
+    let refused = take(&[&mounted, "/dtaa"], Quiesce::Require).unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::QuiesceFailed);
+    assert!(refused.message.contains("/dtaa"), "{refused}");
+    assert_eq!(world.sim.changes(), [], "nothing was frozen");
 }

@@ -39,6 +39,13 @@ impl Frozen<'_> {
         (result, until.saturating_sub(self.since))
     }
 
+    /// Nothing was frozen, and nothing is on its way to be: it is not thawed, as somebody else may have frozen it.
+    pub(super) fn never(mut self) {
+        self.done = true;
+        self.freezer.proven(self.vm);
+        self.watch.take().into_iter().for_each(Watch::over);
+    }
+
     fn end(&mut self) -> Result<Thawed> {
         let result = self.freezer.thaw_now(self.vm);
         self.done = true;
@@ -82,7 +89,7 @@ pub(super) fn thaw_once(hypervisor: &dyn Hypervisor, clock: &dyn Clock, vm: VmId
         Err(e) => return Err(e),
     };
     let at = clock.elapsed();
-    match hypervisor.freeze_status(vm, STATUS_TIMEOUT)? {
+    match hypervisor.thaw_status(vm, STATUS_TIMEOUT)? {
         FreezeStatus::Thawed => Ok(Thawed { count, at, let_go }),
         FreezeStatus::Frozen => {
             Err(Error::new(ErrorKind::AgentFailed, "the agent says it thawed, and that it is frozen"))
@@ -122,7 +129,7 @@ impl Freezer {
         self.hypervisor.vm(vm).is_ok_and(|v| v.state == VmState::ShutOff)
     }
 
-    fn proven(&self, vm: VmId) {
+    pub(super) fn proven(&self, vm: VmId) {
         match self.store.freeze_ended(vm) {
             Ok(()) => drop(self.unnoted().remove(&vm)),
             Err(e) => {

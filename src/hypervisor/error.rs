@@ -34,6 +34,8 @@ pub enum ErrorKind {
     AgentTimeout,
     /// The agent answered, and the answer was an error (a failing hook, say).
     AgentFailed,
+    /// The agent answered that it does not do this, now or ever, and has not begun it: so while file systems are frozen.
+    Refused,
     /// There was nothing to thaw any more: the guest had ended the freeze by itself, as Windows does after 10 s.
     LetGo,
     /// A freeze that was required was not to be had; the text says why.
@@ -83,7 +85,7 @@ impl ErrorKind {
             Self::ChainMismatch => "ChainMismatch",
             Self::AgentUnavailable => "AgentUnavailable",
             Self::AgentTimeout => "AgentTimeout",
-            Self::AgentFailed | Self::LetGo => "AgentFailed",
+            Self::AgentFailed | Self::Refused | Self::LetGo => "AgentFailed",
             Self::QuiesceFailed => "QuiesceFailed",
             Self::NoSpace => "NoSpace",
             Self::Denied => "Denied",

@@ -348,8 +348,14 @@ pub trait Hypervisor:
     /// Whether the guest's file systems are frozen.
     fn freeze_status(&self, vm: VmId, timeout: Duration) -> Result<FreezeStatus>;
 
+    /// The same after a thaw, asked where thaws are: agents that hang are not in its way.
+    fn thaw_status(&self, vm: VmId, timeout: Duration) -> Result<FreezeStatus> {
+        self.freeze_status(vm, timeout)
+    }
+
     /// Freezes these file systems (all if `None`) and says how many. An error does *not* mean that none is
-    /// frozen: a command that timed out may still be carried out.
+    /// frozen: a command that timed out may still be carried out. [`ErrorKind::Refused`] does: the agent took the command,
+    /// and does not do it, as while somebody's freeze lasts.
     fn freeze(&self, vm: VmId, mountpoints: Option<&[String]>, timeout: Duration) -> Result<u32>;
 
     /// Thaws all file systems and says how many were frozen. A success proves that no earlier freeze is still on

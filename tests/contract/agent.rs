@@ -48,7 +48,7 @@ pub(crate) fn a_second_freeze_fails_and_the_first_stays(rig: &mut dyn Rig) {
     let (hv, _events) = connected(rig);
     let vm = rig.new_vm(GUEST);
     assert_eq!(hv.freeze(vm, None, AGENT), Ok(2));
-    refused(hv.freeze(vm, None, AGENT), ErrorKind::AgentFailed);
+    refused(hv.freeze(vm, None, AGENT), ErrorKind::Refused);
     assert_eq!(hv.freeze_status(vm, AGENT), Ok(FreezeStatus::Frozen));
     assert_eq!(hv.thaw(vm, AGENT), Ok(2));
 }
@@ -95,7 +95,7 @@ pub(crate) fn the_guest_says_what_it_runs_while_it_is_not_frozen(rig: &mut dyn R
     let vm = rig.new_vm(GUEST);
     assert_eq!(hv.guest_system(vm, AGENT), Ok(GuestSystem::Other));
     assert_eq!(hv.freeze(vm, None, AGENT), Ok(2));
-    refused(hv.guest_system(vm, AGENT), ErrorKind::AgentFailed);
+    refused(hv.guest_system(vm, AGENT), ErrorKind::Refused);
     assert_eq!(hv.thaw(vm, AGENT), Ok(2));
     if rig.capabilities().contains(&Capability::Windows) {
         rig.run_windows(vm);

@@ -91,7 +91,13 @@ fn forbids_migration(number: ErrorNumber, text: &str) -> bool {
 
 /// An agent that could not do it; of Windows' one, that it need not.
 fn failed(text: &str) -> ErrorKind {
-    if text.contains("couldn't hold writes") { ErrorKind::LetGo } else { ErrorKind::AgentFailed }
+    if text.contains("couldn't hold writes") {
+        ErrorKind::LetGo
+    } else if text.contains("has been disabled") {
+        ErrorKind::Refused
+    } else {
+        ErrorKind::AgentFailed
+    }
 }
 
 /// An agent that nobody answers for, or one that answered too late.
@@ -208,6 +214,10 @@ mod tests {
             (
                 "internal error: unable to execute QEMU agent command 'guest-fsfreeze-thaw': couldn't hold writes: fsfreeze is limited up to 10 seconds:",
                 ErrorKind::LetGo,
+            ),
+            (
+                "internal error: unable to execute QEMU agent command 'guest-fsfreeze-freeze': Command guest-fsfreeze-freeze has been disabled: the command is not allowed",
+                ErrorKind::Refused,
             ),
             ("argument unsupported: QEMU guest agent is not configured", ErrorKind::AgentUnavailable),
             ("client socket is closed", ErrorKind::Disconnected),

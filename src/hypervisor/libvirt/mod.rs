@@ -240,6 +240,10 @@ impl Hypervisor for Libvirt {
         agent::freeze_status(&self.now()?.guard, vm, timeout)
     }
 
+    fn thaw_status(&self, vm: VmId, timeout: Duration) -> Result<FreezeStatus> {
+        agent::freeze_status(&self.now()?.thaw, vm, timeout)
+    }
+
     fn freeze(&self, vm: VmId, mountpoints: Option<&[String]>, timeout: Duration) -> Result<u32> {
         agent::freeze(&self.now()?.guard, vm, mountpoints, timeout)
     }

@@ -152,7 +152,7 @@ impl GuestAgent {
     fn allow(&self, command: &str) -> Result<()> {
         if self.says_frozen {
             let text = format!("Command {command} has been disabled: the command is not allowed");
-            return Err(failed(&text));
+            return Err(Error { kind: ErrorKind::Refused, ..failed(&text) });
         }
         Ok(())
     }

@@ -34,9 +34,9 @@ fn while_frozen_the_agent_answers_only_status_and_thaw() {
     let (sim, vm) = one(&["vda"]);
     sim.freeze_behind(vm).unwrap();
     let twice = sim.freeze(vm, None, LIMIT).unwrap_err();
-    assert_eq!(twice.kind, ErrorKind::AgentFailed);
+    assert_eq!(twice.kind, ErrorKind::Refused);
     assert!(twice.message.contains("guest-fsfreeze-freeze has been disabled"), "{twice}");
-    assert_eq!(kind(sim.file_systems(vm, LIMIT)), ErrorKind::AgentFailed);
+    assert_eq!(kind(sim.file_systems(vm, LIMIT)), ErrorKind::Refused);
     assert_eq!(sim.thaw(vm, LIMIT), Ok(1));
     assert_eq!(sim.file_systems(vm, LIMIT).unwrap()[0].disks, ["vda"]);
 }
