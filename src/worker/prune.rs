@@ -95,6 +95,10 @@ pub(super) fn run(work: &Work<'_>, all: bool) -> Result<(), Stop> {
         match delete::all(work, run, share) {
             Ok(()) => {}
             Err(stop @ Stop::Cancelled(_)) => return Err(stop),
+            // Since the decision; what else was to go with it goes with the next prune.
+            Err(Stop::Failed(failure)) if failure.name == "Pinned" => {
+                tracing::info!(VIRTSNAP_VM = %record.name, VIRTSNAP_VM_UUID = %record.id, "{}", failure.message);
+            }
             // One that does not go is no reason to keep the others: each is checked for itself.
             Err(Stop::Failed(failure)) => failures.push(failure),
         }

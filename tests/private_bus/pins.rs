@@ -251,6 +251,36 @@ async fn what_is_going_already_cannot_be_pinned_any_more_and_libvirt_is_not_need
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_pinned_while_a_prune_is_under_way_stays_and_the_prune_is_no_failure() {
+    let rig = world("[policy.p]\nvms = [\"web\"]\nkeep-last = 9\n", &[]).await;
+    let mut taken = Vec::new();
+    for by_hand in ["x", "y"] {
+        let job = rig.client.run("p", none()).await.unwrap().remove(0);
+        taken.push(rig.client.wait(&job).await.unwrap());
+        rig.client.until_idle().await;
+        // What stays between them makes it two runs.
+        rig.client.create(id(1), by_hand, none()).await.unwrap();
+    }
+    let job = rig.client.run("p", none()).await.unwrap().remove(0);
+    rig.client.wait(&job).await.unwrap();
+    rig.client.until_idle().await;
+    rig.write_policies("[policy.p]\nvms = [\"web\"]\nkeep-last = 1\n");
+    rig.client.call::<_, ()>("/org/virtsnap1", "Manager.Reload", &(none(),)).await.unwrap();
+    assert!(rig.sim.write(id(1), "vda", 0, 7));
+    let gate = rig.sim.gate(Op::Commit);
+    let (job,): (zbus::OwnedObjectPath,) =
+        rig.client.call(&vm_path(id(1)), "VM.Prune", &(none(),)).await.unwrap();
+    held(&gate);
+    pin(&rig, &taken[1], "just in time", 0).await.unwrap();
+    gate.open();
+    rig.client.wait(job.as_str()).await.unwrap();
+    rig.client.until_there(&taken[0], false).await;
+    assert_eq!(pins(&rig, &taken[1]).await.len(), 1);
+    assert_eq!(rig.client.text(&taken[1], "Snapshot.State").await, "ready");
+    assert_eq!(rig.client.text(&vm_path(id(1)), "VM.LastError").await, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_client_pins_modifies_and_shows_what_becomes_of_each() {
     let rig = world("[policy.p]\nvms = [\"web\"]\nmax-count = 1\n", &[]).await;
     let address = rig.address();

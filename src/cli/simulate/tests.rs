@@ -100,6 +100,16 @@ fn pins_foreign_ones_failed_ones_and_needs_are_what_they_are_for_the_daemon() {
 }
 
 #[test]
+fn one_whose_time_is_over_goes_whatever_rules_say() {
+    let input = r#"{"now": "2026-11-20T12:00", "snapshots": [
+        {"name": "a", "time": "2026-11-11", "expires": "2026-11-20T12:00"},
+        {"name": "b", "time": "2026-11-12", "expires": "2026-11-21"}, {"name": "c", "time": "2026-11-13"}]}"#;
+    let answer = json(&["--keep-last", "3"], input);
+    assert_eq!(kept(&answer), ["b", "c"]);
+    assert_eq!(answer["verdicts"][0]["reasons"][0]["rule"], "expired");
+}
+
+#[test]
 fn max_delete_holds_only_where_it_was_asked_for() {
     let all: Vec<_> =
         (1..=20).map(|d| format!(r#"{{"name": "s{d:02}", "time": "2026-11-{d:02}"}}"#)).collect();

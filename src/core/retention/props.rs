@@ -114,7 +114,8 @@ proptest! {
         // With limits: what goes says so for each of its policies, unless one above them says it.
         world.judge(true, |verdicts| {
             for (s, v) in world.snapshots.iter().zip(verdicts).filter(|(_, v)| !v.keep) {
-                let above = v.reasons.iter().any(|r| ["vm-max-size", "chain-full"].contains(&r.rule()));
+                let words = ["vm-max-size", "chain-full", "expired"];
+                let above = v.reasons.iter().any(|r| words.contains(&r.rule()));
                 let by: BTreeSet<_> = v.reasons.iter().filter_map(Reason::policy).cloned().collect();
                 assert!(above || by == s.policies, "{s:?} {v:?}");
             }
@@ -135,8 +136,9 @@ proptest! {
                 assert!(v.keep || !safe.contains(v.name), "{v:?}");
                 assert!(!v.reasons.is_empty());
                 let goes = |r: &Reason<'_>| {
-                    ["not-wanted", "max-age", "max-count", "max-size", "vm-max-size", "chain-full"]
-                        .contains(&r.rule())
+                    let words =
+                        ["not-wanted", "max-age", "max-count", "max-size", "vm-max-size", "chain-full", "expired"];
+                    words.contains(&r.rule())
                 };
                 assert!(v.reasons.iter().all(|r| goes(r) != v.keep), "{v:?}");
             }
@@ -212,6 +214,8 @@ proptest! {
                 retention.keep = Keep::default();
                 retention.limits = Limits { max_delete: delete, ..Limits::default() };
             }
+            // What was given its own end is over whatever policies say.
+            world.snapshots.iter_mut().for_each(|s| s.expires = None);
             world.vm_max_size = None;
         } else {
             world.now = at("2025-11-01T00:00");

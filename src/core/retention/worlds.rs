@@ -59,8 +59,7 @@ impl World {
             s.pinned
                 || !s.managed
                 || s.state != SnapshotState::Ready
-                || s.policies.is_empty()
-                || s.policies.contains(&policy("gone"))
+                || !is_over(s, self.now) && (s.policies.is_empty() || s.policies.contains(&policy("gone")))
                 || self.needed.contains_key(&s.name)
         };
         let safe = self.snapshots.iter().filter(|s| held(s) || newest.contains(&Some(s)));
@@ -70,6 +69,7 @@ impl World {
     /// Without any limit.
     pub(super) fn unlimited(mut self) -> Self {
         (self.vm_max_size, self.max_chain) = (None, None);
+        self.snapshots.iter_mut().for_each(|s| s.expires = None);
         self.policies.iter_mut().for_each(|(_, retention)| retention.limits = Limits::default());
         self
     }
@@ -150,7 +150,7 @@ fn time() -> impl Strategy<Value = Timestamp> {
         .prop_map(move |minutes| base + (minutes / 10 * 10).minutes())
 }
 
-/// One snapshot. `odd`: also pinned, foreign, failed ones and those of several policies.
+/// One snapshot. `odd`: also pinned, foreign, failed, expired ones and those of several policies.
 fn snapshot(odd: bool) -> impl Strategy<Value = Snapshot> {
     let names = || ["p", "q", "gone"].map(policy);
     (time(), 0..100_u32, 0..100_u32, 0..100_u32, 0..100_u32, 0_u64..60).prop_map(
@@ -160,6 +160,8 @@ fn snapshot(odd: bool) -> impl Strategy<Value = Snapshot> {
             if odd {
                 s.pinned = a >= 92;
                 s.managed = b < 92;
+                s.expires =
+                    ["2027-07-01T00:00", "2027-09-01T00:00"].get(b as usize % 16).map(|time| at(time));
                 if c >= 90 {
                     s.state = *SnapshotState::ALL.iter().cycle().nth(c as usize).unwrap();
                 }
