@@ -3,7 +3,7 @@
 //! Whatever ends it early, each disk reads as before: what is copied is a matter of its own image alone. So nothing is
 //! written down but that the VM was woken, or that its CPUs were stopped for a moment, and to finish it is to do it again.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use super::{Stop, Work};
 use crate::{
@@ -23,28 +23,15 @@ pub(super) fn run(work: &Work<'_>) -> Result<(), Stop> {
     let _room = reserve(work, &vm, &disks)?;
     work.safe_point()?;
     if !disks.is_empty() {
-        let asleep = vm.state == VmState::ShutOff;
-        if asleep {
-            work.phase("starting it, paused", None, None);
-            work.tools.store.wakes(vm.id, work.tools.clock.now())?;
-        }
-        let woken = if asleep { wake(work, &vm) } else { Ok(()) };
-        let done = woken.and_then(|()| pull_all(work, &vm, &disks));
-        if asleep {
-            let slept = hypervisor.let_sleep(vm.id);
-            if slept.is_ok() {
-                work.tools.store.sleeps(vm.id)?;
+        if vm.state == VmState::ShutOff {
+            // What was copied is on the disk for sure only when that QEMU has ended: nobody else flushes there. Should it
+            // be killed, or the host lose power, while others are copied, the first one would read as zeros.
+            for number in 0..disks.len() {
+                awake(work, &vm, || pull_all(work, &vm, &disks, number..number + 1))?;
             }
-            match &done {
-                Err(Stop::Failed(failure)) => {
-                    let e = Error::new(ErrorKind::Failed, failure.message.clone());
-                    let e = e.and_rollback(&slept, "ending the QEMU that was started for it");
-                    return refuse(failure.name, e.message);
-                }
-                _ => slept?,
-            }
+        } else {
+            pull_all(work, &vm, &disks, 0..disks.len())?;
         }
-        done?;
     }
     verify(work, &vm)?;
     work.tools.store.branch_ended(vm.id)?;
@@ -53,6 +40,27 @@ pub(super) fn run(work: &Work<'_>) -> Result<(), Stop> {
         "VM {} is independent of all other VMs' images", vm.name
     );
     Ok(())
+}
+
+/// Does this while a stopped VM is on, with its CPUs stopped.
+fn awake(work: &Work<'_>, vm: &Vm, pull: impl FnOnce() -> Result<(), Stop>) -> Result<(), Stop> {
+    let hypervisor = &work.tools.hypervisor;
+    work.phase("starting it, paused", None, None);
+    work.tools.store.wakes(vm.id, work.tools.clock.now())?;
+    let done = wake(work, vm).and_then(|()| pull());
+    let slept = hypervisor.let_sleep(vm.id);
+    if slept.is_ok() {
+        work.tools.store.sleeps(vm.id)?;
+    }
+    match &done {
+        Err(Stop::Failed(failure)) => {
+            let e = Error::new(ErrorKind::Failed, failure.message.clone());
+            let e = e.and_rollback(&slept, "ending the QEMU that was started for it");
+            return refuse(failure.name, e.message);
+        }
+        _ => slept?,
+    }
+    done
 }
 
 /// What tells this life of it from others is written down: one that somebody starts later is theirs.
@@ -143,8 +151,8 @@ fn reserve(work: &Work<'_>, vm: &Vm, disks: &[&Disk]) -> Result<Reserved, Stop> 
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a progress bar's precision")]
-fn pull_all(work: &Work<'_>, vm: &Vm, disks: &[&Disk]) -> Result<(), Stop> {
-    for (i, disk) in disks.iter().enumerate() {
+fn pull_all(work: &Work<'_>, vm: &Vm, disks: &[&Disk], which: Range<usize>) -> Result<(), Stop> {
+    for (i, disk) in disks.iter().enumerate().take(which.end).skip(which.start) {
         let phase = format!("copying {} ({}/{})", disk.target, i + 1, disks.len());
         let mut told = i as f64 / disks.len() as f64;
         work.phase(&phase, Some(told), None);
