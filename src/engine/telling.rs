@@ -38,6 +38,13 @@ pub(super) fn status_line(view: &View, settings: &Settings, store_fails: bool) -
     format!("{} VMs, {} policies, {running} jobs at work; {next}", view.vms.len(), view.policies.len())
 }
 
+fn put_off(policy: &PolicyName, vm: VmId, until: Timestamp) {
+    tracing::info!(
+        VIRTSNAP_POLICY = %policy, VIRTSNAP_VM_UUID = %vm,
+        "policy {policy} tries VM {vm}, which is busy, again at {until:.0}"
+    );
+}
+
 /// The journal's entry for a note, with its fields.
 pub(super) fn log(note: &Note) {
     match note {
@@ -80,6 +87,7 @@ pub(super) fn log(note: &Note) {
                 "policy {policy} did not run for {at} on VM {vm}: the daemon was off for too long"
             );
         }
+        Note::PutOff { policy, vm, until } => put_off(policy, *vm, *until),
         Note::ClockReset { policy, handled, now } => {
             tracing::warn!(
                 MESSAGE_ID = message::CLOCK_WRONG, VIRTSNAP_POLICY = %policy,

@@ -72,6 +72,22 @@ impl Debts {
         }
     }
 
+    /// The job that was to pay could not: it is owed on, until `now` and as long again as it has been owed, within these
+    /// pauses. What is owed, if that was the job.
+    pub(super) fn put_off(
+        &mut self,
+        vm: VmId,
+        job: JobId,
+        now: Timestamp,
+        (least, most): (SignedDuration, SignedDuration),
+    ) -> Option<Owed> {
+        let mut debt = *self.by_vm.get(&vm).filter(|d| d.job == Some(job))?;
+        debt.job = None;
+        debt.owed.not_before = now + now.duration_since(debt.owed.fired).clamp(least, most);
+        self.put(vm, debt);
+        Some(debt.owed)
+    }
+
     /// A job ended; true if it was the one that was to pay.
     pub(super) fn ended(&mut self, vm: VmId, job: JobId) -> bool {
         self.by_vm.get(&vm).is_some_and(|d| d.job == Some(job)) && self.settle(vm)

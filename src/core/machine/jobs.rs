@@ -11,7 +11,7 @@ use super::{Effect, Machine, Note};
 use crate::core::{
     job::{Asker, CreateJob, Failure, Job, JobId, JobState, Made, Operation, Outcome},
     model::{Origin, SnapshotName, VmId},
-    queue,
+    queue::{self, Turn},
     view::JobView,
 };
 
@@ -147,6 +147,14 @@ impl Jobs {
         self.table.get(&id).map(|e| (&e.job, e.state))
     }
 
+    /// What it waits for.
+    fn waits(&mut self, id: JobId, phase: &str) {
+        if let Some(entry) = self.table.get_mut(&id).filter(|e| e.phase != phase) {
+            phase.clone_into(&mut entry.phase);
+            entry.stale = true;
+        }
+    }
+
     fn finish(&mut self, id: JobId, outcome: Outcome, now: Timestamp) -> Option<Job> {
         self.queued.retain(|q| *q != id);
         self.running.remove(&id);
@@ -210,9 +218,15 @@ impl Jobs {
 }
 
 impl Machine {
-    /// Starts what is admitted.
+    /// Starts what is admitted, and says why the others wait.
     pub(super) fn start_jobs(&mut self, _now: Timestamp, out: &mut Vec<Effect>) {
-        if self.jobs.queued.is_empty() || self.stopping() || !self.view.manager.hypervisor_connected {
+        if self.jobs.queued.is_empty() || self.stopping() {
+            return;
+        }
+        if !self.view.manager.hypervisor_connected {
+            for id in self.jobs.queued.clone() {
+                self.jobs.waits(id, "waiting for libvirt");
+            }
             return;
         }
         let waiting: Vec<(JobId, VmId)> = self
@@ -221,15 +235,15 @@ impl Machine {
             .iter()
             .filter_map(|id| self.jobs.table.get(id).map(|e| (*id, e.job.vm)))
             .collect();
-        let busy: BTreeSet<VmId> = self.jobs.running.values().copied().collect();
         let limit = usize::try_from(self.settings.daemon.max_jobs).unwrap_or(usize::MAX);
-        let start = queue::admit(&waiting, &busy, limit);
-        for id in start {
+        for (id, turn) in queue::admit(&waiting, &self.jobs.running, limit) {
+            self.jobs.waits(id, &turn.to_string());
+            if turn != Turn::Now {
+                continue;
+            }
             self.jobs.queued.retain(|q| *q != id);
             if let Some(entry) = self.jobs.table.get_mut(&id) {
                 entry.state = JobState::Running;
-                "starting".clone_into(&mut entry.phase);
-                entry.stale = true;
                 self.jobs.running.insert(id, entry.job.vm);
                 self.stale.insert(entry.job.vm);
                 out.push(Effect::Start(entry.job.clone()));
@@ -267,8 +281,11 @@ impl Machine {
             Outcome::Failed(f) => self.journal.push(self.failing.failed(vm, &job.operation, &f.message)),
             Outcome::Cancelled(_) => {}
         }
-        // A job that the daemon's end cancels is owed to the next life.
-        if !(matches!(outcome, Outcome::Cancelled(_)) && self.stopping()) {
+        // What is busy is looked at again; and a job that the daemon's end cancels is owed to the next life.
+        let busy = |f: &Failure| f.name == "Busy" && job.asker.origin == Origin::Schedule;
+        if matches!(&outcome, Outcome::Failed(f) if busy(f)) && !self.stopping() {
+            self.put_off(vm, id, now, out);
+        } else if !(matches!(outcome, Outcome::Cancelled(_)) && self.stopping()) {
             self.paid(vm, id);
         }
         self.count_run(&job, &outcome, now, out);

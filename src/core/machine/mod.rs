@@ -15,7 +15,6 @@
 //!
 //! Nothing is due before the inventory is complete: a policy's VMs are not known before. What fell due until
 //! then, or while libvirt was away, is caught up as if the host had been off.
-//!
 //! A policy that fires owes a run to each of its VMs, and that is stored with the time that fired: whatever becomes of
 //! the daemon, each run is paid once, by a job that ended.
 

@@ -127,6 +127,15 @@ pub enum Note {
         /// Its snapshot is there; else it is too late for it.
         done: bool,
     },
+    /// Something else has a VM: the run is tried again.
+    PutOff {
+        /// The policy.
+        policy: PolicyName,
+        /// The VM.
+        vm: VmId,
+        /// Not before this.
+        until: Timestamp,
+    },
     /// Who pinned a snapshot, its tags or its expiry changed.
     Labelled {
         /// The VM.

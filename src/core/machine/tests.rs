@@ -8,7 +8,7 @@ use crate::{
     config::{self, Environment, FileKind, SourceFile},
     core::{
         inventory::SnapshotRecord,
-        job::{Failure, Made, Operation, Pace},
+        job::{Failure, JobState, Made, Operation, Pace},
         label::Label,
         model::{Content, Origin, Snapshot, SnapshotState, Storage, VmState},
         policy::Memory,
@@ -24,6 +24,7 @@ mod place;
 mod published;
 mod stale;
 mod suspended;
+mod waiting;
 
 const NIGHTLY: &str = "[policy.nightly]\nvms = [\"*\"]\nschedule = \"30 2 * * *\"\nkeep-last = 2\n";
 

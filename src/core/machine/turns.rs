@@ -16,6 +16,10 @@ use crate::core::{
 /// that was off is.
 const RESTART: SignedDuration = SignedDuration::from_hours(1);
 
+/// A VM that is busy is tried again after so long at least, and at most.
+const PUT_OFF: (SignedDuration, SignedDuration) =
+    (SignedDuration::from_mins(1), SignedDuration::from_mins(15));
+
 impl Machine {
     /// Queues what is owed to this VM, unless there is no need.
     pub(super) fn take_turn(
@@ -65,6 +69,16 @@ impl Machine {
             CatchUp::Skip => RESTART.min(policy.catch_up_within),
         };
         (now.duration_since(owed.not_before) > within.max(GRACE)).then_some(false)
+    }
+
+    /// Something else had the VM: what the job was to pay is owed on.
+    pub(super) fn put_off(&mut self, vm: VmId, job: JobId, now: Timestamp, out: &mut Vec<Effect>) {
+        for (name, run) in &mut self.runs {
+            if let Some(owed) = run.debts.put_off(vm, job, now, PUT_OFF) {
+                self.journal.push(Entry::Owed(name.clone(), vec![(vm, owed)]));
+                out.push(Effect::Log(Note::PutOff { policy: name.clone(), vm, until: owed.not_before }));
+            }
+        }
     }
 
     /// A job ended, and with it what it was to pay.
