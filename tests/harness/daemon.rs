@@ -67,6 +67,12 @@ impl<'a> Daemon<'a> {
 
     /// Kills it wherever it is, and brings it back, without waiting for systemd to do that; returns when it knows all VMs.
     pub fn kill(&self) {
+        self.kill_then(|| {});
+        self.wait_running();
+    }
+
+    /// The same, and then does this in the place of waiting.
+    pub fn kill_then(&self, then: impl FnOnce()) {
         let main = || self.tb.ok("systemctl show virtsnapd -p MainPID --value");
         let before = main();
         self.tb.ok("systemctl kill --kill-who=main -s KILL virtsnapd");
@@ -77,7 +83,7 @@ impl<'a> Daemon<'a> {
             // None is as little another one as the old one.
             (self.tb.sh(start).success() && ![before.as_str(), "0"].contains(&main().trim())).then_some(())
         });
-        self.wait_running();
+        then();
     }
 
     /// Waits until the daemon knows libvirt and all of its VMs.
@@ -231,15 +237,17 @@ impl<'a> Daemon<'a> {
 
     /// Waits until nothing is queued or at work.
     pub fn wait_idle(&self) {
-        let idle = || {
-            let jobs = self.bus.managed();
-            jobs.iter()
-                .filter(|(path, _)| path.starts_with("/org/virtsnap1/job/"))
-                .all(|(path, _)| self.bus.get::<String>(path, "org.virtsnap1.Job", "State") == "done")
-        };
         let deadline = Duration::from_secs(120);
         let still = || panic!("the jobs have not ended:\n{}\n{}", self.client("jobs"), self.journal());
-        wait_or(deadline, || idle().then_some(()), still);
+        wait_or(deadline, || self.is_idle().then_some(()), still);
+    }
+
+    /// Whether nothing is queued or at work.
+    pub fn is_idle(&self) -> bool {
+        let jobs = self.bus.managed();
+        jobs.iter()
+            .filter(|(path, _)| path.starts_with("/org/virtsnap1/job/"))
+            .all(|(path, _)| self.bus.get::<String>(path, "org.virtsnap1.Job", "State") == "done")
     }
 
     /// Runs a command as a user who is nobody special.

@@ -29,6 +29,7 @@ mod daemon;
 mod dying;
 mod guest;
 mod side_channel;
+mod stopping;
 
 pub use bare::{Bare, BareDisk, byte_in};
 pub use bus::Bus;
@@ -37,6 +38,7 @@ pub use container::{ImageState, Suite, Testbed};
 pub use daemon::Daemon;
 pub use dying::Dying;
 pub use guest::{Gap, Guest, GuestSpec, Write};
+pub use stopping::{Stopping, When};
 
 use std::time::{Duration, Instant};
 
