@@ -147,6 +147,31 @@ harness::on_both! {
         holds(tb, &vm, &[(0, 3), (2, 2), (24, 4), (47, 4), (50, 0)]);
     }
 
+    /// There is room for the first disk's overlay, and none for the second's.
+    fn a_file_system_that_fills_up_while_a_snapshot_is_prepared_keeps_nothing_of_it(tb) {
+        tb.ok("mkdir -p /images && mount -t tmpfs -o size=96M,mode=711 images /images
+               for d in vda vdb; do qemu-img create -q -f qcow2 /images/$d.qcow2 8M; done");
+        let disk = |name: &str| BareDisk { image: format!("/images/{name}.qcow2"), format: "qcow2".to_owned() };
+        let vm = Bare::define_on(tb, VM_NAME, &[disk("vda"), disk("vdb")], "", "");
+        tb.ok("virsh -q start small");
+        let daemon = Daemon::install(tb, "");
+        tb.push_file("/etc/virtsnap/virtsnapd.toml", "[daemon]\nmin-free = \"1KiB\"\n", 0o644);
+        daemon.start();
+        daemon.wait_running();
+        let overlay: u64 = tb.ok("qemu-img create -q -f qcow2 -b /images/vda.qcow2 -F qcow2 /images/t 8M && \
+            stat -c '%b' /images/t && rm /images/t").trim().parse::<u64>().unwrap() * 512;
+        tb.ok(&format!("fallocate -l $(($(stat -f -c '%a*%S' /images) - {overlay} * 3 / 2)) /images/filler"));
+        let before = state(tb);
+        let (error, text) = daemon.create(VM_NAME, "s1").unwrap_err();
+        assert_eq!(error, NO_SPACE, "{text}");
+        assert_eq!(state(tb), before, "{text}");
+        assert_eq!(daemon.json("list small")["vm"]["health"], "ok", "{}", daemon.journal());
+        assert_eq!(vm.state(), "running");
+        tb.ok("rm /images/filler");
+        daemon.create(VM_NAME, "s1").unwrap();
+        daemon.delete(VM_NAME, "s1").unwrap();
+    }
+
     fn a_nearly_full_file_system_refuses_before_anything_is_touched(tb) {
         let (vm, daemon) = small(tb);
         fill(&vm, 1, 0, 4);
