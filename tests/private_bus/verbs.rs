@@ -102,7 +102,10 @@ async fn the_jobs_are_listed_and_one_is_cancelled() {
     let lines: Vec<Vec<&str>> = out.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(lines[0], ["ID", "OPERATION", "VM", "SNAPSHOT", "STARTED", "ORIGIN", "STATE"]);
     assert_eq!((lines[1][1], lines[1][2]), ("create", "web"));
-    assert!(out.lines().nth(2).unwrap().ends_with("manual  queued: waiting for job 1 of the same VM"), "{out}");
+    assert!(
+        out.lines().nth(2).unwrap().ends_with("manual  queued: waiting for job 1 of the same VM"),
+        "{out}"
+    );
 
     let (code, out, err) = told(&rig, &["cancel", &number]).await;
     assert_eq!((code, err.as_str()), (Some(0), ""));
