@@ -2,6 +2,10 @@
 //!
 //! Whatever ends it early, each disk reads as before: what is copied is a matter of its own image alone. So nothing is
 //! written down but that the VM was woken, or that its CPUs were stopped for a moment, and to finish it is to do it again.
+//!
+//! But for one moment, which is QEMU's: at the end of a disk's copy it first has the image name none below it, and what was
+//! copied may still be in its own memory until it is [flushed](flush), or ends. Killed in between, it leaves a disk that
+//! reads as zeros there.
 
 use std::{ops::Range, time::Duration};
 
