@@ -13,7 +13,7 @@ use super::{helper::Nobody, *};
 use crate::{
     clock::SystemClock,
     core::policy::Mountpoints,
-    hypervisor::sim::{Op, Sim, VmSpec},
+    hypervisor::sim::{Fault, Mishap, Op, Sim, VmSpec},
 };
 
 const VM: VmId = VmId(Uuid::from_u128(1));
@@ -178,6 +178,17 @@ fn it_watches_on_until_a_thaw_that_failed_is_proven() {
     world.sim.agent_stuck(VM, false).unwrap();
     assert_eq!(world.at_last(), ["over"]);
     assert!(world.sim.frozen(VM).unwrap().is_empty());
+}
+
+#[test]
+fn a_thaw_whose_hook_takes_longer_than_it_may_is_proven_by_what_the_guest_says() {
+    let world = world("ready\n");
+    let late = Error::new(ErrorKind::AgentTimeout, "guest agent didn't respond");
+    world.sim.inject(Fault::new(Op::Thaw, Mishap::Lose(late)).always());
+    world.around(Quiesce::Prefer, || Ok(())).unwrap();
+    assert_eq!(world.at_last(), [ASKED, FREEZING, FROZEN, "over"]);
+    let thaws = world.sim.calls().into_iter().filter(|call| call.op == Op::Thaw);
+    assert_eq!(thaws.count(), 1, "it did not have to run again");
 }
 
 #[test]

@@ -81,6 +81,9 @@ pub(super) struct Thawed {
     pub(super) let_go: bool,
 }
 
+/// One way to thaw.
+pub(super) type Thaw = fn(&dyn Hypervisor, &dyn Clock, VmId) -> Result<Thawed>;
+
 /// Thaws and asks whether that is so.
 pub(super) fn thaw_once(hypervisor: &dyn Hypervisor, clock: &dyn Clock, vm: VmId) -> Result<Thawed> {
     let (count, let_go) = match hypervisor.thaw(vm, THAW_TIMEOUT) {
@@ -97,13 +100,27 @@ pub(super) fn thaw_once(hypervisor: &dyn Hypervisor, clock: &dyn Clock, vm: VmId
     }
 }
 
+/// The same, of a guest that was asked before and may not have answered in time. Where it says that it is thawed, it has
+/// done all that it was asked for: it takes its commands in order. One whose hook takes longer than a thaw may would never
+/// be proven else, and run that hook on and on.
+pub(super) fn thaw_again(hypervisor: &dyn Hypervisor, clock: &dyn Clock, vm: VmId) -> Result<Thawed> {
+    match hypervisor.thaw_status(vm, STATUS_TIMEOUT) {
+        Ok(FreezeStatus::Thawed) => Ok(Thawed { count: 0, at: clock.elapsed(), let_go: false }),
+        Ok(FreezeStatus::Frozen) | Err(_) => thaw_once(hypervisor, clock, vm),
+    }
+}
+
 impl Freezer {
     /// Thaws, once more if need be, and proves it.
     fn thaw_now(&self, vm: VmId) -> Result<Thawed> {
+        self.thaw_by(thaw_once, vm)
+    }
+
+    fn thaw_by(&self, thaw: Thaw, vm: VmId) -> Result<Thawed> {
         let mut tries = 1;
         let mut pause = Duration::from_millis(100);
         loop {
-            match thaw_once(self.hypervisor.as_ref(), self.clock.as_ref(), vm) {
+            match thaw(self.hypervisor.as_ref(), self.clock.as_ref(), vm) {
                 Ok(thawed) => {
                     self.proven(vm);
                     return Ok(thawed);
@@ -177,7 +194,7 @@ impl Freezer {
             let mut pause = KEEPER_PAUSE.0;
             loop {
                 let turn = this.keepers.take(KEEPERS);
-                let thawed = this.thaw_now(vm);
+                let thawed = this.thaw_by(thaw_again, vm);
                 drop(turn);
                 match thawed {
                     Ok(thawed) => {

@@ -10,7 +10,7 @@ use crate::{
     core::model::{VmId, VmState},
     freeze::{
         telling,
-        thaw::{Thawed, thaw_once},
+        thaw::{Thaw, Thawed, thaw_again, thaw_once},
     },
     hypervisor::{ErrorKind, Hypervisor},
 };
@@ -111,8 +111,9 @@ impl<'a> Rescue<'a> {
     /// Thaws until that is proven, here or by the daemon.
     fn thaw(&mut self) {
         let (mut pause, longest) = self.thawer.pauses.tries;
+        let mut thaw: Thaw = thaw_once;
         while !self.over {
-            match thaw_once(self.host, self.thawer.clock.as_ref(), self.vm) {
+            match thaw(self.host, self.thawer.clock.as_ref(), self.vm) {
                 Ok(Thawed { count, .. }) => {
                     // Of a second thaw only what it found is worth a word.
                     if count > 0 || !self.proven {
@@ -125,6 +126,7 @@ impl<'a> Rescue<'a> {
                 Err(e) if e.kind == ErrorKind::NoSuchVm || self.is_off() => return,
                 Err(e) => telling::frozen(self.vm, &e, &format_args!("trying again in {pause:?}")),
             }
+            thaw = thaw_again;
             if !self.wait(Some(pause)) {
                 pause = (pause * 2).min(longest);
             }

@@ -10,7 +10,7 @@ use crate::{
     clock::SystemClock,
     hypervisor::{
         Error, ErrorKind,
-        sim::{Op, Sim, VmSpec},
+        sim::{Fault, Mishap, Op, Sim, VmSpec},
     },
 };
 
@@ -122,6 +122,16 @@ fn a_line_that_breaks_before_a_freeze_begins_thaws_nobody() {
     world.watched().dies();
     assert!(world.is_frozen(), "by somebody else");
     assert_eq!(world.sim.calls(), []);
+}
+
+#[test]
+fn a_guest_whose_thaw_takes_longer_than_it_may_is_believed_when_it_says_so() {
+    let world = World::new(SHORT);
+    let line = world.frozen();
+    let late = Error::new(ErrorKind::AgentTimeout, "guest agent didn't respond");
+    world.sim.inject(Fault::new(Op::Thaw, Mishap::Lose(late)).always());
+    line.dies();
+    assert!(!world.is_frozen());
 }
 
 #[test]
