@@ -9,6 +9,7 @@ mod delete;
 mod drop;
 mod forget;
 mod hooked;
+mod how;
 mod left_over;
 mod memory;
 mod merge;

@@ -6,6 +6,7 @@
 use super::{
     health::{Finding, Health},
     qcow2::Inner,
+    text::for_shell,
 };
 
 /// One of them.
@@ -22,8 +23,8 @@ impl Forgotten {
     pub fn way_out(&self) -> String {
         format!(
             "`qemu-img snapshot -d {} {}` while the VM is off",
-            quoted(&self.inner.name),
-            quoted(&self.image)
+            for_shell(&self.inner.name),
+            for_shell(&self.image)
         )
     }
 }
@@ -39,19 +40,10 @@ pub fn finding(forgotten: &[Forgotten]) -> Option<Finding> {
     let text = format!(
         "Image {} holds snapshot {} inside it, {memory}{others}, which libvirt does not know of. If nobody wants it: {}.",
         first.image,
-        quoted(&first.inner.name),
+        for_shell(&first.inner.name),
         first.way_out()
     );
     Some(Finding { health: Health::Degraded, text, repair: None })
-}
-
-/// For a shell, where it needs that.
-fn quoted(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:+,@%".contains(c);
-    if !text.is_empty() && !text.starts_with('-') && text.chars().all(plain) {
-        return text.to_owned();
-    }
-    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 #[cfg(test)]
@@ -81,7 +73,7 @@ mod tests {
     #[test]
     fn what_a_shell_would_take_apart_is_quoted() {
         for (text, wanted) in [("a-1", "a-1"), ("", "''"), ("a b", "'a b'"), ("-d", "'-d'"), ("$x", "'$x'")] {
-            assert_eq!(quoted(text), wanted);
+            assert_eq!(for_shell(text), wanted);
         }
     }
 }

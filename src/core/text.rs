@@ -10,6 +10,15 @@ pub fn harmless(text: &str) -> String {
     shown
 }
 
+/// In quotes for a shell, where it needs them.
+pub fn for_shell(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:+,@%".contains(c);
+    if !text.is_empty() && !text.starts_with('-') && text.chars().all(plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
 /// False for what moves the cursor, changes colours, breaks the line or reorders it.
 pub fn is_harmless(c: char) -> bool {
     let reorders_or_breaks =

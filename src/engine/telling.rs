@@ -12,6 +12,7 @@ use crate::core::{
     model::{PolicyName, SnapshotName, VmId},
     settings::Settings,
     suspend::Suspension,
+    text::for_shell,
     view::View,
 };
 use crate::logging::message;
@@ -148,22 +149,23 @@ pub(super) fn log(note: &Note) {
 }
 
 fn suspended(policy: &PolicyName, on: Option<&(VmId, String)>, why: &Suspension, uid: Option<u32>) {
-    let reason = &why.reason;
+    let reason = if why.reason.is_empty() { String::new() } else { format!(": {}", why.reason) };
     match (on, uid) {
         (Some((vm, vm_name)), None) => tracing::error!(
             MESSAGE_ID = message::POLICY_SUSPENDED,
             VIRTSNAP_POLICY = %policy, VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %vm,
             "policy {policy} is suspended on VM {vm_name}, and takes no snapshots of it, until a run by hand works \
-             (`virtsnap run {policy} --vm {vm_name}`) or it is resumed (`virtsnap resume {policy} --vm {vm_name}`): {reason}"
+             (`virtsnap run {policy} --vm {0}`) or it is resumed (`virtsnap resume {policy} --vm {0}`){reason}",
+            for_shell(vm_name)
         ),
         (Some((vm, vm_name)), Some(uid)) => tracing::warn!(
             MESSAGE_ID = message::POLICY_SUSPENDED,
             VIRTSNAP_POLICY = %policy, VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %vm,
-            "user {uid} suspended policy {policy} on VM {vm_name}: {reason}"
+            "user {uid} suspended policy {policy} on VM {vm_name}{reason}"
         ),
         (None, uid) => tracing::warn!(
             MESSAGE_ID = message::POLICY_SUSPENDED, VIRTSNAP_POLICY = %policy,
-            "user {} suspended policy {policy} for all of its VMs: {reason}", uid.unwrap_or_default()
+            "user {} suspended policy {policy} for all of its VMs{reason}", uid.unwrap_or_default()
         ),
     }
 }

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::{
     Stop, Work,
     beside::{self, What},
-    memory, merge, prune, space,
+    how, memory, merge, prune, space,
 };
 use crate::{
     core::{
@@ -98,7 +98,8 @@ pub(super) fn take(work: &Work<'_>, create: &CreateJob, origin: Origin) -> Resul
         }
         let kind = e.kind.as_str();
         let e = e.context(format_args!("snapshot {name} of VM {} was not taken", vm.name));
-        return Err(Stop::Failed(Failure::new(kind, format!("{e}. The VM runs on as before"))));
+        let state = how::it_is(hypervisor.as_ref(), &vm);
+        return Err(Stop::Failed(Failure::new(kind, format!("{e}. {state}"))));
     }
     if let Err(stop) = work.safe_point() {
         undo(work, &vm, &intent, "cancelled");
@@ -125,10 +126,9 @@ pub(super) fn take(work: &Work<'_>, create: &CreateJob, origin: Origin) -> Resul
         }
         Err(e) => {
             let state = if is_off_them(work, &vm, &intent, &e) && undo(work, &vm, &intent, &e.message) {
-                "The VM runs on as before"
+                how::it_is(hypervisor.as_ref(), &vm)
             } else {
-                "Whether the VM runs on its new overlays is not known: that is looked at again at the next \
-                 connection to libvirt"
+                how::NOT_KNOWN.to_owned()
             };
             let kind = e.kind.as_str();
             let e = e.context(format_args!("snapshot {name} of VM {} was not taken", vm.name));
