@@ -95,7 +95,7 @@ async fn a_revert_is_a_job_that_gives_the_safety_snapshot_and_its_snapshot_is_re
     held(&gate);
     rig.client.until(&s1, "Snapshot.State", |s: &String| s == "reverting").await;
     assert_eq!(rig.client.text(&job, "Job.Operation").await, "revert");
-    assert_eq!(rig.client.text(&job, "Job.Phase").await, "defining");
+    rig.client.until(&job, "Job.Phase", |phase: &String| phase == "defining").await;
     gate.open();
     let safety = rig.client.wait(&job).await.unwrap();
     assert!(safety.contains("before_2drevert_2ds1_2d"), "{safety}");
