@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    core::model::VmState,
+    core::{model::VmState, text::for_shell},
     hypervisor::{Agent, FreezeStatus},
     logging::message,
     worker::Tools,
@@ -32,8 +32,9 @@ pub(in crate::engine) fn tell(tools: &Tools) {
             tracing::error!(
                 MESSAGE_ID = message::GUEST_FROZEN, VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id,
                 "the file systems of VM {0} are frozen, and whether virtsnapd froze them was in the damaged database: it is \
-                 left as it is. If no other program is at work on it, thaw it by `virsh domfsthaw {0}`",
-                vm.name
+                 left as it is. If no other program is at work on it, thaw it by `virsh domfsthaw {1}`",
+                vm.name,
+                for_shell(&vm.name)
             );
         }
     }
