@@ -5,7 +5,7 @@ use uuid::Uuid;
 use virtsnap::{
     core::{
         job::{AdoptJob, Operation, Outcome, Pace, RevertJob},
-        model::VmId,
+        model::{SnapshotName, VmId},
         stray::QUARANTINE,
     },
     hypervisor::Hypervisor,
@@ -210,66 +210,74 @@ pub(crate) fn what_only_a_snapshot_names_goes_with_it(rig: &mut dyn Rig) {
     }
 }
 
-/// A disk that is left out goes on writing to what another branch has: an image that only other snapshots lie on then.
-pub(crate) fn what_only_a_snapshot_lies_on_goes_with_it(rig: &mut dyn Rig) {
-    let (hv, _events) = connected(rig);
-    let daemon = Daemon::new(&hv);
+/// A VM that was reverted twice to a snapshot of its disk vdb alone: vda, which holds 3, went on over both reverts, on an image
+/// that the first one's safety snapshot was taken with. That snapshot, the image, and the second one's safety snapshot.
+fn over_two_reverts(
+    rig: &mut dyn Rig,
+    hv: &dyn Hypervisor,
+    daemon: &Daemon,
+) -> (VmId, SnapshotName, String, SnapshotName) {
     let vm = rig.new_vm(RigVm { disks: 2, running: false, ..ONE });
-    let mut only = overlays(rig, &*hv, vm);
+    let mut only = overlays(rig, hv, vm);
     only.retain(|o| o.target == "vdb");
     hv.prepare(vm, &only).unwrap();
     hv.create(vm, &spec("s1", &only)).unwrap();
     rig.write_marker(vm, "vda", 1);
     let first = daemon.revert(vm, "s1");
     rig.write_marker(vm, "vda", 2);
-    let under = chain(&*hv, vm, "vda").remove(0);
+    let under = chain(hv, vm, "vda").remove(0);
     let second = daemon.revert(vm, "s1");
     rig.write_marker(vm, "vda", 3);
+    (vm, first, under, second)
+}
+
+fn delete(daemon: &Daemon, vm: VmId, name: SnapshotName) {
+    let delete = Operation::Delete { name, pace: Pace::default(), foreign: false };
+    assert_eq!(daemon.run(vm, delete), Outcome::Done(None));
+}
+
+/// Of that image nothing is left, in the list of what is to go neither, and all else is as it was.
+#[track_caller]
+fn nothing_left(
+    rig: &dyn Rig,
+    hv: &dyn Hypervisor,
+    daemon: &Daemon,
+    vm: VmId,
+    first: &SnapshotName,
+    image: &str,
+) {
+    assert!(!rig.file_exists(image));
+    assert_eq!(daemon.tools.store.intents().unwrap(), []);
+    assert_eq!(strays(hv, vm), [""; 0]);
+    assert_eq!((rig.marker_now(vm, "vda"), rig.marker_in_snapshot(vm, first, "vda")), (1, 1));
+}
+
+/// A disk that is left out goes on writing to what another branch has: an image that only other snapshots lie on then.
+pub(crate) fn what_only_a_snapshot_lies_on_goes_with_it(rig: &mut dyn Rig) {
+    let (hv, _events) = connected(rig);
+    let daemon = Daemon::new(&hv);
+    let (vm, first, under, second) = over_two_reverts(rig, &*hv, &daemon);
     let third = daemon.revert(vm, first.as_str());
-    let delete = |name| {
-        let delete = Operation::Delete { name, pace: Pace::default(), foreign: false };
-        assert_eq!(daemon.run(vm, delete), Outcome::Done(None));
-    };
-    delete(second);
+    delete(&daemon, vm, second);
     assert!(rig.file_exists(&under));
     assert_eq!(rig.marker_in_snapshot(vm, &third, "vda"), 3, "it lies on that");
-    delete(third);
-    assert!(!rig.file_exists(&under));
-    assert_eq!(daemon.tools.store.intents().unwrap(), []);
-    assert_eq!(strays(&*hv, vm), [""; 0]);
-    assert_eq!((rig.marker_now(vm, "vda"), rig.marker_in_snapshot(vm, &first, "vda")), (1, 1));
+    delete(&daemon, vm, third);
+    nothing_left(rig, &*hv, &daemon, vm, &first, &under);
 }
 
 /// And one that the VM itself lies on when its snapshot is deleted.
 pub(crate) fn what_the_vm_lies_on_goes_when_it_leaves_that(rig: &mut dyn Rig) {
     let (hv, _events) = connected(rig);
     let daemon = Daemon::new(&hv);
-    let vm = rig.new_vm(RigVm { disks: 2, running: false, ..ONE });
-    let mut only = overlays(rig, &*hv, vm);
-    only.retain(|o| o.target == "vdb");
-    hv.prepare(vm, &only).unwrap();
-    hv.create(vm, &spec("s1", &only)).unwrap();
-    rig.write_marker(vm, "vda", 1);
-    let first = daemon.revert(vm, "s1");
-    rig.write_marker(vm, "vda", 2);
-    let under = chain(&*hv, vm, "vda").remove(0);
-    let second = daemon.revert(vm, "s1");
-    rig.write_marker(vm, "vda", 3);
-    let delete = |name| {
-        let delete = Operation::Delete { name, pace: Pace::default(), foreign: false };
-        assert_eq!(daemon.run(vm, delete), Outcome::Done(None));
-    };
-    delete(second);
+    let (vm, first, under, second) = over_two_reverts(rig, &*hv, &daemon);
+    delete(&daemon, vm, second);
     assert!(rig.file_exists(&under) && rig.marker_now(vm, "vda") == 3, "it lies on that");
     assert_eq!(daemon.run(vm, Operation::Sweep), Outcome::Done(None));
     assert!(rig.file_exists(&under) && known(&daemon, vm).is_empty(), "and that is not nobody's");
     let third = daemon.revert(vm, first.as_str());
     assert_eq!(rig.marker_in_snapshot(vm, &third, "vda"), 3, "now that one lies on it");
-    delete(third);
-    assert!(!rig.file_exists(&under));
-    assert_eq!(daemon.tools.store.intents().unwrap(), []);
-    assert_eq!(strays(&*hv, vm), [""; 0]);
-    assert_eq!((rig.marker_now(vm, "vda"), rig.marker_in_snapshot(vm, &first, "vda")), (1, 1));
+    delete(&daemon, vm, third);
+    nothing_left(rig, &*hv, &daemon, vm, &first, &under);
 }
 
 pub(crate) fn what_others_put_the_vm_on_again_stays(rig: &mut dyn Rig) {
