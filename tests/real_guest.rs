@@ -23,14 +23,14 @@ struct Oracle {
 
 /// Copies the images that the disks were written to before this snapshot, and looks up in the guest's own log when it
 /// wrote what they hold, and when what came after.
-fn remember(tb: &Testbed, guest: &Guest, name: &str, images: &[(String, String)], mark: u64) -> Oracle {
+fn remember(tb: &Testbed, guest: &Guest, name: &str, images: &[(String, String)]) -> Oracle {
     let mut gaps = Vec::new();
     let disks = images
         .iter()
         .map(|(disk, image)| {
             guest.wait_counting(disk, 2);
             let state = tb.image_state(image, "qcow2");
-            let writes = guest.writes_since(disk, mark);
+            let writes = guest.writes(disk);
             let at = writes.windows(2).find(|w| w[0].counter == state.counter);
             let at =
                 at.unwrap_or_else(|| panic!("{name}, {disk}: the guest never wrote {state:?}: {writes:?}"));
@@ -110,7 +110,6 @@ harness::on_both! {
         wait_for(Duration::from_secs(150), "the schedule fires and pruning follows", || {
             // In this order: a run of the clock's in between makes two that are new below, never a wrong image here.
             let known: Vec<String> = daemon.snapshots("vm1").into_iter().map(|(n, _)| n).collect();
-            let mark = guest.uptime_ms();
             let before = images(&guest);
             if oracles.len() < 2 {
                 for result in daemon.run("minute") {
@@ -126,7 +125,7 @@ harness::on_both! {
             // If the clock fired in between as well, the images are another snapshot's; then this round is not one.
             let now: Vec<String> = daemon.snapshots("vm1").into_iter().map(|(n, _)| n).collect();
             if now.iter().filter(|n| !known.contains(n)).count() == 1 {
-                let oracle = remember(tb, &guest, &new.0, &before, mark);
+                let oracle = remember(tb, &guest, &new.0, &before);
                 let consistency: String = daemon.bus.get(&new.1, SNAPSHOT, "Consistency");
                 assert_eq!(consistency, "filesystem");
                 let frozen_ms = daemon.bus.get::<u64>(&new.1, SNAPSHOT, "FrozenUSec") / 1000;
