@@ -107,6 +107,7 @@ install-files:
 	install -D -m 644 -t $(DESTDIR)$(datadir)/dbus-1/system.d dbus/org.virtsnap1.conf
 	install -D -m 644 -t $(DESTDIR)$(datadir)/dbus-1/system-services dbus/org.virtsnap1.service
 	install -D -m 644 -t $(DESTDIR)$(datadir)/dbus-1/interfaces dbus/org.virtsnap1.*.xml
+	install -D -m 644 -t $(DESTDIR)$(datadir)/polkit-1/actions polkit/org.virtsnap1.policy
 	install -D -m 644 -t $(DESTDIR)$(datadir)/polkit-1/rules.d polkit/60-virtsnap.rules
 	install -d -m 755 $(DESTDIR)/etc/virtsnap/policies.d
 	test -e $(DESTDIR)/etc/virtsnap/virtsnapd.toml || install -m 644 config/virtsnapd.toml $(DESTDIR)/etc/virtsnap/

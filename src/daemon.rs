@@ -29,7 +29,7 @@ use crate::{
     clock::{self, Clock, SystemClock},
     config::{ConfigRoots, Settings},
     core::machine::{Machine, Start},
-    dbus,
+    dbus::{self, Patience},
     engine::{Control, Engine, Parts},
     freeze::{
         Freezer,
@@ -106,6 +106,7 @@ pub struct Ready {
     handle: crate::engine::Handle,
     bus: Bus,
     alone: Alone,
+    patience: Patience,
 }
 
 /// Puts the daemon together with a hypervisor, an access, a helper and a clock of the caller's choice.
@@ -130,7 +131,7 @@ pub fn prepare(
     };
     let bus = options.bus.clone();
     let (engine, handle, control) = assemble(options, Arc::new(store), hypervisor, access, helper, clock)?;
-    Ok((Ready { engine, handle, bus, alone }, control))
+    Ok((Ready { engine, handle, bus, alone, patience: Patience::default() }, control))
 }
 
 /// The engine on this store, which knows what an earlier life left in it.
@@ -173,13 +174,19 @@ impl Ready {
         &self.handle
     }
 
+    /// The same, with another patience for polkit.
+    #[must_use]
+    pub fn patient(self, patience: Patience) -> Self {
+        Self { patience, ..self }
+    }
+
     /// Serves, takes the name, says READY, and runs until it is told to stop.
     pub async fn run(self) -> anyhow::Result<()> {
         let builder = match &self.bus {
             Bus::System => zbus::connection::Builder::system(),
             Bus::Address(address) => zbus::connection::Builder::address(address.as_str()),
         };
-        let served = dbus::serve(builder, self.handle).await.context(
+        let served = dbus::serve(builder, self.handle, self.patience).await.context(
             "cannot be org.virtsnap1 on D-Bus (is the bus there, does another virtsnapd run, does the bus policy \
              allow it?)",
         )?;

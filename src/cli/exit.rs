@@ -181,7 +181,13 @@ pub fn hint_for(name: &str) -> Option<&'static str> {
         };
     }
     match name.strip_prefix("org.freedesktop.DBus.Error.") {
-        Some("AccessDenied" | "AuthFailed" | "InteractiveAuthorizationRequired") => Some("try it with sudo"),
+        Some("AccessDenied" | "AuthFailed") => {
+            Some("try it with sudo; `man virtsnapd` shows the polkit rule that would let you do it")
+        }
+        Some("InteractiveAuthorizationRequired") => Some(
+            "try it with sudo, or on a desktop, whose agent asks for the password; `man virtsnapd` shows the polkit rule \
+             that would let you do it without",
+        ),
         Some("UnknownMethod" | "UnknownInterface" | "UnknownProperty") => {
             Some("the daemon is older than this client: `virtsnap status` shows its version")
         }

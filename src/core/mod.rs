@@ -37,4 +37,5 @@ pub mod stray;
 pub mod suspend;
 pub mod taking;
 pub mod text;
+pub mod verb;
 pub mod view;

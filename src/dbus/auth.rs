@@ -1,50 +1,211 @@
-//! Who may change something. It fails closed: who cannot be recognised may not.
+//! Who may change something. It fails closed: who cannot be recognised may not. Reading is free for all.
 //!
-//! In this version the superuser may change everything and nobody else anything; polkit comes later and takes this
-//! function's place. Reading is free for all.
+//! ```text
+//!   call ──▶ Caller ──(root, or polkit's yes to a Matter)──▶ Permit ──(a change of that Matter)──▶ Permitted ──▶ engine
+//! ```
+//!
+//! Neither a [`Permit`] nor a [`Permitted`] can be made outside this file, and the engine takes nothing else: a change
+//! that nobody was asked about does not compile, and one that somebody was asked about for another verb, VM or
+//! snapshot is refused.
 
-use zbus::{Connection, fdo::DBusProxy, message::Header};
+use nix::unistd::User;
+use zbus::{
+    Connection,
+    fdo::DBusProxy,
+    message::{Flags, Header},
+};
+use zbus_polkit::policykit1::Subject;
 
-use super::error::BusError;
+use super::{Shared, error::BusError};
+use crate::core::{machine::Change, verb::Matter};
 
-/// The proof that a caller may. Nothing outside this file can make one, so that a change without authorisation
-/// does not compile.
-#[derive(Debug, Clone)]
-pub struct Permit {
+/// Who calls.
+#[derive(Debug)]
+pub(super) struct Caller {
+    connection: Connection,
     uid: u32,
+    user: Option<String>,
+    subject: Subject,
+    interactive: bool,
 }
 
-impl Permit {
-    /// The user who was authorised.
-    pub fn uid(&self) -> u32 {
+impl Caller {
+    /// The sender of this call, as the bus knows it.
+    pub(super) async fn of(connection: &Connection, call: &Header<'_>) -> Result<Self, BusError> {
+        // Without a bus, a peer could call itself what it likes, and answer for the bus and for polkit.
+        let known = call.sender().filter(|_| connection.is_bus());
+        let (Some(sender), Ok(subject)) = (known, Subject::new_for_message_header(call)) else {
+            return Err(BusError::access_denied(
+                "whoever wants to change something must come over a bus that knows who it is",
+            ));
+        };
+        let user =
+            async { DBusProxy::new(connection).await?.get_connection_unix_user(sender.clone().into()).await };
+        let interactive = call.primary().flags().contains(Flags::ALLOW_INTERACTIVE_AUTH);
+        match user.await {
+            Ok(uid) => Ok(Self { connection: connection.clone(), uid, user: None, subject, interactive }),
+            Err(e) => Err(BusError::access_denied(format!(
+                "the bus does not say who wants to change something: {e}"
+            ))),
+        }
+    }
+
+    /// The same, with the user's name, or the number of one that the system knows no name of. Where that is asked for,
+    /// it may take its time.
+    pub(super) async fn named(self) -> Self {
+        let uid = self.uid;
+        let known = tokio::task::spawn_blocking(move || User::from_uid(uid.into()).ok().flatten());
+        let name = known.await.ok().flatten().map_or_else(|| uid.to_string(), |user| user.name);
+        Self { user: Some(name), ..self }
+    }
+
+    /// The bus that it came over.
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// The user's number.
+    pub(super) fn uid(&self) -> u32 {
         self.uid
     }
 
-    /// The user's name, or the number of one that the system knows no name of.
+    /// The user's name, or else the number.
     pub(super) fn user(&self) -> String {
-        let user = nix::unistd::User::from_uid(self.uid.into()).ok().flatten();
-        user.map_or_else(|| self.uid.to_string(), |user| user.name)
+        self.user.clone().unwrap_or_else(|| self.uid.to_string())
+    }
+
+    /// The user's name, or else the number, if it was asked for.
+    pub(super) fn known_user(&self) -> Option<&str> {
+        self.user.as_deref()
+    }
+
+    /// The caller as polkit has it: the connection, so that no other process can step into the place of one that ended.
+    pub(super) fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    /// The call allows that a person is asked.
+    pub(super) fn interactive(&self) -> bool {
+        self.interactive
     }
 }
 
-/// Authorises the sender of this call to do this.
-pub(super) async fn authorise(
-    connection: &Connection,
-    call: &Header<'_>,
-    verb: &str,
-) -> Result<Permit, BusError> {
-    let Some(sender) = call.sender() else {
-        return Err(BusError::access_denied(format!(
-            "to {verb}, a caller must come over a bus that knows it"
-        )));
+/// What permits are given for.
+pub(super) trait Permissible {
+    /// As this user's, if the name is known.
+    fn matter(&self, user: Option<&str>) -> Matter;
+}
+
+impl Permissible for Change {
+    fn matter(&self, user: Option<&str>) -> Matter {
+        Matter::of(self, user)
+    }
+}
+
+/// To have the configuration read again.
+#[derive(Debug, Clone, Copy)]
+pub struct Reload;
+
+impl Permissible for Reload {
+    fn matter(&self, _: Option<&str>) -> Matter {
+        Matter::reload()
+    }
+}
+
+/// The proof that a caller may do one thing to one object.
+#[derive(Debug)]
+pub struct Permit {
+    uid: u32,
+    user: Option<String>,
+    matter: Matter,
+}
+
+impl Permit {
+    /// What may be done by it. What it was not given for is refused.
+    pub(super) fn on<T: Permissible>(&self, what: T) -> Result<Permitted<T>, BusError> {
+        let matter = what.matter(self.user.as_deref());
+        if matter == self.matter {
+            return Ok(Permitted { what, uid: self.uid });
+        }
+        Err(BusError::access_denied(format!(
+            "user {} was authorised for {}, and this is {}: nothing was changed. That is a bug of virtsnapd",
+            self.uid,
+            self.matter.verb().action(),
+            matter.verb().action()
+        )))
+    }
+}
+
+/// What a caller may have done, with the proof of it.
+#[derive(Debug)]
+pub struct Permitted<T> {
+    what: T,
+    uid: u32,
+}
+
+impl<T> Permitted<T> {
+    /// What is to be done, and the user who was authorised.
+    pub fn into_parts(self) -> (T, u32) {
+        (self.what, self.uid)
+    }
+}
+
+/// Authorises a caller for this.
+///
+/// Root may without anybody being asked, as with systemd: whoever runs as root can do it all by other ways, and must be
+/// able to where polkit is absent or does not answer.
+pub(super) async fn authorise(caller: &Caller, matter: Matter, shared: &Shared) -> Result<Permit, BusError> {
+    if caller.uid != 0 {
+        shared.polkit.ask(caller, &matter, &shared.lens.view()).await?;
+    }
+    Ok(Permit { uid: caller.uid, user: caller.user.clone(), matter })
+}
+
+#[cfg(test)]
+mod tests {
+    use zbus::DBusError as _;
+
+    use super::*;
+    use crate::core::{
+        job::Pace,
+        machine::{Edit, Whose},
+        model::{SnapshotName, VmId},
     };
-    let user =
-        async { DBusProxy::new(connection).await?.get_connection_unix_user(sender.clone().into()).await };
-    match user.await {
-        Ok(0) => Ok(Permit { uid: 0 }),
-        Ok(uid) => Err(BusError::access_denied(format!(
-            "user {uid} may not {verb}: in this version only root may (try with sudo)"
-        ))),
-        Err(e) => Err(BusError::access_denied(format!("the bus does not say who wants to {verb}: {e}"))),
+
+    const WEB: VmId = VmId(uuid::Uuid::from_u128(1));
+    const DB: VmId = VmId(uuid::Uuid::from_u128(2));
+
+    fn name(text: &str) -> SnapshotName {
+        SnapshotName::existing(text.to_owned())
+    }
+
+    fn describe(vm: VmId, snapshot: &str) -> Change {
+        Change::Describe { vm, name: name(snapshot), description: String::new() }
+    }
+
+    fn unpin(owner: &str) -> Change {
+        Change::Label { vm: WEB, name: name("a"), edit: Edit::Unpin(Whose::Owner(owner.to_owned())) }
+    }
+
+    #[test]
+    fn a_permit_is_for_what_it_was_given_for_and_nothing_else() {
+        let permit = Permit { uid: 1000, user: None, matter: Matter::update(WEB, name("a")) };
+        let (change, uid) = permit.on(describe(WEB, "a")).expect("it was given for that").into_parts();
+        assert_eq!((change, uid), (describe(WEB, "a"), 1000));
+        let delete = Change::Delete { vm: WEB, name: name("a"), pace: Pace::default(), foreign: false };
+        for other in [describe(WEB, "b"), describe(DB, "a"), delete, Change::Cancel(1), unpin("joe")] {
+            let refused = permit.on(other.clone()).expect_err("it was given for something else");
+            assert_eq!(refused.name(), "org.freedesktop.DBus.Error.AccessDenied", "{other:?}");
+        }
+        assert!(permit.on(Reload).is_err());
+    }
+
+    #[test]
+    fn ones_own_pins_are_known_by_the_name_alone() {
+        for (user, may) in [(Some("joe"), true), (Some("jane"), false), (None, false)] {
+            let matter = Matter::of(&unpin("joe"), Some("joe"));
+            let permit = Permit { uid: 1000, user: user.map(str::to_owned), matter };
+            assert_eq!(permit.on(unpin("joe")).is_ok(), may, "{user:?}");
+        }
     }
 }

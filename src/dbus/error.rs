@@ -25,12 +25,28 @@ impl BusError {
         Self { name: "org.freedesktop.DBus.Error.AccessDenied".to_owned(), message: message.into() }
     }
 
+    /// It may be done once a person was asked, and nobody may be.
+    pub(super) fn interactive_required(message: impl Into<String>) -> Self {
+        let name = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired".to_owned();
+        Self { name, message: message.into() }
+    }
+
     /// The object went while the call was on its way.
     pub(super) fn gone(what: &str) -> Self {
         Self {
             name: "org.freedesktop.DBus.Error.UnknownObject".to_owned(),
             message: format!("{what} is gone"),
         }
+    }
+}
+
+/// The name and the text of an error that somebody else answered with.
+pub(super) fn told(e: &zbus::Error) -> (String, String) {
+    match e {
+        zbus::Error::MethodError(name, text, _) => (name.to_string(), text.clone().unwrap_or_default()),
+        // D-Bus's own are told apart already.
+        zbus::Error::FDO(e) => (e.name().to_string(), e.description().unwrap_or_default().to_owned()),
+        e => ("no answer".to_owned(), e.to_string()),
     }
 }
 

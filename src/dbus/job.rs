@@ -5,7 +5,8 @@ use std::{collections::HashMap, sync::Arc};
 use zbus::{Connection, OwnedObjectPath, OwnedVariant, fdo, interface, message::Header};
 
 use super::{
-    Options, Shared, auth,
+    Options, Shared,
+    auth::Caller,
     error::{BusError, full_name},
     path,
     publish::usec,
@@ -59,8 +60,8 @@ impl Job {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), BusError> {
         Options::new(options, &[])?;
-        let permit = auth::authorise(connection, &header, "cancel jobs").await?;
-        self.shared.change(Change::Cancel(self.id), permit).await.map(drop)
+        let caller = Caller::of(connection, &header).await?;
+        self.shared.change(Change::Cancel(self.id), &caller).await.map(drop)
     }
 
     #[zbus(property(emits_changed_signal = "const"), name = "ID")]

@@ -6,9 +6,14 @@ use zbus::{
     Connection, OwnedObjectPath, OwnedVariant, interface, message::Header, object_server::SignalEmitter,
 };
 
-use super::{Options, Shared, auth, error::BusError, path};
+use super::{
+    Options, Shared,
+    auth::{self, Caller, Reload},
+    error::BusError,
+    path,
+};
 use crate::{
-    core::{model::VmId, view::DaemonState},
+    core::{model::VmId, verb::Matter, view::DaemonState},
     engine::Ask,
 };
 
@@ -64,7 +69,8 @@ impl Manager {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), BusError> {
         Options::new(options, &[])?;
-        let permit = auth::authorise(connection, &header, "reload the configuration").await?;
+        let caller = Caller::of(connection, &header).await?;
+        let permit = auth::authorise(&caller, Matter::reload(), &self.shared).await?.on(Reload)?;
         let answer = self.shared.engine.ask(|reply| Ask::Reload(permit, reply)).await;
         self.shared.settle(answer).await.map(drop)
     }

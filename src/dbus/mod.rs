@@ -6,7 +6,7 @@
 //!      │ Ask              ▼
 //!   manager.rs vm.rs snapshot.rs policy.rs job.rs   one file per object; they hold no state: a getter reads the
 //!      ▲                                            published view, a method authorises, asks and waits
-//!   auth.rs  makes the Permit without which no change can be asked for
+//!   auth.rs  makes what no change can be asked for without; polkit.rs is asked whether it may
 //! ```
 //!
 //! A method that starts a job answers only when the job's object is on the bus, so that the caller can use what it
@@ -18,6 +18,7 @@ mod job;
 mod manager;
 mod path;
 mod policy;
+mod polkit;
 mod publish;
 mod snapshot;
 mod vm;
@@ -37,17 +38,19 @@ use zbus::{
     fdo::{ObjectManager, RequestNameFlags},
 };
 
+use self::{auth::Caller, error::BusError, polkit::Polkit, publish::Publisher};
 pub use self::{
-    auth::Permit,
+    auth::{Permit, Permitted, Reload},
     path::{NAME, ROOT, escape_label},
+    polkit::Patience,
 };
-use self::{error::BusError, publish::Publisher};
 use crate::{
     core::{
         job::{JobId, JobState, Outcome, Pace},
         label::{self, Expiry, Tag},
         machine::{Change, Query, Reply},
         model::UnknownWord,
+        verb::Matter,
         view::{JobView, View},
     },
     engine::{Ask, Handle},
@@ -78,6 +81,7 @@ struct Shared {
     lens: Lens,
     engine: Handle,
     settled: watch::Receiver<u64>,
+    polkit: Arc<Polkit>,
 }
 
 impl Shared {
@@ -90,8 +94,14 @@ impl Shared {
         Ok(answer?)
     }
 
-    async fn change(&self, change: Change, permit: Permit) -> Result<Reply, BusError> {
-        self.settle(self.engine.ask(|reply| Ask::Change(change, permit, reply)).await).await
+    /// Does something for a caller, who must be allowed it.
+    async fn change(&self, change: Change, caller: &Caller) -> Result<Reply, BusError> {
+        let matter = Matter::of(&change, caller.known_user());
+        self.carry_out(auth::authorise(caller, matter, self).await?.on(change)?).await
+    }
+
+    async fn carry_out(&self, change: Permitted<Change>) -> Result<Reply, BusError> {
+        self.settle(self.engine.ask(|reply| Ask::Change(change, reply)).await).await
     }
 
     /// Waits until what the answer speaks of can be seen on the bus.
@@ -104,8 +114,8 @@ impl Shared {
         Ok(reply)
     }
 
-    async fn start(&self, change: Change, permit: Permit) -> Result<zbus::OwnedObjectPath, BusError> {
-        match self.change(change, permit).await? {
+    async fn start(&self, change: Change, caller: &Caller) -> Result<zbus::OwnedObjectPath, BusError> {
+        match self.change(change, caller).await? {
             Reply::Job(id) => Ok(path::job(id)),
             _ => Err(BusError::new("Failed", "the engine gave no job")),
         }
@@ -201,15 +211,17 @@ fn time(us: u64) -> Result<Expiry, String> {
     at.map(expiry).ok_or_else(|| format!("{us} is no time"))
 }
 
-/// Puts everything on the bus and then takes the name. Returns when the name is ours and the first view is out.
+/// Puts everything on the bus and then takes the name, if it is a bus: a peer alone has no names. Returns when the name is
+/// ours and the first view is out.
 ///
 /// What is returned publishes until it is dropped.
-pub async fn serve(builder: Builder<'_>, engine: Handle) -> zbus::Result<Served> {
+pub async fn serve(builder: Builder<'_>, engine: Handle, patience: Patience) -> zbus::Result<Served> {
     let (settled_sender, settled) = watch::channel(0);
     let first = Arc::clone(&engine.published.borrow().view);
     let (objects_sender, objects) = watch::channel(Arc::clone(&first));
     let (manager_sender, manager) = watch::channel(first);
-    let shared = Shared { lens: Lens::Live(objects), engine, settled };
+    let polkit = Arc::new(Polkit::new(patience));
+    let shared = Shared { lens: Lens::Live(objects), engine, settled, polkit };
     let manager = Shared { lens: Lens::Live(manager), ..shared.clone() };
     // By the builder, which waits until the object server listens: added later, the first calls could come while
     // nobody does, and would never be answered.
@@ -221,8 +233,10 @@ pub async fn serve(builder: Builder<'_>, engine: Handle) -> zbus::Result<Served>
     let mut publisher =
         Publisher::new(connection.clone(), shared, settled_sender, objects_sender, manager_sender);
     publisher.catch_up().await;
-    // Not to be replaced, and nobody is: a second daemon has to fail, not to take over half of the work.
-    connection.request_name_with_flags(path::NAME, RequestNameFlags::DO_NOT_QUEUE).await?;
+    if connection.is_bus() {
+        // Not to be replaced, and nobody is: a second daemon has to fail, not to take over half of the work.
+        connection.request_name_with_flags(path::NAME, RequestNameFlags::DO_NOT_QUEUE).await?;
+    }
     let task = tokio::spawn(async move { publisher.run().await });
     Ok(Served { connection, task })
 }

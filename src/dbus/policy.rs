@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use zbus::{Connection, OwnedObjectPath, OwnedVariant, Variant, fdo, interface, message::Header};
 
-use super::{Options, Shared, auth, error::BusError, path, publish::usec};
+use super::{Options, Shared, auth::Caller, error::BusError, path, publish::usec};
 use crate::core::{
     machine::{Change, Reply},
     model::{PolicyName, VmId},
@@ -58,8 +58,8 @@ impl Policy {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<Vec<OwnedObjectPath>, BusError> {
         let vm = only(options)?;
-        let permit = auth::authorise(connection, &header, "run policies").await?;
-        match self.shared.change(Change::Run { policy: self.name.clone(), vm }, permit).await? {
+        let caller = Caller::of(connection, &header).await?;
+        match self.shared.change(Change::Run { policy: self.name.clone(), vm }, &caller).await? {
             Reply::Jobs(jobs) => Ok(jobs.into_iter().map(path::job).collect()),
             _ => Err(BusError::new("Failed", "the engine gave no jobs")),
         }
@@ -73,9 +73,9 @@ impl Policy {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), BusError> {
         let vm = only(options)?;
-        let permit = auth::authorise(connection, &header, "suspend policies").await?;
+        let caller = Caller::of(connection, &header).await?;
         let change = Change::Suspend { policy: self.name.clone(), vm, reason };
-        self.shared.change(change, permit).await.map(drop)
+        self.shared.change(change, &caller).await.map(drop)
     }
 
     async fn resume(
@@ -85,8 +85,8 @@ impl Policy {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), BusError> {
         let vm = only(options)?;
-        let permit = auth::authorise(connection, &header, "resume policies").await?;
-        self.shared.change(Change::Resume { policy: self.name.clone(), vm }, permit).await.map(drop)
+        let caller = Caller::of(connection, &header).await?;
+        self.shared.change(Change::Resume { policy: self.name.clone(), vm }, &caller).await.map(drop)
     }
 
     #[zbus(property(emits_changed_signal = "const"))]

@@ -4,7 +4,13 @@ use std::{collections::HashMap, sync::Arc};
 
 use zbus::{Connection, OwnedObjectPath, OwnedVariant, fdo, interface, message::Header};
 
-use super::{Options, Permit, Shared, auth, error::BusError, path, publish::usec};
+use super::{
+    Options, Shared,
+    auth::{self, Caller},
+    error::BusError,
+    path,
+    publish::usec,
+};
 use crate::core::{
     branch::BranchJob,
     inventory::SnapshotRecord,
@@ -13,6 +19,7 @@ use crate::core::{
     model::{Consistency, SnapshotName, SnapshotState, VmId},
     policy::Quiesce,
     revert::{DefinitionOf, Then},
+    verb::Matter,
     view::VmView,
 };
 
@@ -33,9 +40,13 @@ impl Snapshot {
         self.shared.lens.view().vms.get(&self.vm).cloned().ok_or_else(|| BusError::gone("the VM"))
     }
 
-    async fn edit(&self, edit: Edit, permit: Permit) -> Result<(), BusError> {
-        let change = Change::Label { vm: self.vm, name: self.name.clone(), edit };
-        self.shared.change(change, permit).await.map(drop)
+    fn label(&self, edit: Edit) -> Change {
+        Change::Label { vm: self.vm, name: self.name.clone(), edit }
+    }
+
+    async fn edit(&self, edit: Edit, caller: &Caller) -> Result<(), BusError> {
+        let change = self.label(edit);
+        self.shared.change(change, caller).await.map(drop)
     }
 
     fn with<T>(&self, get: impl FnOnce(&SnapshotRecord) -> T) -> fdo::Result<T> {
@@ -58,14 +69,14 @@ impl Snapshot {
         let foreign = options.take::<bool>("foreign", "a boolean")?.unwrap_or(false);
         let metadata_only = options.take::<bool>("metadata-only", "a boolean")?.unwrap_or(false);
         let pace = options.pace()?;
-        let permit = auth::authorise(connection, &header, "delete snapshots").await?;
+        let caller = Caller::of(connection, &header).await?;
         let (vm, name) = (self.vm, self.name.clone());
         let change = if metadata_only {
             Change::Forget { vm, name }
         } else {
             Change::Delete { vm, name, pace, foreign }
         };
-        self.shared.start(change, permit).await
+        self.shared.start(change, &caller).await
     }
 
     #[zbus(out_args("job"))]
@@ -79,9 +90,9 @@ impl Snapshot {
         let then = options.word("state")?.unwrap_or(Then::AsBefore);
         let definition = options.word("definition")?.unwrap_or(DefinitionOf::Snapshot);
         let safety = options.take::<bool>("safety", "a boolean")?.unwrap_or(true);
-        let permit = auth::authorise(connection, &header, "revert to snapshots").await?;
+        let caller = Caller::of(connection, &header).await?;
         let change = Change::Revert { vm: self.vm, name: self.name.clone(), then, definition, safety };
-        self.shared.start(change, permit).await
+        self.shared.start(change, &caller).await
     }
 
     #[zbus(out_args("job"))]
@@ -95,10 +106,10 @@ impl Snapshot {
         let mut options = Options::new(options, &["start", "leave-out"])?;
         let start = options.take::<bool>("start", "a boolean")?.unwrap_or(false);
         let leave_out = options.take::<bool>("leave-out", "a boolean")?.unwrap_or(false);
-        let permit = auth::authorise(connection, &header, "branch VMs off snapshots").await?;
+        let caller = Caller::of(connection, &header).await?;
         let (name, new_vm) = (self.name.clone(), new_vm.to_owned());
         let job = BranchJob { name, new_vm, start, leave_out };
-        self.shared.start(Change::Branch { vm: self.vm, job }, permit).await
+        self.shared.start(Change::Branch { vm: self.vm, job }, &caller).await
     }
 
     async fn pin(
@@ -111,9 +122,9 @@ impl Snapshot {
     ) -> Result<(), BusError> {
         Options::new(options, &[])?;
         let expires = super::time(expires).map_err(|e| BusError::invalid(format!("expires: {e}")))?;
-        let permit = auth::authorise(connection, &header, "pin snapshots").await?;
-        let pin = Pin { owner: permit.user(), reason, expires: expires.at() };
-        self.edit(Edit::Pin(pin), permit).await
+        let caller = Caller::of(connection, &header).await?.named().await;
+        let pin = Pin { owner: caller.user(), reason, expires: expires.at() };
+        self.edit(Edit::Pin(pin), &caller).await
     }
 
     async fn unpin(
@@ -128,14 +139,9 @@ impl Snapshot {
         if all && owner.is_some() {
             return Err(BusError::invalid("the options \"all\" and \"owner\" exclude each other"));
         }
-        let permit = auth::authorise(connection, &header, "unpin snapshots").await?;
-        let user = permit.user();
-        if permit.uid() != 0 && (all || owner.as_ref().is_some_and(|owner| *owner != user)) {
-            let text = format!("user {user} may take off their own pin; only root may take off others'");
-            return Err(BusError::access_denied(text));
-        }
-        let whose = if all { Whose::All } else { Whose::Owner(owner.unwrap_or(user)) };
-        self.edit(Edit::Unpin(whose), permit).await
+        let caller = Caller::of(connection, &header).await?.named().await;
+        let whose = if all { Whose::All } else { Whose::Owner(owner.unwrap_or_else(|| caller.user())) };
+        self.edit(Edit::Unpin(whose), &caller).await
     }
 
     async fn update(
@@ -147,17 +153,20 @@ impl Snapshot {
         let mut options = Options::new(options, &["description", "tags", "expires"])?;
         let description = options.take::<String>("description", "a string")?;
         let (tags, expires) = (options.tags()?, options.time("expires")?);
-        let permit = auth::authorise(connection, &header, "change what snapshots are called").await?;
+        let caller = Caller::of(connection, &header).await?;
+        // Once for all of it: whoever is asked for a password gives it once.
+        let permit =
+            auth::authorise(&caller, Matter::update(self.vm, self.name.clone()), &self.shared).await?;
         if let Some(e) = description.as_deref().and_then(|text| check_description(text).err()) {
             return Err(BusError::invalid(format!("option \"description\": {e}")));
         }
         if tags.is_some() || expires.is_some() {
-            self.edit(Edit::Set { tags, expires }, permit.clone()).await?;
+            self.shared.carry_out(permit.on(self.label(Edit::Set { tags, expires }))?).await?;
         }
         let Some(description) = description else { return Ok(()) };
         // Libvirt keeps it, and a job of this VM may have to end first.
         let change = Change::Describe { vm: self.vm, name: self.name.clone(), description };
-        match self.shared.change(change, permit).await? {
+        match self.shared.carry_out(permit.on(change)?).await? {
             Reply::Job(id) => self.shared.ended(id).await.map(drop),
             _ => Err(BusError::new("Failed", "the engine gave no job")),
         }

@@ -5,7 +5,8 @@ use std::{collections::HashMap, sync::Arc};
 use zbus::{Connection, OwnedObjectPath, OwnedVariant, Str, fdo, interface, message::Header};
 
 use super::{
-    Options, Shared, auth,
+    Options, Shared,
+    auth::Caller,
     error::BusError,
     path,
     policy::{Suspended, suspended},
@@ -86,9 +87,9 @@ impl Vm {
             "" => None,
             name => Some(SnapshotName::for_new(name).map_err(|e| BusError::invalid(e.to_string()))?),
         };
-        let permit = auth::authorise(connection, &header, "take snapshots").await?;
+        let caller = Caller::of(connection, &header).await?;
         let change = Change::Create { vm: self.id, name, description, quiesce, memory, disks, label };
-        self.shared.start(change, permit).await
+        self.shared.start(change, &caller).await
     }
 
     #[zbus(out_args("verdicts"))]
@@ -123,8 +124,8 @@ impl Vm {
         let mut options = Options::new(options, &["all", "bandwidth", "until"])?;
         let all = options.take::<bool>("all", "a boolean")?.unwrap_or(false);
         let pace = options.pace()?;
-        let permit = auth::authorise(connection, &header, "prune snapshots").await?;
-        self.shared.start(Change::Prune { vm: self.id, all, pace }, permit).await
+        let caller = Caller::of(connection, &header).await?;
+        self.shared.start(Change::Prune { vm: self.id, all, pace }, &caller).await
     }
 
     async fn adopt(
@@ -141,9 +142,9 @@ impl Vm {
         let strays = names("orphans")?;
         let policies = names("policies")?.iter().map(|p| p.parse()).collect::<Result<_, _>>();
         let policies = policies.map_err(|e| BusError::invalid(format!("option \"policies\": {e}")))?;
-        let permit = auth::authorise(connection, &header, "adopt what others made").await?;
+        let caller = Caller::of(connection, &header).await?;
         let change = Change::Adopt { vm: self.id, adopt: AdoptJob { snapshots, policies, strays, layers } };
-        match self.shared.change(change, permit).await? {
+        match self.shared.change(change, &caller).await? {
             Reply::Job(id) => self.shared.ended(id).await.map(drop),
             _ => Err(BusError::new("Failed", "the engine gave no job")),
         }
@@ -157,8 +158,8 @@ impl Vm {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<OwnedObjectPath, BusError> {
         let pace = Options::new(options, &["bandwidth", "until"])?.pace()?;
-        let permit = auth::authorise(connection, &header, "make VMs independent").await?;
-        self.shared.start(Change::Promote { vm: self.id, pace }, permit).await
+        let caller = Caller::of(connection, &header).await?;
+        self.shared.start(Change::Promote { vm: self.id, pace }, &caller).await
     }
 
     #[zbus(property)]

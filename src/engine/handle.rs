@@ -10,7 +10,7 @@ use crate::{
         machine::{Change, Query, Refusal, Reply},
         view::View,
     },
-    dbus::Permit,
+    dbus::{Permitted, Reload},
 };
 
 /// A published view, and how many went before it.
@@ -30,10 +30,10 @@ pub type Answer = (Result<Reply, Refusal>, u64);
 pub enum Ask {
     /// Tell something.
     Query(Query, oneshot::Sender<Answer>),
-    /// Change something, which the caller may: the permit says so, and only authorisation makes one.
-    Change(Change, Permit, oneshot::Sender<Answer>),
+    /// Change something, which the caller may: only authorisation for this very change makes one.
+    Change(Permitted<Change>, oneshot::Sender<Answer>),
     /// Read the configuration again.
-    Reload(Permit, oneshot::Sender<Answer>),
+    Reload(Permitted<Reload>, oneshot::Sender<Answer>),
 }
 
 /// How others reach the engine.

@@ -138,7 +138,10 @@ impl Engine {
         match ask {
             Ask::Reload(_, reply) => self.reload(Some(reply)),
             Ask::Query(query, reply) => self.request(Request::Query(query), reply),
-            Ask::Change(change, permit, reply) => self.request(Request::Change(change, permit.uid()), reply),
+            Ask::Change(change, reply) => {
+                let (change, uid) = change.into_parts();
+                self.request(Request::Change(change, uid), reply);
+            }
         }
     }
 }

@@ -1,11 +1,14 @@
 //! What they have in common is in `rig` (bus, host, daemon), `client`, and `hooked` (a hypervisor that can be bent).
 
 mod access;
+mod actions;
 mod adopt;
 mod adrift;
+mod authorisation;
 mod beside;
 mod branches;
 mod branching;
+mod bus_daemon;
 mod callers;
 mod client;
 mod command_line;
@@ -14,6 +17,7 @@ mod confined;
 mod connection;
 mod create;
 mod ended;
+mod fake_polkit;
 mod faults;
 mod hooked;
 mod hooks;
@@ -48,3 +52,4 @@ mod stale;
 mod suspended;
 mod tpm;
 mod verbs;
+mod without_bus;

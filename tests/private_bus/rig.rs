@@ -1,10 +1,8 @@
 //! A bus, a host and a daemon on both.
 
 use std::{
-    io::{BufRead as _, BufReader},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
     sync::{Arc, Condvar, Mutex},
     time::{Duration, Instant},
 };
@@ -19,7 +17,8 @@ use virtsnap::{
     config::{self, ConfigRoots},
     core::model::VmId,
     daemon::{self, Bus, Options},
-    engine::Control,
+    dbus::Patience,
+    engine::{Control, Handle},
     freeze::helper::Nobody,
     hypervisor::{
         Error, Hypervisor,
@@ -28,7 +27,10 @@ use virtsnap::{
     store::Store,
 };
 
-use super::client::{Client, MANAGER, soon};
+use super::{
+    bus_daemon::BusDaemon,
+    client::{Client, MANAGER, soon},
+};
 
 /// How long anything may take.
 pub const DEADLINE: Duration = Duration::from_secs(20);
@@ -126,76 +128,10 @@ impl Access for TestAccess {
     }
 }
 
-/// A `dbus-daemon` of our own, which ends with this.
-#[derive(Debug)]
-struct BusDaemon(Child);
-
-impl BusDaemon {
-    fn start(directory: &Path) -> Self {
-        let socket = directory.join("bus");
-        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("dbus/org.virtsnap1.conf");
-        // As a system bus comes: everybody may connect, nobody may own a name or call anyone but the bus, unless a
-        // file that is included allows it.
-        let config = format!(
-            r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN"
-                "https://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
-            <busconfig>
-              <type>system</type>
-              <listen>unix:path={}</listen>
-              <auth>EXTERNAL</auth>
-              <policy context="default">
-                <allow user="*"/>
-                <deny own="*"/>
-                <deny send_type="method_call"/>
-                <allow send_type="signal"/>
-                <allow send_requested_reply="true" send_type="method_return"/>
-                <allow send_requested_reply="true" send_type="error"/>
-                <allow receive_type="method_call"/>
-                <allow receive_type="method_return"/>
-                <allow receive_type="error"/>
-                <allow receive_type="signal"/>
-                <allow send_destination="org.freedesktop.DBus"/>
-              </policy>
-              <include>{}</include>
-            </busconfig>"#,
-            socket.display(),
-            shipped.display()
-        );
-        let file = directory.join("bus.conf");
-        std::fs::write(&file, config).unwrap();
-        let mut child = Command::new("dbus-daemon")
-            .arg("--nofork")
-            .arg("--nopidfile")
-            .arg("--print-address")
-            .arg(format!("--config-file={}", file.display()))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            // It warns of what only a root of the real system may do.
-            .stderr(std::fs::File::create(directory.join("bus.log")).unwrap())
-            .spawn()
-            .expect("dbus-daemon is installed");
-        // It says its address when it listens, and nothing if it does not.
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert!(
-            line.starts_with("unix:"),
-            "dbus-daemon did not start: {:?}",
-            std::fs::read_to_string(directory.join("bus.log"))
-        );
-        Self(child)
-    }
-}
-
-impl Drop for BusDaemon {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[derive(Debug)]
 struct Running {
     control: Control,
+    handle: Handle,
     task: JoinHandle<anyhow::Result<()>>,
 }
 
@@ -212,6 +148,8 @@ pub struct Rig {
     pub hypervisor: Arc<dyn Hypervisor>,
     /// What it gets for confined VMs.
     pub access: Arc<TestAccess>,
+    /// How long the daemon waits for polkit.
+    pub patience: Patience,
     daemon: Option<Running>,
     _bus: BusDaemon,
     directory: TempDir,
@@ -240,6 +178,7 @@ impl Rig {
         let rig = Self {
             hypervisor: Arc::clone(&sim) as Arc<dyn Hypervisor>,
             access: Arc::new(TestAccess::on(&sim)),
+            patience: Patience::default(),
             sim,
             clock: Arc::new(TestClock::new()),
             client: Client::connect(&format!("unix:path={}", directory.path().join("bus").display())).await,
@@ -320,9 +259,10 @@ impl Rig {
             (Arc::clone(&self.hypervisor), Arc::clone(&self.access) as Arc<dyn Access>);
         let (ready, control) =
             daemon::prepare(self.options(), hypervisor, access, Arc::new(Nobody), clock).unwrap();
-        let task = tokio::spawn(ready.run());
+        let handle = ready.handle().clone();
+        let task = tokio::spawn(ready.patient(self.patience).run());
         self.client.until_name_is(true).await;
-        self.daemon = Some(Running { control, task });
+        self.daemon = Some(Running { control, handle, task });
     }
 
     /// Waits until the daemon has taken stock and all VMs' objects are there.
@@ -338,6 +278,11 @@ impl Rig {
         self.client.until(MANAGER, "Manager.HypervisorConnected", |c: &bool| !c).await;
         self.sim.connect();
         self.client.until(MANAGER, "Manager.HypervisorConnected", |c: &bool| *c).await;
+    }
+
+    /// The way to the daemon's engine.
+    pub fn handle(&self) -> Handle {
+        self.daemon.as_ref().expect("the daemon runs").handle.clone()
     }
 
     /// Tells the daemon to stop.

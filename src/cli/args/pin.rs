@@ -24,10 +24,10 @@ pub struct Unpin {
     pub vm: String,
     /// The snapshot's name
     pub snapshot: String,
-    /// Take everybody's pins off, as root
+    /// Take everybody's pins off, which takes another right
     #[arg(long, conflicts_with = "owner")]
     pub all: bool,
-    /// Take this user's pin off, as root
+    /// Take this user's pin off, which takes another right
     #[arg(long, value_name = "USER")]
     pub owner: Option<String>,
 }

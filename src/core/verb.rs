@@ -1,0 +1,182 @@
+//! What whoever decides about it sees of a change: a verb, and what it is done to.
+
+use super::{
+    job::JobId,
+    machine::{Change, Edit, Whose},
+    model::{PolicyName, SnapshotName, VmId},
+    view::View,
+};
+
+/// Makes the enumeration with, for each verb, the polkit action's name after `org.virtsnap1.` and what it comes to.
+macro_rules! verbs {
+    ($($(#[$doc:meta])+ $verb:ident = $action:literal, $doing:literal;)+) => {
+        /// What may be allowed to somebody or not.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Verb {
+            $($(#[$doc])+ $verb,)+
+        }
+
+        impl Verb {
+            /// All there are.
+            pub const ALL: &'static [Self] = &[$(Self::$verb,)+];
+
+            /// The name of its polkit action.
+            pub const fn action(self) -> &'static str {
+                match self {
+                    $(Self::$verb => concat!("org.virtsnap1.", $action),)+
+                }
+            }
+
+            /// What one does, as it follows "may" and "to".
+            pub const fn doing(self) -> &'static str {
+                match self {
+                    $(Self::$verb => $doing,)+
+                }
+            }
+        }
+    };
+}
+
+verbs! {
+    /// To take a snapshot by hand.
+    Create = "create", "take a snapshot";
+    /// To delete a snapshot, or its metadata.
+    Delete = "delete", "delete a snapshot";
+    /// To put a VM back.
+    Revert = "revert", "revert to a snapshot";
+    /// To make another VM on a snapshot.
+    Branch = "branch", "branch a VM off a snapshot";
+    /// To make a VM independent of other VMs' images.
+    Promote = "promote", "make a VM independent";
+    /// To prune a VM.
+    Prune = "prune", "prune snapshots";
+    /// To hold a snapshot.
+    Pin = "pin", "pin a snapshot";
+    /// To take one's own pin off.
+    Unpin = "unpin", "take a pin off a snapshot";
+    /// To take somebody else's pin off.
+    UnpinOthers = "unpin-others", "take the pins of others off a snapshot";
+    /// To change what people say of a snapshot, its expiry included.
+    Update = "update", "change a snapshot's description, tags or expiry";
+    /// To take over what others made.
+    Adopt = "adopt", "adopt what others made";
+    /// To run a policy out of turn.
+    RunPolicy = "run-policy", "run a policy";
+    /// To have a policy not run, or run again.
+    SuspendPolicy = "suspend-policy", "suspend or resume a policy";
+    /// To end a job.
+    CancelJob = "cancel-job", "cancel a job";
+    /// To read the configuration again.
+    Reload = "reload", "reload the configuration";
+}
+
+/// A verb, and what it is done to. Who was allowed one was allowed no other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Matter {
+    verb: Verb,
+    vm: Option<VmId>,
+    snapshot: Option<SnapshotName>,
+    new_vm: Option<String>,
+    policy: Option<PolicyName>,
+    job: Option<JobId>,
+}
+
+impl Matter {
+    const fn plain(verb: Verb) -> Self {
+        Self { verb, vm: None, snapshot: None, new_vm: None, policy: None, job: None }
+    }
+
+    /// That of a reload.
+    pub const fn reload() -> Self {
+        Self::plain(Verb::Reload)
+    }
+
+    /// That of what people say of a snapshot.
+    pub fn update(vm: VmId, name: SnapshotName) -> Self {
+        Self { vm: Some(vm), snapshot: Some(name), ..Self::plain(Verb::Update) }
+    }
+
+    /// That of a change, asked for by this user: whose name tells their own pins, and none of them if it is not known.
+    pub fn of(change: &Change, user: Option<&str>) -> Self {
+        let on_vm = |verb, vm: &VmId| Self { vm: Some(*vm), ..Self::plain(verb) };
+        let on = |verb, vm, name: &SnapshotName| Self { snapshot: Some(name.clone()), ..on_vm(verb, vm) };
+        let by = |verb, policy: &PolicyName, vm: &Option<VmId>| Self {
+            vm: *vm,
+            policy: Some(policy.clone()),
+            ..Self::plain(verb)
+        };
+        match change {
+            Change::Create { vm, name, .. } => Self { snapshot: name.clone(), ..on_vm(Verb::Create, vm) },
+            Change::Delete { vm, name, .. } | Change::Forget { vm, name } => on(Verb::Delete, vm, name),
+            Change::Describe { vm, name, .. } => Self::update(*vm, name.clone()),
+            Change::Label { vm, name, edit } => on(verb_of(edit, user), vm, name),
+            Change::Adopt { vm, .. } => on_vm(Verb::Adopt, vm),
+            Change::Revert { vm, name, .. } => on(Verb::Revert, vm, name),
+            Change::Branch { vm, job } => {
+                Self { new_vm: Some(job.new_vm.clone()), ..on(Verb::Branch, vm, &job.name) }
+            }
+            Change::Promote { vm, .. } => on_vm(Verb::Promote, vm),
+            Change::Prune { vm, .. } => on_vm(Verb::Prune, vm),
+            Change::Run { policy, vm } => by(Verb::RunPolicy, policy, vm),
+            Change::Suspend { policy, vm, .. } | Change::Resume { policy, vm } => {
+                by(Verb::SuspendPolicy, policy, vm)
+            }
+            Change::Cancel(job) => Self { job: Some(*job), ..Self::plain(Verb::CancelJob) },
+        }
+    }
+
+    /// What is done.
+    pub const fn verb(&self) -> Verb {
+        self.verb
+    }
+
+    /// What it is done to, by the names of polkit's details; with a job comes what it works on. What is not about one
+    /// VM has no `vm`, so that no rule for one VM takes it for that one's.
+    pub fn details(&self, view: &View) -> Vec<(&'static str, String)> {
+        let job = self.job.and_then(|id| view.jobs.get(&id));
+        let vm = self.vm.or_else(|| job.map(|j| j.vm));
+        let name = vm.and_then(|vm| view.vms.get(&vm)).map(|vm| vm.record.name.clone());
+        let snapshot = self.snapshot.as_ref().or_else(|| job.and_then(|j| j.snapshot.as_ref()));
+        let all = [
+            ("vm", name),
+            ("vm-uuid", vm.map(|vm| vm.to_string())),
+            ("snapshot", snapshot.map(ToString::to_string)),
+            ("new-vm", self.new_vm.clone()),
+            ("policy", self.policy.as_ref().map(ToString::to_string)),
+            ("job", self.job.map(|id| id.to_string())),
+            ("operation", job.map(|j| j.operation.to_owned())),
+            ("started-by-uid", job.map(|j| j.asker.uid.to_string())),
+        ];
+        all.into_iter().filter_map(|(key, value)| value.map(|v| (key, v))).collect()
+    }
+
+    /// What is done to what, in words, as it follows "may" and "to".
+    pub fn sentence(&self, view: &View) -> String {
+        let shown = ["vm", "snapshot", "new-vm", "policy", "job"];
+        let of: Vec<String> = self
+            .details(view)
+            .into_iter()
+            .filter(|(key, _)| shown.contains(key))
+            .map(|(key, value)| match key {
+                "vm" => format!("VM {value:?}"),
+                "new-vm" => format!("new VM {value:?}"),
+                "job" => format!("job {value}"),
+                key => format!("{key} {value:?}"),
+            })
+            .collect();
+        if of.is_empty() {
+            self.verb.doing().to_owned()
+        } else {
+            format!("{} ({})", self.verb.doing(), of.join(", "))
+        }
+    }
+}
+
+fn verb_of(edit: &Edit, user: Option<&str>) -> Verb {
+    match edit {
+        Edit::Pin(_) => Verb::Pin,
+        Edit::Unpin(Whose::Owner(owner)) if user == Some(owner) => Verb::Unpin,
+        Edit::Unpin(_) => Verb::UnpinOthers,
+        Edit::Set { .. } => Verb::Update,
+    }
+}
