@@ -110,6 +110,8 @@ install-files:
 	install -D -m 644 -t $(DESTDIR)$(datadir)/polkit-1/actions polkit/org.virtsnap1.policy
 	install -D -m 644 -t $(DESTDIR)$(datadir)/polkit-1/rules.d polkit/60-virtsnap.rules
 	install -d -m 755 $(DESTDIR)/etc/virtsnap/policies.d
+	test -e $(DESTDIR)/etc/polkit-1/rules.d/50-virtsnap-libvirt.rules || \
+	  install -D -m 644 -t $(DESTDIR)/etc/polkit-1/rules.d polkit/50-virtsnap-libvirt.rules
 	test -e $(DESTDIR)/etc/virtsnap/virtsnapd.toml || install -m 644 config/virtsnapd.toml $(DESTDIR)/etc/virtsnap/
 	install -m 644 config/policies.d/README $(DESTDIR)/etc/virtsnap/policies.d/
 	install -D -m 644 -t $(DESTDIR)$(datadir)/doc/virtsnap/examples config/examples/*.toml

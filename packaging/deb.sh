@@ -29,7 +29,8 @@ libc=$(objdump -T "$root"/usr/bin/virtsnap* "$root"/usr/sbin/virtsnap* | grep -o
 
 install -d -m 755 "$root/DEBIAN"
 install -m 755 packaging/debian/postinst packaging/debian/prerm packaging/debian/postrm "$root/DEBIAN/"
-echo /etc/virtsnap/virtsnapd.toml >"$root/DEBIAN/conffiles"
+# Those that an administrator removes stay removed.
+printf '%s\n' /etc/virtsnap/virtsnapd.toml /etc/polkit-1/rules.d/50-virtsnap-libvirt.rules >"$root/DEBIAN/conffiles"
 cat >"$root/DEBIAN/control" <<EOF
 Package: virtsnap
 Version: $version

@@ -32,7 +32,10 @@ harness::on_both! {
         package(tb);
         let guest = tb.guest(GuestSpec::named("vm1"));
         guest.wait_agent();
+        let rules = "stat -c '%U %G %a' /etc/polkit-1/rules.d";
+        let before = tb.ok(rules);
         tb.ok("dpkg -i /var/tmp/virtsnap.deb");
+        assert_eq!(tb.ok(rules), before, "the directory is polkit's");
         let daemon = Daemon::attach(tb);
         daemon.wait_running();
         assert_eq!(tb.ok("systemctl is-enabled virtsnapd").trim(), "enabled");
@@ -70,10 +73,14 @@ harness::on_both! {
         tb.ok("systemctl enable --now virtsnapd");
         Daemon::attach(tb).wait_running();
 
-        // Upgraded (to itself): the changed file stays, the daemon runs, what it knew is known.
+        // Upgraded (to itself): the changed file stays, the one that was removed does not come back, the daemon runs, what
+        // it knew is known.
+        let rule = "/etc/polkit-1/rules.d/50-virtsnap-libvirt.rules";
+        tb.ok(&format!("rm {rule}"));
         tb.ok("dpkg --force-confold -i /var/tmp/virtsnap.deb");
         let daemon = Daemon::attach(tb);
         daemon.wait_running();
+        assert!(!tb.sh(&format!("test -e {rule}")).success(), "somebody who removed it did not want it");
         assert!(tb.ok("cat /etc/virtsnap/virtsnapd.toml").contains("min-free = \"1%\""));
         let (_, snapshot) = &daemon.snapshots("vm1")[0];
         let consistency: String = daemon.bus.get(snapshot, "org.virtsnap1.Snapshot", "Consistency");
