@@ -13,6 +13,8 @@ pub(super) struct Debt {
     pub(super) owed: Owed,
     /// The job that pays it; `None` before the VM's turn.
     job: Option<JobId>,
+    /// A job was to pay it, and found the VM busy.
+    put_off: bool,
     /// It is from an earlier life of the daemon, which may have done it without having been able to say so.
     pub(super) restored: bool,
 }
@@ -30,7 +32,7 @@ impl Debts {
     pub(super) fn restored(owed: impl IntoIterator<Item = (VmId, Owed)>) -> Self {
         let mut debts = Self::default();
         for (vm, owed) in owed {
-            debts.put(vm, Debt { owed, job: None, restored: true });
+            debts.put(vm, Debt { owed, job: None, put_off: false, restored: true });
         }
         debts
     }
@@ -41,8 +43,13 @@ impl Debts {
         if let Some(before) = self.by_vm.get(&vm).filter(|d| d.job.is_none()) {
             owed.not_before = owed.not_before.min(before.owed.not_before);
         }
-        self.put(vm, Debt { owed, job: None, restored: false });
+        self.put(vm, Debt { owed, job: None, put_off: false, restored: false });
         owed
+    }
+
+    /// Whether a run on this VM found it busy and is still to be tried again.
+    pub(super) fn is_put_off(&self, vm: VmId) -> bool {
+        self.by_vm.get(&vm).is_some_and(|d| d.put_off && d.job.is_none())
     }
 
     /// The next turn.
@@ -83,6 +90,7 @@ impl Debts {
     ) -> Option<Owed> {
         let mut debt = *self.by_vm.get(&vm).filter(|d| d.job == Some(job))?;
         debt.job = None;
+        debt.put_off = true;
         debt.owed.not_before = now + now.duration_since(debt.owed.fired).clamp(least, most);
         self.put(vm, debt);
         Some(debt.owed)

@@ -275,7 +275,6 @@ impl Machine {
         let vm = job.vm;
         self.stale.insert(vm);
         let frozen = self.frozen_for(vm, &outcome);
-        Arc::make_mut(&mut self.view.counts).ended(&job, &outcome, frozen);
         match &outcome {
             Outcome::Done(_) => self.journal.extend(self.failing.worked(vm, &job.operation)),
             Outcome::Failed(f) => self.journal.push(self.failing.failed(vm, &job.operation, &f.message)),
@@ -283,16 +282,18 @@ impl Machine {
         }
         // What is busy is looked at again; and a job that the daemon's end cancels is owed to the next life.
         let busy = |f: &Failure| f.name == "Busy" && job.asker.origin == Origin::Schedule;
+        let mut owed_on = BTreeSet::new();
         if matches!(&outcome, Outcome::Failed(f) if busy(f)) && !self.stopping() {
-            self.put_off(vm, id, now, out);
+            owed_on = self.put_off(vm, id, now, out);
         } else if !(matches!(outcome, Outcome::Cancelled(_)) && self.stopping()) {
             self.paid(vm, id);
         }
+        Arc::make_mut(&mut self.view.counts).ended(&job, &outcome, frozen, &owed_on);
         self.count_run(&job, &outcome, now, out);
         let mut prune = false;
         if let Operation::Create(create) = &job.operation {
             let result = outcome.result();
-            for policy in &create.policies {
+            for policy in create.policies.difference(&owed_on) {
                 if let Some(run) = self.runs.get_mut(policy) {
                     run.ended(result);
                 }

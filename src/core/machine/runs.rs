@@ -239,6 +239,9 @@ impl Machine {
             let offset = schedule::spread_offset(vm, policy.spread);
             // What is caught up late is spread from now on, not from when it should have been.
             let owed = Owed { fired: at, not_before: at.max(now - GRACE) + offset };
+            if run.debts.is_put_off(vm) {
+                Arc::make_mut(&mut self.view.counts).overtaken(&policy.name, vm);
+            }
             rows.push((vm, run.debts.add(vm, owed)));
         }
         self.journal.push(Entry::Owed(policy.name.clone(), rows));

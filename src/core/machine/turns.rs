@@ -1,6 +1,6 @@
 //! A VM's turn: when what a policy owes it becomes a job, and what becomes of that.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -8,7 +8,7 @@ use super::{Effect, Entry, Machine, Note, Owed, debts::Debt, runs::GRACE};
 use crate::core::{
     awaited::SLACK,
     job::{Asker, JobId},
-    model::{Origin, SnapshotState, VmId},
+    model::{Origin, PolicyName, SnapshotState, VmId},
     policy::{CatchUp, Policy},
 };
 
@@ -71,14 +71,23 @@ impl Machine {
         (now.duration_since(owed.not_before) > within.max(GRACE)).then_some(false)
     }
 
-    /// Something else had the VM: what the job was to pay is owed on.
-    pub(super) fn put_off(&mut self, vm: VmId, job: JobId, now: Timestamp, out: &mut Vec<Effect>) {
+    /// Something else had the VM: what the job was to pay is owed on. By these policies: their runs have not ended.
+    pub(super) fn put_off(
+        &mut self,
+        vm: VmId,
+        job: JobId,
+        now: Timestamp,
+        out: &mut Vec<Effect>,
+    ) -> BTreeSet<PolicyName> {
+        let mut owed_on = BTreeSet::new();
         for (name, run) in &mut self.runs {
             if let Some(owed) = run.debts.put_off(vm, job, now, PUT_OFF) {
                 self.journal.push(Entry::Owed(name.clone(), vec![(vm, owed)]));
                 out.push(Effect::Log(Note::PutOff { policy: name.clone(), vm, until: owed.not_before }));
+                owed_on.insert(name.clone());
             }
         }
+        owed_on
     }
 
     /// A job ended, and with it what it was to pay.

@@ -1,6 +1,6 @@
 //! What the daemon counts from its start on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::SignedDuration;
 
@@ -32,11 +32,18 @@ pub struct Runs {
 }
 
 impl Counts {
-    /// A job ended. `frozen`: for how long its guest was, as far as that is known.
-    pub(in crate::core) fn ended(&mut self, job: &Job, outcome: &Outcome, frozen: SignedDuration) {
+    /// A job ended. `frozen`: for how long its guest was, as far as that is known. `owed_on`: policies whose runs have
+    /// not ended with it, as they are tried again.
+    pub(in crate::core) fn ended(
+        &mut self,
+        job: &Job,
+        outcome: &Outcome,
+        frozen: SignedDuration,
+        owed_on: &BTreeSet<PolicyName>,
+    ) {
         *self.jobs.entry((job.operation.as_str(), outcome.result())).or_default() += 1;
         if let Operation::Create(create) = &job.operation {
-            for policy in &create.policies {
+            for policy in create.policies.difference(owed_on) {
                 let runs = self.runs.entry((policy.clone(), job.vm)).or_default();
                 runs.ended += 1;
                 runs.failed += u64::from(outcome.result() == JobResult::Failed);
@@ -46,6 +53,13 @@ impl Counts {
             let sum = self.frozen.entry(job.vm).or_default();
             *sum = sum.saturating_add(frozen);
         }
+    }
+
+    /// A run that was to be tried again never worked: the next one takes its place.
+    pub(in crate::core) fn overtaken(&mut self, policy: &PolicyName, vm: VmId) {
+        let runs = self.runs.entry((policy.clone(), vm)).or_default();
+        runs.ended += 1;
+        runs.failed += 1;
     }
 
     /// Images of this VM were merged.

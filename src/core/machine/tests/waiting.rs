@@ -1,6 +1,7 @@
 //! What jobs wait for: as people read it, and runs for a VM that something else has.
 
 use super::{owed::Lives, *};
+use crate::core::view::Runs;
 
 #[test]
 fn a_job_that_waits_says_what_for() {
@@ -62,6 +63,39 @@ fn a_run_whose_vm_is_busy_is_tried_again_with_growing_pauses_over_restarts() {
     l.bench.now = at("2026-03-02T03:01:00Z");
     let effects = l.send(Event::Timer);
     assert_eq!((l.run_all(&effects), l.owed()), (vec![vm(1)], vec![]));
+}
+
+/// How the policy's last run ended, and how many ended on the VM.
+fn told(l: &Lives) -> (String, Runs) {
+    let view = l.bench.machine.view();
+    let runs = view.counts.runs.get(&(nightly(), vm(1))).copied().unwrap_or_default();
+    (view.policies[&nightly()].last_result.clone(), runs)
+}
+
+#[test]
+fn a_run_that_is_tried_again_has_not_ended() {
+    let mut l = Lives::new(NIGHTLY, "2026-03-01T12:00:00Z");
+    l.connect(&[1]);
+    busy_at(&mut l, "2026-03-02T02:30:00Z");
+    assert_eq!(told(&l), (String::new(), Runs::default()));
+    l.bench.now = at("2026-03-02T02:31:00Z");
+    let effects = l.send(Event::Timer);
+    l.run_all(&effects);
+    assert_eq!(told(&l), ("done".to_owned(), Runs { ended: 1, failed: 0 }));
+}
+
+#[test]
+fn a_run_that_was_tried_again_until_the_next_one_fired_has_failed() {
+    let mut l = Lives::new(NIGHTLY, "2026-03-01T12:00:00Z");
+    l.connect(&[1]);
+    busy_at(&mut l, "2026-03-02T02:30:00Z");
+    busy_at(&mut l, "2026-03-03T02:29:00Z");
+    assert_eq!(told(&l).1, Runs::default());
+    l.bench.now = at("2026-03-03T02:30:00Z");
+    let effects = l.send(Event::Timer);
+    assert_eq!(told(&l).1, Runs { ended: 1, failed: 1 });
+    l.run_all(&effects);
+    assert_eq!(told(&l), ("done".to_owned(), Runs { ended: 2, failed: 1 }));
 }
 
 #[test]
