@@ -27,8 +27,8 @@ use super::{
 #[derive(Debug, Default)]
 pub struct Jobs {
     ended: BTreeMap<JobId, Outcome>,
-    running: BTreeSet<JobId>,
-    newest: JobId,
+    /// Those that wait or run.
+    open: BTreeSet<JobId>,
     steps: u64,
 }
 
@@ -55,7 +55,7 @@ impl Jobs {
             broken.push(format!("{} jobs run, of {most}", running.len()));
         }
         // One that is not there any more ended, and was shown for long enough.
-        let checked: BTreeSet<JobId> = self.running.iter().copied().chain(jobs.keys().copied()).collect();
+        let checked: BTreeSet<JobId> = self.open.iter().copied().chain(jobs.keys().copied()).collect();
         for id in checked {
             let outcome = jobs.get(&id).and_then(|job| job.outcome.clone());
             match (self.ended.get(&id), outcome) {
@@ -63,14 +63,14 @@ impl Jobs {
                 (Some(before), now) if jobs.contains_key(&id) && now.as_ref() != Some(before) => {
                     broken.push(format!("job {id} ended as {before:?}, and then as {now:?}"));
                 }
-                (None, None) if id < self.newest && !jobs.contains_key(&id) => {
+                (None, None) if !jobs.contains_key(&id) => {
+                    self.open.remove(&id);
                     broken.push(format!("job {id} went without an end"));
                 }
                 _ => {}
             }
         }
-        self.newest = self.newest.max(jobs.keys().next_back().copied().unwrap_or_default());
-        self.running = running;
+        self.open = jobs.values().filter(|job| job.outcome.is_none()).map(|job| job.id).collect();
         broken
     }
 }
@@ -118,6 +118,7 @@ impl World {
             wrong = self.unsettled(reverted);
         }
         wrong.append(&mut self.broken);
+        wrong.extend(self.panics.take());
         if !wrong.is_empty() {
             wrong.append(&mut self.notes);
         }

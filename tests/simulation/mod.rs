@@ -2,6 +2,7 @@ mod boundaries;
 mod checks;
 mod many;
 mod oracle;
+mod panics;
 mod plan;
 mod random;
 mod table;

@@ -18,6 +18,7 @@ use virtsnap::{
 
 use super::{
     oracle::Oracle,
+    panics::ON_REQUEST,
     turns::{Time, TurnsClock, current},
 };
 
@@ -105,6 +106,8 @@ struct Armed {
     store_full: bool,
     jumped: bool,
     stop: bool,
+    /// On the thread whose name begins so, in this call, once.
+    panics: Option<(&'static str, Op)>,
 }
 
 /// The one of a simulation.
@@ -134,6 +137,11 @@ impl Plan {
         let mut armed = self.armed.lock().unwrap();
         armed.trouble = None;
         armed.passed
+    }
+
+    /// The next such call of a thread whose name begins so panics.
+    pub fn panic_once(&self, thread: &'static str, op: Op) {
+        self.armed.lock().unwrap().panics = Some((thread, op));
     }
 
     pub fn happened(&self) -> Option<String> {
@@ -166,6 +174,11 @@ impl Plan {
         if turns.is_dead() {
             return gone();
         }
+        let mut armed = self.armed.lock().unwrap();
+        let bug = |at: &mut (&str, Op)| at.1 == asked.op && thread.starts_with(at.0);
+        let bug = armed.panics.take_if(bug).is_some();
+        drop(armed);
+        assert!(!bug, "{}", ON_REQUEST);
         let trouble = self.pass(&Boundary::Call(asked), &thread);
         match trouble {
             None => {}

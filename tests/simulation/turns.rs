@@ -18,6 +18,8 @@ use virtsnap::{
     threads::{Bell, Work},
 };
 
+use super::panics::Panics;
+
 /// So long a thread may keep its turn, in real time: one that blocks on something real would hang the test.
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -113,6 +115,9 @@ pub struct Turns {
     pub time: Arc<Time>,
     dead: AtomicBool,
     woken: Mutex<Option<Woken>>,
+    /// The next thread of this name cannot be started.
+    refused: Mutex<Option<&'static str>>,
+    pub panics: Arc<Panics>,
 }
 
 struct Woken(Arc<dyn Fn() + Send + Sync>);
@@ -130,19 +135,30 @@ pub fn current() -> Option<(Arc<Turns>, String)> {
     Some((turns, name))
 }
 
+/// Whose thread this is, where nothing may be waited for.
+pub fn life() -> Option<Arc<Turns>> {
+    ME.try_with(|me| me.try_borrow().ok()?.as_ref().map(|(turns, _)| Arc::clone(turns))).ok()?
+}
+
 impl Turns {
-    pub fn new(time: &Arc<Time>) -> Arc<Self> {
+    pub fn new(time: &Arc<Time>, panics: &Arc<Panics>) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::default(),
             back: Condvar::new(),
             time: Arc::clone(time),
             dead: AtomicBool::new(false),
             woken: Mutex::default(),
+            refused: Mutex::default(),
+            panics: Arc::clone(panics),
         })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn refuse_thread(&self, name: &'static str) {
+        *self.refused.lock().unwrap() = Some(name);
     }
 
     /// From here on nothing of this life has an effect.
@@ -279,6 +295,9 @@ impl Clock for TurnsClock {
         if self.0.is_dead() {
             return Err(io::Error::other("killed"));
         }
+        if self.0.refused.lock().unwrap().take_if(|refused| *refused == name).is_some() {
+            return Err(io::Error::other("no thread is left"));
+        }
         let turn = Arc::new(Condvar::new());
         let mut state = self.0.lock();
         state.next += 1;
@@ -294,15 +313,13 @@ impl Clock for TurnsClock {
                 state = turn.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
             drop(state);
-            let ended = catch_unwind(AssertUnwindSafe(|| {
+            // A panic was counted when it began.
+            let _ended = catch_unwind(AssertUnwindSafe(|| {
                 // One that had not begun when the daemon was killed never does.
                 if !turns.is_dead() {
                     work();
                 }
             }));
-            if ended.is_err_and(|e| !e.is::<Killed>()) {
-                eprintln!("a thread of the daemon panicked");
-            }
             turns.ended(id);
         })?;
         Ok(())

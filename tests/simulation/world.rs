@@ -23,6 +23,7 @@ use virtsnap::{
 
 use super::{
     checks::Jobs,
+    panics::Panics,
     plan::Plan,
     turns::{Time, Turns, TurnsClock},
 };
@@ -72,6 +73,7 @@ pub struct World {
     pub broken: Vec<String>,
     /// What was said on the way that may explain something.
     pub notes: Vec<String>,
+    pub panics: Arc<Panics>,
     settings: Settings,
     roots: ConfigRoots,
     directory: TempDir,
@@ -86,11 +88,15 @@ fn directory() -> TempDir {
 impl World {
     /// A host without VMs, and no daemon yet.
     pub fn new(seed: u64, policies: &str) -> Self {
+        Self::with(seed, "max-jobs = 2", policies)
+    }
+
+    /// The same, with these keys of `[daemon]`.
+    pub fn with(seed: u64, keys: &str, policies: &str) -> Self {
         let directory = directory();
         let path = directory.path();
         std::fs::create_dir_all(path.join("etc/policies.d")).unwrap();
-        let main =
-            format!("[daemon]\ntimezone = \"UTC\"\nmax-jobs = 2\nhooks = \"{}/hooks.d\"\n", path.display());
+        let main = format!("[daemon]\ntimezone = \"UTC\"\n{keys}\nhooks = \"{}/hooks.d\"\n", path.display());
         std::fs::write(path.join("etc/virtsnapd.toml"), main).unwrap();
         std::fs::write(path.join("etc/policies.d/test.toml"), policies).unwrap();
         let roots = ConfigRoots::new([path.join("etc")]);
@@ -102,8 +108,9 @@ impl World {
         let plan = Plan::new(&sim, &time, WEB);
         let guard = Arc::clone(&plan);
         sim.before_each_call(move |asked| guard.before_call(asked));
-        let (life, broken, notes) = (None, Vec::new(), Vec::new());
-        Self { sim, time, plan, life, dice: Dice(seed), broken, notes, settings, roots, directory }
+        Panics::watch();
+        let (life, broken, notes, panics) = (None, Vec::new(), Vec::new(), Arc::default());
+        Self { sim, time, plan, life, dice: Dice(seed), broken, notes, panics, settings, roots, directory }
     }
 
     /// Makes a VM, and has somebody write to it.
@@ -124,7 +131,7 @@ impl World {
     pub fn boot(&mut self) {
         assert!(self.life.is_none(), "one is enough");
         let store = Arc::new(self.open_store());
-        let turns = Turns::new(&self.time);
+        let turns = Turns::new(&self.time, &self.panics);
         let clock = Arc::new(TurnsClock(Arc::clone(&turns)));
         let options = Options {
             roots: self.roots.clone(),
