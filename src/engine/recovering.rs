@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::{Engine, Input, held::Held, recovery};
 use crate::{
     core::{
-        job::{JobId, JobState, Outcome},
+        job::{Failure, JobId, JobState, Outcome},
         machine::Event,
         model::VmId,
     },
@@ -112,6 +112,16 @@ fn settle(tools: &Tools, held: &Held, send: &mpsc::UnboundedSender<Input>, vm: V
     if caught(|| recovery::settle_vm(tools, vm)).unwrap_or(false) {
         let _ = send.send(Input::Machine(Event::Unfinished(vm)));
     }
+}
+
+/// What comes before a job. Where a bug ends it, nobody knows what the VM stands on: the job must not begin.
+pub(super) fn before(work: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+    caught(work).unwrap_or_else(|| {
+        let why = "it did not begin, and did nothing: a bug in virtsnapd (a panic; the journal has it) ended the settling of \
+                   what was begun before on the VM, which is tried again every few minutes and before the VM's next job. \
+                   Please report the bug";
+        Err(Failure::new("Failed", why))
+    })
 }
 
 /// `None` if it panicked: a job without an end would hold its VM for ever.

@@ -2,7 +2,11 @@
 
 use std::sync::{Arc, atomic::AtomicBool};
 
-use super::{Engine, Input, recovering::caught, recovery};
+use super::{
+    Engine, Input,
+    recovering::{before, caught},
+    recovery,
+};
 use crate::{
     core::{
         job::{Failure, Job, Made, Outcome},
@@ -53,7 +57,7 @@ impl Engine {
                 }),
             };
             let own = held.take(job.vm);
-            let before = caught(|| recovery::before_job(&tools, job.vm)).unwrap_or(Ok(()));
+            let before = before(|| recovery::before_job(&tools, job.vm));
             let outcome = match before {
                 Ok(()) => worker::run(&tools, &settings, &job, &needed, &wire),
                 Err(failure) => Outcome::Failed(failure),

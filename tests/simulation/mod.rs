@@ -1,4 +1,5 @@
 mod boundaries;
+mod bugs;
 mod checks;
 mod many;
 mod oracle;
