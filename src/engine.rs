@@ -120,6 +120,8 @@ pub struct Engine {
     looking: Arc<AtomicBool>,
     /// Counts connections and their ends.
     connection: u64,
+    /// There was no thread to settle on this one what was begun.
+    unrecovered: Option<hypervisor::Info>,
     held: Held,
     /// VMs of which not all was settled, and whose jobs do not count as ended before that.
     skipped: BTreeSet<VmId>,
@@ -192,6 +194,7 @@ impl Engine {
             look_due: false,
             looking: Arc::default(),
             connection: 0,
+            unrecovered: None,
             held,
             skipped: BTreeSet::new(),
             recovering: Arc::default(),
@@ -219,6 +222,7 @@ impl Engine {
                     "no connection to libvirt: {reason}; trying again, with growing pauses"
                 );
                 self.connection += 1;
+                self.unrecovered = None;
                 self.handle(Event::Disconnected);
             }
             hypervisor::Event::Changed(vm) => self.handle(Event::Changed(vm)),

@@ -17,19 +17,44 @@ use crate::{
     threads::Shared,
 };
 
-/// The numbers of those who wait.
-type Waiting = BTreeSet<u64>;
-
 /// What is to be read, and who waits for it. What is asked for twice before it was begun is read once.
 #[derive(Debug, Default)]
 struct Wanted {
     list: bool,
     glance: bool,
-    vms: BTreeMap<VmId, Waiting>,
+    vms: BTreeSet<VmId>,
+    /// Who waits for which of these, by number.
+    waiting: BTreeMap<u64, VmId>,
     /// So many have waited.
     waited: u64,
     /// For these it is done.
-    done: Waiting,
+    done: BTreeSet<u64>,
+}
+
+impl Wanted {
+    /// Somebody waits for it; the number of that.
+    fn wait_for(&mut self, vm: VmId) -> u64 {
+        self.waited += 1;
+        self.vms.insert(vm);
+        self.waiting.insert(self.waited, vm);
+        self.waited
+    }
+
+    /// `None` if there is nothing to do.
+    fn next(&mut self) -> Option<Next> {
+        let some = self.list || self.glance || !self.vms.is_empty();
+        some.then(|| {
+            let vm = self.vms.first().copied();
+            Next {
+                list: std::mem::take(&mut self.list),
+                glance: std::mem::take(&mut self.glance),
+                vm: vm.map(|vm| {
+                    self.vms.remove(&vm);
+                    (vm, self.waiting.extract_if(.., |_, of| *of == vm).map(|(number, _)| number).collect())
+                }),
+            }
+        })
+    }
 }
 
 /// The way to the thread.
@@ -47,31 +72,33 @@ impl Reader {
         let thread = Arc::clone(&shared);
         let work = move || {
             let mut seen = BTreeMap::new();
+            // A bug kept it from being listed.
+            let mut unlisted = false;
             loop {
-                let Next { list, glance, vm } = thread.wait(next);
+                let Next { list, glance, vm } = thread.wait(Wanted::next);
                 // Before a listing, which reads each VM after it: what changes from here on is found by the next glance.
                 if glance || list {
-                    for vm in changed(hypervisor.as_ref(), &mut seen) {
-                        want(&thread, vm);
-                    }
+                    survives(|| {
+                        for vm in changed(hypervisor.as_ref(), &mut seen) {
+                            want(&thread, vm);
+                        }
+                    });
                 }
-                if list {
-                    match hypervisor.vms() {
+                if list || unlisted && glance {
+                    unlisted = !survives(|| match hypervisor.vms() {
                         Ok(vms) => answer(Event::Listed(vms)),
                         // The connection's own event follows, and after it the list is asked for again.
                         Err(e) => tracing::warn!(
                             MESSAGE_ID = message::UNREADABLE, error = %e,
                             "the VMs cannot be listed"
                         ),
-                    }
+                    });
                 }
                 if let Some((vm, waiting)) = vm {
-                    // This thread must not end: jobs wait for it.
-                    let read = catch_unwind(AssertUnwindSafe(|| read(hypervisor.as_ref(), &store, vm)));
-                    answer(read.unwrap_or_else(|_| {
+                    if !survives(|| answer(read(hypervisor.as_ref(), &store, vm))) {
                         let why = "a bug in virtsnapd (a panic; the journal has it)".to_owned();
-                        Event::VmUnreadable(vm, why)
-                    }));
+                        survives(|| answer(Event::VmUnreadable(vm, why)));
+                    }
                     if !waiting.is_empty() {
                         thread.change(|w| w.done.extend(waiting));
                     }
@@ -98,11 +125,7 @@ impl Reader {
     /// Blocks until the VM was read, from its beginning, after now, and the answer is on its way: what this caller says
     /// next, it says after it. By one thread alone, so that an older answer never comes after a newer one.
     pub(super) fn read_and_wait(&self, vm: VmId) {
-        let number = self.0.change(|w| {
-            w.waited += 1;
-            w.vms.entry(vm).or_default().insert(w.waited);
-            w.waited
-        });
+        let number = self.0.change(|w| w.wait_for(vm));
         self.0.wait(|w| w.done.remove(&number).then_some(()));
     }
 }
@@ -111,12 +134,12 @@ impl Reader {
 struct Next {
     list: bool,
     glance: bool,
-    vm: Option<(VmId, Waiting)>,
+    vm: Option<(VmId, BTreeSet<u64>)>,
 }
 
 fn want(wanted: &Shared<Wanted>, vm: VmId) {
     wanted.change(|w| {
-        w.vms.entry(vm).or_default();
+        w.vms.insert(vm);
     });
 }
 
@@ -136,14 +159,16 @@ fn changed(hypervisor: &dyn Hypervisor, seen: &mut BTreeMap<VmId, u64>) -> BTree
     }
 }
 
-/// `None` if there is nothing to do.
-fn next(wanted: &mut Wanted) -> Option<Next> {
-    let some = wanted.list || wanted.glance || !wanted.vms.is_empty();
-    some.then(|| Next {
-        list: std::mem::take(&mut wanted.list),
-        glance: std::mem::take(&mut wanted.glance),
-        vm: wanted.vms.pop_first(),
-    })
+/// False if it panicked. The thread must not end: jobs wait for it, and nothing would be news any more.
+fn survives(work: impl FnOnce()) -> bool {
+    let done = catch_unwind(AssertUnwindSafe(work));
+    if done.is_err() {
+        tracing::error!(
+            MESSAGE_ID = message::INTERNAL_ERROR,
+            "a bug ended a look at the VMs early; they are looked at again"
+        );
+    }
+    done.is_ok()
 }
 
 fn read(hypervisor: &dyn Hypervisor, store: &Store, vm: VmId) -> Event {
@@ -162,11 +187,44 @@ fn read(hypervisor: &dyn Hypervisor, store: &Store, vm: VmId) -> Event {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        sync::{
+            atomic::{AtomicBool, Ordering},
+            mpsc,
+        },
+        time::Duration,
+    };
+
     use super::*;
     use crate::{
+        clock::SystemClock,
         core::model::SnapshotName,
-        hypervisor::sim::{Sim, VmSpec},
+        hypervisor::sim::{Op, Sim, VmSpec},
     };
+
+    #[test]
+    fn a_bug_in_the_look_at_all_vms_ends_neither_the_thread_nor_their_listing() {
+        let sim = Arc::new(Sim::new());
+        let web = sim.add_vm(VmSpec::new("web", 1));
+        let bug = Arc::new(AtomicBool::new(true));
+        let is_bug = Arc::clone(&bug);
+        sim.before_each_call(move |asked| {
+            assert!(!is_bug.load(Ordering::SeqCst) || ![Op::Glance, Op::Vms].contains(&asked.op), "a bug");
+            Ok(())
+        });
+        let (send, events) = mpsc::channel();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        let store = Arc::new(Store::in_memory().unwrap());
+        let answer = move |event| send.send(event).unwrap();
+        let reader = Reader::start(sim, store, &clock, answer).unwrap();
+        let next = || events.recv_timeout(Duration::from_secs(60)).unwrap();
+        reader.list();
+        reader.read(web);
+        assert!(matches!(next(), Event::VmRead(record) if record.id == web));
+        bug.store(false, Ordering::SeqCst);
+        reader.glance();
+        assert!(matches!(next(), Event::Listed(vms) if vms == [web]), "it was asked for");
+    }
 
     #[test]
     fn a_glance_finds_what_others_did_to_snapshots_and_nothing_else() {

@@ -27,7 +27,8 @@ impl Engine {
         self.connection += 1;
         let number = self.connection;
         let (tools, held, send) = (self.tools.clone(), self.held.clone(), self.send.clone());
-        self.thread("recovery", move || {
+        let again = info.clone();
+        let begun = self.thread("recovery", move || {
             // Nothing would ever start if this did not end; what it settled so far is settled.
             let left = caught(|| recovery::run(&tools, &held)).unwrap_or_default();
             // First: whoever hears of the connection finds the jobs that end these.
@@ -38,6 +39,15 @@ impl Engine {
             caught(|| recovery::hooks(&tools, &held));
             caught(|| recovery::frozen::tell(&tools));
         });
+        // Nothing is done before it is, so that there is a thread for it some time.
+        self.unrecovered = (!begun).then_some(again);
+    }
+
+    /// Begins what there was no thread for when the connection came.
+    pub(super) fn recover_late(&mut self) {
+        if let Some(info) = self.unrecovered.take() {
+            self.recover(info);
+        }
     }
 
     /// Everything was settled, on the connection of this number, but what is about these VMs, which somebody had. Where

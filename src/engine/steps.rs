@@ -103,6 +103,7 @@ impl Engine {
     pub fn look_up(&mut self) {
         systemd::ping();
         self.attend_to_store();
+        self.recover_late();
         let lists = self.ticks.count.is_multiple_of(self.ticks.per_listing);
         self.remember_again();
         if lists {

@@ -1,4 +1,6 @@
-//! What the daemon does where it has a bug.
+//! What the daemon does where it has a bug, and where there is no thread for it.
+
+use std::time::Duration;
 
 use virtsnap::{
     hypervisor::{
@@ -25,4 +27,20 @@ fn a_job_does_not_begin_on_what_a_bug_left_unsettled() {
     world.must(create(WEB, "new"));
     world.settle();
     assert_eq!(world.faults(&[]), Vec::<String>::new());
+}
+
+#[test]
+fn what_there_was_no_thread_to_settle_on_a_connection_is_settled_later() {
+    let mut world = World::new(1, "");
+    world.add_vm(VmSpec::new("web", 1));
+    world.boot();
+    world.life.as_ref().unwrap().turns.refuse_thread("recovery");
+    world.rest();
+    let connected = |world: &World| {
+        world.life.as_ref().is_some_and(|life| life.engine.view().manager.hypervisor_connected)
+    };
+    assert!(!connected(&world));
+    world.pass(Duration::from_secs(120));
+    assert!(connected(&world));
+    world.must(create(WEB, "new"));
 }
