@@ -44,7 +44,8 @@ impl Wanted {
     fn next(&mut self) -> Option<Next> {
         let some = self.list || self.glance || !self.vms.is_empty();
         some.then(|| {
-            let vm = self.vms.first().copied();
+            // A job that waits keeps its place among those that may be at work, however many are read for no job.
+            let vm = self.waiting.values().next().copied().or_else(|| self.vms.first().copied());
             Next {
                 list: std::mem::take(&mut self.list),
                 glance: std::mem::take(&mut self.glance),
@@ -201,6 +202,16 @@ mod tests {
         core::model::SnapshotName,
         hypervisor::sim::{Op, Sim, VmSpec},
     };
+
+    #[test]
+    fn a_vm_that_somebody_waits_for_is_read_before_all_others() {
+        let vm = |n| VmId(uuid::Uuid::from_u128(n));
+        let mut wanted = Wanted { vms: (1..=5).map(vm).collect(), ..Wanted::default() };
+        assert_eq!([wanted.wait_for(vm(4)), wanted.wait_for(vm(9)), wanted.wait_for(vm(4))], [1, 2, 3]);
+        let order: Vec<_> = std::iter::from_fn(|| wanted.next()).filter_map(|next| next.vm).collect();
+        let expected = [(4, vec![1, 3]), (9, vec![2]), (1, vec![]), (2, vec![]), (3, vec![]), (5, vec![])];
+        assert_eq!(order, expected.map(|(n, numbers)| (vm(n), numbers.into_iter().collect())));
+    }
 
     #[test]
     fn a_bug_in_the_look_at_all_vms_ends_neither_the_thread_nor_their_listing() {
