@@ -106,4 +106,50 @@ harness::on_both! {
         assert!(run_as(tb, "joe", "virtsnap list").success());
         daemon.ok("create db1 --name without-polkit");
     }
+
+    fn a_person_is_asked_for_the_password_of_an_administrator(tb) {
+        Bare::define(tb, "web1", 1);
+        let daemon = Daemon::running(tb, "");
+        daemon.ok("create web1 --name kept");
+        tb.ok("useradd joe && echo root:secret | chpasswd && mkdir -m 777 /tmp/t && mkfifo -m 666 /tmp/t/go /tmp/t/keys");
+        let path = &daemon.snapshots("web1")[0].1;
+        // The agent is for one process, whose number is known before it calls.
+        let call = format!(
+            "cd /tmp/t; echo $$ >pid; read _ <go; exec busctl --timeout=100 call org.virtsnap1 {path} \
+             org.virtsnap1.Snapshot Delete 'a{{sv}}' 0 >out 2>&1"
+        );
+        let agent = "cd /tmp/t; exec script -qfec \"pkttyagent --process $(cat pid)\" tty 0<>keys";
+        let behind = |script: &str| {
+            let started = run_as(tb, "joe", &format!("bash -c {} >/dev/null 2>&1 &", quote(script)));
+            assert!(started.success(), "{started}");
+        };
+        let soon = Duration::from_secs(60);
+        behind(&call);
+        let pid = wait_for(soon, "the caller", || {
+            let pid = tb.sh("cat /tmp/t/pid").stdout.trim().to_owned();
+            (!pid.is_empty()).then_some(pid)
+        });
+        behind(agent);
+        wait_for(soon, "the agent", || {
+            let registered = format!("Registered Authentication Agent for unix-process:{pid}:");
+            tb.ok("journalctl --no-pager -o cat").contains(&registered).then_some(())
+        });
+        tb.ok("echo >/tmp/t/go");
+        let asked = wait_for(soon, "a question for the password", || {
+            let shown = tb.ok("cat /tmp/t/tty");
+            shown.contains("Password:").then_some(shown)
+        });
+        assert!(asked.contains("AUTHENTICATING FOR org.virtsnap1.delete"), "{asked}");
+        let question = "Authentication is required to delete a snapshot (VM \"web1\", snapshot \"kept\")";
+        assert!(asked.contains(question), "{asked}");
+        assert!(!daemon.snapshots("web1").is_empty(), "nothing is done before the password is there");
+        tb.ok("echo secret >/tmp/t/keys");
+        let answer = wait_for(soon, "the answer", || {
+            let out = tb.ok("cat /tmp/t/out");
+            (!out.is_empty()).then_some(out)
+        });
+        assert!(answer.contains("/org/virtsnap1/job/"), "{answer}\n{}", tb.ok("cat /tmp/t/tty"));
+        daemon.wait_idle();
+        assert_eq!(daemon.snapshots("web1"), []);
+    }
 }

@@ -247,6 +247,7 @@ mod tests {
             ("org.virtsnap1.Error.NoSuchVM", 3),
             ("org.virtsnap1.Error.NoSuchSnapshot", 3),
             ("org.freedesktop.DBus.Error.AccessDenied", 4),
+            ("org.freedesktop.DBus.Error.InteractiveAuthorizationRequired", 4),
             ("org.virtsnap1.Error.Denied", 1),
             ("org.virtsnap1.Error.Busy", 75),
             ("org.virtsnap1.Error.InUse", 1),
@@ -280,5 +281,9 @@ mod tests {
             assert!(hint_for(&format!("org.virtsnap1.Error.{name}")).is_some(), "{name}");
         }
         assert!(Failure::NoDaemon(String::new()).hint().is_some());
+        for name in ["AccessDenied", "InteractiveAuthorizationRequired"] {
+            let hint = hint_for(&format!("org.freedesktop.DBus.Error.{name}")).expect("what would allow it");
+            assert!(hint.contains("sudo") && hint.contains("`man virtsnapd`"), "{name}: {hint}");
+        }
     }
 }
