@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
 use zbus::{Connection, OwnedObjectPath};
 
@@ -17,6 +17,10 @@ use super::{
     view,
 };
 
+/// For so many jobs it is waited at once: a `dbus-daemon` has a connection wait for 128 answers and no more, and some of
+/// them are about other things.
+const AT_ONCE: usize = 64;
+
 /// How a job ended.
 #[derive(Debug)]
 pub(super) enum Ended {
@@ -29,6 +33,8 @@ pub(super) enum Ended {
         /// What went wrong.
         message: String,
     },
+    /// That could not be had.
+    Unknown(Failure),
 }
 
 impl Ended {
@@ -41,26 +47,33 @@ impl Ended {
             // Worth a second try, which a script should know.
             Self::Failed { name, .. } if exit_of(name) == Exit::Busy => Exit::Busy,
             Self::Failed { .. } => Exit::JobFailed,
+            Self::Unknown(failure) => failure.exit(),
         }
     }
 
     /// Says why a job failed; nothing about one that did not.
     pub(super) fn report(&self, what: &str, console: &mut Console<'_>) {
-        if let Self::Failed { name, message } = self {
-            console.error(&format!("{what}: {message}"), hint_for(name));
+        match self {
+            Self::Done(_) => {}
+            Self::Failed { name, message } => console.error(&format!("{what}: {message}"), hint_for(name)),
+            Self::Unknown(failure) => {
+                console.error(&format!("{what}: how the job ended is not known: {failure}"), failure.hint());
+            }
         }
     }
 }
 
-/// Waits until all of those jobs have ended, in whatever order they do. `None` if the person would not wait:
-/// then they were told that the jobs go on.
+/// Waits until all of those jobs have ended, in whatever order they do; how each did, in the order in which they are
+/// given. `None` if the person would not wait: then they were told that the jobs go on.
 pub(super) async fn wait_for(
     jobs: &[OwnedObjectPath],
     bus: &Connection,
     console: &mut Console<'_>,
 ) -> Result<Option<Vec<Ended>>, Failure> {
     console.flush()?;
-    let all = join_all(jobs.iter().map(|job| wait(job, bus)));
+    // Not in their order: one that takes long must not keep those behind it from being waited for.
+    let each = jobs.iter().enumerate().map(async |(place, job)| (place, wait(job, bus).await));
+    let all = stream::iter(each).buffer_unordered(AT_ONCE).collect::<Vec<_>>();
     // On a terminal it is seen how far they are.
     let drawn = console.interactive && !console.json && !jobs.is_empty();
     let ended = tokio::select! {
@@ -71,11 +84,25 @@ pub(super) async fn wait_for(
     if drawn {
         write!(console.err, "{}", progress::CLEAR)?;
     }
-    if let Some(ended) = ended {
-        return ended.into_iter().collect::<Result<Vec<_>, _>>().map(Some);
+    if let Some(mut ended) = ended {
+        ended.sort_by_key(|(place, _)| *place);
+        return Ok(Some(ended.into_iter().map(|(_, ended)| ended).collect()));
     }
     console.error("interrupted; the daemon goes on with it", Some("`virtsnap jobs` shows how far it is"));
     Ok(None)
+}
+
+/// Waits until this job has ended. `None` if the person would not.
+pub(super) async fn wait_for_one(
+    job: &OwnedObjectPath,
+    bus: &Connection,
+    console: &mut Console<'_>,
+) -> Result<Option<Ended>, Failure> {
+    let ended = wait_for(std::slice::from_ref(job), bus, console).await?;
+    match ended.and_then(|all| all.into_iter().next()) {
+        Some(Ended::Unknown(failure)) => Err(failure),
+        ended => Ok(ended),
+    }
 }
 
 /// Follows a verb's only job to its end. `Break` where there is nothing more to say: it was only to be started, or the
@@ -89,8 +116,7 @@ pub(super) async fn one(
     if asked.no_wait {
         return started(job, bus, console).await.map(ControlFlow::Break);
     }
-    let ended = wait_for(std::slice::from_ref(job), bus, console).await?;
-    let ended = ended.and_then(|all| all.into_iter().next());
+    let ended = wait_for_one(job, bus, console).await?;
     Ok(ended.map_or(ControlFlow::Break(Exit::Interrupted), ControlFlow::Continue))
 }
 
@@ -126,30 +152,24 @@ pub(super) async fn answer(
     console.answer(&OneJob { job: Some(shown) })
 }
 
-async fn wait(job: &OwnedObjectPath, bus: &Connection) -> Result<Ended, Failure> {
-    let proxy = JobProxy::new(bus, job).await?;
-    match proxy.wait(Options::new()).await {
-        Ok((result, object)) if result == "done" => Ok(Ended::Done(some_object(&object))),
-        Ok((result, _)) => Ok(Ended::Failed {
+async fn wait(job: &OwnedObjectPath, bus: &Connection) -> Ended {
+    let answer = async { JobProxy::new(bus, job).await?.wait(Options::new()).await };
+    match answer.await {
+        Ok((result, object)) if result == "done" => Ended::Done(some_object(&object)),
+        Ok((result, _)) => Ended::Failed {
             name: "org.virtsnap1.Error.Cancelled".to_owned(),
             message: format!("the job was {result}"),
-        }),
+        },
         Err(error) => match error.into() {
-            // The job itself is gone: we do not know how it ended.
-            gone @ Failure::Answered { .. } if gone.exit() == Exit::NotFound && is_about_the_job(&gone) => {
-                Err(gone)
+            // Without the job itself it is not known how it ended.
+            Failure::Answered { name, message }
+                if name.starts_with("org.virtsnap1.Error.") && name != "org.virtsnap1.Error.NoSuchJob" =>
+            {
+                Ended::Failed { name, message }
             }
-            Failure::Answered { name, message } if name.starts_with("org.virtsnap1.Error.") => {
-                Ok(Ended::Failed { name, message })
-            }
-            other => Err(other),
+            other => Ended::Unknown(other),
         },
     }
-}
-
-fn is_about_the_job(failure: &Failure) -> bool {
-    matches!(failure, Failure::Answered { name, .. }
-        if matches!(name.as_str(), "org.virtsnap1.Error.NoSuchJob" | "org.freedesktop.DBus.Error.UnknownObject"))
 }
 
 /// A job's properties. It stays for a while after its end, so this works then too.

@@ -71,8 +71,7 @@ pub(super) async fn cancel(
         hint: "`virtsnap jobs` shows the jobs; finished ones go after a while",
     })?;
     JobProxy::new(bus, &job.path).await?.cancel(Options::new()).await?;
-    if !args.wait.no_wait && follow::wait_for(std::slice::from_ref(&job.path), bus, console).await?.is_none()
-    {
+    if !args.wait.no_wait && follow::wait_for_one(&job.path, bus, console).await?.is_none() {
         return Ok(Exit::Interrupted);
     }
     if console.json {

@@ -136,5 +136,7 @@ mod tests {
         assert_eq!(worst(&[done(), done()]), Exit::Done);
         assert_eq!(worst(&[done(), busy()]), Exit::Busy);
         assert_eq!(worst(&[busy(), done(), failed("org.virtsnap1.Error.NoSpace")]), Exit::JobFailed);
+        let lost = Ended::Unknown(Failure::NoDaemon(String::new()));
+        assert_eq!(worst(&[done(), busy(), lost]), Exit::Unreachable);
     }
 }

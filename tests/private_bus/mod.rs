@@ -16,6 +16,7 @@ mod completion;
 mod confined;
 mod connection;
 mod create;
+mod crowd;
 mod ended;
 mod fake_polkit;
 mod faults;
