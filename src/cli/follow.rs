@@ -63,16 +63,25 @@ impl Ended {
     }
 }
 
+/// A job that was waited for.
+#[derive(Debug)]
+pub(super) struct Followed {
+    /// As it was when it had ended, if it could be read.
+    pub(super) job: Option<Object<Job>>,
+    /// How it ended.
+    pub(super) ended: Ended,
+}
+
 /// Waits until all of those jobs have ended, in whatever order they do; how each did, in the order in which they are
 /// given. `None` if the person would not wait: then they were told that the jobs go on.
 pub(super) async fn wait_for(
     jobs: &[OwnedObjectPath],
     bus: &Connection,
     console: &mut Console<'_>,
-) -> Result<Option<Vec<Ended>>, Failure> {
+) -> Result<Option<Vec<Followed>>, Failure> {
     console.flush()?;
     // Not in their order: one that takes long must not keep those behind it from being waited for.
-    let each = jobs.iter().enumerate().map(async |(place, job)| (place, wait(job, bus).await));
+    let each = jobs.iter().enumerate().map(async |(place, job)| (place, follow(job, bus).await));
     let all = stream::iter(each).buffer_unordered(AT_ONCE).collect::<Vec<_>>();
     // On a terminal it is seen how far they are.
     let drawn = console.interactive && !console.json && !jobs.is_empty();
@@ -99,7 +108,7 @@ pub(super) async fn wait_for_one(
     console: &mut Console<'_>,
 ) -> Result<Option<Ended>, Failure> {
     let ended = wait_for(std::slice::from_ref(job), bus, console).await?;
-    match ended.and_then(|all| all.into_iter().next()) {
+    match ended.and_then(|all| all.into_iter().next()).map(|one| one.ended) {
         Some(Ended::Unknown(failure)) => Err(failure),
         ended => Ok(ended),
     }
@@ -150,6 +159,14 @@ pub(super) async fn answer(
     let job = read(job, bus).await?;
     let shown = view::Job::new(&job, &console.watch);
     console.answer(&OneJob { job: Some(shown) })
+}
+
+/// The job is read at once: while others still run, the daemon may let go of it.
+async fn follow(job: &OwnedObjectPath, bus: &Connection) -> Followed {
+    // Before, too: if the daemon is gone by its end, this still says what it was about.
+    let before = read(job, bus).await.ok();
+    let ended = wait(job, bus).await;
+    Followed { job: read(job, bus).await.ok().or(before), ended }
 }
 
 async fn wait(job: &OwnedObjectPath, bus: &Connection) -> Ended {

@@ -8,7 +8,7 @@ use super::{
     console::Console,
     create::taken,
     exit::{Exit, Failure},
-    follow::{self, Ended},
+    follow::{self, Ended, Followed},
     inventory::{Inventory, Object},
     props::{self, Job, Policy},
     proxy::{Options, PolicyProxy},
@@ -40,51 +40,67 @@ pub(super) async fn run(args: &Run, bus: &Connection, console: &mut Console<'_>)
         ));
     }
 
-    let ended = if args.wait.no_wait {
-        None
-    } else {
-        match follow::wait_for(&paths, bus, console).await? {
-            None => return Ok(Exit::Interrupted),
-            ended => ended,
-        }
-    };
+    if args.wait.no_wait {
+        return started(&paths, &all, bus, console).await;
+    }
+    let Some(followed) = follow::wait_for(&paths, bus, console).await? else { return Ok(Exit::Interrupted) };
+    if console.json {
+        let read = followed.iter().filter_map(|one| one.job.as_ref());
+        let jobs = read.map(|job| view::Job::new(job, &console.watch)).collect();
+        console.answer(&Jobs { jobs })?;
+    }
+    for (path, one) in paths.iter().zip(&followed) {
+        tell(path, one, &all, bus, console).await?;
+    }
+    tell_resumed(policy, &all, bus, console).await?;
+    Ok(worst(followed.iter().map(|one| &one.ended)))
+}
+
+/// Says for `--no-wait` what was started.
+async fn started(
+    paths: &[OwnedObjectPath],
+    all: &Inventory,
+    bus: &Connection,
+    console: &mut Console<'_>,
+) -> Result<Exit, Failure> {
     let mut jobs = Vec::with_capacity(paths.len());
-    for path in &paths {
+    for path in paths {
         jobs.push(follow::read(path, bus).await?);
     }
     if console.json {
-        let shown = jobs.iter().map(|job| view::Job::new(job, &console.watch)).collect();
-        console.answer(&Jobs { jobs: shown })?;
+        let jobs = jobs.iter().map(|job| view::Job::new(job, &console.watch)).collect();
+        console.answer(&Jobs { jobs })?;
+        return Ok(Exit::Done);
     }
-    match ended {
-        None if console.json => Ok(Exit::Done),
-        None => jobs
-            .iter()
-            .try_for_each(|job| console.line(&format!("{}: {}", about(job, &all), follow::started_line(job))))
-            .map(|()| Exit::Done),
-        Some(ended) => {
-            for (job, ended) in jobs.iter().zip(&ended) {
-                tell(job, ended, &all, bus, console).await?;
-            }
-            tell_resumed(policy, &all, bus, console).await?;
-            Ok(worst(&ended))
-        }
+    for job in &jobs {
+        console.line(&format!("{}: {}", about(job, all), follow::started_line(job)))?;
     }
+    Ok(Exit::Done)
 }
 
 /// One VM's result, in a line.
 async fn tell(
-    job: &Object<Job>,
-    ended: &Ended,
+    path: &OwnedObjectPath,
+    Followed { job, ended }: &Followed,
     all: &Inventory,
     bus: &Connection,
     console: &mut Console<'_>,
 ) -> Result<(), Failure> {
-    let vm = about(job, all);
+    let vm = job.as_ref().map_or_else(|| path.to_string(), |job| about(job, all));
     if let (Ended::Done(made), false) = (ended, console.json) {
         let line = match made {
-            None => format!("{vm}: {} done", safe(&job.operation)),
-            Some(made) => format!("{vm}: {}", taken(&props::read(bus, made).await?)),
+            None => {
+                let operation = job.as_ref().map_or("job", |job| job.operation.as_str());
+                format!("{vm}: {} done", safe(operation))
+            }
+            Some(made) => match props::read(bus, made).await {
+                Ok(snapshot) => format!("{vm}: {}", taken(&snapshot)),
+                // A long run outlives what it began with, and the other VMs' results are to be told all the same.
+                Err(gone) if gone.exit() == Exit::NotFound => {
+                    format!("{vm}: a snapshot was taken, which is gone by now")
+                }
+                Err(why) => format!("{vm}: a snapshot was taken; what it is like cannot be read: {why}"),
+            },
         };
         console.line(&line)?;
     }
@@ -118,9 +134,10 @@ fn about(job: &Job, all: &Inventory) -> String {
 }
 
 /// One failure is a failure; all of them having been busy is worth another try.
-fn worst(ended: &[Ended]) -> Exit {
-    let exits = || ended.iter().map(Ended::exit).filter(|exit| *exit != Exit::Done);
-    exits().find(|exit| *exit != Exit::Busy).or(exits().next()).unwrap_or(Exit::Done)
+fn worst<'a>(ended: impl IntoIterator<Item = &'a Ended>) -> Exit {
+    let exits: Vec<Exit> = ended.into_iter().map(Ended::exit).filter(|exit| *exit != Exit::Done).collect();
+    let worst = exits.iter().find(|exit| **exit != Exit::Busy).or(exits.first());
+    worst.copied().unwrap_or(Exit::Done)
 }
 
 #[cfg(test)]
