@@ -26,6 +26,7 @@ mod follow;
 pub mod inventory;
 mod jobs;
 mod list;
+mod news;
 mod pace;
 mod pin;
 mod policies;

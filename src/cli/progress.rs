@@ -2,10 +2,9 @@
 
 use std::{future::pending, io::Write};
 
-use futures_util::StreamExt as _;
-use zbus::{Connection, MatchRule, MessageStream, OwnedObjectPath, message::Type};
+use zbus::{Connection, MatchRule, OwnedObjectPath, message::Type};
 
-use super::{exit::Failure, follow, inventory::Object, props::Job, proxy::SERVICE, render::safe};
+use super::{exit::Failure, follow, inventory::Object, news, props::Job, proxy::SERVICE, render::safe};
 
 /// Takes the line away again.
 pub(super) const CLEAR: &str = "\r\u{1b}[2K";
@@ -25,7 +24,7 @@ pub(super) async fn draw(jobs: &[OwnedObjectPath], bus: &Connection, to: &mut dy
 async fn draw_until(jobs: &[OwnedObjectPath], bus: &Connection, to: &mut dyn Write) -> Result<(), Failure> {
     let rule =
         MatchRule::builder().msg_type(Type::Signal).sender(SERVICE).member("PropertiesChanged").build()?;
-    let mut changes = MessageStream::for_match_rule(rule, bus, None).await?;
+    let mut changes = news::signals(rule, bus).await?;
     let mut now = Vec::with_capacity(jobs.len());
     for job in jobs {
         now.push(follow::read(job, bus).await?);
@@ -34,7 +33,7 @@ async fn draw_until(jobs: &[OwnedObjectPath], bus: &Connection, to: &mut dyn Wri
         write!(to, "{CLEAR}{}", line(&now))?;
         to.flush()?;
         loop {
-            let Some(change) = changes.next().await else { return Ok(()) };
+            let Some(change) = changes.recv().await else { return Ok(()) };
             let change = change?;
             let header = change.header();
             let path = header.path().map(zbus::ObjectPath::as_str).unwrap_or_default();

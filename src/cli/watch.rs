@@ -7,8 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 use zbus::{
-    Connection, MatchRule, Message, MessageStream, OwnedObjectPath, OwnedVariant, Variant, fdo::DBusProxy,
-    message::Type,
+    Connection, MatchRule, Message, OwnedObjectPath, OwnedVariant, Variant, fdo::DBusProxy, message::Type,
 };
 
 use super::{
@@ -16,6 +15,7 @@ use super::{
     console::Console,
     exit::{Exit, Failure},
     inventory::Inventory,
+    news,
     props::Interfaces,
     proxy::SERVICE,
     render::{quoted, safe},
@@ -53,7 +53,7 @@ pub(super) async fn watch(
 ) -> Result<Exit, Failure> {
     // Listening comes first, so that nothing falls between it and what there is.
     let rule = MatchRule::builder().msg_type(Type::Signal).sender(SERVICE).build()?;
-    let mut signals = MessageStream::for_match_rule(rule, bus, None).await?;
+    let mut signals = news::signals(rule, bus).await?;
     let daemon = DBusProxy::new(bus).await?;
     let mut owners = daemon.receive_name_owner_changed_with_args(&[(0, SERVICE)]).await?;
     let all = match &args.vm {
@@ -70,7 +70,7 @@ pub(super) async fn watch(
         tokio::select! {
             Some(()) = interrupt.recv() => return Ok(Exit::Done),
             Some(_) = owners.next() => return Err(Failure::NoDaemon("it has stopped, or was started anew".to_owned())),
-            Some(signal) = signals.next() => {
+            Some(signal) = signals.recv() => {
                 let Some((path, change)) = known.take(&signal?) else { continue };
                 if only.as_ref().is_none_or(|vm| known.is_about(&path, vm)) {
                     if console.json {

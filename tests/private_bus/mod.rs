@@ -20,6 +20,7 @@ mod crowd;
 mod ended;
 mod fake_polkit;
 mod faults;
+mod flood;
 mod hooked;
 mod hooks;
 mod inside;
