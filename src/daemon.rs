@@ -193,10 +193,10 @@ impl Ready {
         let engine = tokio::spawn(self.engine.run());
         systemd::ready();
         tracing::info!(MESSAGE_ID = message::STARTED, "virtsnapd {} is ready", env!("CARGO_PKG_VERSION"));
-        let result = engine.await.context("the engine ended by a bug")?;
-        drop(served);
+        let result = engine.await;
+        served.part().await;
         drop(self.alone);
-        result.context("the engine failed")
+        result.context("the engine ended by a bug")?.context("the engine failed")
     }
 }
 

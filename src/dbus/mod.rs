@@ -28,6 +28,7 @@ use std::{
     num::NonZeroU64,
     str::FromStr,
     sync::Arc,
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -241,12 +242,32 @@ pub async fn serve(builder: Builder<'_>, engine: Handle, patience: Patience) -> 
     Ok(Served { connection, task })
 }
 
+/// So long at most the end waits for what is still to be told: a caller may be asked for a password at that moment.
+const PARTING: Duration = Duration::from_secs(5);
+
 /// The daemon's presence on the bus.
 #[derive(Debug)]
 pub struct Served {
     /// The connection it is on.
     pub connection: Connection,
     task: tokio::task::JoinHandle<()>,
+}
+
+impl Served {
+    /// Goes off the bus when the engine has ended: its last view is shown before, and whoever waits for an answer has it.
+    pub async fn part(mut self) {
+        let parting = async move {
+            // It ends with the engine's views.
+            let _ = (&mut self.task).await;
+            let connection = self.connection.clone();
+            drop(self);
+            // Calls that are under way hold the connection until their replies are sent.
+            connection.graceful_shutdown().await;
+        };
+        if tokio::time::timeout(PARTING, parting).await.is_err() {
+            tracing::warn!("not everybody who waited for an answer got one within {PARTING:?}");
+        }
+    }
 }
 
 impl Drop for Served {

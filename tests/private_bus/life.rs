@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures_util::StreamExt as _;
 use jiff::SignedDuration;
 use virtsnap::{
+    clock::Clock,
     daemon,
     freeze::helper::Nobody,
     hypervisor::{
@@ -16,7 +17,7 @@ use zbus::OwnedObjectPath;
 
 use super::{
     client::{MANAGER, none, soon},
-    rig::{Rig, held, id, vm_path},
+    rig::{Rig, held, id, snapshot_path, vm_path},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,6 +53,39 @@ async fn a_stop_waits_for_what_is_at_work_and_cancels_what_waits() {
     assert!(told.is_ok(), "whoever waits is told before the daemon goes: {told:?}");
 }
 
+/// As in a process, nothing of the daemon goes on when it has ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_for_the_last_job_is_told_before_the_process_ends() {
+    let rig = Rig::without_daemon("", |sim| {
+        sim.add_vm(VmSpec::new("web", 1));
+    })
+    .await;
+    let (hypervisor, clock) = (Arc::clone(&rig.hypervisor), Arc::clone(&rig.clock) as Arc<dyn Clock>);
+    let access = Arc::clone(&rig.access) as Arc<dyn virtsnap::access::Access>;
+    let (ready, control) =
+        daemon::prepare(rig.options(), hypervisor, access, Arc::new(Nobody), clock).unwrap();
+    let process = std::thread::spawn(move || tokio::runtime::Runtime::new().unwrap().block_on(ready.run()));
+    rig.client.until_name_is(true).await;
+    rig.until_running().await;
+    let gate = rig.sim.gate(Op::Create);
+    let job = rig.client.ask_create(id(1), "s1", none()).await.unwrap();
+    held(&gate);
+    let waits = (0..20).map(|_| {
+        let (client, job) = (rig.client.clone(), job.clone());
+        tokio::spawn(async move { client.wait(&job).await })
+    });
+    let waits: Vec<_> = waits.collect();
+    control.stop();
+    rig.client.until(MANAGER, "Manager.State", |s: &String| s == "stopping").await;
+    gate.open();
+    let made = snapshot_path(id(1), "s1");
+    for wait in waits {
+        assert_eq!(soon("the answer to Wait", wait).await.unwrap(), Ok(made.clone()));
+    }
+    let end = tokio::task::spawn_blocking(|| process.join().unwrap());
+    soon("the daemon's end", end).await.unwrap().unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_with_nothing_to_do_is_at_once_and_a_start_goes_on_from_there() {
     let mut rig = Rig::start("", |sim| {
@@ -62,7 +96,7 @@ async fn a_stop_with_nothing_to_do_is_at_once_and_a_start_goes_on_from_there() {
     rig.stop().await;
     rig.boot().await;
     rig.until_running().await;
-    let snapshot = super::rig::snapshot_path(id(1), "s1");
+    let snapshot = snapshot_path(id(1), "s1");
     assert_eq!(rig.client.text(&snapshot, "Snapshot.Consistency").await, "filesystem");
     assert!(rig.client.get::<u64>(&snapshot, "Snapshot.FrozenUSec").await > 0);
     assert_eq!(rig.client.create(id(1), "s1", none()).await.unwrap_err().0, "Exists");
@@ -82,7 +116,7 @@ async fn a_second_daemon_on_the_same_state_or_bus_fails_and_touches_nothing() {
     other.add_vm(VmSpec::new("web", 1));
     other.freeze(id(1), None, std::time::Duration::from_secs(1)).unwrap();
     other.clear_calls();
-    let clock = Arc::clone(&rig.clock) as Arc<dyn virtsnap::clock::Clock>;
+    let clock = Arc::clone(&rig.clock) as Arc<dyn Clock>;
     let hypervisor = Arc::clone(&other) as Arc<dyn Hypervisor>;
     let access = Arc::clone(&rig.access) as Arc<dyn virtsnap::access::Access>;
     let mut options = rig.options();
