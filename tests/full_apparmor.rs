@@ -5,8 +5,8 @@
 
 #[allow(unused_macros, reason = "full VMs are started in another way")]
 mod harness;
-#[path = "full_apparmor/hotplug.rs"]
-mod hotplug;
+#[path = "full_apparmor/meanwhile.rs"]
+mod meanwhile;
 
 use std::{io::Write as _, path::Path, process::Command, time::Duration};
 
@@ -293,12 +293,12 @@ mod full_trixie {
 
     #[test]
     fn a_branch_of_a_confined_vm_is_promoted() {
-        super::hotplug::a_branch_of_a_confined_vm_is_promoted(&start(Suite::Trixie));
+        super::meanwhile::a_branch_of_a_confined_vm_is_promoted(&start(Suite::Trixie));
     }
 
     #[test]
-    fn a_disk_is_detached_in_the_middle_of_a_merge() {
-        super::hotplug::a_disk_is_detached_in_the_middle_of_a_merge(&start(Suite::Trixie));
+    fn a_medium_is_ejected_in_the_middle_of_a_merge() {
+        super::meanwhile::a_medium_is_ejected_in_the_middle_of_a_merge(&start(Suite::Trixie));
     }
 }
 
@@ -317,11 +317,11 @@ mod full_bookworm {
 
     #[test]
     fn a_branch_of_a_confined_vm_is_promoted() {
-        super::hotplug::a_branch_of_a_confined_vm_is_promoted(&start(Suite::Bookworm));
+        super::meanwhile::a_branch_of_a_confined_vm_is_promoted(&start(Suite::Bookworm));
     }
 
     #[test]
-    fn a_disk_is_detached_in_the_middle_of_a_merge() {
-        super::hotplug::a_disk_is_detached_in_the_middle_of_a_merge(&start(Suite::Bookworm));
+    fn a_medium_is_ejected_in_the_middle_of_a_merge() {
+        super::meanwhile::a_medium_is_ejected_in_the_middle_of_a_merge(&start(Suite::Bookworm));
     }
 }

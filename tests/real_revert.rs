@@ -60,12 +60,7 @@ fn sources(text: &str, part: Option<&str>) -> HashMap<String, String> {
     let doc = roxmltree::Document::parse(text).unwrap();
     let root = doc.root_element();
     let at = part.map_or(root, |name| root.children().find(|n| n.has_tag_name(name)).unwrap());
-    let read = |disk: roxmltree::Node<'_, '_>| {
-        let child = |name: &str| disk.children().find(|c| c.has_tag_name(name));
-        let target = disk.attribute("name").or_else(|| child("target")?.attribute("dev"))?;
-        Some((target.to_owned(), child("source")?.attribute("file")?.to_owned()))
-    };
-    at.descendants().filter(|n| n.has_tag_name("disk")).filter_map(read).collect()
+    harness::sources(at).into_iter().collect()
 }
 
 fn check(tb: &Testbed, daemon: &Daemon<'_>, vm: &Bare, known: &[(String, u8)]) {

@@ -30,6 +30,7 @@ mod dying;
 mod guest;
 mod side_channel;
 mod stopping;
+mod xml;
 
 pub use bare::{Bare, BareDisk, byte_in};
 pub use bus::Bus;
@@ -39,6 +40,7 @@ pub use daemon::Daemon;
 pub use dying::Dying;
 pub use guest::{Gap, Guest, GuestSpec, Write};
 pub use stopping::{Stopping, When};
+pub use xml::sources;
 
 use std::time::{Duration, Instant};
 

@@ -68,9 +68,10 @@ impl Chosen {
         }
     }
 
-    /// Those of an operation with so many calls. `turn`: another one for each operation, and on each Debian.
-    fn of(&self, operation: &'static Operation, calls: usize, turn: usize) -> Vec<Case> {
-        let sides = (1..=calls).flat_map(|number| [When::Before, When::After].map(|when| (number, when)));
+    /// Those of an operation with these calls. `turn`: another one for each operation, and on each Debian.
+    fn of(&self, operation: &'static Operation, calls: &[String], turn: usize) -> Vec<Case> {
+        let sides =
+            (1..=calls.len()).flat_map(|number| [When::Before, When::After].map(|when| (number, when)));
         let all: Vec<_> = sides.collect();
         let case = |victim, at: usize| {
             let (number, when) = all[at % all.len()];
@@ -85,9 +86,15 @@ impl Chosen {
             let of = |victim| (turn % step..all.len()).step_by(step).map(move |at| each(victim, at));
             VICTIMS.into_iter().flat_map(of).collect::<Vec<_>>()
         };
-        // A QEMU that has copied a disk and is killed before it flushes takes the copy with it: nobody can help that.
         if operation.name == "promote" && matches!(self, Self::Some) {
-            return vec![case(Victim::Daemon, turn * 5), case(Victim::Libvirtd, turn * 3 + 1)];
+            // QEMU dies in the second disk's copy, when the first one is to be on the disk for sure.
+            let pulls = calls.iter().enumerate().filter(|(_, call)| *call == "BlockPull");
+            let second = pulls.map(|(at, _)| at).nth(1).expect("it has two disks");
+            return vec![
+                case(Victim::Daemon, turn * 5),
+                case(Victim::Libvirtd, turn * 3 + 1),
+                case(Victim::Qemu, 2 * second),
+            ];
         }
         match self {
             Self::Every(step) => every(*step),
@@ -135,7 +142,7 @@ pub(crate) fn run_all(suite: Suite, operations: &'static [Operation]) {
                     break;
                 }
                 let turn = 2 * waiting.len() + usize::from(suite == Suite::Bookworm);
-                cases = chosen.of(operation, calls.len(), turn).into();
+                cases = chosen.of(operation, &calls, turn).into();
             } else {
                 break;
             }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    harness::{quote, wait_or},
+    harness::{quote, sources, wait_or},
     scene::{DEADLINE, DISKS, How, Lab, SNAPSHOT, Scene},
 };
 
@@ -265,17 +265,6 @@ fn read(lab: &Lab<'_>, images: &[Image<'_>]) -> Vec<(u8, Vec<String>)> {
         (byte.unwrap_or_else(|| panic!("{said}")), lines.map(str::to_owned).collect())
     };
     said.stdout.split("===").take(images.len()).map(one).collect()
-}
-
-/// A disk's source in each `<disk>` under this element: target and path.
-fn sources(under: roxmltree::Node<'_, '_>) -> Vec<(String, String)> {
-    let disks = under.descendants().filter(|n| n.has_tag_name("disk"));
-    let read = |disk: roxmltree::Node<'_, '_>| {
-        let child = |name: &str| disk.children().find(|c| c.has_tag_name(name));
-        let target = disk.attribute("name").or_else(|| child("target")?.attribute("dev"))?;
-        Some((target.to_owned(), child("source")?.attribute("file")?.to_owned()))
-    };
-    disks.filter_map(read).collect()
 }
 
 fn parse<T>(text: &str, read: impl FnOnce(roxmltree::Node<'_, '_>) -> T) -> T {

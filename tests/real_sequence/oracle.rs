@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{
     act::World,
-    harness::{Testbed, quote, wait_for},
+    harness::{Testbed, quote, sources, wait_for},
 };
 
 /// How long anything may take before it counts as never.
@@ -55,17 +55,6 @@ pub(crate) fn chain(tb: &Testbed, top: &str) -> Vec<String> {
     let text = tb.ok(&format!("qemu-img info -U --backing-chain --output=json {}", quote(top)));
     let layers: Vec<Value> = serde_json::from_str(&text).unwrap();
     layers.iter().map(|layer| layer["filename"].as_str().unwrap().to_owned()).collect()
-}
-
-/// A disk's source in each `<disk>` under this element: target and path.
-fn sources(under: roxmltree::Node<'_, '_>) -> Vec<(String, String)> {
-    let disks = under.descendants().filter(|n| n.has_tag_name("disk"));
-    let read = |disk: roxmltree::Node<'_, '_>| {
-        let child = |name: &str| disk.children().find(|c| c.has_tag_name(name));
-        let target = disk.attribute("name").or_else(|| child("target")?.attribute("dev"))?;
-        Some((target.to_owned(), child("source")?.attribute("file")?.to_owned()))
-    };
-    disks.filter_map(read).collect()
 }
 
 /// What libvirt says, asked once.

@@ -1,5 +1,5 @@
 //! A confined VM's profile while other things are done to it than merges: it is branched off, a branch of it is promoted,
-//! and a disk is taken off it in the middle of a merge, at which libvirt writes the profile anew.
+//! and a medium is ejected in the middle of a merge, at which libvirt writes the profile anew.
 
 use std::io::Write as _;
 
@@ -38,11 +38,14 @@ pub(super) fn a_branch_of_a_confined_vm_is_promoted(tb: &Testbed) {
     tb.ok("virsh -q destroy trial && virsh -q undefine trial");
 }
 
-/// While the first disk's oldest snapshot is merged, slowly, somebody takes a third disk away. Where the right is written
-/// into the VM's profile it lasts; with a parser that does not know priorities it goes with what libvirt writes anew, and
-/// QEMU may crash when the merge ends, as the manual says: there it is only told what happened.
-pub(super) fn a_disk_is_detached_in_the_middle_of_a_merge(tb: &Testbed) {
+/// While the first disk's oldest snapshot is merged, slowly, somebody takes a medium out of a drive. Where the right is
+/// written into the VM's profile it lasts; with a parser that does not know priorities it goes with what libvirt writes
+/// anew, and QEMU may crash when the merge ends, as the manual says: there it is only told what happened.
+pub(super) fn a_medium_is_ejected_in_the_middle_of_a_merge(tb: &Testbed) {
     let mut host = Host::new(tb);
+    tb.ok("cd /var/lib/libvirt/images && truncate -s 1M medium.iso && virsh -q destroy web
+        virsh -q attach-disk web /var/lib/libvirt/images/medium.iso hdc --type cdrom --mode readonly --config
+        virsh -q start web");
     host.snapshot();
     let clusters: Vec<u64> = (2..66).collect();
     host.vm.write_all("vda", &clusters, 99);
@@ -50,8 +53,6 @@ pub(super) fn a_disk_is_detached_in_the_middle_of_a_merge(tb: &Testbed) {
     host.snapshot();
     // The oldest goes with all that: 4 MiB, in about half a minute.
     host.copy("now");
-    tb.ok("cd /var/lib/libvirt/images && qemu-img create -q -f qcow2 third.qcow2 8M
-        virsh -q attach-disk web /var/lib/libvirt/images/third.qcow2 vdc --subdriver qcow2");
     let (pid, name) = (host.pid(), quote(&host.snapshots[0]));
     let profiles = || tb.ok(&format!("md5sum /etc/apparmor.d/libvirt/libvirt-{}.files", host.vm.uuid()));
     tb.ok(&format!(
@@ -61,7 +62,7 @@ pub(super) fn a_disk_is_detached_in_the_middle_of_a_merge(tb: &Testbed) {
         tb.ok("virsh blockjob web vda --info").contains("Commit").then_some(())
     });
     let before = profiles();
-    tb.ok("virsh -q detach-disk web vdc --live");
+    tb.ok("virsh -q change-media web hdc --eject --live");
     wait_for(JOB, "libvirt writes the profile anew", || (profiles() != before).then_some(()));
     let on_it = tb.ok("virsh blockjob web vda --info");
     assert!(on_it.contains("Commit"), "the merge was over by then: {on_it}");
@@ -69,12 +70,12 @@ pub(super) fn a_disk_is_detached_in_the_middle_of_a_merge(tb: &Testbed) {
     if tb.suite() == Suite::Bookworm {
         let said =
             tb.ok("virsh domstate web --reason; virsh snapshot-list web --name; virtsnap status || true");
-        let _ = writeln!(std::io::stderr(), "a disk detached in a merge, with an older parser: {said}");
+        let _ = writeln!(std::io::stderr(), "a medium ejected in a merge, with an older parser: {said}");
         return;
     }
     let gone = host.snapshots.remove(0);
-    tb.ok(&format!("rm -f {COPIES}/{}-*.raw /var/lib/libvirt/images/third.qcow2", quote(&gone)));
+    tb.ok(&format!("rm -f {COPIES}/{}-*.raw", quote(&gone)));
     assert_eq!((host.vm.state().as_str(), host.pid()), ("running", pid), "the very same QEMU");
-    host.check("the merge in which a disk was detached");
+    host.check("the merge in which a medium was ejected");
     host.delete(0);
 }
