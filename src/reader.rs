@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use crate::{
     core::{
+        copied::{self, CopiedDisk, Standing},
         doubt, forgotten, health,
         inventory::{Quality, SnapshotRecord, VmRecord},
         label::Label,
@@ -41,6 +42,7 @@ pub fn read(hypervisor: &dyn Hypervisor, store: &Store, id: VmId) -> Result<VmRe
     if !unfinished {
         findings.extend(layer::finding(&vm.name, &left(&vm, &snapshots, &store.laid(id)?)));
     }
+    findings.extend(copied::findings(&vm.name, unknown(hypervisor, store, &vm)?.iter()));
     let strays = store.strays(id)?;
     findings.extend(stray::finding(&strays));
     let forgotten = store.forgotten(id)?;
@@ -65,6 +67,21 @@ pub fn read(hypervisor: &dyn Hypervisor, store: &Store, id: VmId) -> Result<VmRe
     let known_since = doubt::since(record.snapshots.values(), store.knows_since(id)?);
     findings.extend(known_since.map(|since| doubt::finding(&record.name, since)));
     Ok(VmRecord { ground, stem, findings, strays, known_since, forgotten, ..record })
+}
+
+/// Its disks that were copied, and of which nobody knows whether all of it is on them.
+fn unknown(hypervisor: &dyn Hypervisor, store: &Store, vm: &Vm) -> Result<Vec<CopiedDisk>, ReadError> {
+    let mut unsure = store.unsure_of(vm.id)?;
+    // While it is awake for our work, or just ends, its job or the next one settles that.
+    if unsure.is_empty() || store.awake()?.contains(&vm.id) {
+        return Ok(Vec::new());
+    }
+    let life = hypervisor.life(vm.id)?;
+    let is_unknown = |disk: &CopiedDisk| {
+        hypervisor::standing(hypervisor, vm, disk, life).is_ok_and(|s| s == Standing::Unknown)
+    };
+    unsure.retain(is_unknown);
+    Ok(unsure)
 }
 
 /// What the VM is on of all that was laid for snapshots of ours, where none of those is left and no other has it.

@@ -9,6 +9,7 @@ mod awaited;
 mod begun;
 mod birth;
 mod branches;
+mod copied;
 mod forgotten;
 mod hooks;
 mod kept;
@@ -150,6 +151,10 @@ const MIGRATIONS: &[&str] = &["
 ", "
     CREATE TABLE laid (path TEXT PRIMARY KEY, vm TEXT NOT NULL) STRICT;
     CREATE INDEX laid_vm ON laid (vm);
+", "
+    CREATE TABLE copied (
+        vm TEXT NOT NULL, target TEXT NOT NULL, images TEXT NOT NULL, life INTEGER,
+        PRIMARY KEY (vm, target)) STRICT, WITHOUT ROWID;
 "];
 
 /// Asked before each write; an error is what comes of it.

@@ -31,6 +31,7 @@ use std::{
 
 use jiff::Timestamp;
 
+pub(crate) use self::promote::unsure;
 pub(crate) use self::{
     branch::{settle as settle_branch, tidy as tidy_branches},
     drop::settle as settle_drop,

@@ -5,6 +5,7 @@ pub mod adopt;
 pub mod awaited;
 pub mod branch;
 pub mod chain;
+pub mod copied;
 pub mod doubt;
 pub mod family;
 pub mod fitness;

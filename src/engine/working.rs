@@ -57,7 +57,7 @@ impl Engine {
                 }),
             };
             let own = held.take(job.vm);
-            let before = before(|| recovery::before_job(&tools, job.vm));
+            let before = before(|| recovery::before_job(&tools, job.vm, &job.operation));
             let outcome = match before {
                 Ok(()) => worker::run(&tools, &settings, &job, &needed, &wire),
                 Err(failure) => Outcome::Failed(failure),

@@ -1,7 +1,8 @@
 //! What the hypervisor says of a VM, as the core's examination wants it.
 
-use super::{Features, SnapshotRecord, Vm};
+use super::{Features, Hypervisor, Result, SnapshotRecord, Vm};
 use crate::core::{
+    copied::{CopiedDisk, Standing},
     health::{DiskFacts, Facts, SnapshotFacts},
     model::Storage,
 };
@@ -44,4 +45,17 @@ pub fn facts<'a>(
         // What is at work on it now shows its steps, whoever it is.
         unfinished: unfinished || vm.busy || vm.block_jobs,
     }
+}
+
+/// How a disk is that was copied, of this VM, which lives this life.
+pub fn standing(
+    hypervisor: &dyn Hypervisor,
+    vm: &Vm,
+    copied: &CopiedDisk,
+    life: Option<u64>,
+) -> Result<Standing> {
+    let disk = vm.disks.iter().find(|d| d.target == copied.target);
+    let Some(top) = disk.and_then(|d| d.chain.first()) else { return Ok(Standing::Past) };
+    let chain = hypervisor.chain(top)?;
+    Ok(copied.standing(&chain.iter().map(|image| image.path.as_str()).collect::<Vec<_>>(), life))
 }

@@ -104,8 +104,8 @@ pub trait Merge {
     /// ([`Committed::Before`]: it did not). No other image is touched.
     ///
     /// The image says that it stands alone before all that makes it so is in it: what QEMU 7.2 copied it keeps to itself
-    /// until somebody has it flush ([`Power::suspend`](super::Power::suspend)), and a QEMU that is killed before then takes
-    /// it along. However it ends else, the disk reads as before, and to do it again is to go on with it. `steer` is asked as with
+    /// until somebody has it flush ([`Power::suspend`](super::Power::suspend)), or [ends it](super::Wake::let_sleep), and a
+    /// QEMU that is killed before then takes it along. However it ends else, the disk reads as before, and to do it again is to go on with it. `steer` is asked as with
     /// `commit`; ended early by it, it is [`ErrorKind::Cancelled`](super::ErrorKind::Cancelled).
     fn pull(&self, vm: VmId, target: &str, steer: &mut dyn FnMut(Copied) -> Steer) -> Result<Committed>;
 

@@ -44,7 +44,7 @@ pub use self::{
     beside::{Nvram, Tpm},
     branch::{Branch, Drawn, NewVm},
     error::{Error, ErrorKind, Result},
-    facts::facts,
+    facts::{facts, standing},
     images::{Image, Images, Save, Stray, User},
     inside::Inside,
     merge::{BlockJob, Commit, Committed, Copied, JobKind, Merge, Steer, WaitingJob},

@@ -142,7 +142,7 @@ pub fn carry_out(
         Ok(())
     };
     if awake {
-        let slept = hypervisor.let_sleep(id).and_then(|()| watcher.awake(false));
+        let slept = hypervisor.let_sleep(id).and_then(|_ended| watcher.awake(false));
         match &merged {
             Ok(()) => slept?,
             Err(e) => return Err(e.clone().and_rollback(&slept, "ending the QEMU that was started for it")),

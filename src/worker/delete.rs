@@ -165,7 +165,7 @@ fn natively(
 /// one libvirt only logs, and forgets the snapshot all the same.
 fn awake(hypervisor: &dyn Hypervisor, vm: VmId, name: &SnapshotName) -> hypervisor::Result<()> {
     let deleted = hypervisor.wake(vm).and_then(|()| hypervisor.delete(vm, name));
-    let slept = hypervisor.let_sleep(vm);
+    let slept = hypervisor.let_sleep(vm).map(drop);
     match deleted {
         Ok(()) => slept,
         Err(e) => Err(e.and_rollback(&slept, "ending the QEMU that was started for it")),

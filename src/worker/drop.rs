@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Stop, Tools, Work, beside};
+use super::{Stop, Tools, Work, beside, unsure};
 use crate::{
     core::{
         chain,
@@ -76,9 +76,6 @@ pub(crate) fn settle(tools: &Tools, intent: &Intent) -> Result<()> {
         Err(e) if gone_with_vm(&e) => Vec::new(),
         records => records?,
     };
-    let stored = |done: std::result::Result<(), StoreError>| {
-        done.map_err(|e| Error::new(ErrorKind::Failed, e.to_string()))
-    };
     if records.iter().any(|r| marker::split(&r.description, intent.vm).1.is_some_and(|m| m.id == intent.id)) {
         // It was not even forgotten: it is as good as before.
         return stored(tools.store.abandoned(intent.id));
@@ -86,6 +83,9 @@ pub(crate) fn settle(tools: &Tools, intent: &Intent) -> Result<()> {
     let mut held: BTreeSet<String> =
         records.iter().flat_map(|r| &r.disks).map(|d| d.state_image.clone()).collect();
     let mut under = under(tools, &records);
+    // What a disk may have to be copied from once more.
+    under
+        .extend(stored(tools.store.unsure())?.into_iter().flat_map(|disk| disk.images).map(|(path, _)| path));
     match tools.hypervisor.vm(intent.vm) {
         Err(e) if gone_with_vm(&e) => {}
         vm => {
@@ -206,5 +206,10 @@ fn images(tools: &Tools, vm: &Vm, records: &[SnapshotRecord], name: &SnapshotNam
             format!("{user} stands on {path}, which would go with it. Nothing was touched"),
         ));
     }
+    unsure::check_free(tools, &own)?;
     Ok(own)
+}
+
+fn stored<T>(done: std::result::Result<T, StoreError>) -> Result<T> {
+    done.map_err(|e| Error::new(ErrorKind::Failed, e.to_string()))
 }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 pub(super) use self::cut_short::{end_all, end_below, spoiled_under};
 use self::watching::Watching;
-use super::{Stop, Tools, Work, beside, drop, space};
+use super::{Stop, Tools, Work, beside, drop, space, unsure};
 use crate::{
     core::{
         job::{Failure, Operation},
@@ -35,6 +35,7 @@ pub(super) fn run(
     }
     let hypervisor = work.tools.hypervisor.as_ref();
     let mut recipe = merging::look(hypervisor, vm.id, run).map_err(|e| not_deleted(vm, run, e))?;
+    unsure::check_free(work.tools, &recipe.touched()).map_err(|e| not_deleted(vm, run, e))?;
     let records = hypervisor.snapshots(vm.id)?;
     recipe
         .files

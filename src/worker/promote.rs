@@ -4,38 +4,58 @@
 //! written down but that the VM was woken, or that its CPUs were stopped for a moment, and to finish it is to do it again.
 //!
 //! But for one moment, which is QEMU's: at the end of a disk's copy it first has the image name none below it, and what was
-//! copied may still be in its own memory until it is [flushed](flush), or ends. Killed in between, it leaves a disk that
-//! reads as zeros there.
+//! copied may still be in its own memory until it is flushed, or ends. Killed in between, it leaves a disk that reads as
+//! zeros there. So each disk is [written down](crate::core::copied) from before its copy until that is over; where nobody
+//! knows how QEMU ended it is told, and the disk is copied once more, on the images that it was on. One moment is left, of
+//! milliseconds: a QEMU that is killed just when libvirt is told to end it, which then says that it did.
 
-use std::{ops::Range, time::Duration};
+pub(crate) mod unsure;
+
+use std::ops::Range;
 
 use super::{Stop, Work};
 use crate::{
-    core::{job::Failure, model::VmState, room::Growth},
-    hypervisor::{Committed, Copied, Disk, Error, ErrorKind, Steer, Vm},
+    core::{copied::CopiedDisk, job::Failure, model::VmState, room::Growth},
+    hypervisor::{Committed, Copied, Disk, Error, ErrorKind, Image, Layer, Steer, Vm},
     rooms::Reserved,
 };
 
-/// Between two tries to let it go on.
-const PAUSE: Duration = Duration::from_millis(250);
+/// A disk that is to stand alone.
+struct Part<'a> {
+    disk: &'a Disk,
+    /// What it is on, the image that it is written to first.
+    on: Vec<Image>,
+    /// By its own header it is on nothing: it was copied once, and nobody knows whether all of that is on it.
+    again: bool,
+}
 
 pub(super) fn run(work: &Work<'_>) -> Result<(), Stop> {
     let hypervisor = &work.tools.hypervisor;
     work.phase("checking", None, None);
     let vm = hypervisor.vm(work.job.vm)?;
-    let disks = preflight(work, &vm)?;
+    let unknown = unsure::settle(work.tools, vm.id)?;
+    let disks = preflight(work, &vm, &unknown)?;
     let _room = reserve(work, &vm, &disks)?;
     work.safe_point()?;
-    if !disks.is_empty() {
-        if vm.state == VmState::ShutOff {
-            // What was copied is on the disk for sure only when that QEMU has ended: nobody else flushes there. Should it
-            // be killed, or the host lose power, while others are copied, the first one would read as zeros.
-            for number in 0..disks.len() {
-                awake(work, &vm, || pull_all(work, &vm, &disks, number..number + 1))?;
+    let done = copy_all(work, &vm, &disks);
+    // Where that cannot be asked, what went wrong before it is what there is to tell.
+    match unsure::settle(work.tools, vm.id) {
+        Ok(unknown) if !unknown.is_empty() => {
+            let mut all: Vec<String> = unknown.iter().map(|disk| disk.text(&vm.name)).collect();
+            if let Err(Stop::Failed(failure)) = done {
+                all.push(format!("What went wrong: {}", failure.message));
             }
-        } else {
-            pull_all(work, &vm, &disks, 0..disks.len())?;
+            return refuse("Failed", all.join(" "));
         }
+        settled => done.and(settled.map(drop).map_err(Stop::from))?,
+    }
+    if let Some(disk) = work.tools.store.unsure_of(vm.id)?.first() {
+        let text = format!(
+            "what was copied of disk {} of VM {} is not safely on it: the VM was suspended meanwhile. Once it runs again, \
+             promoting it again ends this at once",
+            disk.target, vm.name
+        );
+        return refuse("Busy", text);
     }
     verify(work, &vm)?;
     work.tools.store.branch_ended(vm.id)?;
@@ -46,32 +66,53 @@ pub(super) fn run(work: &Work<'_>) -> Result<(), Stop> {
     Ok(())
 }
 
+fn copy_all(work: &Work<'_>, vm: &Vm, disks: &[Part<'_>]) -> Result<(), Stop> {
+    if vm.state != VmState::ShutOff {
+        return pull_all(work, vm, disks, 0..disks.len());
+    }
+    // What was copied is on the disk for sure only when that QEMU has ended: nobody else flushes there. Should it be killed,
+    // or the host lose power, while others are copied, the first one would read as zeros.
+    for (number, part) in disks.iter().enumerate() {
+        awake(work, vm, part, || pull_all(work, vm, disks, number..number + 1))?;
+    }
+    Ok(())
+}
+
 /// Does this while a stopped VM is on, with its CPUs stopped.
-fn awake(work: &Work<'_>, vm: &Vm, pull: impl FnOnce() -> Result<(), Stop>) -> Result<(), Stop> {
-    let hypervisor = &work.tools.hypervisor;
+fn awake(
+    work: &Work<'_>,
+    vm: &Vm,
+    part: &Part<'_>,
+    pull: impl FnOnce() -> Result<(), Stop>,
+) -> Result<(), Stop> {
     work.phase("starting it, paused", None, None);
     work.tools.store.wakes(vm.id, work.tools.clock.now())?;
-    let done = wake(work, vm).and_then(|()| pull());
-    let slept = hypervisor.let_sleep(vm.id);
+    let done = wake(work, vm, part).and_then(|()| pull());
+    let slept = unsure::let_sleep(work.tools, vm.id);
     if slept.is_ok() {
         work.tools.store.sleeps(vm.id)?;
     }
-    match &done {
-        Err(Stop::Failed(failure)) => {
-            let e = Error::new(ErrorKind::Failed, failure.message.clone());
-            let e = e.and_rollback(&slept, "ending the QEMU that was started for it");
-            return refuse(failure.name, e.message);
-        }
-        _ => slept?,
+    if let Err(Stop::Failed(failure)) = &done {
+        let e = Error::new(ErrorKind::Failed, failure.message.clone());
+        let e = e.and_rollback(&slept.map(drop), "ending the QEMU that was started for it");
+        return refuse(failure.name, e.message);
+    }
+    if !slept? && done.is_ok() {
+        return refuse("Failed", "the QEMU that was started for it ended by itself".to_owned());
     }
     done
 }
 
 /// What tells this life of it from others is written down: one that somebody starts later is theirs.
-fn wake(work: &Work<'_>, vm: &Vm) -> Result<(), Stop> {
+fn wake(work: &Work<'_>, vm: &Vm, part: &Part<'_>) -> Result<(), Stop> {
     let hypervisor = &work.tools.hypervisor;
     let not = |e: Error| Stop::from(e.context(format_args!("VM {} was not made independent", vm.name)));
-    hypervisor.wake(vm.id).map_err(not)?;
+    if part.again {
+        let layers = part.on.iter().map(|i| Layer { path: i.path.clone(), format: i.format.clone() });
+        hypervisor.wake_on(vm.id, &[(part.disk.target.clone(), layers.collect())]).map_err(not)?;
+    } else {
+        hypervisor.wake(vm.id).map_err(not)?;
+    }
     if let Some(life) = hypervisor.life(vm.id).map_err(not)? {
         work.tools.store.woken(vm.id, life)?;
     }
@@ -79,7 +120,7 @@ fn wake(work: &Work<'_>, vm: &Vm) -> Result<(), Stop> {
 }
 
 /// All that can be known before anything is touched; the disks that lie on something.
-fn preflight<'a>(work: &Work<'_>, vm: &'a Vm) -> Result<Vec<&'a Disk>, Stop> {
+fn preflight<'a>(work: &Work<'_>, vm: &'a Vm, unknown: &[CopiedDisk]) -> Result<Vec<Part<'a>>, Stop> {
     let (hypervisor, its) = (&work.tools.hypervisor, &vm.name);
     let unsupported = |why: String| {
         refuse("Unsupported", format!("VM {its} was not made independent: {why}. Nothing was touched"))
@@ -91,8 +132,14 @@ fn preflight<'a>(work: &Work<'_>, vm: &'a Vm) -> Result<Vec<&'a Disk>, Stop> {
                 .into(),
         );
     }
-    if !matches!(vm.state, VmState::Running | VmState::Paused | VmState::ShutOff) {
-        return unsupported(format!("it is {}", vm.state));
+    if !matches!(vm.state, VmState::Running | VmState::ShutOff) {
+        return unsupported(format!(
+            "it is {}, and what is copied is safely on its disks only if it runs or is off: resume it or shut it down",
+            vm.state
+        ));
+    }
+    if let Some(disk) = unknown.first().filter(|_| vm.state != VmState::ShutOff) {
+        return refuse("ChainMismatch", format!("{} Nothing was touched now", disk.text(its)));
     }
     if vm.block_jobs || vm.busy {
         return refuse(
@@ -123,19 +170,24 @@ fn preflight<'a>(work: &Work<'_>, vm: &'a Vm) -> Result<Vec<&'a Disk>, Stop> {
                 ),
             );
         }
-        if disk.chain.len() > 1 || hypervisor.chain(top)?.len() > 1 {
-            disks.push(disk);
+        let mut on = hypervisor.chain(top)?;
+        let copied = unknown.iter().find(|u| u.target == disk.target);
+        if let Some((path, format)) = copied.and_then(|copied| copied.images.get(1)) {
+            on.extend(hypervisor.chain(&Layer { path: path.clone(), format: format.clone() })?);
+        }
+        if disk.chain.len() > 1 || on.len() > 1 {
+            disks.push(Part { disk, on, again: copied.is_some() });
         }
     }
     Ok(disks)
 }
 
 /// All that lies under the disks has to fit in, and what is to stay free has to stay free.
-fn reserve(work: &Work<'_>, vm: &Vm, disks: &[&Disk]) -> Result<Reserved, Stop> {
+fn reserve(work: &Work<'_>, vm: &Vm, disks: &[Part<'_>]) -> Result<Reserved, Stop> {
     let hypervisor = &work.tools.hypervisor;
     let mut growths = Vec::new();
-    for top in disks.iter().filter_map(|d| d.chain.first()) {
-        let images = hypervisor.chain(top)?;
+    for Part { disk, on: images, .. } in disks {
+        let Some(top) = disk.chain.first() else { continue };
         let own = images.first().map_or(0, |i| i.allocation);
         let capacity = images.iter().map(|i| i.capacity).max().unwrap_or(0);
         let below = images.iter().skip(1).fold(0_u64, |sum, i| sum.saturating_add(i.allocation));
@@ -155,8 +207,10 @@ fn reserve(work: &Work<'_>, vm: &Vm, disks: &[&Disk]) -> Result<Reserved, Stop> 
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a progress bar's precision")]
-fn pull_all(work: &Work<'_>, vm: &Vm, disks: &[&Disk], which: Range<usize>) -> Result<(), Stop> {
-    for (i, disk) in disks.iter().enumerate().take(which.end).skip(which.start) {
+fn pull_all(work: &Work<'_>, vm: &Vm, disks: &[Part<'_>], which: Range<usize>) -> Result<(), Stop> {
+    let store = &work.tools.store;
+    for (i, part) in disks.iter().enumerate().take(which.end).skip(which.start) {
+        let disk = part.disk;
         let phase = format!("copying {} ({}/{})", disk.target, i + 1, disks.len());
         let mut told = i as f64 / disks.len() as f64;
         work.phase(&phase, Some(told), None);
@@ -173,9 +227,14 @@ fn pull_all(work: &Work<'_>, vm: &Vm, disks: &[&Disk], which: Range<usize>) -> R
             }
             Steer::On { limit: work.pace().bandwidth }
         };
+        let images = part.on.iter().map(|i| (i.path.clone(), i.format.clone())).collect();
+        let life = work.tools.hypervisor.life(vm.id)?;
+        store.copying(&CopiedDisk { vm: vm.id, target: disk.target.clone(), images, life })?;
         match work.tools.hypervisor.pull(vm.id, &disk.target, &mut steer) {
-            Ok(Committed::Before) => {}
-            Ok(Committed::Now) => flush(work, vm, disk)?,
+            Ok(Committed::Before) => store.copied(vm.id, &disk.target)?,
+            // One that was woken for it writes it when it ends.
+            Ok(Committed::Now) if vm.state == VmState::ShutOff => {}
+            Ok(Committed::Now) => drop(unsure::settle(work.tools, vm.id)?),
             Err(e) if e.kind == ErrorKind::Cancelled => {
                 return Err(work.cancelled(format_args!(
                     "the disks of VM {} read as before, and promoting it again goes on with it",
@@ -190,41 +249,6 @@ fn pull_all(work: &Work<'_>, vm: &Vm, disks: &[&Disk], which: Range<usize>) -> R
         }
     }
     Ok(())
-}
-
-/// Has a running VM's QEMU write to the disk what it copied: a stop of its CPUs flushes all.
-fn flush(work: &Work<'_>, vm: &Vm, disk: &Disk) -> Result<(), Stop> {
-    let (hypervisor, store) = (&work.tools.hypervisor, &work.tools.store);
-    let not = |what: &str| {
-        format!("disk {} of VM {} lies on nothing else any more, but {what}", disk.target, vm.name)
-    };
-    if hypervisor.vm(vm.id)?.state != VmState::Running {
-        return Ok(());
-    }
-    let Some(life) = hypervisor.life(vm.id)? else { return Ok(()) };
-    store.stills(vm.id, life)?;
-    let stopped = hypervisor.suspend(vm.id).map_err(|e| e.context(not("it is not safely on its disk yet")));
-    // Where it failed it may be stopped all the same.
-    let went_on = match stopped {
-        Ok(false) => Ok(()),
-        _ => hypervisor.go_on(vm.id).or_else(|_| {
-            // Whatever was in its way a moment ago may be gone.
-            work.tools.clock.pause(PAUSE);
-            hypervisor.go_on(vm.id)
-        }),
-    };
-    if went_on.is_ok() {
-        store.goes_on(vm.id)?;
-    }
-    match stopped {
-        Err(e) => Err(e.and_rollback(&went_on, "letting it go on").into()),
-        Ok(_) => went_on.map_err(|e| {
-            e.context(not(
-                "the VM, whose CPUs were stopped for a moment, does not go on yet, which is tried again",
-            ))
-            .into()
-        }),
-    }
 }
 
 /// libvirt did it: is it so, also for the next start?

@@ -159,10 +159,13 @@ macro_rules! contracts {
                 what_a_branch_cannot_have_is_refused_or_left_out [];
                 firmware_variables_are_its_own [];
                 a_branch_that_went_unpins [];
+            }
+            promote [Images] {
                 a_promoted_branch_no_longer_pins_and_keeps_its_data [];
                 a_stopped_branch_is_woken_to_be_promoted_and_sleeps_again [];
                 a_cancelled_promotion_loses_nothing [];
                 a_branch_with_snapshots_is_not_promoted [];
+                a_disk_whose_qemu_was_killed_before_it_wrote_all_is_copied_again [];
             }
             internal [Images] {
                 one_inside_is_deleted_on_request_from_all_disks [];

@@ -1,14 +1,12 @@
 //! VMs of their own on another one's snapshots.
 
-use std::num::NonZeroU64;
-
 use virtsnap::{
     core::{
         branch::BranchJob,
-        job::{CreateJob, Failure, Made, Operation, Outcome, Pace},
+        job::{CreateJob, Failure, Made, Operation, Outcome},
         model::{VmId, VmState},
     },
-    hypervisor::{Committed, Copied, ErrorKind, Hypervisor, Steer, User},
+    hypervisor::{ErrorKind, Hypervisor, User},
     merging,
 };
 
@@ -18,8 +16,8 @@ use super::{
     name, overlays, records, refused, spec, take,
 };
 
-const TWO: RigVm = RigVm { disks: 2, running: true, agent: false };
-const DISKS: [&str; 2] = ["vda", "vdb"];
+pub(super) const TWO: RigVm = RigVm { disks: 2, running: true, agent: false };
+pub(super) const DISKS: [&str; 2] = ["vda", "vdb"];
 
 /// A hand on VMs that the driver made.
 pub(crate) trait Branches {
@@ -27,23 +25,25 @@ pub(crate) trait Branches {
     fn adopt_vm(&mut self, vm: VmId);
     /// Makes a stopped VM with one disk, and with firmware that keeps its variables in a file.
     fn new_firmware_vm(&mut self) -> VmId;
+    /// Kills the QEMU of this VM, which is off then.
+    fn kill_qemu(&mut self, vm: VmId);
 }
 
-fn write(rig: &mut dyn Rig, vm: VmId, value: u64) {
+pub(super) fn write(rig: &mut dyn Rig, vm: VmId, value: u64) {
     for target in DISKS {
         rig.write_marker(vm, target, value);
     }
 }
 
 #[track_caller]
-fn markers(rig: &dyn Rig, vm: VmId, value: u64) {
+pub(super) fn markers(rig: &dyn Rig, vm: VmId, value: u64) {
     for target in DISKS {
         assert_eq!(rig.marker_now(vm, target), value, "{target}");
     }
 }
 
 /// s1 and s2 with their own data, and the VM with newer.
-fn two(rig: &mut dyn Rig, hv: &dyn Hypervisor, spec: RigVm) -> VmId {
+pub(super) fn two(rig: &mut dyn Rig, hv: &dyn Hypervisor, spec: RigVm) -> VmId {
     let vm = rig.new_vm(spec);
     for (label, value) in [("s1", 1), ("s2", 2)] {
         write(rig, vm, value);
@@ -53,12 +53,12 @@ fn two(rig: &mut dyn Rig, hv: &dyn Hypervisor, spec: RigVm) -> VmId {
     vm
 }
 
-fn job(hv: &dyn Hypervisor, vm: VmId, label: &str) -> BranchJob {
+pub(super) fn job(hv: &dyn Hypervisor, vm: VmId, label: &str) -> BranchJob {
     let new_vm = format!("{}-trial", hv.vm(vm).unwrap().name);
     BranchJob { name: name(label), new_vm, start: false, leave_out: false }
 }
 
-fn ask(rig: &mut dyn Rig, daemon: &Daemon, vm: VmId, job: BranchJob) -> Result<VmId, Failure> {
+pub(super) fn ask(rig: &mut dyn Rig, daemon: &Daemon, vm: VmId, job: BranchJob) -> Result<VmId, Failure> {
     let outcome = daemon.run(vm, Operation::Branch(job));
     assert_eq!(daemon.tools.store.intents().unwrap(), [], "it ended, whichever way");
     match outcome {
@@ -268,131 +268,4 @@ pub(crate) fn a_branch_that_went_unpins(rig: &mut dyn Rig) {
     hv.discard(vm, &made).unwrap();
     hv.delete(vm, &name("s1")).unwrap();
     markers(rig, vm, 3);
-}
-
-fn promote(daemon: &Daemon, vm: VmId) -> Result<(), Failure> {
-    let outcome = daemon.run(vm, Operation::Promote { pace: Pace::default() });
-    assert!(daemon.tools.store.awake().unwrap().is_empty());
-    match outcome {
-        Outcome::Done(None) => Ok(()),
-        Outcome::Failed(failure) => Err(failure),
-        other => panic!("{other:?}"),
-    }
-}
-
-pub(crate) fn a_promoted_branch_no_longer_pins_and_keeps_its_data(rig: &mut dyn Rig) {
-    let (hv, _events) = connected(rig);
-    let daemon = Daemon::new(&hv);
-    let vm = two(rig, &*hv, TWO);
-    let branch = ask(rig, &daemon, vm, BranchJob { start: true, ..job(&*hv, vm, "s2") }).unwrap();
-    rig.write_clusters(branch, "vda", &[7], 9);
-    assert_eq!(daemon.tools.store.branched().unwrap().len(), 1);
-    promote(&daemon, branch).unwrap();
-    assert!(daemon.tools.store.branched().unwrap().is_empty());
-    markers(rig, branch, 2);
-    for target in DISKS {
-        assert_eq!(chain(&*hv, branch, target).len(), 1);
-    }
-    // Doing it again is no harm.
-    promote(&daemon, branch).unwrap();
-    let images: Vec<String> = DISKS.iter().flat_map(|target| chain(&*hv, vm, target)).collect();
-    assert_eq!(hv.users(&images, vm), Ok(Vec::new()));
-    for label in ["s2", "s1"] {
-        hv.delete(vm, &name(label)).unwrap();
-    }
-    markers(rig, vm, 3);
-    markers(rig, branch, 2);
-    // Also from its next start on, and with the other one gone.
-    rig.stop_vm(vm);
-    rig.undefine_vm(vm);
-    for image in images {
-        if rig.file_exists(&image) {
-            rig.remove_file(&image);
-        }
-    }
-    rig.stop_vm(branch);
-    rig.start_vm(branch);
-    markers(rig, branch, 2);
-    assert!(DISKS.iter().all(|target| chain(&*hv, branch, target).len() == 1));
-}
-
-pub(crate) fn a_stopped_branch_is_woken_to_be_promoted_and_sleeps_again(rig: &mut dyn Rig) {
-    let (hv, _events) = connected(rig);
-    let daemon = Daemon::new(&hv);
-    let vm = two(rig, &*hv, RigVm { running: false, ..TWO });
-    let branch = ask(rig, &daemon, vm, job(&*hv, vm, "s1")).unwrap();
-    refused(hv.pull(branch, "vda", &mut |_| Steer::On { limit: None }), ErrorKind::Unsupported);
-    promote(&daemon, branch).unwrap();
-    assert_eq!(hv.vm(branch).unwrap().state, VmState::ShutOff);
-    for target in DISKS {
-        let images =
-            hv.chain(&hv.vm(branch).unwrap().disks.iter().find(|d| d.target == target).unwrap().chain[0]);
-        assert_eq!(images.unwrap().len(), 1);
-    }
-    markers(rig, branch, 1);
-    hv.delete(vm, &name("s1")).unwrap();
-    rig.start_vm(vm);
-    rig.start_vm(branch);
-    markers(rig, branch, 1);
-    markers(rig, vm, 3);
-}
-
-pub(crate) fn a_cancelled_promotion_loses_nothing(rig: &mut dyn Rig) {
-    let (hv, _events) = connected(rig);
-    let daemon = Daemon::new(&hv);
-    let vm = rig.new_vm(TWO);
-    write(rig, vm, 1);
-    rig.write_clusters(vm, "vda", &[3, 9, 40], 1);
-    take(rig, &*hv, vm, "s1");
-    let branch = ask(rig, &daemon, vm, BranchJob { start: true, ..job(&*hv, vm, "s1") }).unwrap();
-    let before = chain(&*hv, branch, "vda");
-    let mut told: Vec<Copied> = Vec::new();
-    let mut stop = |copied: Copied| {
-        told.push(copied);
-        if copied.done == 0 { Steer::On { limit: NonZeroU64::new(1) } } else { Steer::Stop }
-    };
-    refused(hv.pull(branch, "vda", &mut stop), ErrorKind::Cancelled);
-    assert!(told.iter().all(|c| c.done <= c.total) && told[0].total == 0, "{told:?}");
-    assert_eq!((chain(&*hv, branch, "vda"), hv.block_jobs(branch)), (before.clone(), Ok(Vec::new())));
-    refused(hv.pull(branch, "vda", &mut |_| Steer::Stop), ErrorKind::Cancelled);
-    markers(rig, branch, 1);
-    rig.write_marker(branch, "vda", 5);
-    // As it was pinned before, so it is still.
-    refused(hv.delete(vm, &name("s1")), ErrorKind::InUse);
-    assert_eq!(daemon.tools.store.branched().unwrap().len(), 1);
-    assert_eq!(hv.pull(branch, "vda", &mut |_| Steer::On { limit: None }), Ok(Committed::Now));
-    assert_eq!(hv.pull(branch, "vda", &mut |_| Steer::On { limit: None }), Ok(Committed::Before));
-    let is = |state| assert_eq!(hv.vm(branch).unwrap().state, state);
-    // What it copied is on its disk with that.
-    for (ran, then) in [(Ok(true), VmState::Paused), (Ok(false), VmState::Paused)] {
-        assert_eq!(hv.suspend(branch), ran);
-        is(then);
-    }
-    for _ in 0..2 {
-        hv.go_on(branch).unwrap();
-        is(VmState::Running);
-    }
-    rig.stop_vm(branch);
-    assert_eq!((hv.suspend(branch), hv.go_on(branch)), (Ok(false), Ok(())));
-    is(VmState::ShutOff);
-    rig.start_vm(branch);
-    assert_eq!((chain(&*hv, branch, "vda").len(), rig.marker_now(branch, "vda")), (1, 5));
-    assert_eq!(rig.marker_in_snapshot(vm, &name("s1"), "vda"), 1);
-    promote(&daemon, branch).unwrap();
-    assert_eq!((rig.marker_now(branch, "vda"), rig.marker_now(branch, "vdb")), (5, 1));
-}
-
-pub(crate) fn a_branch_with_snapshots_is_not_promoted(rig: &mut dyn Rig) {
-    let (hv, _events) = connected(rig);
-    let daemon = Daemon::new(&hv);
-    let vm = two(rig, &*hv, RigVm { running: false, ..TWO });
-    let branch = ask(rig, &daemon, vm, job(&*hv, vm, "s1")).unwrap();
-    take(rig, &*hv, branch, "b1");
-    let before = (hv.vm(branch).unwrap(), records(&*hv, branch));
-    let failure = promote(&daemon, branch).unwrap_err();
-    assert!(failure.name == "Unsupported" && failure.message.contains("b1"), "{}", failure.message);
-    assert_eq!((hv.vm(branch).unwrap(), records(&*hv, branch)), before);
-    hv.delete(branch, &name("b1")).unwrap();
-    promote(&daemon, branch).unwrap();
-    markers(rig, branch, 1);
 }

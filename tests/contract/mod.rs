@@ -24,6 +24,7 @@ pub(crate) mod metadata;
 pub(crate) mod native;
 pub(crate) mod opened;
 pub(crate) mod orphans;
+pub(crate) mod promote;
 pub(crate) mod real;
 pub(crate) mod revert;
 pub(crate) mod run;

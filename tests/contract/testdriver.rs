@@ -219,5 +219,6 @@ impl Branches for TestRig {
     declared_not_to! {
         fn adopt_vm[&mut self](vm: VmId);
         fn new_firmware_vm[&mut self]() -> VmId;
+        fn kill_qemu[&mut self](vm: VmId);
     }
 }

@@ -59,12 +59,12 @@ pub(super) fn a_medium_is_ejected_in_the_middle_of_a_merge(tb: &Testbed) {
         "systemd-run -q --unit=merge --collect virtsnap delete web {name} --yes --bandwidth 128KiB"
     ));
     wait_for(JOB, "the first disk is merged", || {
-        tb.ok("virsh blockjob web vda --info").contains("Commit").then_some(())
+        tb.ok("virsh blockjob web vda --info 2>&1").contains("Commit").then_some(())
     });
     let before = profiles();
     tb.ok("virsh -q change-media web hdc --eject --live");
     wait_for(JOB, "libvirt writes the profile anew", || (profiles() != before).then_some(()));
-    let on_it = tb.ok("virsh blockjob web vda --info");
+    let on_it = tb.ok("virsh blockjob web vda --info 2>&1");
     assert!(on_it.contains("Commit"), "the merge was over by then: {on_it}");
     wait_for(JOB * 2, "the merge's end", || (!tb.sh("systemctl -q is-active merge").success()).then_some(()));
     if tb.suite() == Suite::Bookworm {

@@ -75,7 +75,11 @@ impl Wake for Hooked {
         self.at(Op::Wake).wake(vm)
     }
 
-    fn let_sleep(&self, vm: VmId) -> Result<()> {
+    fn wake_on(&self, vm: VmId, chains: &[(String, Vec<Layer>)]) -> Result<()> {
+        self.at(Op::Wake).wake_on(vm, chains)
+    }
+
+    fn let_sleep(&self, vm: VmId) -> Result<bool> {
         self.at(Op::LetSleep).let_sleep(vm)
     }
 

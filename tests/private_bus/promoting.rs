@@ -257,6 +257,77 @@ async fn a_vm_that_is_suspended_in_another_life_is_left_so() {
     assert!(rig.store().stilled().unwrap().is_empty());
 }
 
+/// QEMU lets a disk stand alone before it has written what it copied; one that dies in between takes that along.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_qemu_that_dies_takes_along_is_told_and_is_copied_again() {
+    for running in [true, false] {
+        let (mut rig, trial) = branched(running).await;
+        // All of the first disk is copied, and it stands alone.
+        let gate = rig.sim.gate(if running { Op::Suspend } else { Op::LetSleep });
+        let (job,): (OwnedObjectPath,) =
+            rig.client.call(&vm_path(trial), "VM.Promote", &(none(),)).await.unwrap();
+        held(&gate);
+        rig.sim.stop(trial).unwrap();
+        gate.open();
+        let (kind, text) = rig.client.wait(&job).await.unwrap_err();
+        assert_eq!(kind, "Failed", "{text}");
+        assert!(
+            text.starts_with("Disk vda of VM trial") && text.contains("`virtsnap promote trial`"),
+            "{text}"
+        );
+        let lost = rig.sim.read(trial, "vda").unwrap();
+        assert!(lost.values().all(|value| *value == 0), "the simulator's QEMU loses nothing: {lost:?}");
+
+        // That is known from then on, also to the next daemon.
+        rig.stop().await;
+        rig.boot().await;
+        rig.until_running().await;
+        let health = |word: &String| word.contains("copies it once more");
+        rig.client.until(&vm_path(trial), "VM.HealthReason", health).await;
+        assert_eq!(rig.client.text(&vm_path(trial), "VM.Health").await, "broken");
+        let (kind, text) = rig.client.create(trial, "on it", none()).await.unwrap_err();
+        assert!(kind == "ChainMismatch" && text.contains("Disk vda of VM trial"), "{kind}: {text}");
+        let (kind, text) = delete(&rig).await.unwrap_err();
+        assert!(kind == "InUse" && text.contains("trial"), "{kind}: {text}");
+        // Not while it runs on what it lost.
+        rig.sim.start(trial).unwrap();
+        let (kind, text) = promote(&rig, trial).await.unwrap_err();
+        assert!(kind == "ChainMismatch" && text.contains("shut the VM down"), "{kind}: {text}");
+        rig.sim.stop(trial).unwrap();
+
+        promote(&rig, trial).await.unwrap();
+        reads_the_same(&rig, trial, "copied again");
+        assert_eq!(depths(&rig, trial), [1, 1]);
+        assert!(rig.store().unsure().unwrap().is_empty());
+        rig.client.until(&vm_path(trial), "VM.Health", |word: &String| word == "ok").await;
+        delete(&rig).await.unwrap();
+        reads_the_same(&rig, trial, "the snapshot went");
+    }
+}
+
+/// Its owner suspends it before it has written all: that is done as soon as it runs again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_that_is_suspended_in_between_writes_it_when_it_runs_again() {
+    let (rig, trial) = branched(true).await;
+    rig.sim.pause(trial).unwrap();
+    let (kind, text) = promote(&rig, trial).await.unwrap_err();
+    assert!(kind == "Unsupported" && text.contains("resume it or shut it down"), "{kind}: {text}");
+    rig.sim.resume(trial).unwrap();
+    let gate = rig.sim.gate(Op::Suspend);
+    let (job,): (OwnedObjectPath,) =
+        rig.client.call(&vm_path(trial), "VM.Promote", &(none(),)).await.unwrap();
+    held(&gate);
+    rig.sim.pause(trial).unwrap();
+    gate.open();
+    let (kind, text) = rig.client.wait(&job).await.unwrap_err();
+    assert!(kind == "Busy" && text.contains("does not run"), "{kind}: {text}");
+    assert_eq!(rig.sim.vm(trial).unwrap().state, VmState::Paused);
+    rig.sim.resume(trial).unwrap();
+    promote(&rig, trial).await.unwrap();
+    assert!(rig.store().unsure().unwrap().is_empty());
+    reads_the_same(&rig, trial, "after it");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_client_promotes() {
     let (rig, _) = branched(true).await;

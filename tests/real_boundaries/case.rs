@@ -87,12 +87,14 @@ impl Chosen {
             VICTIMS.into_iter().flat_map(of).collect::<Vec<_>>()
         };
         if operation.name == "promote" && matches!(self, Self::Some) {
-            // QEMU dies in the second disk's copy, when the first one is to be on the disk for sure.
-            let pulls = calls.iter().enumerate().filter(|(_, call)| *call == "BlockPull");
-            let second = pulls.map(|(at, _)| at).nth(1).expect("it has two disks");
+            let pulls: Vec<_> = (0..calls.len()).filter(|at| calls[*at] == "virDomainBlockPull").collect();
+            let [first, second] = pulls[..] else { panic!("it has two disks: {calls:?}") };
             return vec![
                 case(Victim::Daemon, turn * 5),
                 case(Victim::Libvirtd, turn * 3 + 1),
+                // It has copied the first disk, and may not have written it.
+                case(Victim::Qemu, 2 * (first + 1)),
+                // In the second disk's copy, when the first one is on the disk for sure.
                 case(Victim::Qemu, 2 * second),
             ];
         }
@@ -235,6 +237,11 @@ fn without_libvirtd(lab: &Lab<'_>, begun: &Begun) {
 
 fn without_qemu(lab: &Lab<'_>, scene: &Scene, begun: &Begun) {
     let killed = lab.tb.sh(&format!("kill -KILL $(cat /run/libvirt/qemu/{}.pid)", scene.dies)).success();
+    if scene.dies != scene.vm.name() {
+        // libvirt says of one that it is to end at that very moment that it ended it.
+        let state = || lab.tb.ok(&format!("virsh -q domstate {}", scene.dies));
+        wait_for(DEADLINE, "libvirt sees its end", || state().contains("shut off").then_some(()));
+    }
     lab.stops.let_go();
     println!("    there was a QEMU: {killed}; {:?}", lab.wait(begun));
     // Its owner starts it again.

@@ -67,7 +67,7 @@ pub(super) fn let_sleep(tools: &Tools, vm: VmId) -> Result<()> {
         Ok(vm_now) if vm_now.state == VmState::Paused && worker::is_woken(tools, vm)? => {
             // What it was doing is not wanted any more, and goes with it. To end its jobs first can crash a libvirtd that was
             // restarted meanwhile, and may wait for one that nobody hears of.
-            hypervisor.let_sleep(vm)
+            worker::unsure::let_sleep(tools, vm).map(drop)
         }
         // Off, or somebody has resumed it, or started it anew: then it is theirs.
         Ok(_) => Ok(()),

@@ -15,7 +15,11 @@ use uuid::Uuid;
 
 use super::held::{Held, Hold};
 use crate::{
-    core::{job::Failure, marker, model::VmId},
+    core::{
+        job::{Failure, Operation},
+        marker,
+        model::VmId,
+    },
     hypervisor::{Error, ErrorKind, Result, SnapshotRecord},
     logging::message,
     store::{Begun, Intent},
@@ -44,7 +48,7 @@ pub(super) fn run(tools: &Tools, held: &Held) -> Left {
         Err(e) => tracing::error!(error = %e, "cannot read which VMs may be frozen"),
     }
     let mut left = Left::default();
-    let begun = intents(tools).into_iter().map(|i| i.vm);
+    let begun = intents(tools).into_iter().map(|i| i.vm).chain(unsure(tools));
     for vm in awake(tools).into_iter().chain(stilled(tools).into_keys()).chain(begun).collect::<BTreeSet<_>>()
     {
         match held.try_take(vm) {
@@ -71,12 +75,13 @@ pub(super) fn again(tools: &Tools, held: &Held) -> BTreeSet<VmId> {
     let again = |i: &Intent| {
         i.is_adrift() || i.is_unsure() || !matches!(i.what, Begun::Merge(_) | Begun::Delete) && !i.is_wrong()
     };
-    let begun = intents(tools).into_iter().filter(again).map(|i| i.vm);
+    let begun = intents(tools).into_iter().filter(again).map(|i| i.vm).chain(unsure(tools));
     for vm in awake(tools).into_iter().chain(stilled(tools).into_keys()).chain(begun).collect::<BTreeSet<_>>()
     {
         if let Some(_hold) = held.try_take(vm) {
             let_go_on(tools, vm);
             let_sleep(tools, vm);
+            promote::settle(tools, vm);
             settle_those(tools, |i| i.vm == vm && again(i));
         }
     }
@@ -100,6 +105,7 @@ fn is_unseen(tools: &Tools, intent: &Intent) -> bool {
 pub(super) fn settle_vm(tools: &Tools, vm: VmId) -> bool {
     let_go_on(tools, vm);
     let_sleep(tools, vm);
+    promote::settle(tools, vm);
     settle_those(tools, |i| i.vm == vm);
     merges(tools).contains(&vm)
 }
@@ -119,8 +125,9 @@ pub(super) fn hooks(tools: &Tools, held: &Held) {
 }
 
 /// Before a job, for who holds its VM: what was begun must not be ended or taken back on top of what the job does.
-pub(super) fn before_job(tools: &Tools, vm: VmId) -> std::result::Result<(), Failure> {
+pub(super) fn before_job(tools: &Tools, vm: VmId, operation: &Operation) -> std::result::Result<(), Failure> {
     worker::settle_hooks(tools, vm);
+    promote::before_job(tools, vm, operation)?;
     // To do something on top of it could lose what it protects.
     match tools.store.not_understood(vm) {
         Ok(None) => {}
@@ -171,6 +178,14 @@ fn stilled(tools: &Tools) -> BTreeMap<VmId, u64> {
         tracing::error!(error = %e, "cannot read which VMs' CPUs may stand still");
         BTreeMap::new()
     })
+}
+
+fn unsure(tools: &Tools) -> BTreeSet<VmId> {
+    let unsure = tools.store.unsure().unwrap_or_else(|e| {
+        tracing::error!(error = %e, "cannot read which disks were copied and may not be whole");
+        Vec::new()
+    });
+    unsure.into_iter().map(|disk| disk.vm).collect()
 }
 
 fn intents(tools: &Tools) -> Vec<Intent> {

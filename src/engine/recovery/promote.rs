@@ -1,9 +1,13 @@
-//! A VM whose CPUs were stopped for a moment, so that what was copied is on its disk.
+//! A VM whose CPUs were stopped for a moment, so that what was copied is on its disk; and one with a disk of which that is
+//! not known.
 
 use crate::{
-    core::model::{VmId, VmState},
+    core::{
+        job::{Failure, Operation},
+        model::{VmId, VmState},
+    },
     hypervisor::{Error, ErrorKind, Result},
-    worker::Tools,
+    worker::{Tools, unsure},
 };
 
 /// Lets it go on, if it is in the life in which that was done.
@@ -19,4 +23,34 @@ pub(super) fn let_go_on(tools: &Tools, vm: VmId, life: u64) -> Result<()> {
         Ok(_) => {}
     }
     tools.store.goes_on(vm).map_err(|e| Error::new(ErrorKind::Failed, e.to_string()))
+}
+
+/// What was copied is on the disks, or it is told on which nobody knows it.
+pub(super) fn settle(tools: &Tools, vm: VmId) {
+    match unsure::settle(tools, vm) {
+        Ok(unknown) => {
+            let name = tools.hypervisor.vm(vm).map_or_else(|_| vm.to_string(), |vm| vm.name);
+            for disk in unknown {
+                tracing::error!(VIRTSNAP_VM = %name, VIRTSNAP_VM_UUID = %vm, "{}", disk.text(&name));
+            }
+        }
+        Err(e) => tracing::error!(
+            VIRTSNAP_VM_UUID = %vm, "what was copied may not be safely on the disks of VM {vm} yet: {e}"
+        ),
+    }
+}
+
+/// A snapshot would put an image upon one that reads as zeros, and nothing could be put under that any more.
+pub(super) fn before_job(tools: &Tools, vm: VmId, operation: &Operation) -> std::result::Result<(), Failure> {
+    if !matches!(operation, Operation::Create { .. }) {
+        return Ok(());
+    }
+    match unsure::settle(tools, vm) {
+        Ok(unknown) if unknown.is_empty() => Ok(()),
+        Ok(unknown) => {
+            let name = tools.hypervisor.vm(vm).map_or_else(|_| vm.to_string(), |vm| vm.name);
+            Err(Failure::new("ChainMismatch", format!("{} Nothing was touched now", unknown[0].text(&name))))
+        }
+        Err(e) => Err(Failure::new(e.kind.as_str(), format!("{e}. Nothing was touched"))),
+    }
 }

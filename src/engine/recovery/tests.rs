@@ -178,12 +178,12 @@ fn a_vm_that_is_adrift_is_refused_also_where_that_cannot_be_stored() {
     let other = rusqlite::Connection::open(&path).unwrap();
     let full = "CREATE TRIGGER full BEFORE UPDATE ON intent BEGIN SELECT RAISE(ABORT, 'full'); END";
     other.execute_batch(full).unwrap();
-    let refused = before_job(&world.tools, VM).unwrap_err();
+    let refused = before_job(&world.tools, VM, &Operation::Finish).unwrap_err();
     assert_eq!(refused.name, "ChainMismatch", "{}", refused.message);
     assert!(refused.message.contains("full"), "it says why: {}", refused.message);
     assert_eq!(world.sim.changes(), [], "who sees the definition changed could not know why");
     other.execute_batch("DROP TRIGGER full").unwrap();
-    let refused = before_job(&world.tools, VM).unwrap_err();
+    let refused = before_job(&world.tools, VM, &Operation::Finish).unwrap_err();
     assert!(refused.message.contains("shut the VM down"), "{}", refused.message);
 }
 

@@ -6,7 +6,7 @@ use roxmltree::Node;
 
 use super::{
     edit::{Edits, disks, forget_chain, put_on, target, with_its_line},
-    nodes::{broken, child, child_text, parse, source},
+    nodes::{attribute, broken, child, child_text, parse, source},
 };
 use crate::hypervisor::{Error, ErrorKind, Layer, Result};
 
@@ -105,6 +105,35 @@ pub(super) fn with_memory(then: &str, now: &str, sources: &[(String, Layer)]) ->
     Ok(edits.apply(then))
 }
 
+/// A definition that says of these disks which images they are on, one upon the other, the one that is written to first.
+pub(super) fn with_chains(now: &str, chains: &[(String, Vec<Layer>)]) -> Result<String> {
+    let doc = parse(now)?;
+    let mut edits = Edits::default();
+    for (name, chain) in chains {
+        let disk = disks(doc.root_element()).find(|disk| target(*disk) == Some(name));
+        let Some((disk, at)) = disk.and_then(|disk| Some((disk, child(disk, "source")?))) else {
+            return Err(broken("a VM without that disk"));
+        };
+        if source(disk) != chain.first().map(|layer| layer.path.clone()) {
+            let text = format!("disk {name} is on another image than it was. Nothing was touched");
+            return Err(Error::new(ErrorKind::ChainMismatch, text));
+        }
+        edits.insert(at.range().end, below(chain.get(1..).unwrap_or_default()));
+        forget_chain(disk, &mut edits);
+    }
+    Ok(edits.apply(now))
+}
+
+fn below(chain: &[Layer]) -> String {
+    let Some((first, rest)) = chain.split_first() else { return "<backingStore/>".to_owned() };
+    let mut x = "<backingStore type='file'><format".to_owned();
+    attribute(&mut x, "type", &first.format);
+    x.push_str("/><source");
+    attribute(&mut x, "file", &first.path);
+    x.push_str("/>");
+    x + &below(rest) + "</backingStore>"
+}
+
 /// What a disk that is a file is on.
 fn image(disk: Node<'_, '_>) -> Option<Layer> {
     let path = source(disk).filter(|_| disk.attribute("type") == Some("file"))?;
@@ -161,6 +190,22 @@ mod tests {
         let doc = parse(text).unwrap();
         let root = doc.root_element();
         disks(root).map(|d| (target(d).unwrap().to_owned(), source(d).unwrap_or_default())).collect()
+    }
+
+    #[test]
+    fn what_a_disk_lies_on_is_written_out_for_that_disk_alone() {
+        let now = of_snapshot(SEEN[1]).unwrap();
+        let on = |target: &str| images(&now).into_iter().find(|(name, _)| name == target).unwrap().1;
+        let chain = [layer(&on("vda"), "qcow2"), layer("/i/it's <b>", "qcow2"), layer("/i/c", "raw")];
+        let after = with_chains(&now, &[("vda".to_owned(), chain.to_vec())]).unwrap();
+        assert_eq!(images(&after), images(&now));
+        let read = xml::domain(&after).unwrap().disks;
+        let of = |target: &str| &read.iter().find(|d| d.disk.target == target).unwrap().disk.chain;
+        assert_eq!(*of("vda"), chain);
+        assert_eq!(after.matches("<backingStore/>").count(), 1 + now.matches("<backingStore/>").count());
+        let other = [("vda".to_owned(), vec![layer("/i/x", "qcow2")])];
+        assert_eq!(with_chains(&now, &other).unwrap_err().kind, ErrorKind::ChainMismatch);
+        assert!(with_chains(&now, &[("vdz".to_owned(), Vec::new())]).is_err());
     }
 
     fn pair(target: &str, path: &str) -> (String, String) {

@@ -147,7 +147,11 @@ impl Wake for Libvirt {
         wake::wake(&*self.now()?, vm)
     }
 
-    fn let_sleep(&self, vm: VmId) -> Result<()> {
+    fn wake_on(&self, vm: VmId, chains: &[(String, Vec<Layer>)]) -> Result<()> {
+        wake::wake_on(&*self.now()?, vm, chains)
+    }
+
+    fn let_sleep(&self, vm: VmId) -> Result<bool> {
         wake::let_sleep(&*self.now()?, vm)
     }
 

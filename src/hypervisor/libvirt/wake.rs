@@ -5,44 +5,62 @@
 
 use virt::domain::Domain;
 
-use super::{Connections, domain, inspect};
+use super::{Connections, definition, domain, inspect};
 use crate::{
     core::model::{VmId, VmState},
-    hypervisor::{Error, ErrorKind, Result},
+    hypervisor::{Error, ErrorKind, Layer, Result},
 };
+
+/// Off again when the connection ends.
+const START: u32 = virt_sys::VIR_DOMAIN_START_PAUSED | virt_sys::VIR_DOMAIN_START_AUTODESTROY;
 
 pub(super) fn wake(connections: &Connections, id: VmId) -> Result<()> {
     begin(&domain(&connections.work, id)?)
 }
 
-pub(super) fn let_sleep(connections: &Connections, id: VmId) -> Result<()> {
+/// As a domain of its own beside the definition, which stays as it is.
+pub(super) fn wake_on(connections: &Connections, id: VmId, chains: &[(String, Vec<Layer>)]) -> Result<()> {
+    let domain = domain(&connections.work, id)?;
+    let flags = virt_sys::VIR_DOMAIN_XML_INACTIVE | virt_sys::VIR_DOMAIN_XML_SECURE;
+    let text = definition::with_chains(&domain.xml_desc(flags)?, chains)?;
+    if domain.is_active()? {
+        return Err(Error::new(ErrorKind::Busy, "the VM is on: somebody has it"));
+    }
+    connections.work.create_domain_xml(&text, START).map(drop).map_err(not_begun)
+}
+
+pub(super) fn let_sleep(connections: &Connections, id: VmId) -> Result<bool> {
     end(&domain(&connections.work, id)?)
 }
 
 pub(super) fn begin(domain: &Domain) -> Result<()> {
-    let flags = virt_sys::VIR_DOMAIN_START_PAUSED | virt_sys::VIR_DOMAIN_START_AUTODESTROY;
-    domain.create_with_flags(flags).map(drop).map_err(|e| {
-        let mut error = Error::from(e).context("starting it, paused, to merge its images");
-        if ["virtlogd", " lock"].iter().any(|sign| error.message.contains(sign)) {
-            error.message += ". Somebody has its files: it may be the VM's own QEMU, if libvirtd was killed and lost sight of \
-                              it (`pgrep -af qemu`)";
-        }
-        // Whatever kept it from starting, nothing was merged.
-        if !error.kind.untouched() {
-            error.kind = ErrorKind::Busy;
-        }
-        error
-    })
+    domain.create_with_flags(START).map(drop).map_err(not_begun)
 }
 
-pub(super) fn end(domain: &Domain) -> Result<()> {
+fn not_begun(e: virt::error::Error) -> Error {
+    let mut error = Error::from(e).context("starting it, paused, to merge its images");
+    if ["virtlogd", " lock"].iter().any(|sign| error.message.contains(sign)) {
+        error.message += ". Somebody has its files: it may be the VM's own QEMU, if libvirtd was killed and lost sight of \
+                          it (`pgrep -af qemu`)";
+    }
+    // Whatever kept it from starting, nothing was merged.
+    if !error.kind.untouched() {
+        error.kind = ErrorKind::Busy;
+    }
+    error
+}
+
+pub(super) fn end(domain: &Domain) -> Result<bool> {
     match inspect::state(domain)? {
-        VmState::ShutOff => Ok(()),
-        VmState::Paused => match domain.destroy() {
-            Err(e) if domain.is_active()? => {
-                Err(Error::from(e).context("ending it, which was started to merge its images"))
-            }
-            _ => Ok(()),
+        VmState::ShutOff => Ok(false),
+        // Not by force after a while, as without that flag: it may have much to write.
+        VmState::Paused => match domain.destroy_flags(virt_sys::VIR_DOMAIN_DESTROY_GRACEFUL) {
+            Ok(()) => Ok(true),
+            Err(e) if domain.is_active()? => Err(Error::from(e).context(
+                "ending it, which was started to merge its images; it may still write to them, and is looked after \
+                 again in a few minutes (`virsh destroy` ends it at once, and what it has not written is lost)",
+            )),
+            Err(_) => Ok(false),
         },
         state => Err(Error::new(
             ErrorKind::Busy,

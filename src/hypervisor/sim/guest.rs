@@ -9,7 +9,7 @@ use super::{
     memory::Ram,
     merge::Merging,
     op::Op,
-    pull::Pulling,
+    pull::{Pulling, Unflushed},
     snapshot::Saved,
     spec::{DiskSpec, VmSpec},
 };
@@ -69,6 +69,10 @@ pub(super) struct Machine {
     pub(super) merging: BTreeMap<String, Merging>,
     /// The pulls that go on, by target.
     pub(super) pulling: BTreeMap<String, Pulling>,
+    /// What was pulled, and is in its QEMU's memory alone.
+    pub(super) unflushed: Unflushed,
+    /// The images that lie on another one only as long as its QEMU lives.
+    pub(super) lent: BTreeSet<String>,
 }
 
 impl Drive {
@@ -106,6 +110,8 @@ impl Machine {
             ram: Ram::new(spec.migratable),
             merging: BTreeMap::new(),
             pulling: BTreeMap::new(),
+            unflushed: Unflushed::new(),
+            lent: BTreeSet::new(),
         }
     }
 

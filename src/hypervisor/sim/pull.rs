@@ -1,5 +1,7 @@
 //! Block pulls: what lies under an image goes into it, block by block, with a word from outside before each block.
 
+use std::collections::BTreeSet;
+
 use super::{
     Asked, Entered, Sim, State,
     image::{BLOCK, Blocks},
@@ -37,7 +39,43 @@ impl Pulling {
     }
 }
 
+/// Image, block and value.
+pub(super) type Unflushed = BTreeSet<(String, u64, u64)>;
+
 impl State {
+    /// Until this QEMU ends, this disk's image lies on that one.
+    pub(super) fn lend(&mut self, vm: VmId, target: &str, below: Option<String>) -> Result<()> {
+        let machine = self.machine(vm)?;
+        let active = machine.drive(target)?.active.clone();
+        machine.lent.insert(active.clone());
+        if let Some(image) = self.store.files.get_mut(&active) {
+            image.backing = below;
+        }
+        Ok(())
+    }
+
+    /// What was pulled is on the disks.
+    pub(super) fn flush(&mut self, vm: VmId) -> Result<()> {
+        self.machine(vm)?.unflushed.clear();
+        Ok(())
+    }
+
+    /// QEMU ends, and what is in its memory alone goes with it.
+    pub(super) fn lose_unflushed(&mut self, vm: VmId) -> Result<()> {
+        let machine = self.machine(vm)?;
+        let (lost, lent) = (std::mem::take(&mut machine.unflushed), std::mem::take(&mut machine.lent));
+        for (image, block, value) in lost {
+            let blocks = self.store.files.get_mut(&image).map(|image| &mut image.blocks);
+            if let Some(blocks) = blocks.filter(|blocks| blocks.get(&block) == Some(&value)) {
+                blocks.remove(&block);
+            }
+        }
+        for image in lent {
+            self.store.files.get_mut(&image).map(|image| image.backing.take());
+        }
+        Ok(())
+    }
+
     /// What the pull would be; `None` if the disk lies on nothing.
     fn plan_pull(&mut self, vm: VmId, target: &str) -> Result<Option<Pulling>> {
         let layer_limit = self.layer_limit;
@@ -79,6 +117,7 @@ impl State {
             self.machine(vm)?.pulling.remove(target);
             return Err(e);
         }
+        self.machine(vm)?.unflushed.insert((active, block, value));
         Ok(true)
     }
 
@@ -88,6 +127,7 @@ impl State {
         let machine = self.machine(vm)?;
         machine.pulling.remove(target);
         let active = machine.drive(target)?.active.clone();
+        machine.lent.remove(&active);
         if let Some(image) = self.store.files.get_mut(&active) {
             image.backing = None;
         }

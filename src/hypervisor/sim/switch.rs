@@ -100,6 +100,7 @@ impl State {
     pub(super) fn power_off(&mut self, vm: VmId) -> Result<()> {
         let on = [VmState::Running, VmState::Paused, VmState::PmSuspended, VmState::Crashed, VmState::Other];
         self.set_state(vm, &on, VmState::ShutOff)?;
+        self.lose_unflushed(vm)?;
         let machine = self.machine(vm)?;
         machine.agent.reboot();
         machine.ram.lose();
@@ -171,6 +172,7 @@ impl Power for Sim {
         self.call(Asked::vm(Op::Suspend, vm, ""), |s| {
             let runs = s.machine(vm)?.state == VmState::Running;
             if runs {
+                s.flush(vm)?;
                 s.set_state(vm, &[VmState::Running], VmState::Paused).map(|()| true)
             } else {
                 Ok(false)

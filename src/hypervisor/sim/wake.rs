@@ -1,24 +1,47 @@
 //! Waking a stopped VM, and letting it sleep again.
 
-use super::{Asked, Op, Sim};
+use super::{Asked, Op, Sim, State};
 use crate::{
     core::model::{VmId, VmState},
-    hypervisor::{Error, ErrorKind, Result, Wake},
+    hypervisor::{Error, ErrorKind, Layer, Result, Wake},
 };
+
+impl State {
+    fn wake(&mut self, vm: VmId) -> Result<()> {
+        let busy = |e: Error| Error::new(ErrorKind::Busy, e.message);
+        self.check_bootable(vm).map_err(busy)?;
+        self.set_state(vm, &[VmState::ShutOff], VmState::Paused).map_err(busy)
+    }
+}
 
 impl Wake for Sim {
     fn wake(&self, vm: VmId) -> Result<()> {
-        self.call(Asked::vm(Op::Wake, vm, ""), |s| {
-            let busy = |e: Error| Error::new(ErrorKind::Busy, e.message);
-            s.check_bootable(vm).map_err(busy)?;
-            s.set_state(vm, &[VmState::ShutOff], VmState::Paused).map_err(busy)
+        self.call(Asked::vm(Op::Wake, vm, ""), |s| s.wake(vm))
+    }
+
+    fn wake_on(&self, vm: VmId, chains: &[(String, Vec<Layer>)]) -> Result<()> {
+        self.call(Asked::vm(Op::Wake, vm, "on other images"), |s| {
+            for (target, chain) in chains {
+                let on = s.machine(vm)?.drive(target)?.active.clone();
+                if chain.first().is_none_or(|top| top.path != on) {
+                    return Err(Error::new(ErrorKind::ChainMismatch, format!("disk {target} is on {on}")));
+                }
+            }
+            s.wake(vm)?;
+            for (target, chain) in chains {
+                s.lend(vm, target, chain.get(1).map(|below| below.path.clone()))?;
+            }
+            Ok(())
         })
     }
 
-    fn let_sleep(&self, vm: VmId) -> Result<()> {
+    fn let_sleep(&self, vm: VmId) -> Result<bool> {
         self.call(Asked::vm(Op::LetSleep, vm, ""), |s| match s.machine(vm)?.state {
-            VmState::ShutOff => Ok(()),
-            VmState::Paused => s.power_off(vm),
+            VmState::ShutOff => Ok(false),
+            VmState::Paused => {
+                s.flush(vm)?;
+                s.power_off(vm).map(|()| true)
+            }
             state => Err(Error::new(ErrorKind::Busy, format!("the VM is {state} now: somebody has it"))),
         })
     }

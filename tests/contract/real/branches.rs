@@ -12,6 +12,14 @@ impl Branches for RealRig {
         self.vms.insert(vm, Some(bare));
     }
 
+    fn kill_qemu(&mut self, vm: VmId) {
+        let vm = vm.0;
+        self.tb().ok(&format!(
+            "kill -KILL $(cat /run/libvirt/qemu/$(virsh -q domname {vm}).pid)
+             until [ \"$(virsh -q domstate {vm})\" = 'shut off' ]; do sleep 0.1; done"
+        ));
+    }
+
     /// Its firmware is nothing at all: no VM needs any to be looked at.
     fn new_firmware_vm(&mut self) -> VmId {
         let name = format!("firm{}", self.number());

@@ -11,6 +11,10 @@ use crate::contract::branch::Branches;
 impl Branches for SimRig {
     fn adopt_vm(&mut self, _vm: VmId) {}
 
+    fn kill_qemu(&mut self, vm: VmId) {
+        self.sim.stop(vm).unwrap();
+    }
+
     fn new_firmware_vm(&mut self) -> VmId {
         let number = self.number();
         let path = format!("/nvram/vm{number}.fd");
