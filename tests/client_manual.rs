@@ -116,6 +116,18 @@ fn every_exit_status_is_there_and_no_other() {
 }
 
 #[test]
+fn the_readme_has_the_daemon_s_exit_statuses_that_its_page_has() {
+    let page = page("virtsnapd.8");
+    let lines = &parts(&page, ".SH")["EXIT STATUS"];
+    let told: Vec<u8> = lines.iter().filter_map(|line| line.parse().ok()).collect();
+    assert_eq!(told, [0, 1, 2, 75, 78]);
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let line = readme.split("The daemon's: ").nth(1).unwrap().split('.').next().unwrap();
+    let words: Vec<u8> = line.split([' ', ',', '\n']).filter_map(|word| word.parse().ok()).collect();
+    assert_eq!(words, told, "{line}");
+}
+
+#[test]
 fn the_daemon_s_options_are_its_own() {
     let help = Command::new(env!("CARGO_BIN_EXE_virtsnapd")).arg("--help").output().unwrap();
     let help = String::from_utf8(help.stdout).unwrap();

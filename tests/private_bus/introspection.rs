@@ -3,7 +3,13 @@
 use std::collections::BTreeMap;
 
 use roxmltree::{Document, Node, ParsingOptions};
-use virtsnap::hypervisor::sim::VmSpec;
+use virtsnap::{
+    core::{
+        job::{JobResult, JobState},
+        model::{Content, Origin, SnapshotState, Storage},
+    },
+    hypervisor::sim::VmSpec,
+};
 
 use super::{
     client::{MANAGER, none},
@@ -80,4 +86,36 @@ async fn what_is_served_is_what_the_committed_xml_says() {
         }
     }
     assert!(differences.is_empty(), "\n{}", differences.join("\n"));
+}
+
+/// The comment that documents a property.
+fn documented<'a>(xml: &'a str, property: &str) -> &'a str {
+    let heading = format!("\n        {property}:\n");
+    xml.split(&heading).nth(1).unwrap_or_else(|| panic!("no {property}")).split("-->").next().unwrap()
+}
+
+#[test]
+fn each_word_that_a_property_may_be_stands_in_its_comment() {
+    let snapshot = include_str!("../../dbus/org.virtsnap1.Snapshot.xml");
+    let job = include_str!("../../dbus/org.virtsnap1.Job.xml");
+    let words = |all: &mut dyn Iterator<Item = &'static str>| all.collect::<Vec<_>>();
+    // An operation has more than a name, and so there is no list of all.
+    let source = include_str!("../../src/core/job.rs");
+    let names = source.split("/// Its name on D-Bus.").nth(1).unwrap().split("/// ").next().unwrap();
+    let operations: Vec<&str> = names.split('"').skip(1).step_by(2).collect();
+    assert!(operations.len() >= 12 && operations.contains(&"sweep"), "{operations:?}");
+    for (xml, property, all) in [
+        (snapshot, "State", words(&mut SnapshotState::ALL.iter().map(|w| w.as_str()))),
+        (snapshot, "Content", words(&mut Content::ALL.iter().map(|w| w.as_str()))),
+        (snapshot, "Storage", words(&mut Storage::ALL.iter().map(|w| w.as_str()))),
+        (snapshot, "Origin", words(&mut Origin::ALL.iter().map(|w| w.as_str()))),
+        (job, "State", words(&mut JobState::ALL.iter().map(|w| w.as_str()))),
+        (job, "Result", words(&mut JobResult::ALL.iter().map(|w| w.as_str()))),
+        (job, "Operation", operations),
+    ] {
+        let text = documented(xml, property);
+        for word in all {
+            assert!(text.contains(&format!("\"{word}\"")), "{property}: no {word:?} in {text}");
+        }
+    }
 }
