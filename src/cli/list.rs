@@ -10,7 +10,7 @@ use super::{
     inventory::{Inventory, Object},
     pin,
     props::{Snapshot, Vm},
-    render::{Column, Watch, cell, count, duration, known_size, names, quoted, safe, size, table},
+    render::{Column, Watch, cell, count, duration, known_size, names, pasted, quoted, safe, size, table},
     timeline::timeline,
     view,
 };
@@ -147,7 +147,7 @@ fn list_snapshots(
 fn orphans(vm: &Vm, console: &mut Console<'_>) -> Result<(), Failure> {
     for (path, bytes, goes) in &vm.orphans {
         let what = if *goes == 0 {
-            format!("`virtsnap adopt {} --orphans` puts it in quarantine", safe(&vm.name))
+            format!("`virtsnap adopt {} --orphans` puts it in quarantine", pasted(&vm.name))
         } else {
             format!("in quarantine, removed {}", console.watch.local(*goes))
         };

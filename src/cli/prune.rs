@@ -16,7 +16,7 @@ use super::{
     pace,
     props::{Snapshot, Vm},
     proxy::{Options, RawVerdict, VMProxy},
-    render::{self, NONE, Watch, cell, count, known_size, quoted, safe, size, table},
+    render::{self, NONE, Watch, cell, count, known_size, pasted, quoted, safe, size, table},
     view,
 };
 
@@ -193,7 +193,7 @@ pub(super) async fn prune(
         console.line(&format!("{}: {} deleted", safe(&vm.name), count(deleted.len(), "snapshot")))?;
         if left > 0 && !args.all && matches!(ended, Ended::Done(_)) {
             let left = count(left, "snapshot");
-            let vm = safe(&vm.name);
+            let vm = pasted(&vm.name);
             console.line(&format!(
                 "{left} more to delete; `virtsnap prune {vm} --all` goes beyond max-delete"
             ))?;

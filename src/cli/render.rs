@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use comfy_table::{CellAlignment, Table, presets};
 use jiff::{Timestamp, tz::TimeZone};
 
-use crate::core::text::harmless;
+use crate::core::text::{for_shell, harmless};
 
 /// What stands for "none" and "not known" in tables.
 pub const NONE: &str = "-";
@@ -16,6 +16,11 @@ pub const NONE: &str = "-";
 /// reorder the text is shown as an escape.
 pub fn safe(text: &str) -> String {
     harmless(text)
+}
+
+/// A name as part of a command that a person may paste.
+pub fn pasted(name: &str) -> String {
+    safe(&for_shell(name))
 }
 
 /// The same for a text that may have several lines.

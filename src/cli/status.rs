@@ -11,7 +11,7 @@ use super::{
     inventory::{Inventory, Object},
     props::{self, Manager, Vm},
     proxy::ROOT,
-    render::{Column, Watch, cell, count, names, quoted, rfc3339, safe, table},
+    render::{Column, Watch, cell, count, names, pasted, quoted, rfc3339, safe, table},
     suspend, view,
 };
 
@@ -97,10 +97,11 @@ fn problems(manager: &Manager, all: &Inventory, watch: &Watch) -> Vec<Problem> {
         for suspended in vm.suspended.iter().filter(|(_, by, ..)| by != "person") {
             let policy = all.policy_name(&suspended.0).unwrap_or_default();
             add(format!(
-                "policy {} is {}; if a run works (`virtsnap run {policy} --vm {}`), it is resumed",
+                "policy {} is {}; if a run works (`virtsnap run {} --vm {}`), it is resumed",
                 quoted(policy),
                 suspend::phrase(suspended, watch),
-                vm.name
+                pasted(policy),
+                pasted(&vm.name)
             ));
         }
         for (policy, newest) in &vm.stale {
@@ -304,6 +305,19 @@ mod tests {
         assert!(found[3].starts_with("policy last run,") && found[3].ends_with("failed"));
         let table = vm_table(&all, &problems(&connected(), &all, &watch()), &watch());
         assert!(table.lines().nth(1).unwrap().contains("FAILING"), "{table}");
+    }
+
+    #[test]
+    fn how_a_suspended_policy_is_resumed_can_be_pasted() {
+        let suspended = vec![(path("/p"), "failures".into(), "no space".into(), 0)];
+        let named = Vm { name: "web 1".into(), suspended, ..Vm::default() };
+        let nightly = Policy { name: "n".into(), ..Policy::default() };
+        let all = with(vec![
+            ("/vm", Interfaces { vm: Some(named), ..Interfaces::default() }),
+            ("/p", Interfaces { policy: Some(nightly), ..Interfaces::default() }),
+        ]);
+        let found = texts(&connected(), &all);
+        assert!(found[0].contains("(`virtsnap run n --vm 'web 1'`)"), "{found:?}");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::{
     health::{Finding, Health},
     inventory::SnapshotRecord,
     model::Origin,
+    text::for_shell,
 };
 
 /// Since when the journal knows what happens, if one of these is ours and older.
@@ -38,7 +39,7 @@ pub fn finding(vm: &str, since: Timestamp) -> Finding {
 
 /// How a person says that it is to be pruned all the same.
 pub fn way_out(vm: &str) -> String {
-    format!("look at them, then `virtsnap prune {vm} --all`")
+    format!("look at them, then `virtsnap prune {} --all`", for_shell(vm))
 }
 
 #[cfg(test)]
@@ -72,5 +73,11 @@ mod tests {
         assert_eq!(since([&one], Some(begun)), Some(begun));
         one.quality.requested = Some(Quiesce::Prefer);
         assert_eq!(since([&one], Some(begun)), None);
+    }
+
+    #[test]
+    fn the_way_out_can_be_pasted() {
+        let found = finding("web 1", Timestamp::UNIX_EPOCH);
+        assert!(found.text.ends_with("then `virtsnap prune 'web 1' --all`."), "{}", found.text);
     }
 }

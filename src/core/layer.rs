@@ -14,6 +14,7 @@ use std::collections::BTreeSet;
 use super::{
     chain,
     health::{self, Facts, Finding, Health},
+    text::for_shell,
 };
 
 /// One of them, on all disks that have it.
@@ -88,7 +89,8 @@ pub fn finding(vm: &str, ours: &BTreeSet<&str>) -> Option<Finding> {
     };
     let text = format!(
         "{many} made for snapshots that are gone by now: a disk that one of them left out stays on what it is on. \
-         `virtsnap adopt {vm} --layers` makes a snapshot of each layer, and deleting those merges them."
+         `virtsnap adopt {} --layers` makes a snapshot of each layer, and deleting those merges them.",
+        for_shell(vm)
     );
     Some(Finding { health: Health::Degraded, text, repair: None })
 }
@@ -170,6 +172,8 @@ mod tests {
         let found = finding("web", &["/i/b", "/i/a"].into()).unwrap();
         assert!(found.text.starts_with("2 layers under the VM's disks, /i/a the first"), "{}", found.text);
         assert!(found.text.contains("`virtsnap adopt web --layers`"), "{}", found.text);
+        let named = finding("web 1", &["/i/a"].into()).unwrap();
+        assert!(named.text.contains("`virtsnap adopt 'web 1' --layers`"), "{}", named.text);
         assert_eq!((found.health, found.repair), (Health::Degraded, None));
     }
 

@@ -29,6 +29,7 @@ use crate::{
         model::{Origin, PolicyName, SnapshotName, Storage, VmState},
         naming::{self, Parts},
         taking::{Part, TakingPlan},
+        text::for_shell,
     },
     hypervisor::{CreateSpec, Disk, Error, ErrorKind, OpenedDisk, Overlay, SnapshotRecord, Vm, told},
     logging::message,
@@ -241,19 +242,18 @@ fn preflight<'a>(
         // Something else than what the snapshots of its line say means that somebody changed the chain by hand. With none
         // that is current it is not known what this one would be on top of, and all others would count as left.
         let chain: Vec<&str> = disk.chain.iter().map(|layer| layer.path.as_str()).collect();
-        let told = told(records, &disk.target).map_err(|e| {
-            e.context(format_args!(
-                "what snapshots of VM {name} disk {} goes on from is not known",
-                disk.target
-            ))
+        let target = &disk.target;
+        let told = told(records, target).map_err(|e| {
+            e.context(format_args!("what snapshots of VM {name} disk {target} goes on from is not known"))
         })?;
         if let Err(mismatch) = chain::links(&disk.target, &chain, &told) {
             return refuse(
                 "ChainMismatch",
                 format!(
                     "VM {name}: {mismatch}: the chain was changed by other means, and a snapshot on top could not be \
-                     trusted. If layers were only put on top, `virtsnap adopt {name} --layers` makes snapshots of \
-                     them. Nothing was touched"
+                     trusted. If layers were only put on top, `virtsnap adopt {} --layers` makes snapshots of \
+                     them. Nothing was touched",
+                    for_shell(name)
                 ),
             );
         }

@@ -11,6 +11,7 @@ use crate::{
         model::SnapshotName,
         prune::{Circumstances, Decision, decide},
         select::VmFacts,
+        text::for_shell,
     },
     logging::message,
     reader,
@@ -166,7 +167,7 @@ fn warn(vm: &VmRecord, decision: &Decision) {
             MESSAGE_ID = message::PRUNE_HELD_BACK, VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id,
             "more snapshots of VM {} are to go than max-delete allows in one prune: {braked} stay until the next one, or \
              until somebody runs `virtsnap prune {} --all`",
-            vm.name, vm.name
+            vm.name, for_shell(&vm.name)
         );
     }
 }

@@ -38,6 +38,7 @@ mod missing;
 mod named;
 mod orphans;
 mod pace;
+mod pasted;
 mod pins;
 mod policies;
 mod promoting;

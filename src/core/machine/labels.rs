@@ -11,6 +11,7 @@ use crate::core::{
     job::Operation,
     label::{Expiry, LONGEST_REASON, Label, LabelError, Pin, Tag, check_description, check_expiry},
     model::{SnapshotName, SnapshotState, VmId},
+    text::for_shell,
 };
 
 /// What changes of what is attached to a snapshot.
@@ -187,7 +188,9 @@ impl Machine {
         found.id.map(|id| (id, found.label.clone())).ok_or_else(|| {
             let text = format!(
                 "snapshot {name} of VM {its} was not made by virtsnap, so it cannot be {what}, and is never pruned; to make it \
-                 one of virtsnap's: `virtsnap adopt {its} {name}`"
+                 one of virtsnap's: `virtsnap adopt {} {}`",
+                for_shell(its),
+                for_shell(name.as_str())
             );
             Refusal::new("NotManaged", text)
         })
@@ -229,7 +232,9 @@ pub(super) fn attachable(checked: Result<(), LabelError>) -> Result<(), Refusal>
 fn pinned(vm: &str, name: &SnapshotName, by: &str) -> Refusal {
     let text = format!(
         "snapshot {name} of VM {vm} was not deleted, as it is pinned by {by}. Nothing was touched; once nobody needs it: \
-         `virtsnap unpin {vm} {name}` (root may take off everybody's pins, with --all)"
+         `virtsnap unpin {} {}` (root may take off everybody's pins, with --all)",
+        for_shell(vm),
+        for_shell(name.as_str())
     );
     Refusal::new("Pinned", text)
 }

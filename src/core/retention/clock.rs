@@ -5,7 +5,10 @@ use std::fmt::{self, Write as _};
 use jiff::{SignedDuration, Timestamp};
 
 use super::Context;
-use crate::core::model::{Snapshot, SnapshotName};
+use crate::core::{
+    model::{Snapshot, SnapshotName},
+    text::for_shell,
+};
 
 /// How far two honest readings may lie apart: time daemons step clocks by less.
 const SLACK: SignedDuration = SignedDuration::from_mins(10);
@@ -61,7 +64,11 @@ impl ClockFault {
                 let _ = write!(text, ", or delete {:?} if its time is the wrong one", name.as_str());
             }
         }
-        let _ = write!(text, "; if the time is right, `virtsnap prune --all {vm}` says so and prunes");
+        let _ = write!(
+            text,
+            "; if the time is right, `virtsnap prune --all {}` says so and prunes",
+            for_shell(vm)
+        );
         text
     }
 }
@@ -113,4 +120,15 @@ pub fn clock_fault(snapshots: &[Snapshot], ctx: &Context<'_>) -> Option<ClockFau
         name: newest.name.clone(),
         created: newest.created,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_way_out_can_be_pasted() {
+        let fault = ClockFault::Backward { now: Timestamp::UNIX_EPOCH, last: Timestamp::UNIX_EPOCH };
+        assert!(fault.way_out("web 1").contains("`virtsnap prune --all 'web 1'`"));
+    }
 }

@@ -6,6 +6,7 @@ use crate::{
         inventory::Quality,
         model::Content,
         taking::{self, Became, Part, Stand, TakingPlan},
+        text::for_shell,
     },
     hypervisor::{Error, ErrorKind, Layer, NewRecord, OpenedDisk, Result, SnapshotDisk, SnapshotRecord, Vm},
     store::{Intent, StoreError},
@@ -66,7 +67,7 @@ pub(super) fn settle(
             tracing::warn!(
                 VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %name,
                 "snapshot {name} of VM {} was interrupted, and its images are in use without it by now: they stay, and \
-                 `virtsnap adopt {} --layers` makes snapshots of what has none", vm.name, vm.name
+                 `virtsnap adopt {} --layers` makes snapshots of what has none", vm.name, for_shell(&vm.name)
             );
             Ok(tools.store.abandoned(intent.id))
         }
