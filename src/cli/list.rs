@@ -144,7 +144,7 @@ fn list_snapshots(
 }
 
 /// Files that belong to nobody, and snapshots that libvirt forgot, a line for each.
-fn orphans(vm: &Vm, console: &mut Console<'_>) -> Result<(), Failure> {
+pub(super) fn orphans(vm: &Vm, console: &mut Console<'_>) -> Result<(), Failure> {
     for (path, bytes, goes) in &vm.orphans {
         let what = if *goes == 0 {
             format!("`virtsnap adopt {} --orphans` puts it in quarantine", pasted(&vm.name))

@@ -2,6 +2,7 @@
 
 use std::{future::pending, io::Write};
 
+use unicode_width::UnicodeWidthChar as _;
 use zbus::{Connection, MatchRule, OwnedObjectPath, message::Type};
 
 use super::{exit::Failure, follow, inventory::Object, news, props::Job, proxy::SERVICE, render::safe};
@@ -9,7 +10,7 @@ use super::{exit::Failure, follow, inventory::Object, news, props::Job, proxy::S
 /// Takes the line away again.
 pub(super) const CLEAR: &str = "\r\u{1b}[2K";
 
-/// So many characters at most: a line that wraps could not be drawn over.
+/// So many columns at most: a line that wraps could not be drawn over.
 const WIDTH: usize = 79;
 const BAR: u8 = 24;
 
@@ -61,7 +62,16 @@ fn line(jobs: &[Object<Job>]) -> String {
     } else {
         format!("{phase} …")
     };
-    line.chars().take(WIDTH).collect()
+    shortened(&line)
+}
+
+/// What of it stands in the columns that there are; some characters take two.
+fn shortened(line: &str) -> String {
+    let columns = line.chars().scan(0, |sum, c| {
+        *sum += c.width().unwrap_or(0);
+        Some((*sum, c))
+    });
+    columns.take_while(|(sum, _)| *sum <= WIDTH).map(|(_, c)| c).collect()
 }
 
 #[cfg(test)]
@@ -95,5 +105,7 @@ mod tests {
             [job("done", "", None), job("running", "freezing", None), job("queued", "waiting", None)];
         assert_eq!(line(&several), "1 of 3 done; freezing");
         assert_eq!(line(&[job("running", &"x\n".repeat(99), None)]).chars().count(), WIDTH);
+        let wide = line(&[job("running", &"快".repeat(99), None)]);
+        assert_eq!(wide, "快".repeat(WIDTH / 2));
     }
 }

@@ -7,6 +7,7 @@ use super::{
     console::Console,
     exit::Failure,
     inventory::{Inventory, Object},
+    list::orphans,
     pin,
     props::{Snapshot, Vm},
     proxy::Options,
@@ -50,7 +51,7 @@ pub(super) async fn timeline(
     }
     if shown.is_empty() {
         console.remark(&format!("VM {} has no such snapshot", quoted(&vm.name)));
-        return Ok(());
+        return orphans(vm, console);
     }
     let rows = shown.iter().rev().map(|s| row(s, of(s), all, &console.watch)).collect();
     console.print(&table(&COLUMNS, rows))?;
@@ -59,7 +60,8 @@ pub(super) async fn timeline(
         0 => "no run is due".to_owned(),
         at => format!("the next run is due {}", console.watch.both(at)),
     };
-    console.line(&format!("{}, times in {}; {next}", count(shown.len(), "snapshot"), safe(&zone)))
+    console.line(&format!("{}, times in {}; {next}", count(shown.len(), "snapshot"), safe(&zone)))?;
+    orphans(vm, console)
 }
 
 const COLUMNS: [Column; 7] = [

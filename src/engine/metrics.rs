@@ -126,7 +126,7 @@ fn says_the_same(old: &View, new: &View) -> bool {
 
 fn write_all(shared: &Shared, clock: &dyn Clock) {
     let mut written: Option<(PathBuf, String)> = None;
-    let mut failed = false;
+    let mut failed = Failed::default();
     while let Some((path, view, again)) = shared.next() {
         if let Some((old, _)) = written.take_if(|(old, _)| Some(&*old) != path.as_ref())
             && let Err(e) = fs::remove_file(&old)
@@ -137,17 +137,20 @@ fn write_all(shared: &Shared, clock: &dyn Clock) {
                 "{} is not written any more, and cannot be removed", old.display()
             );
         }
+        if path.is_none() {
+            failed = Failed::default();
+        }
         if let (Some(path), Some(view)) = (path, view) {
             let text = metrics(&view, env!("CARGO_PKG_VERSION"), clock.now());
             if again || written.as_ref().is_none_or(|(_, old)| *old != text) {
                 match replace(&path, &text) {
                     Ok(()) => {
                         written = Some((path, text));
-                        failed = false;
+                        failed = Failed::default();
                     }
                     Err(e) => {
                         // Once, or a full disk would fill the journal as well.
-                        if !mem::replace(&mut failed, true) {
+                        if failed.is_new(&path) {
                             tracing::warn!(
                                 MESSAGE_ID = message::METRICS_FAILED, error = %e,
                                 "cannot write metrics to {}; trying on", path.display()
@@ -158,6 +161,17 @@ fn write_all(shared: &Shared, clock: &dyn Clock) {
             }
         }
         clock.pause(PAUSE);
+    }
+}
+
+/// The file that could not be written the last time.
+#[derive(Default)]
+struct Failed(Option<PathBuf>);
+
+impl Failed {
+    /// Nobody was told of this one yet.
+    fn is_new(&mut self, path: &Path) -> bool {
+        self.0.replace(path.to_owned()).as_deref() != Some(path)
     }
 }
 
@@ -181,4 +195,16 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
         let _ = fs::remove_file(&new);
     }
     done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_file_that_cannot_be_written_is_told_once() {
+        let mut failed = Failed::default();
+        let told = ["/a", "/a", "/b", "/b", "/a"].map(|path| failed.is_new(Path::new(path)));
+        assert_eq!(told, [true, false, true, false, true]);
+    }
 }

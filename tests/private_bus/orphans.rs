@@ -164,6 +164,8 @@ async fn what_libvirt_forgot_inside_images_is_told() {
     };
     let listed = client(&["list", "web"]).await;
     assert!(listed.contains("in'side inside /images/"), "{listed}");
+    let listed = client(&["list", "web", "--timeline"]).await;
+    assert!(listed.contains("in'side inside /images/"), "{listed}");
     let shown = client(&["show", "web"]).await;
     assert!(shown.contains("Libvirt forgot"), "{shown}");
     let json: serde_json::Value = serde_json::from_str(&client(&["list", "web", "--json"]).await).unwrap();
