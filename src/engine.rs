@@ -28,6 +28,7 @@ use std::{
     },
 };
 
+use jiff::SignedDuration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::handle::{Answer, Ask, Control, Handle, Published};
@@ -49,7 +50,7 @@ use crate::{
         machine::{Effect, Entry, Event, Machine, Request, RequestId},
         model::VmId,
     },
-    freeze::{Freezer, helper::Helper},
+    freeze::{Freezer, News, helper::Helper},
     hypervisor::{self, Hypervisor},
     logging::message,
     store::Store,
@@ -152,8 +153,12 @@ impl Engine {
             Arc::clone(&parts.store),
             Arc::clone(&parts.clock),
             parts.helper,
-            Box::new(move |vm: VmId, frozen| {
-                let _ = report.send(Input::Machine(Event::Frozen(vm, frozen)));
+            Box::new(move |vm: VmId, news| {
+                let _ = report.send(Input::Machine(match news {
+                    News::Frozen => Event::Frozen(vm, true),
+                    News::Thawed => Event::Frozen(vm, false),
+                    News::Held(time) => Event::Held(vm, time.try_into().unwrap_or(SignedDuration::MAX)),
+                }));
             }),
         );
         let answers = send.clone();

@@ -46,7 +46,7 @@ use self::{
     helper::{Helper, Watch},
     line::{Reply, Word},
     slots::Slots,
-    thaw::{Frozen, Thawed},
+    thaw::{Frozen, Kept, Thawed},
 };
 use crate::{
     clock::{self, Clock},
@@ -76,7 +76,18 @@ const KEEPERS: u32 = 2;
 /// The keeper's pauses: the first and the longest.
 const KEEPER_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
-type Report = dyn Fn(VmId, bool) + Send + Sync;
+type Report = dyn Fn(VmId, News) + Send + Sync;
+
+/// What is told of a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// Its file systems may be frozen from now on.
+    Frozen,
+    /// They surely are not any more.
+    Thawed,
+    /// They were frozen for so long at most, for whatever became of the snapshot.
+    Held(Duration),
+}
 
 /// Freezes and thaws; one for the whole daemon.
 pub struct Freezer {
@@ -90,7 +101,7 @@ pub struct Freezer {
     /// Who is proven to be thawed, and the store could not be told: what it says costs a thaw at the next start.
     unnoted: Mutex<BTreeSet<VmId>>,
     /// What is thawed on and on, and who watches it from outside.
-    kept: Mutex<BTreeMap<VmId, Vec<Watch>>>,
+    kept: Mutex<BTreeMap<VmId, Kept>>,
     /// Who may be asked to thaw on and on at the same time: agents that hang must not be in the way of a thaw.
     keepers: Slots,
     slots: Slots,
@@ -108,7 +119,7 @@ impl std::fmt::Debug for Freezer {
 pub struct Called(io::Result<Option<Watch>>);
 
 impl Freezer {
-    /// `report` is told whenever a VM may be frozen, and when it surely is not any more.
+    /// `report` is told whenever a VM may be frozen, when it surely is not any more, and for how long it was.
     pub fn new(
         hypervisor: Arc<dyn Hypervisor>,
         store: Arc<Store>,
@@ -299,7 +310,7 @@ impl Freezer {
             }
             return Err(e);
         }
-        (self.report)(vm.id, true);
+        (self.report)(vm.id, News::Frozen);
         let since = self.clock.elapsed();
         let mut frozen =
             Frozen { freezer: self, vm: vm.id, count: 0, since, from: since, watch, done: false };

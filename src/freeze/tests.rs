@@ -1,5 +1,7 @@
 //! The freeze as the helper outside sees it: on every path it is told before, and told when the thaw is proven.
 
+mod held;
+
 use std::{
     io::{ErrorKind as IoError, Read as _, Write as _},
     os::unix::net::UnixStream,
@@ -349,10 +351,10 @@ fn somebody_else_s_freeze_that_comes_in_between_is_left_alone() {
             store.clone(),
             clock,
             ear.clone(),
-            Box::new(move |vm, frozen| {
-                report.lock().unwrap().insert(vm, frozen);
+            Box::new(move |vm, news| {
+                report.lock().unwrap().insert(vm, news == News::Frozen);
                 // Told right before the freeze.
-                if late && frozen {
+                if late && news == News::Frozen {
                     host.freeze_behind(VM).unwrap();
                 }
             }),

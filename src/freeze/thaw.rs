@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Freezer, KEEPER_PAUSE, KEEPERS, STATUS_TIMEOUT, THAW_TIMEOUT, THAW_TRIES, helper::Watch, telling,
+    Freezer, KEEPER_PAUSE, KEEPERS, News, STATUS_TIMEOUT, THAW_TIMEOUT, THAW_TRIES, helper::Watch, telling,
 };
 use crate::{
     clock::Clock,
@@ -34,9 +34,7 @@ pub(super) struct Frozen<'a> {
 impl Frozen<'_> {
     /// Thaws; what was found, and for how long they were frozen at most.
     pub(super) fn thaw(mut self) -> (Result<Thawed>, Duration) {
-        let result = self.end();
-        let until = result.as_ref().map_or_else(|_| self.freezer.clock.elapsed(), |thawed| thawed.at);
-        (result, until.saturating_sub(self.since))
+        self.end()
     }
 
     /// Nothing was frozen, and nothing is on its way to be: it is not thawed, as somebody else may have frozen it.
@@ -46,28 +44,40 @@ impl Frozen<'_> {
         self.watch.take().into_iter().for_each(Watch::over);
     }
 
-    fn end(&mut self) -> Result<Thawed> {
+    fn end(&mut self) -> (Result<Thawed>, Duration) {
         let result = self.freezer.thaw_now(self.vm);
         self.done = true;
         let watch = self.watch.take();
+        let until = result.as_ref().map_or_else(|_| self.freezer.clock.elapsed(), |thawed| thawed.at);
+        let held = until.saturating_sub(self.since);
+        (self.freezer.report)(self.vm, News::Held(held));
         match &result {
             Err(e) if e.kind != ErrorKind::NoSuchVm && !self.freezer.is_off(self.vm) => {
-                self.freezer.keep(self.vm, watch);
+                self.freezer.keep(self.vm, Kept { watches: watch.into_iter().collect(), from: Some(until) });
             }
             _ => watch.into_iter().for_each(Watch::over),
         }
-        result
+        (result, held)
     }
 }
 
 impl Drop for Frozen<'_> {
     fn drop(&mut self) {
         if !self.done
-            && let Err(e) = self.end()
+            && let (Err(e), _) = self.end()
         {
             telling::frozen(self.vm, &e, &"a bug had ended the snapshot; trying on");
         }
     }
+}
+
+/// A guest that is thawed on and on.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    /// Who watches it from outside.
+    watches: Vec<Watch>,
+    /// Until when it was told for how long it was frozen; `None`: whoever froze it still tells that.
+    from: Option<Duration>,
 }
 
 /// A guest that is proven to be thawed.
@@ -155,7 +165,7 @@ impl Freezer {
                 self.unnoted().insert(vm);
             }
         }
-        (self.report)(vm, false);
+        (self.report)(vm, News::Thawed);
     }
 
     /// Who is thawed, and the store could not be told.
@@ -176,19 +186,20 @@ impl Freezer {
 
     /// Thaws a VM that may be frozen, on and on, on a thread of its own, until it is proven.
     pub fn keep_thawing(self: &Arc<Self>, vm: VmId) {
-        self.keep(vm, None);
+        self.keep(vm, Kept::default());
     }
 
     /// The same; who watches from outside does so until then.
-    fn keep(self: &Arc<Self>, vm: VmId, watch: Option<Watch>) {
+    fn keep(self: &Arc<Self>, vm: VmId, new: Kept) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(watches) = kept.get_mut(&vm) {
-            watches.extend(watch);
+        if let Some(already) = kept.get_mut(&vm) {
+            already.watches.extend(new.watches);
+            already.from = already.from.or(new.from);
             return;
         }
-        kept.insert(vm, watch.into_iter().collect());
+        kept.insert(vm, new);
         drop(kept);
-        (self.report)(vm, true);
+        (self.report)(vm, News::Frozen);
         let this = Arc::clone(self);
         let work = move || {
             let mut pause = KEEPER_PAUSE.0;
@@ -212,8 +223,12 @@ impl Freezer {
                 this.clock.pause(pause);
                 pause = (pause * 2).min(KEEPER_PAUSE.1);
             }
-            let kept = this.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(&vm);
-            kept.into_iter().flatten().for_each(Watch::over);
+            let kept =
+                this.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(&vm).unwrap_or_default();
+            if let Some(from) = kept.from {
+                (this.report)(vm, News::Held(this.clock.elapsed().saturating_sub(from)));
+            }
+            kept.watches.into_iter().for_each(Watch::over);
         };
         if let Err(e) = self.clock.start("thaw", Box::new(work)) {
             // Who watches from outside finds the line broken, and has a thread.

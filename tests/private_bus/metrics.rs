@@ -10,7 +10,13 @@ use std::{
 };
 
 use tokio::sync::mpsc;
-use virtsnap::{clock, hypervisor::sim::VmSpec};
+use virtsnap::{
+    clock,
+    hypervisor::{
+        Error, ErrorKind,
+        sim::{Op, VmSpec},
+    },
+};
 use zbus::ObjectPath;
 
 use self::exposition::{Series, parse};
@@ -126,6 +132,19 @@ async fn all_that_is_worth_watching_is_in_the_file() {
     until(&path, "a policy that is suspended", |all| is(1.0)(value(all, "policy_suspended", &of))).await;
     let mode = fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o644, "who collects is another user");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_was_frozen_for_nothing_was_frozen_all_the_same() {
+    let (rig, path) = with_metrics(|d| d.join("virtsnap.prom")).await;
+    let uuid = id(1).to_string();
+    let vm = [("vm", NAME), ("uuid", uuid.as_str())];
+    let frozen = |all: &BTreeMap<Series, f64>| value(all, "vm_frozen_seconds_total", &vm);
+    until(&path, "a guest that never was", |all| is(0.0)(frozen(all))).await;
+
+    rig.sim.fail_next(Op::Create, Error::new(ErrorKind::Failed, "on request"));
+    rig.client.create(id(1), "s1", none()).await.unwrap_err();
+    until(&path, "the time for a snapshot that failed", |all| frozen(all).is_some_and(|sum| sum > 0.0)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -274,7 +274,6 @@ impl Machine {
         let Some(job) = self.jobs.finish(id, outcome.clone(), now) else { return };
         let vm = job.vm;
         self.stale.insert(vm);
-        let frozen = self.frozen_for(vm, &outcome);
         match &outcome {
             Outcome::Done(_) => self.journal.extend(self.failing.worked(vm, &job.operation)),
             Outcome::Failed(f) => self.journal.push(self.failing.failed(vm, &job.operation, &f.message)),
@@ -288,7 +287,7 @@ impl Machine {
         } else if !(matches!(outcome, Outcome::Cancelled(_)) && self.stopping()) {
             self.paid(vm, id);
         }
-        Arc::make_mut(&mut self.view.counts).ended(&job, &outcome, frozen, &owed_on);
+        Arc::make_mut(&mut self.view.counts).ended(&job, &outcome, &owed_on);
         self.count_run(&job, &outcome, now, out);
         let mut prune = false;
         if let Operation::Create(create) = &job.operation {
@@ -307,13 +306,6 @@ impl Machine {
         let vm_name = self.name_of(vm);
         out.push(Effect::Log(Note::Ended { job: Box::new(job), vm_name, outcome }));
         out.push(Effect::Read(vm));
-    }
-
-    /// For how long the guest was frozen for what the job made: the VM was read since.
-    fn frozen_for(&self, vm: VmId, outcome: &Outcome) -> SignedDuration {
-        let Outcome::Done(Some(Made::Snapshot(name))) = outcome else { return SignedDuration::ZERO };
-        let made = self.vms.get(&vm).and_then(|record| record.snapshots.get(name));
-        made.map_or(SignedDuration::ZERO, |made| made.quality.frozen)
     }
 
     /// Ends what waits for a VM that is no more.

@@ -8,9 +8,9 @@ use crate::{
     config::{self, Environment, FileKind, SourceFile},
     core::{
         inventory::SnapshotRecord,
-        job::{Failure, JobState, Made, Operation, Pace},
+        job::{Failure, Job, JobId, JobState, Made, Operation, Outcome, Pace},
         label::Label,
-        model::{Content, Origin, Snapshot, SnapshotState, Storage, VmState},
+        model::{Content, Origin, Snapshot, SnapshotName, SnapshotState, Storage, VmState},
         policy::Memory,
         simulate,
     },

@@ -16,7 +16,7 @@ pub struct Counts {
     pub jobs: BTreeMap<(&'static str, JobResult), u64>,
     /// Runs of policies on VMs that ended.
     pub runs: BTreeMap<(PolicyName, VmId), Runs>,
-    /// For how long guests were frozen for snapshots that were taken.
+    /// For how long guests were frozen for snapshots, those too that were not taken then.
     pub frozen: BTreeMap<VmId, SignedDuration>,
     /// What images held that were merged into others, in bytes.
     pub merged: BTreeMap<VmId, u64>,
@@ -32,15 +32,8 @@ pub struct Runs {
 }
 
 impl Counts {
-    /// A job ended. `frozen`: for how long its guest was, as far as that is known. `owed_on`: policies whose runs have
-    /// not ended with it, as they are tried again.
-    pub(in crate::core) fn ended(
-        &mut self,
-        job: &Job,
-        outcome: &Outcome,
-        frozen: SignedDuration,
-        owed_on: &BTreeSet<PolicyName>,
-    ) {
+    /// A job ended. `owed_on`: policies whose runs have not ended with it, as they are tried again.
+    pub(in crate::core) fn ended(&mut self, job: &Job, outcome: &Outcome, owed_on: &BTreeSet<PolicyName>) {
         *self.jobs.entry((job.operation.as_str(), outcome.result())).or_default() += 1;
         if let Operation::Create(create) = &job.operation {
             for policy in create.policies.difference(owed_on) {
@@ -49,10 +42,12 @@ impl Counts {
                 runs.failed += u64::from(outcome.result() == JobResult::Failed);
             }
         }
-        if !frozen.is_zero() {
-            let sum = self.frozen.entry(job.vm).or_default();
-            *sum = sum.saturating_add(frozen);
-        }
+    }
+
+    /// The guest of this VM was frozen for so long.
+    pub(in crate::core) fn held(&mut self, vm: VmId, time: SignedDuration) {
+        let sum = self.frozen.entry(vm).or_default();
+        *sum = sum.saturating_add(time);
     }
 
     /// A run that was to be tried again never worked: the next one takes its place.

@@ -108,7 +108,7 @@ fn vms(view: &View, out: &mut Text) {
     out.of_vms("vm_frozen", Gauge, "Whether the guest's file systems are frozen, or may be.", view, |vm| {
         u8::from(vm.frozen)
     });
-    let frozen = "For how long the guest was frozen for snapshots that were taken.";
+    let frozen = "For how long the guest was frozen for snapshots, also for those that failed.";
     out.of_vms("vm_frozen_seconds_total", Counter, frozen, view, |vm| {
         Seconds(counts.frozen.get(&vm.record.id).copied().unwrap_or_default())
     });

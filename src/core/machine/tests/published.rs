@@ -71,6 +71,7 @@ fn metrics_say_what_was_done_and_escape_what_a_name_holds() {
         jobs[0]
     };
     let job = run(&mut b);
+    b.send(Event::Held(vm(1), SignedDuration::from_micros(20_003)));
     b.send(Event::Ended(job, Outcome::Failed(Failure::new("Failed", "no agent"))));
     says(&b, &format!("virtsnap_run_failures_total{{{of}}} 1"));
     says(&b, "virtsnap_jobs_total{operation=\"create\",result=\"failed\"} 1");
@@ -81,9 +82,9 @@ fn metrics_say_what_was_done_and_escape_what_a_name_holds() {
     let mut taken = record(1, &[("ours", true), ("theirs", false)]);
     let ours = taken.snapshots.get_mut(&SnapshotName::existing("ours")).unwrap();
     ours.snapshot.policies.insert(nightly());
-    ours.quality.frozen = SignedDuration::from_micros(1_020_003);
     b.send(Event::VmRead(Box::new(taken.clone())));
     b.send(Event::Ended(job, Outcome::Done(Some(Made::Snapshot(SnapshotName::existing("ours"))))));
+    b.send(Event::Held(vm(1), SignedDuration::from_secs(1)));
     b.send(Event::Merged(vm(1), 1000));
     b.send(Event::Merged(vm(1), 24));
     says(&b, &format!("virtsnap_runs_total{{{of}}} 2"));
