@@ -252,6 +252,7 @@ impl Engine {
             self.tidy();
         }
         let now = self.tools.clock.now();
+        self.machine.passes(self.tools.clock.elapsed());
         let effects = self.machine.handle(event, now);
         let (mut replies, mut labels) = (Vec::new(), Vec::new());
         let mut stored = Ok(());

@@ -21,12 +21,14 @@ mod space;
 mod sweep;
 
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -132,7 +134,12 @@ struct Work<'a> {
     job: &'a Job,
     needed: &'a BTreeMap<SnapshotName, Need>,
     wire: &'a Wire,
+    /// When it was told last that it goes on, and how much was copied by then.
+    told: Cell<(Duration, u64)>,
 }
+
+/// While something is copied, that is told at least so often.
+const SIGN_OF_LIFE: Duration = Duration::from_mins(1);
 
 impl Work<'_> {
     fn phase(&self, phase: &str, progress: Option<f64>, snapshot: Option<&SnapshotName>) {
@@ -143,6 +150,17 @@ impl Work<'_> {
             snapshot: snapshot.cloned(),
             to_its_end: false,
         });
+        self.told.set((self.tools.clock.elapsed(), self.told.get().1));
+    }
+
+    /// Whether it is to be told once more that it goes on: something was copied, and that was told long ago.
+    fn is_news(&self, copied: u64) -> bool {
+        let ((at, then), now) = (self.told.get(), self.tools.clock.elapsed());
+        let news = copied != then && now.saturating_sub(at) >= SIGN_OF_LIFE;
+        if news {
+            self.told.set((now, copied));
+        }
+        news
     }
 
     /// What comes now nobody can stop.
@@ -215,7 +233,7 @@ pub fn run(
     needed: &BTreeMap<SnapshotName, Need>,
     wire: &Wire,
 ) -> Outcome {
-    let work = Work { tools, settings, job, needed, wire };
+    let work = Work { tools, settings, job, needed, wire, told: Cell::default() };
     // What ran before a panic in the job has to run after it, too.
     caught(&work, || hooked::around(&work, || caught(&work, || perform(&work))))
 }

@@ -33,14 +33,16 @@ impl fmt::Display for Turn {
 
 /// Which of the waiting jobs start, and why the others don't, in their order.
 ///
-/// A job never overtakes an earlier one of its own VM; one whose VM is busy does not hold up other VMs.
+/// A job never overtakes an earlier one of its own VM; one whose VM is busy does not hold up other VMs. `counted`: how many
+/// of those that run count against `max_jobs`.
 pub fn admit(
     waiting: &[(JobId, VmId)],
     running: &BTreeMap<JobId, VmId>,
+    counted: usize,
     max_jobs: usize,
 ) -> Vec<(JobId, Turn)> {
     let mut holders: BTreeMap<VmId, JobId> = running.iter().map(|(job, vm)| (*vm, *job)).collect();
-    let mut free = max_jobs.saturating_sub(running.len());
+    let mut free = max_jobs.saturating_sub(counted);
     let turn = |&(job, vm): &(JobId, VmId)| {
         let turn = match holders.entry(vm) {
             Entry::Occupied(holder) => Turn::After(*holder.get()),
@@ -75,7 +77,7 @@ mod tests {
         use Turn::{After, Full, Now};
         let waiting = [(11, vm(1)), (12, vm(1)), (13, vm(2)), (14, vm(3))];
         let turns = |running: &[(JobId, VmId)], max| {
-            let all = admit(&waiting, &running.iter().copied().collect(), max);
+            let all = admit(&waiting, &running.iter().copied().collect(), running.len(), max);
             assert!(all.iter().map(|(job, _)| *job).eq(waiting.iter().map(|(job, _)| *job)));
             all.into_iter().map(|(_, turn)| turn).collect::<Vec<_>>()
         };
@@ -85,9 +87,18 @@ mod tests {
     }
 
     #[test]
+    fn what_does_not_count_leaves_its_place_to_others_and_holds_its_vm() {
+        let (waiting, running) = ([(11, vm(1)), (12, vm(2)), (13, vm(3))], [(1, vm(1))].into());
+        let turns = admit(&waiting, &running, 0, 1);
+        assert_eq!(turns, [(11, Turn::After(1)), (12, Turn::Now), (13, Turn::Full(1))]);
+    }
+
+    #[test]
     fn a_job_never_overtakes_an_earlier_one_of_its_vm() {
         let waiting = [(11, vm(1)), (12, vm(1))];
-        let turns = |running: &[(JobId, VmId)], max| admit(&waiting, &running.iter().copied().collect(), max);
+        let turns = |running: &[(JobId, VmId)], max| {
+            admit(&waiting, &running.iter().copied().collect(), running.len(), max)
+        };
         assert_eq!(turns(&[(1, vm(9))], 1), [(11, Turn::Full(1)), (12, Turn::After(11))]);
         assert_eq!(turns(&[], 9), [(11, Turn::Now), (12, Turn::After(11))]);
     }

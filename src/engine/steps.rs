@@ -106,6 +106,10 @@ impl Engine {
         self.recover_late();
         let lists = self.ticks.count.is_multiple_of(self.ticks.per_listing);
         self.remember_again();
+        if !self.cancels.is_empty() {
+            // A job of which nothing is heard sends no event either.
+            self.handle(Event::Timer);
+        }
         if lists {
             self.metrics.again();
         }

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::config::show_duration;
 use crate::core::{
     health::Health,
-    job::{JobState, Outcome},
+    job::{Job, JobState, Outcome},
     machine::Note,
     model::{PolicyName, SnapshotName, VmId},
     settings::Settings,
@@ -126,25 +126,40 @@ pub(super) fn log(note: &Note) {
                 "policy {policy} is not late with VM {vm_name} any more"
             );
         }
-        Note::Ended { job, vm_name, outcome } => {
-            let operation = job.operation.as_str();
-            match outcome {
-                Outcome::Done(_) => tracing::debug!(
-                    VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %job.vm, VIRTSNAP_JOB = job.id,
-                    "job {} ({operation} on VM {vm_name}) done", job.id
-                ),
-                Outcome::Failed(f) => tracing::error!(
-                    MESSAGE_ID = message::JOB_FAILED,
-                    VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %job.vm, VIRTSNAP_JOB = job.id,
-                    "job {} ({operation} on VM {vm_name}) failed: {}", job.id, f.message
-                ),
-                Outcome::Cancelled(text) => tracing::warn!(
-                    MESSAGE_ID = message::JOB_CANCELLED,
-                    VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %job.vm, VIRTSNAP_JOB = job.id,
-                    "{text}"
-                ),
-            }
+        Note::Stuck { job, vm, vm_name, text } => {
+            tracing::error!(
+                MESSAGE_ID = message::JOB_STUCK,
+                VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %vm, VIRTSNAP_JOB = job, "{text}"
+            );
         }
+        Note::GoesOn { job, vm, vm_name, operation } => {
+            tracing::info!(
+                MESSAGE_ID = message::JOB_GOES_ON,
+                VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %vm, VIRTSNAP_JOB = job,
+                "job {job} ({operation} of VM {vm_name}) is not stuck any more"
+            );
+        }
+        Note::Ended { job, vm_name, outcome } => ended(job, vm_name, outcome),
+    }
+}
+
+fn ended(job: &Job, vm_name: &str, outcome: &Outcome) {
+    let operation = job.operation.as_str();
+    match outcome {
+        Outcome::Done(_) => tracing::debug!(
+            VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %job.vm, VIRTSNAP_JOB = job.id,
+            "job {} ({operation} on VM {vm_name}) done", job.id
+        ),
+        Outcome::Failed(f) => tracing::error!(
+            MESSAGE_ID = message::JOB_FAILED,
+            VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %job.vm, VIRTSNAP_JOB = job.id,
+            "job {} ({operation} on VM {vm_name}) failed: {}", job.id, f.message
+        ),
+        Outcome::Cancelled(text) => tracing::warn!(
+            MESSAGE_ID = message::JOB_CANCELLED,
+            VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %job.vm, VIRTSNAP_JOB = job.id,
+            "{text}"
+        ),
     }
 }
 

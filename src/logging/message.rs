@@ -37,6 +37,10 @@ messages! {
     JOB_FAILED = "cbcc2d3ee5454c63837276a72ce56d53";
     /// A job was stopped.
     JOB_CANCELLED = "ba52dac21e0747759b2b3f845d0ccb2e";
+    /// Nothing is heard of a job any more: libvirt does not answer it.
+    JOB_STUCK = "2c4d7be1a06f4f5c9d13e8a47b90f6d5";
+    /// A job that was stuck goes on, or has ended.
+    JOB_GOES_ON = "d61f3a0c85e24b7796ab20fd3c4e18b7";
     /// A policy's time passed without a run.
     RUN_MISSED = "301e46f3bf004b2da41ac1d864c56342";
     /// A policy's schedule does not run it any more, on a VM or at all.

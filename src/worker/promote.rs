@@ -221,7 +221,7 @@ fn pull_all(work: &Work<'_>, vm: &Vm, disks: &[Part<'_>], which: Range<usize>) -
             let of_disk = if copied.total == 0 { 0.0 } else { copied.done as f64 / copied.total as f64 };
             let now = (i as f64 + of_disk) / disks.len() as f64;
             // Not each look is news.
-            if now - told >= 0.01 {
+            if now - told >= 0.01 || work.is_news(copied.done) {
                 told = now;
                 work.phase(&phase, Some(now), None);
             }

@@ -3,6 +3,8 @@
 mod broken;
 mod room;
 
+mod slow;
+
 use std::{
     collections::BTreeMap,
     sync::{
@@ -31,10 +33,7 @@ use virtsnap::{
     worker::{self, Progress, Tools, Wire},
 };
 
-use super::{
-    hooked::Hooked,
-    rig::{TestAccess, TestClock},
-};
+use super::{clock::TestClock, hooked::Hooked, rig::TestAccess};
 
 const VM: VmId = VmId(uuid::Uuid::from_u128(1));
 const TARGETS: [&str; 2] = ["vda", "vdb"];

@@ -3,11 +3,10 @@
 use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    sync::{Arc, Condvar, Mutex},
-    time::{Duration, Instant},
+    sync::{Arc, Mutex},
+    time::Duration,
 };
 
-use jiff::{SignedDuration, Timestamp};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use virtsnap::{
@@ -30,50 +29,13 @@ use virtsnap::{
 use super::{
     bus_daemon::BusDaemon,
     client::{Client, MANAGER, soon},
+    clock::TestClock,
 };
 
 /// How long anything may take.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
 const MAIN: &str = "[daemon]\ntimezone = \"UTC\"\nmax-jobs = 4\n";
-
-/// A clock that a test can set. It goes on by itself, so that no two snapshots have the same time, and far ahead of
-/// the system's, so that no timer fires by itself. Its pauses are short.
-#[derive(Debug)]
-pub struct TestClock {
-    start: Instant,
-    ahead: Mutex<SignedDuration>,
-    never: Condvar,
-}
-
-impl TestClock {
-    /// Noon on a Friday.
-    const NOON: Timestamp = Timestamp::constant(2_223_374_400, 0);
-
-    pub fn new() -> Self {
-        Self { start: Instant::now(), ahead: Mutex::default(), never: Condvar::new() }
-    }
-
-    /// Sets it forward.
-    pub fn advance(&self, by: SignedDuration) {
-        *self.ahead.lock().unwrap() += by;
-    }
-}
-
-impl Clock for TestClock {
-    fn now(&self) -> Timestamp {
-        Self::NOON + *self.ahead.lock().unwrap() + SignedDuration::try_from(self.elapsed()).unwrap()
-    }
-
-    fn elapsed(&self) -> Duration {
-        self.start.elapsed()
-    }
-
-    fn pause(&self, _: Duration) {
-        let ahead = self.ahead.lock().unwrap();
-        drop(self.never.wait_timeout(ahead, Duration::from_millis(5)).unwrap());
-    }
-}
 
 /// What a confined VM gets: what the test says, and how often it was asked for.
 #[derive(Debug)]

@@ -51,18 +51,36 @@ pub(super) struct Failing {
     jobs: BTreeMap<VmId, Failed>,
     /// To read it: tried again soon, so nobody writes it down.
     reading: BTreeMap<VmId, String>,
+    /// A job on it is stuck: the next life of the daemon sees what became of it.
+    stuck: BTreeMap<VmId, String>,
 }
 
 impl Failing {
     /// Goes on where an earlier life ended.
     pub(super) fn restored(jobs: BTreeMap<VmId, Failed>) -> Self {
-        Self { jobs, reading: BTreeMap::new() }
+        Self { jobs, ..Self::default() }
     }
 
     /// What there is to tell of it; empty if nothing.
     pub(super) fn text(&self, vm: VmId) -> String {
         let job = self.jobs.get(&vm).map(|failed| &failed.text);
-        self.reading.get(&vm).or(job).cloned().unwrap_or_default()
+        let now = self.stuck.get(&vm).or_else(|| self.reading.get(&vm));
+        now.or(job).cloned().unwrap_or_default()
+    }
+
+    /// A job on it is stuck.
+    pub(super) fn stuck(&mut self, vm: VmId, text: String) {
+        self.stuck.insert(vm, text);
+    }
+
+    /// It is not any more.
+    pub(super) fn goes_on(&mut self, vm: VmId) {
+        self.stuck.remove(&vm);
+    }
+
+    /// What is told of a job on it that is stuck.
+    pub(super) fn is_stuck(&self, vm: VmId) -> Option<&str> {
+        self.stuck.get(&vm).map(String::as_str)
     }
 
     /// A job failed.

@@ -1,8 +1,11 @@
 //! The table of jobs: queued, running, and the last of those that ended.
 
+mod stuck;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use jiff::{SignedDuration, Timestamp};
@@ -27,6 +30,8 @@ struct Entry {
     snapshot: Option<SnapshotName>,
     /// Nothing stops what it does now.
     to_its_end: bool,
+    /// When it was heard of last, by the clock that only goes forward.
+    heard: Duration,
     ended: Option<Timestamp>,
     outcome: Option<Outcome>,
     stale: bool,
@@ -43,13 +48,16 @@ pub(super) struct Jobs {
     table: BTreeMap<JobId, Entry>,
     queued: Vec<JobId>,
     running: BTreeMap<JobId, VmId>,
+    /// Those of them that nothing is heard of, and for how long that was.
+    stuck: BTreeMap<JobId, Duration>,
     last_id: JobId,
     gone: Vec<JobId>,
 }
 
 impl Jobs {
+    /// The daemon may end. What is stuck its next life finds as after a crash, and one that waits for it would be killed.
     pub(super) fn at_rest(&self) -> bool {
-        self.queued.is_empty() && self.running.is_empty()
+        self.queued.is_empty() && self.only_stuck_run()
     }
 
     pub(super) fn at_work(&self, vm: VmId) -> bool {
@@ -104,6 +112,7 @@ impl Jobs {
                 ended: None,
                 outcome: None,
                 to_its_end: false,
+                heard: Duration::ZERO,
                 stale: true,
             },
         );
@@ -192,15 +201,14 @@ impl Jobs {
         for id in self.gone.drain(..) {
             views.remove(&id);
         }
-        for (id, e) in self.table.iter_mut().filter(|(_, e)| e.stale) {
-            e.stale = false;
+        for (id, e) in self.table.iter().filter(|(_, e)| e.stale) {
             let view = JobView {
                 id: *id,
                 operation: e.job.operation.as_str(),
                 vm: e.job.vm,
                 snapshot: e.snapshot.clone(),
                 state: e.state,
-                phase: e.phase.clone(),
+                phase: self.phase(*id, e),
                 progress: e.progress,
                 asker: e.job.asker,
                 asked: e.job.asked,
@@ -214,6 +222,7 @@ impl Jobs {
             };
             views.insert(*id, Arc::new(view));
         }
+        self.table.values_mut().for_each(|e| e.stale = false);
     }
 }
 
@@ -236,14 +245,16 @@ impl Machine {
             .filter_map(|id| self.jobs.table.get(id).map(|e| (*id, e.job.vm)))
             .collect();
         let limit = usize::try_from(self.settings.daemon.max_jobs).unwrap_or(usize::MAX);
-        for (id, turn) in queue::admit(&waiting, &self.jobs.running, limit) {
-            self.jobs.waits(id, &turn.to_string());
+        for (id, turn) in queue::admit(&waiting, &self.jobs.running, self.jobs.counted(), limit) {
+            let stuck = matches!(turn, Turn::After(job) if self.jobs.stuck.contains_key(&job));
+            self.jobs.waits(id, &if stuck { format!("{turn}, which is stuck") } else { turn.to_string() });
             if turn != Turn::Now {
                 continue;
             }
             self.jobs.queued.retain(|q| *q != id);
             if let Some(entry) = self.jobs.table.get_mut(&id) {
                 entry.state = JobState::Running;
+                entry.heard = self.elapsed;
                 self.jobs.running.insert(id, entry.job.vm);
                 self.stale.insert(entry.job.vm);
                 out.push(Effect::Start(entry.job.clone()));
@@ -261,6 +272,7 @@ impl Machine {
             entry.phase = phase;
             entry.progress = progress;
             entry.to_its_end = to_its_end;
+            entry.heard = self.elapsed;
             if snapshot.is_some() {
                 entry.snapshot = snapshot;
                 self.stale.insert(entry.job.vm);

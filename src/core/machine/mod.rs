@@ -43,6 +43,7 @@ mod turns;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -85,6 +86,8 @@ pub struct Machine {
     unreadable: BTreeSet<VmId>,
     listed: bool,
     jobs: Jobs,
+    /// What the clock that only goes forward shows.
+    elapsed: Duration,
     runs: BTreeMap<PolicyName, PolicyRun>,
     /// To be written down at the end of this step.
     journal: Vec<Entry>,
@@ -124,6 +127,7 @@ impl Machine {
             unreadable: BTreeSet::new(),
             listed: false,
             jobs: Jobs::default(),
+            elapsed: Duration::ZERO,
             runs: BTreeMap::new(),
             journal: Vec::new(),
             frozen: start.frozen,
@@ -226,6 +230,7 @@ impl Machine {
         self.judge(now, out);
         self.lapse(now, out);
         self.save_runs(out);
+        self.judge_silence(out);
         self.start_jobs(now, out);
         self.refresh_view(out);
         out.push(Effect::WakeAt(self.next_wake(now)));

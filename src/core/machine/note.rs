@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::core::{
     health::{self, Health},
     inventory::VmRecord,
-    job::{Job, Outcome},
+    job::{Job, JobId, Outcome},
     model::{PolicyName, SnapshotName, VmId},
     suspend::Suspension,
 };
@@ -25,6 +25,28 @@ pub enum Note {
         suspended: usize,
         /// How many earlier times this run stands for.
         missed: u32,
+    },
+    /// Nothing is heard of a job any more.
+    Stuck {
+        /// The job.
+        job: JobId,
+        /// Its VM.
+        vm: VmId,
+        /// The VM's name.
+        vm_name: String,
+        /// What it waits for, and the way out.
+        text: String,
+    },
+    /// A job that was stuck goes on, or has ended.
+    GoesOn {
+        /// The job.
+        job: JobId,
+        /// Its VM.
+        vm: VmId,
+        /// The VM's name.
+        vm_name: String,
+        /// What it does.
+        operation: &'static str,
     },
     /// A policy's time came, and it is suspended as a whole.
     Idle {

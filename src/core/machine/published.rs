@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::{Effect, Machine, Note};
 use crate::core::{
+    inventory::VmRecord,
     model::{SnapshotState, VmId},
     select::VmFacts,
     settings::check_against,
@@ -104,6 +105,14 @@ impl Machine {
     /// What clients see of a VM; `None` if there is none.
     fn vm_view(&self, id: VmId) -> Option<VmView> {
         let record = self.vms.get(&id)?;
+        let shown = self.stuck_finding(id).map_or_else(
+            || Arc::clone(record),
+            |stuck| {
+                let mut with = VmRecord::clone(record);
+                with.findings.push(stuck);
+                Arc::new(with)
+            },
+        );
         let last_success = record
             .snapshots
             .values()
@@ -115,7 +124,7 @@ impl Machine {
             policies.iter().filter_map(|p| Some((p.clone(), self.standings.suspension(p, id)?.clone())));
         let suspended = suspended.collect();
         Some(VmView {
-            record: Arc::clone(record),
+            record: shown,
             suspended,
             stale: self.watch_list.stale_on(id),
             policies,

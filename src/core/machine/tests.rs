@@ -23,6 +23,7 @@ mod owed;
 mod place;
 mod published;
 mod stale;
+mod stuck;
 mod suspended;
 mod waiting;
 

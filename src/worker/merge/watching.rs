@@ -85,7 +85,7 @@ impl Watcher for Watching<'_> {
         let (from, to) = self.share;
         let now = from + (to - from) * (disk as f64 + of_disk) / self.disks.max(1) as f64;
         // Not each look is news.
-        if self.told.is_none_or(|told| now - told >= 0.01) {
+        if self.told.is_none_or(|told| now - told >= 0.01) || self.work.is_news(copied.done) {
             self.told = Some(now);
             self.work.phase(&self.phase, self.told, Some(&self.intent.name));
         }

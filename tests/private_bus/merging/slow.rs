@@ -1,0 +1,29 @@
+//! A merge that takes long tells that it goes on, or it would be taken for one that hangs.
+
+use std::{sync::mpsc, time::Duration};
+
+use super::*;
+
+#[test]
+fn each_minute_in_which_something_is_copied_is_told() {
+    const BLOCKS: u64 = 500;
+    let world = World::new(VmState::Running, "keep-last = 2");
+    world.take(&SnapshotName::existing("s5"));
+    for block in 0..BLOCKS {
+        assert!(world.sim.write(VM, "vda", 100 + block, 1));
+    }
+    let clock = Arc::clone(&world.clock);
+    world.sim.before_each_call(move |asked| {
+        if asked.op == Op::Commit {
+            clock.pass(Duration::from_secs(61));
+        }
+        Ok(())
+    });
+    let (send, told) = mpsc::channel();
+    let newest =
+        Operation::Delete { name: SnapshotName::existing("s5"), pace: Pace::default(), foreign: false };
+    let outcome = world.does(world.sim.clone(), newest, move |p| send.send(p.phase).unwrap());
+    assert!(matches!(outcome, Outcome::Done(_)), "{outcome:?}");
+    let merging = told.iter().filter(|phase| phase.contains("vda")).count();
+    assert!(merging as u64 >= BLOCKS, "told {merging} times in {BLOCKS} minutes");
+}

@@ -1,0 +1,91 @@
+//! libvirt answers what is asked of others, and never what is asked of some VMs: as where their QEMU hangs.
+
+use std::time::Duration;
+
+use virtsnap::hypervisor::sim::{Gate, Op, VmSpec};
+
+use super::{
+    client::{none, options},
+    rig::{Rig, held, id, vm_path},
+};
+
+/// As many as run at once here.
+const HUNG: u128 = 4;
+
+/// All of that many hang in the middle of a creation: their jobs.
+async fn hung(rig: &Rig) -> (Vec<Gate<'_>>, Vec<String>) {
+    let (mut gates, mut jobs) = (Vec::new(), Vec::new());
+    for number in 1..=HUNG {
+        let gate = rig.sim.gate_vm(Op::Create, id(number));
+        // More than may be frozen at once.
+        let unfrozen = options([("quiesce", "never".into())]);
+        jobs.push(rig.client.ask_create(id(number), "s1", unfrozen).await.unwrap());
+        held(&gate);
+        gates.push(gate);
+    }
+    (gates, jobs)
+}
+
+/// Lets more time pass than any call takes, and has the daemon look at the clock.
+fn pass(rig: &Rig) {
+    rig.clock.pass(Duration::from_mins(11));
+    rig.sim.set_tags(id(HUNG + 1), &["a"]).unwrap();
+}
+
+async fn rig() -> Rig {
+    Rig::start("", |sim| {
+        for number in 1..=HUNG + 1 {
+            sim.add_vm(VmSpec::new(&format!("vm{number}"), number));
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_that_never_answers_is_told_and_stops_no_other_and_its_job_ends_when_it_does() {
+    let rig = rig().await;
+    let (gates, jobs) = hung(&rig).await;
+    let other = rig.client.ask_create(id(HUNG + 1), "s1", none()).await.unwrap();
+    assert!(rig.client.text(&other, "Job.Phase").await.contains("max-jobs"));
+    let next = rig.client.ask_create(id(1), "s2", none()).await.unwrap();
+    pass(&rig);
+    rig.client.wait(&other).await.unwrap();
+
+    for (number, job) in (1..).zip(&jobs) {
+        let phase = rig.client.text(job, "Job.Phase").await;
+        assert_eq!(phase, "stuck: no answer from libvirt for 10 min: taking the snapshot");
+        assert_eq!(rig.client.text(job, "Job.State").await, "running");
+        let vm = vm_path(id(number));
+        let told = rig.client.text(&vm, "VM.LastError").await;
+        for part in ["VM vm", "virsh domcontrol vm", "pgrep -af", "virsh destroy vm", "restart of libvirtd"] {
+            assert!(told.contains(part), "no {part:?} in {told:?}");
+        }
+        assert_eq!(rig.client.text(&vm, "VM.Health").await, "degraded");
+        assert_eq!(rig.client.text(&vm, "VM.HealthReason").await, told);
+    }
+    let phase = rig.client.text(&next, "Job.Phase").await;
+    assert!(phase.starts_with("waiting for job ") && phase.ends_with("which is stuck"), "{phase}");
+
+    drop(gates);
+    for (number, job) in (1..).zip(&jobs) {
+        rig.client.wait(job).await.unwrap();
+        let vm = vm_path(id(number));
+        rig.client.until(&vm, "VM.LastError", String::is_empty).await;
+        assert_eq!(rig.client.text(&vm, "VM.Health").await, "ok");
+    }
+    rig.client.wait(&next).await.unwrap();
+    assert_eq!(rig.client.snapshots(id(1)).await, ["s1", "s2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_is_told_to_stop_does_not_wait_for_what_is_stuck() {
+    let mut rig = rig().await;
+    let sim = std::sync::Arc::clone(&rig.sim);
+    let gate = sim.gate_vm(Op::Create, id(1));
+    let job = rig.client.ask_create(id(1), "s1", none()).await.unwrap();
+    held(&gate);
+    pass(&rig);
+    rig.client.until(&job, "Job.Phase", |phase: &String| phase.starts_with("stuck")).await;
+    rig.stop().await;
+    assert_eq!(rig.store().intents().unwrap().len(), 1, "the next life finds what it was at");
+}
