@@ -52,6 +52,7 @@ mod restart;
 mod revert;
 mod rig;
 mod settling;
+mod signalled;
 mod stale;
 mod stuck;
 mod suspended;

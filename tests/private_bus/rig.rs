@@ -252,6 +252,11 @@ impl Rig {
         self.daemon.as_ref().expect("the daemon runs").control.stop();
     }
 
+    /// Tells the daemon to read its configuration again, as a signal does.
+    pub fn hang_up(&self) {
+        self.daemon.as_ref().expect("the daemon runs").control.reload();
+    }
+
     /// Waits until the daemon has ended, well.
     pub async fn ended(&mut self) {
         let running = self.daemon.take().expect("the daemon runs");
