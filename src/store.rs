@@ -16,6 +16,7 @@ mod kept;
 mod labels;
 mod laid;
 mod opening;
+mod redefining;
 mod runs;
 mod standings;
 mod strays;
@@ -38,6 +39,7 @@ pub use self::{
     birth::set_aside,
     branches::Branched,
     hooks::HooksBegun,
+    redefining::Redefined,
     strays::{Found, News},
 };
 use crate::core::{inventory::Quality, model::VmId};
@@ -155,6 +157,8 @@ const MIGRATIONS: &[&str] = &["
     CREATE TABLE copied (
         vm TEXT NOT NULL, target TEXT NOT NULL, images TEXT NOT NULL, life INTEGER,
         PRIMARY KEY (vm, target)) STRICT, WITHOUT ROWID;
+", "
+    ALTER TABLE copy ADD COLUMN redefining TEXT;
 "];
 
 /// Asked before each write; an error is what comes of it.

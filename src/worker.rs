@@ -15,6 +15,7 @@ mod memory;
 mod merge;
 mod promote;
 mod prune;
+mod redefine;
 mod repair;
 mod revert;
 mod space;
@@ -39,6 +40,7 @@ pub(crate) use self::{
     drop::settle as settle_drop,
     hooked::left_over as settle_hooks,
     merge::is_woken,
+    redefine::settle as settle_redefined,
     revert::settle as settle_revert,
 };
 use crate::{

@@ -93,6 +93,44 @@ harness::on_both! {
         assert!(daemon.journal().contains("was put right: s1 is the current snapshot"), "it is said what was done");
     }
 
+    /// A libvirt that cannot write a snapshot's file takes the snapshot off its list, be it the current one.
+    fn a_snapshot_that_libvirt_loses_while_it_is_described_is_put_back(tb) {
+        let daemon = Daemon::running(tb, "");
+        for (name, lost, dies) in [("middle", "s2", false), ("newest", "s3", false), ("killed", "s3", true)] {
+            let vm = with_three(tb, &daemon, name);
+            let directory = format!("/var/lib/libvirt/qemu/snapshot/{name}");
+            let tree = || tb.ok(&format!("virsh -q snapshot-list --tree {name}"));
+            let before = tree();
+            tb.ok(&format!("mount --bind {directory} {directory} && mount -o remount,ro,bind {directory}"));
+            let (_, path) = daemon.snapshots(name).into_iter().find(|(n, _)| n == lost).unwrap();
+            let given = std::collections::HashMap::from([("description", zbus::Variant::from("before the upgrade"))]);
+            let (_, text) = daemon.bus.call::<_, ()>(&path, "org.virtsnap1.Snapshot", "Update", &(given,)).unwrap_err();
+            assert!(text.contains("unable to save metadata") && text.contains("is tried again"), "{text}");
+            let there = tb.ok(&format!("virsh -q snapshot-list --name {name}"));
+            assert!(!there.lines().any(|l| l.trim() == lost), "libvirt has it on its list:\n{there}");
+            if dies {
+                daemon.kill();
+                daemon.start();
+                daemon.wait_running();
+            }
+            let (error, text) = daemon.create(name, "refused").unwrap_err();
+            assert!(error.ends_with("Busy") && text.contains(&format!("snapshot {lost} of VM {name}")), "{error}: {text}");
+            tb.ok(&format!("umount {directory}"));
+            daemon.create(name, "after").unwrap();
+            let after = tree();
+            assert!(before.lines().all(|line| after.contains(line.trim_end())), "{before}\nand now:\n{after}");
+            assert_eq!((held(tb, &vm, "s2"), held(tb, &vm, "s3"), held(tb, &vm, "after")), (12, 13, 14));
+            daemon.kill_libvirtd();
+            assert_eq!(tree(), after, "it is kept over a restart");
+            told(&daemon, &vm, "ok", "");
+            for doomed in ["s2", "s3"] {
+                daemon.delete(name, doomed).unwrap();
+            }
+            assert_eq!((held(tb, &vm, "s1"), held(tb, &vm, "after"), byte_in(tb, &vm.active("vda"), 0)), (11, 14, 14));
+        }
+        assert!(daemon.journal().contains("is put back as it was before that"), "it is said what was done");
+    }
+
     /// With native calls alone: revert, create, delete, revert, and libvirt 11.3 unlinks an image under two snapshots.
     fn a_native_revert_that_libvirt_forgets_is_written_down_again(tb) {
         if tb.suite() == Suite::Bookworm {

@@ -27,6 +27,7 @@ pub mod policy;
 pub mod prune;
 pub mod qcow2;
 pub mod queue;
+pub mod redefining;
 pub mod retention;
 pub mod revert;
 pub mod room;

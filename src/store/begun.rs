@@ -328,7 +328,8 @@ impl Store {
 
     /// The VMs on which something is made or removed: what is seen of their files may be half of it.
     pub fn at_work(&self) -> Result<BTreeSet<VmId>> {
-        Ok(self.intents()?.into_iter().filter(|i| !i.is_named()).map(|i| i.vm).collect())
+        let begun = self.intents()?.into_iter().filter(|i| !i.is_named()).map(|i| i.vm);
+        Ok(begun.chain(self.redefined()?).collect())
     }
 
     /// The images that are to be removed once no snapshot names them any more: nobody else's, and not lost.
@@ -342,7 +343,9 @@ impl Store {
         // is to be told.
         let apart =
             |intent: &Intent| !matches!(intent.what, Begun::Drop | Begun::Branch(_)) && !intent.is_wrong();
-        Ok(self.intents()?.iter().any(|intent| intent.vm == vm && apart(intent)))
+        let apart = self.intents()?.iter().any(|intent| intent.vm == vm && apart(intent));
+        // One whose metadata is being changed may be off libvirt's list.
+        Ok(apart || self.redefined()?.contains(&vm))
     }
 
     /// What left this VM's QEMU on images that libvirt does not know of, if something has.

@@ -84,7 +84,7 @@ impl Store {
     /// Before a snapshot's metadata is changed: this is how it was. A copy that is there already is older, and stays.
     pub fn keep_copy(&self, vm: VmId, name: &SnapshotName, xml: &str, at: Timestamp) -> Result<()> {
         self.write(
-            "INSERT INTO copy VALUES (?1, ?2, ?3, ?4) ON CONFLICT (vm, name) DO NOTHING",
+            "INSERT INTO copy (vm, name, xml, at_usec) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (vm, name) DO NOTHING",
             params![vm.to_string(), name.as_str(), xml, at.as_microsecond()],
         )
     }

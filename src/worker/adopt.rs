@@ -4,9 +4,8 @@
 //! | step | if it fails, or the daemon dies after it |
 //! |---|---|
 //! | looked: each of them can be merged and reverted to | nothing was touched |
-//! | the metadata as it was is kept | it is dropped by the next change of it |
 //! | files that belong to nobody are written down | they are in quarantine |
-//! | the description is written | the snapshot is ours: asked for again, it is passed over |
+//! | the description is [written](super::redefine) | the snapshot is ours: asked for again, it is passed over |
 
 mod layers;
 
@@ -14,7 +13,7 @@ use std::collections::BTreeSet;
 
 use uuid::Uuid;
 
-use super::{Stop, Work, sweep};
+use super::{Stop, Work, redefine, sweep};
 use crate::{
     core::{
         adopt::why_not,
@@ -37,11 +36,11 @@ pub(super) fn run(work: &Work<'_>, adopt: &AdoptJob) -> Result<(), Stop> {
     }
     let theirs = theirs(work, &adopt.snapshots)?;
     quarantine(work, &adopt.strays)?;
-    let Some((vm, theirs)) = theirs else { return Ok(()) };
-    for record in theirs {
+    let Some(Theirs { vm, records, names }) = theirs else { return Ok(()) };
+    for record in names.iter().filter_map(|name| records.iter().find(|r| r.name == *name)) {
         work.safe_point()?;
         work.phase("writing metadata", None, Some(&record.name));
-        mark(work, &vm, &record, &adopt.policies)?;
+        mark(work, (&vm, &records), record, &adopt.policies)?;
         tracing::info!(
             VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %record.name,
             VIRTSNAP_JOB = work.job.id, "snapshot {} of VM {} taken over", record.name, vm.name
@@ -50,8 +49,17 @@ pub(super) fn run(work: &Work<'_>, adopt: &AdoptJob) -> Result<(), Stop> {
     Ok(())
 }
 
+/// What is to be taken over.
+struct Theirs {
+    vm: Vm,
+    /// All its snapshots.
+    records: Vec<SnapshotRecord>,
+    /// Those that are.
+    names: Vec<SnapshotName>,
+}
+
 /// Those of these snapshots that are not ours yet, each of which can be taken over.
-fn theirs(work: &Work<'_>, names: &[SnapshotName]) -> Result<Option<(Vm, Vec<SnapshotRecord>)>, Stop> {
+fn theirs(work: &Work<'_>, names: &[SnapshotName]) -> Result<Option<Theirs>, Stop> {
     if names.is_empty() {
         return Ok(None);
     }
@@ -67,12 +75,12 @@ fn theirs(work: &Work<'_>, names: &[SnapshotName]) -> Result<Option<(Vm, Vec<Sna
         Err(Stop::Failed(Failure::new(kind, text)))
     };
     // All or none: the first is touched when the last was looked at.
-    let mut theirs = Vec::new();
+    let mut theirs: Vec<SnapshotName> = Vec::new();
     for name in names {
         let Some(record) = records.iter().find(|r| r.name == *name) else {
             return refuse("NoSuchSnapshot", name, "It is not there any more.");
         };
-        if marker::split(&record.description, vm.id).1.is_some() {
+        if theirs.contains(name) || marker::split(&record.description, vm.id).1.is_some() {
             continue;
         }
         if let Some(why) = why_not(&facts, &spoiled, name) {
@@ -86,9 +94,9 @@ fn theirs(work: &Work<'_>, names: &[SnapshotName]) -> Result<Option<(Vm, Vec<Sna
             );
             return refuse("Unsupported", name, &why);
         }
-        theirs.push(record.clone());
+        theirs.push(name.clone());
     }
-    Ok(Some((vm, theirs)))
+    Ok(Some(Theirs { vm, records, names: theirs }))
 }
 
 /// Puts files that belong to nobody into quarantine, if that is what they are.
@@ -129,7 +137,7 @@ fn quarantine(work: &Work<'_>, paths: &[String]) -> Result<(), Stop> {
 /// Makes this one ours.
 pub(super) fn mark(
     work: &Work<'_>,
-    vm: &Vm,
+    (vm, records): (&Vm, &[SnapshotRecord]),
     record: &SnapshotRecord,
     policies: &BTreeSet<PolicyName>,
 ) -> Result<Marker, Stop> {
@@ -142,7 +150,8 @@ pub(super) fn mark(
         nvram: false,
         tpm: false,
     };
-    describe(work, vm, &record.name, &marker::compose(&record.description, &marker))?;
+    let description = marker::compose(&record.description, &marker);
+    describe(work, (vm, records), &record.name, &description)?;
     Ok(marker)
 }
 
@@ -162,17 +171,16 @@ pub(super) fn rewrite(work: &Work<'_>, name: &SnapshotName, text: &str) -> Resul
     };
     work.safe_point()?;
     work.phase("writing metadata", None, Some(name));
-    describe(work, &vm, name, &marker::compose(text, &marker))
+    describe(work, (&vm, &records), name, &marker::compose(text, &marker))
 }
 
 /// Gives it this description.
-pub(super) fn describe(work: &Work<'_>, vm: &Vm, name: &SnapshotName, description: &str) -> Result<(), Stop> {
-    let (hypervisor, store) = (&work.tools.hypervisor, &work.tools.store);
-    // libvirt may drop what it cannot write.
-    let copy = hypervisor.copy(vm.id, name)?;
-    store.keep_copy(vm.id, name, copy.as_str(), work.tools.clock.now())?;
+pub(super) fn describe(
+    work: &Work<'_>,
+    (vm, records): (&Vm, &[SnapshotRecord]),
+    name: &SnapshotName,
+    description: &str,
+) -> Result<(), Stop> {
     let change = Redefine { description: Some(description.to_owned()), ..Redefine::new(name.clone()) };
-    hypervisor.redefine(vm.id, &change)?;
-    store.drop_copy(vm.id, name)?;
-    Ok(())
+    redefine::redefine(work, vm, records, &change)
 }

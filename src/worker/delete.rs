@@ -32,11 +32,12 @@ pub(super) fn run(work: &Work<'_>, name: &SnapshotName, foreign: bool) -> Result
     let Some(record) = theirs.filter(|_| foreign) else {
         return all(work, std::slice::from_ref(name), (0.0, 1.0));
     };
-    let marker = adopt::mark(work, &vm, record, &BTreeSet::new())?;
+    let marker = adopt::mark(work, (&vm, &records), record, &BTreeSet::new())?;
     let deleted = all(work, std::slice::from_ref(name), (0.0, 1.0));
     // What was refused stays theirs.
     if deleted.is_err() && !work.tools.store.half_deleted(vm.id)?.has(name, Some(marker.id)) {
-        adopt::describe(work, &vm, name, &record.description)?;
+        let records = work.tools.hypervisor.snapshots(vm.id)?;
+        adopt::describe(work, (&vm, &records), name, &record.description)?;
     }
     deleted
 }

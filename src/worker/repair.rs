@@ -1,7 +1,7 @@
 //! Putting right what is wrong with a VM's metadata and is proven, and ending what libvirt's own deletion left: no image is
 //! touched.
 
-use super::{Stop, Work, left_over};
+use super::{Stop, Work, left_over, redefine};
 use crate::{
     core::health::{self, Repair},
     hypervisor::{self, Redefine, RevertDisks, SnapshotRecord, Vm},
@@ -29,11 +29,7 @@ pub(super) fn run(work: &Work<'_>) -> Result<(), Stop> {
             }
         };
         work.phase("writing metadata", None, Some(&change.name));
-        // libvirt may drop what it cannot write.
-        let copy = hypervisor.copy(id, &change.name)?;
-        work.tools.store.keep_copy(id, &change.name, copy.as_str(), work.tools.clock.now())?;
-        hypervisor.redefine(id, &change)?;
-        work.tools.store.drop_copy(id, &change.name)?;
+        redefine::redefine(work, &vm, &hypervisor.snapshots(id)?, &change)?;
         tracing::warn!(
             MESSAGE_ID = message::METADATA_REPAIRED,
             VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %id, VIRTSNAP_SNAPSHOT = %change.name,

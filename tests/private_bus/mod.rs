@@ -47,6 +47,7 @@ mod prune;
 mod quiesce;
 mod reading;
 mod recovery;
+mod redefining;
 mod reload;
 mod restart;
 mod revert;

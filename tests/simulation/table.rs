@@ -63,6 +63,8 @@ pub const CASES: &[Case] = &[
     case("promote", branched, |world| Change::Promote { vm: newest(world), pace: Pace::default() }),
     case("delete-what-a-branch-lay-on", promoted, |_| delete("s2")),
     Case { policies: KEEP, ..case("adopt", foreign, |_| adopt(&["theirs"], false, &[])) },
+    case("describe-oldest", three, |_| describe("s1")),
+    case("describe-newest", three, |_| describe("s3")),
     Case { ill: true, ..case("adopt-layers", layers, |_| adopt(&[], true, &[])) },
     Case { ill: true, ..case("quarantine", strays, |_| adopt(&[], false, &["/images/web-vda.lost.qcow2"])) },
     Case {
@@ -90,6 +92,10 @@ fn with(quiesce: Quiesce, memory: Memory, disk: Option<&str>) -> Change {
 
 fn delete(label: &str) -> Change {
     Change::Delete { vm: WEB, name: name(label), pace: Pace::default(), foreign: false }
+}
+
+fn describe(label: &str) -> Change {
+    Change::Describe { vm: WEB, name: name(label), description: "before the upgrade".to_owned() }
 }
 
 fn prune() -> Change {

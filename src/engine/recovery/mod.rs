@@ -48,7 +48,7 @@ pub(super) fn run(tools: &Tools, held: &Held) -> Left {
         Err(e) => tracing::error!(error = %e, "cannot read which VMs may be frozen"),
     }
     let mut left = Left::default();
-    let begun = intents(tools).into_iter().map(|i| i.vm).chain(unsure(tools));
+    let begun = intents(tools).into_iter().map(|i| i.vm).chain(unsure(tools)).chain(redefined(tools));
     for vm in awake(tools).into_iter().chain(stilled(tools).into_keys()).chain(begun).collect::<BTreeSet<_>>()
     {
         match held.try_take(vm) {
@@ -75,13 +75,15 @@ pub(super) fn again(tools: &Tools, held: &Held) -> BTreeSet<VmId> {
     let again = |i: &Intent| {
         i.is_adrift() || i.is_unsure() || !matches!(i.what, Begun::Merge(_) | Begun::Delete) && !i.is_wrong()
     };
-    let begun = intents(tools).into_iter().filter(again).map(|i| i.vm).chain(unsure(tools));
+    let begun = intents(tools).into_iter().filter(again).map(|i| i.vm);
+    let begun = begun.chain(unsure(tools)).chain(redefined(tools));
     for vm in awake(tools).into_iter().chain(stilled(tools).into_keys()).chain(begun).collect::<BTreeSet<_>>()
     {
         if let Some(_hold) = held.try_take(vm) {
             let_go_on(tools, vm);
             let_sleep(tools, vm);
             promote::settle(tools, vm);
+            put_back(tools, vm);
             settle_those(tools, |i| i.vm == vm && again(i));
         }
     }
@@ -106,6 +108,8 @@ pub(super) fn settle_vm(tools: &Tools, vm: VmId) -> bool {
     let_go_on(tools, vm);
     let_sleep(tools, vm);
     promote::settle(tools, vm);
+    // What else was begun is settled by what libvirt lists.
+    put_back(tools, vm);
     settle_those(tools, |i| i.vm == vm);
     merges(tools).contains(&vm)
 }
@@ -142,6 +146,10 @@ pub(super) fn before_job(tools: &Tools, vm: VmId, operation: &Operation) -> std:
         }
         Err(e) => return Err(Failure::new("Failed", e.to_string())),
     }
+    worker::settle_redefined(tools, vm).map_err(|e| {
+        let text = format!("{e}. That comes first; nothing was touched now");
+        Failure::new("Busy", text)
+    })?;
     let kind =
         |what: &Begun| matches!(what, Begun::Create(_) | Begun::Drop | Begun::Revert(_) | Begun::Branch(_));
     let now = |i: &Intent| kind(&i.what) && !i.is_wrong() || i.is_adrift() || i.is_unsure();
@@ -188,6 +196,13 @@ fn unsure(tools: &Tools) -> BTreeSet<VmId> {
     unsure.into_iter().map(|disk| disk.vm).collect()
 }
 
+fn redefined(tools: &Tools) -> BTreeSet<VmId> {
+    tools.store.redefined().unwrap_or_else(|e| {
+        tracing::error!(error = %e, "cannot read whose metadata was being changed");
+        BTreeSet::new()
+    })
+}
+
 fn intents(tools: &Tools) -> Vec<Intent> {
     tools.store.intents().unwrap_or_else(|e| {
         tracing::error!(error = %e, "cannot read what was begun");
@@ -205,6 +220,12 @@ fn let_go_on(tools: &Tools, vm: VmId) {
         && let Err(e) = promote::let_go_on(tools, vm, *life)
     {
         tracing::error!(VIRTSNAP_VM_UUID = %vm, "the CPUs of VM {vm} were stopped for a moment, and do not go on yet: {e}");
+    }
+}
+
+fn put_back(tools: &Tools, vm: VmId) {
+    if let Err(e) = worker::settle_redefined(tools, vm) {
+        tracing::error!(VIRTSNAP_VM_UUID = %vm, "{e}");
     }
 }
 

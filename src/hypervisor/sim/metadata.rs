@@ -88,6 +88,12 @@ impl Machine {
         self.snapshots.iter().chain(making).map(record).collect()
     }
 
+    /// As libvirt takes one off its list that it cannot write: its children name it on, and nobody is current.
+    fn lose(&mut self, name: &SnapshotName) {
+        self.snapshots.remove(name);
+        self.current.take_if(|current| current == name);
+    }
+
     /// As libvirt forgets: a parent that was reverted to takes those overlays for its own, whatever else lies on its
     /// own ones.
     pub(super) fn forget(&mut self, name: &SnapshotName) {
@@ -121,7 +127,7 @@ impl State {
             }
         }
         if half {
-            machine.forget(&change.name);
+            machine.lose(&change.name);
             return Ok(());
         }
         // All at once, as an editor of the text would: what one puts there is not what another looks for.

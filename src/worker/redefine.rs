@@ -1,0 +1,114 @@
+//! One snapshot's metadata changed, and put back where libvirt lost it on the way.
+//!
+//! | step | if it fails, or the daemon or libvirtd dies after it |
+//! |---|---|
+//! | what is changed is written down, with how it is and what is around it | nothing was touched |
+//! | it is changed | it is on libvirt's list: it is as it was, or as it should be. It is not, and nobody deleted it: it is put back as it was |
+//! | it is taken off the list | it is changed |
+
+use super::{Stop, Tools, Work};
+use crate::{
+    core::{model::VmId, redefining::Redefining},
+    hypervisor::{self, Error, ErrorKind, Redefine, Result, SnapshotRecord, SnapshotXml, Vm},
+    logging::message,
+    store::{Redefined, StoreError},
+};
+
+/// Does it. `records`: the VM's snapshots as they are.
+pub(super) fn redefine(
+    work: &Work<'_>,
+    vm: &Vm,
+    records: &[SnapshotRecord],
+    change: &Redefine,
+) -> std::result::Result<(), Stop> {
+    let (hypervisor, store, name) = (&work.tools.hypervisor, &work.tools.store, &change.name);
+    let facts = hypervisor::facts(vm, records, hypervisor.features()?, false);
+    let begun = Redefined {
+        name: name.clone(),
+        xml: hypervisor.copy(vm.id, name)?.as_str().to_owned(),
+        around: Redefining::of(name, &facts),
+    };
+    store.redefines(vm.id, &begun, work.tools.clock.now())?;
+    if let Err(e) = hypervisor.redefine(vm.id, change) {
+        // Without a connection the next one shows what became of it.
+        let lost = e.kind == ErrorKind::Disconnected;
+        let settled = if lost { Ok(()) } else { one(work.tools, vm.id, &begun) };
+        return Err(e.and_rollback(&settled, "putting it back").into());
+    }
+    store.drop_copy(vm.id, name)?;
+    Ok(())
+}
+
+/// Puts back what libvirt lost of a VM's snapshots while their metadata was changed; for who holds the VM.
+pub(crate) fn settle(tools: &Tools, vm: VmId) -> Result<()> {
+    let begun = tools.store.redefining(vm).map_err(|e| stored(&e))?;
+    begun.iter().try_for_each(|begun| one(tools, vm, begun))
+}
+
+fn one(tools: &Tools, id: VmId, begun: &Redefined) -> Result<()> {
+    let (hypervisor, name) = (tools.hypervisor.as_ref(), &begun.name);
+    let over = || tools.store.drop_copy(id, name).map_err(|e| stored(&e));
+    let vm = match hypervisor.vm(id) {
+        Err(e) if e.kind == ErrorKind::NoSuchVm => return over(),
+        vm => vm?,
+    };
+    let records = hypervisor.snapshots(id)?;
+    if records.iter().any(|r| r.name == *name) {
+        return over();
+    }
+    let facts = hypervisor::facts(&vm, &records, hypervisor.features()?, true);
+    let lost = match begun.around.lost(&facts) {
+        Ok(back) => gone(tools, &vm, begun)?.map_or(Ok(back), Err),
+        Err(why) => Err(why),
+    };
+    match lost {
+        Ok(back) => {
+            let copy = SnapshotXml::new(begun.xml.clone());
+            hypervisor.put_back(id, &copy, back.current).map_err(|e| {
+                e.context(format_args!(
+                    "libvirt lost the metadata of snapshot {name} of VM {} while it was being changed, and it cannot be \
+                     put back yet, which is tried again every few minutes; its images are untouched",
+                    vm.name
+                ))
+            })?;
+            tracing::warn!(
+                MESSAGE_ID = message::METADATA_REPAIRED,
+                VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %id, VIRTSNAP_SNAPSHOT = %name,
+                "libvirt lost the metadata of snapshot {name} of VM {} while it was being changed: it is put back as it was \
+                 before that", vm.name
+            );
+        }
+        Err(why) => tracing::warn!(
+            MESSAGE_ID = message::INTERRUPTED,
+            VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %id, VIRTSNAP_SNAPSHOT = %name,
+            "the metadata of snapshot {name} of VM {} was being changed when that was interrupted, and somebody has deleted \
+             the snapshot since, as {why}: it is not put back", vm.name
+        ),
+    }
+    over()
+}
+
+/// By what files it is seen that somebody deleted it.
+fn gone(tools: &Tools, vm: &Vm, begun: &Redefined) -> Result<Option<String>> {
+    let hypervisor = tools.hypervisor.as_ref();
+    for path in begun.around.images() {
+        if !hypervisor.images_beside(path)?.iter().any(|image| image.path == *path) {
+            return Ok(Some(format!("{path} is not there any more")));
+        }
+    }
+    if !begun.around.is_internal() {
+        return Ok(None);
+    }
+    for layer in vm.disks.iter().flat_map(|d| &d.chain) {
+        // Where nobody can look into it, nobody saw that it went.
+        match hypervisor.snapshots_inside(&layer.path) {
+            Ok(inner) if inner.iter().all(|i| i.name != begun.name.as_str()) => {}
+            _ => return Ok(None),
+        }
+    }
+    Ok(Some("none of the VM's images holds it any more".to_owned()))
+}
+
+fn stored(e: &StoreError) -> Error {
+    Error::new(ErrorKind::Failed, e.to_string())
+}

@@ -1,0 +1,150 @@
+//! Snapshots that libvirt takes off its list while their metadata is changed, and those that somebody deletes meanwhile.
+
+use virtsnap::{
+    core::model::SnapshotName,
+    hypervisor::{
+        Error, ErrorKind, Hypervisor as _, SnapshotRecord,
+        sim::{Fault, Mishap, Op, Sim, VmSpec},
+    },
+};
+
+use super::{
+    client::{none, options},
+    rig::{Rig, id, snapshot_path},
+};
+
+const NAMES: [&str; 3] = ["s1", "s2", "s3"];
+
+async fn with(names: &[&str]) -> Rig {
+    let rig = Rig::start("", |sim| {
+        sim.add_vm(VmSpec::new("web", 1));
+    })
+    .await;
+    for name in names {
+        rig.client.create(id(1), name, none()).await.unwrap();
+    }
+    rig
+}
+
+async fn describe(rig: &Rig, name: &str, text: &'static str) -> Result<(), (String, String)> {
+    let given = options([("description", text.into())]);
+    rig.client.call(&snapshot_path(id(1), name), "Snapshot.Update", &(given,)).await
+}
+
+fn records(rig: &Rig) -> Vec<SnapshotRecord> {
+    rig.sim.snapshots(id(1)).unwrap()
+}
+
+fn name(name: &str) -> SnapshotName {
+    SnapshotName::existing(name)
+}
+
+fn gone() -> Error {
+    Error::new(ErrorKind::Disconnected, "libvirtd was killed")
+}
+
+fn full() -> Error {
+    Error::new(ErrorKind::Failed, "cannot write: No space left on device")
+}
+
+/// What is to be seen when it is over, and that all goes on.
+async fn settled(rig: &Rig, before: &[SnapshotRecord], what: &str) {
+    assert_eq!(records(rig), before, "{what}");
+    let store = rig.store();
+    assert!(store.redefined().unwrap().is_empty() && store.copies(id(1)).unwrap().is_empty(), "{what}");
+    rig.client.create(id(1), "afterwards", none()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_libvirt_loses_is_put_back_by_whoever_comes_next() {
+    for lost in NAMES {
+        for (next, mishap) in [("the job", full()), ("the connection", gone()), ("the next life", gone())] {
+            let mut rig = with(&NAMES).await;
+            let before = records(&rig);
+            rig.sim.inject(Fault::new(Op::Redefine, Mishap::Half(mishap)));
+            describe(&rig, lost, "new").await.unwrap_err();
+            let what = format!("{lost}, by {next}");
+            if next == "the next life" {
+                rig.stop().await;
+                rig.sim.connect();
+                assert!(records(&rig).iter().all(|r| r.name != name(lost)), "{what}: it is lost");
+                rig.boot().await;
+                rig.until_running().await;
+            } else if next == "the connection" {
+                rig.reconnect().await;
+            }
+            settled(&rig, &before, &what).await;
+            describe(&rig, lost, "new").await.unwrap();
+            rig.client
+                .until(&snapshot_path(id(1), lost), "Snapshot.Description", |d: &String| d == "new")
+                .await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_long_as_it_cannot_be_put_back_nothing_else_is_done_and_then_it_is() {
+    let rig = with(&NAMES).await;
+    let before = records(&rig);
+    rig.sim.inject(Fault::new(Op::Redefine, Mishap::Half(full())));
+    rig.sim.inject(Fault::new(Op::PutBack, Mishap::Refuse(full())).always());
+    let (_, text) = describe(&rig, "s2", "new").await.unwrap_err();
+    assert!(text.contains("putting it back failed too"), "{text}");
+    assert_eq!(records(&rig).len(), 2);
+    rig.sim.clear_calls();
+    let (error, text) = rig.client.create(id(1), "s4", none()).await.unwrap_err();
+    assert_eq!(error, "Busy", "{text}");
+    assert!(text.contains("snapshot s2 of VM web") && text.contains("nothing was touched"), "{text}");
+    assert!(rig.sim.changes().iter().all(|op| *op == Op::PutBack), "{:?}", rig.sim.changes());
+    rig.sim.heal();
+    rig.client.create(id(1), "s4", none()).await.unwrap();
+    assert_eq!(records(&rig).len(), 4);
+    assert_eq!(records(&rig)[..2], before[..2]);
+}
+
+/// Whatever a person does to it between the daemon's end and its next life.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_deleted_meanwhile_stays_deleted() {
+    type Deletes = fn(&Sim, &SnapshotName);
+    let with_images: Deletes = |sim, name| sim.delete(id(1), name).unwrap();
+    let metadata_alone: Deletes = |sim, name| sim.forget_snapshot(id(1), name).unwrap();
+    let cases: [(&[&str], &str, Deletes); 6] = [
+        (&["s1"], "s1", with_images),
+        (&NAMES, "s1", with_images),
+        (&NAMES, "s3", with_images),
+        (&NAMES, "s1", metadata_alone),
+        (&NAMES, "s2", metadata_alone),
+        (&NAMES, "s3", metadata_alone),
+    ];
+    for (names, doomed, deletes) in cases {
+        for mishap in [Mishap::Refuse(gone()), Mishap::Lose(gone())] {
+            let mut rig = with(names).await;
+            rig.sim.inject(Fault::new(Op::Redefine, mishap));
+            describe(&rig, doomed, "new").await.unwrap_err();
+            rig.stop().await;
+            rig.sim.connect();
+            assert_eq!(rig.store().redefined().unwrap(), [id(1)].into());
+            deletes(&rig.sim, &name(doomed));
+            let left = records(&rig);
+            assert_eq!(left.len() + 1, names.len());
+            rig.boot().await;
+            rig.until_running().await;
+            assert_eq!(records(&rig), left, "{doomed}");
+            assert!(rig.store().redefined().unwrap().is_empty(), "{doomed}");
+        }
+    }
+}
+
+/// Nor what was deleted long after a change that was refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_was_refused_leaves_nothing_to_put_back() {
+    let mut rig = with(&NAMES).await;
+    rig.sim.inject(Fault::new(Op::Redefine, Mishap::Refuse(full())));
+    describe(&rig, "s3", "new").await.unwrap_err();
+    assert_eq!(rig.store().copies(id(1)).unwrap(), []);
+    rig.stop().await;
+    rig.sim.forget_snapshot(id(1), &name("s3")).unwrap();
+    rig.boot().await;
+    rig.until_running().await;
+    assert_eq!(records(&rig).len(), 2);
+}
