@@ -113,6 +113,10 @@ harness::on_both! {
             guest.wait_counting("vda", 2);
             tb.start_libvirtd();
             assert_eq!(guest.state(), "running");
+            // libvirt 9.0 says that a moment before it has found its QEMU again, and "not running" to who wants it to end.
+            wait_for(Duration::from_secs(30), "libvirtd has the VM in hand", || {
+                tb.sh(&format!("virsh -q domcontrol {}", guest.uuid())).stdout.contains("ok").then_some(())
+            });
         }
         for address in [tb.libvirt_uri(), tb.bus_address()] {
             let socket = address.rsplit('=').next().expect("a path");

@@ -1,19 +1,17 @@
 //! What libvirt's own deletions leave when they break off: ended by our own merge, wherever they were.
 
-use std::sync::mpsc::Receiver;
-
 use virtsnap::{
     core::{
         health,
         job::{Operation, Outcome, Pace},
         model::{SnapshotName, VmId, VmState},
     },
-    hypervisor::{Commit, ErrorKind, Event, Hypervisor, OpenedDisk, Steer, Vm},
+    hypervisor::{Commit, ErrorKind, Hypervisor, OpenedDisk, Steer, Vm},
     merging, reader,
 };
 
-use super::{DEADLINE, Rig, RigVm, chain, connected, daemon::Daemon, name, records, refused, take, wait_for};
-use crate::harness::wait_for as wait_until;
+use super::{DEADLINE, Rig, RigVm, chain, connected, daemon::Daemon, name, records, refused, take};
+use crate::harness::wait_for;
 
 const TWO: RigVm = RigVm { disks: 2, running: true, agent: false };
 const DISKS: [&str; 2] = ["vda", "vdb"];
@@ -174,16 +172,13 @@ pub(crate) fn an_overlay_that_is_still_there_proves_nothing(rig: &mut dyn Rig) {
     assert_eq!(daemon.tools.store.intents().unwrap(), []);
 }
 
-/// The VM as it is when libvirtd is back.
-fn back(hv: &dyn Hypervisor, events: &Receiver<Event>, vm: VmId) -> Vm {
-    loop {
-        match hv.vm(vm) {
-            Err(e) if e.kind == ErrorKind::Disconnected => {
-                wait_for(events, "the return", |e| matches!(e, Event::Connected(_)));
-            }
-            vm => return vm.unwrap(),
-        }
-    }
+/// The VM as it is when libvirtd is back and has found out what became of its QEMU meanwhile.
+fn back(hv: &dyn Hypervisor, vm: VmId) -> Vm {
+    wait_for(DEADLINE, "libvirtd has the VM in hand", || match hv.vm(vm) {
+        Err(e) if e.kind == ErrorKind::Disconnected => None,
+        Ok(vm) if vm.busy => None,
+        vm => Some(vm.unwrap()),
+    })
 }
 
 /// Its QEMU stays, paused, and nobody ends its jobs.
@@ -193,13 +188,13 @@ fn left(found: &Vm) {
 }
 
 pub(crate) fn what_libvirt_left_of_a_stopped_vm_is_ended_first(rig: &mut dyn Rig) {
-    let (hv, events) = connected(rig);
+    let (hv, _events) = connected(rig);
     let daemon = Daemon::new(&hv);
     for (gone, merged) in [("s1", false), ("s2", false), ("s2", true), ("s3", false)] {
         let vm = with_three(rig, &*hv);
         rig.stop_vm(vm);
         rig.leave_deletion(vm, &name(gone), merged);
-        left(&back(&*hv, &events, vm));
+        left(&back(&*hv, vm));
         assert_eq!(merging::is_left_over(&*hv, vm), Ok(true), "{gone} {merged}");
         let told = found(&daemon, vm);
         assert!(told.contains("The VM is paused, and there is a block job on one of its disks"), "{told}");
@@ -236,22 +231,22 @@ fn ended(rig: &mut dyn Rig, daemon: &Daemon, vm: VmId, gone: &str) -> bool {
 }
 
 /// libvirtd is back, and has ended its jobs.
-fn idle(hv: &dyn Hypervisor, events: &Receiver<Event>, vm: VmId) {
-    back(hv, events, vm);
-    wait_until(DEADLINE, "libvirt has ended its jobs", || {
+fn idle(hv: &dyn Hypervisor, vm: VmId) {
+    back(hv, vm);
+    wait_for(DEADLINE, "libvirt has ended its jobs", || {
         hv.vm(vm).is_ok_and(|vm| !vm.block_jobs && !vm.busy).then_some(())
     });
 }
 
 pub(crate) fn of_a_running_vm_it_is_ended_too(rig: &mut dyn Rig) {
-    let (hv, events) = connected(rig);
+    let (hv, _events) = connected(rig);
     let daemon = Daemon::new(&hv);
     for (gone, merged) in
         [("s1", false), ("s1", true), ("s2", false), ("s2", true), ("s3", false), ("s3", true)]
     {
         let vm = with_three(rig, &*hv);
         rig.leave_deletion(vm, &name(gone), merged);
-        idle(&*hv, &events, vm);
+        idle(&*hv, vm);
         // Of the oldest there is nobody whom libvirt could mark.
         let told = found(&daemon, vm);
         assert_eq!(told.contains("or of its child was begun and did not end"), gone != "s1", "{told}");
@@ -263,13 +258,13 @@ pub(crate) fn of_a_running_vm_it_is_ended_too(rig: &mut dyn Rig) {
 
 /// Nothing is marked then, and libvirt has the chain as it was: only QEMU knows.
 pub(crate) fn of_a_running_vm_s_only_snapshot_as_well(rig: &mut dyn Rig) {
-    let (hv, events) = connected(rig);
+    let (hv, _events) = connected(rig);
     let daemon = Daemon::new(&hv);
     let vm = rig.new_vm(TWO);
     take(rig, &*hv, vm, "s1");
     write(rig, vm, 2);
     rig.leave_deletion(vm, &name("s1"), true);
-    idle(&*hv, &events, vm);
+    idle(&*hv, vm);
     assert_eq!(found(&daemon, vm), "");
     assert!(ended(rig, &daemon, vm, "s1"), "libvirtd died before it heard of the pivot");
     for target in DISKS {
@@ -280,7 +275,7 @@ pub(crate) fn of_a_running_vm_s_only_snapshot_as_well(rig: &mut dyn Rig) {
 
 /// A job that anybody may have begun, and a VM that anybody may have started.
 pub(crate) fn what_others_may_want_is_left_to_them_and_the_way_out_is_told(rig: &mut dyn Rig) {
-    let (hv, events) = connected(rig);
+    let (hv, _events) = connected(rig);
     let daemon = Daemon::new(&hv);
     let vm = rig.new_vm(TWO);
     rig.fill(vm, "vda");
@@ -301,7 +296,7 @@ pub(crate) fn what_others_may_want_is_left_to_them_and_the_way_out_is_told(rig: 
     // The only one there is: no older one has the mark, and the job is like that of anybody.
     rig.stop_vm(vm);
     rig.leave_deletion(vm, &name("s1"), false);
-    left(&back(&*hv, &events, vm));
+    left(&back(&*hv, vm));
     assert!(hv.waiting_jobs(vm).unwrap().is_some_and(|jobs| jobs.iter().all(|job| !job.of_deletion)));
     refused();
     hv.stop(vm).unwrap();
