@@ -55,9 +55,19 @@ fn held(tb: &Testbed, vm: &Bare, snapshot: &str) -> u8 {
     byte_in(tb, source.attribute("file").unwrap(), 0)
 }
 
-/// A disk's definition with all that it lies on, as nothing but a person's hand or libvirt itself writes it.
-fn written_out(chain: &[String]) -> String {
-    let below = chain[1..].iter().rev().fold("<backingStore/>".to_owned(), |inner, path| {
+/// A definition of one disk that says nothing of what that lies on: 11.3 has written it out.
+fn without_chain(xml: &str) -> String {
+    let end = "</backingStore>";
+    match (xml.find("<backingStore"), xml.rfind(end)) {
+        (Some(from), Some(to)) => [&xml[..from], &xml[to + end.len()..]].concat(),
+        _ => xml.to_owned(),
+    }
+}
+
+/// A disk's definition with what it lies on, and `end` after that, as nothing but a person's hand or libvirt itself
+/// writes it.
+fn written_out(chain: &[String], end: &str) -> String {
+    let below = chain[1..].iter().rev().fold(end.to_owned(), |inner, path| {
         format!(
             "<backingStore type='file'><format type='qcow2'/><source file='{path}'/>{inner}</backingStore>"
         )
@@ -289,10 +299,10 @@ harness::on_both! {
         let mut chain: Vec<String> =
             said.lines().filter_map(|line| line.strip_prefix("image: ")).map(str::to_owned).collect();
         assert_eq!(chain.len(), 3, "{said}");
-        let xml = tb.ok("virsh dumpxml --inactive vm1");
+        let xml = without_chain(&tb.ok("virsh dumpxml --inactive vm1"));
         let source = format!("<source file='{top}'/>");
         assert!(xml.contains(&source), "{xml}");
-        tb.push_file("/var/tmp/vm1.xml", xml.replace(&source, &written_out(&chain)), 0o644);
+        tb.push_file("/var/tmp/vm1.xml", xml.replace(&source, &written_out(&chain, "<backingStore/>")), 0o644);
         tb.ok("virsh -q define /var/tmp/vm1.xml");
         assert!(tb.ok("virsh dumpxml --inactive vm1").contains("<backingStore type='file'>"), "libvirt keeps it");
         wait_for(SOON, "the daemon knows the VM", || daemon.client("list vm1").success().then_some(()));
@@ -307,6 +317,11 @@ harness::on_both! {
             virsh -q desc vm1 --title --config merged");
         let words = format!("but the VM's definition writes out {top} → {middle} → {}", chain[1]);
         told(&daemon, &vm, "broken", &words);
+        // Neither may what is left open at its end name what was merged, as 11.3 writes it.
+        let open = written_out(&[top.clone(), middle.clone()], "");
+        tb.push_file("/var/tmp/vm1.xml", xml.replace(&source, &open), 0o644);
+        tb.ok("virsh -q define /var/tmp/vm1.xml");
+        told(&daemon, &vm, "broken", &format!("but the VM's definition writes out {top} → {middle}: its next start"));
         tb.push_file("/var/tmp/vm1.xml", &xml, 0o644);
         tb.ok("virsh -q define /var/tmp/vm1.xml");
         told(&daemon, &vm, "ok", "");

@@ -40,10 +40,19 @@ pub struct DiskFacts<'a> {
     pub chain: Vec<&'a str>,
     /// The image that the definition names.
     pub configured: Option<&'a str>,
-    /// The images that the definition writes out with all below, if it does.
-    pub written_out: Option<Vec<&'a str>>,
+    /// The images that the definition writes out with some below, if it does.
+    pub written_out: Option<Written<'a>>,
     /// The last of its images, if that is not there and the VM is off.
     pub lost: Option<&'a str>,
+}
+
+/// A disk's images as a definition has them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written<'a> {
+    /// From the one that is written to down.
+    pub images: Vec<&'a str>,
+    /// The last one is said to lie on nothing. Else the image itself says what it lies on.
+    pub ends: bool,
 }
 
 /// A snapshot as its metadata is.
@@ -205,7 +214,10 @@ fn misconfigured(disk: &DiskFacts<'_>) -> Option<Finding> {
 
 /// QEMU would be told to open images that are no part of the disk any more, or not all that are.
 fn stale(disk: &DiskFacts<'_>) -> Option<Finding> {
-    let named = disk.written_out.as_ref().filter(|named| **named != disk.chain)?;
+    let is_right = |written: &&Written<'_>| {
+        if written.ends { written.images == disk.chain } else { disk.chain.starts_with(&written.images) }
+    };
+    let named = &disk.written_out.as_ref().filter(|written| !is_right(written))?.images;
     let text = format!(
         "Disk {} runs on {}, but the VM's definition writes out {}: its next start fails, or is on old data. Before that, \
          take the disk's <backingStore> out of the definition (`virsh edit`).",

@@ -3,7 +3,7 @@
 use super::{Features, Hypervisor, Result, SnapshotRecord, Vm};
 use crate::core::{
     copied::{CopiedDisk, Standing},
-    health::{DiskFacts, Facts, SnapshotFacts},
+    health::{DiskFacts, Facts, SnapshotFacts, Written},
     model::Storage,
 };
 
@@ -18,7 +18,10 @@ pub fn facts<'a>(
         target: &disk.target,
         chain: disk.chain.iter().map(|layer| layer.path.as_str()).collect(),
         configured: disk.configured.as_deref(),
-        written_out: disk.written_out.as_ref().map(|paths| paths.iter().map(String::as_str).collect()),
+        written_out: disk.written_out.as_ref().map(|written| Written {
+            images: written.images.iter().map(String::as_str).collect(),
+            ends: written.ends,
+        }),
         lost: disk.lost.as_deref(),
     });
     let snapshots = records.iter().map(|record| SnapshotFacts {

@@ -117,9 +117,18 @@ pub struct Disk {
     /// The image that the definition names, on which it starts the next time. `None` if the definition does not have
     /// this disk, or there is none, as of a transient VM.
     pub configured: Option<String>,
-    /// The images that the definition writes out with all below, if it does: the next start takes them from there and not
+    /// The images that the definition writes out with some below, if it does: the next start takes them from there and not
     /// from the images themselves.
-    pub written_out: Option<Vec<String>>,
+    pub written_out: Option<WrittenOut>,
+}
+
+/// A chain as a definition has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WrittenOut {
+    /// Its images, from the one that is written to down.
+    pub images: Vec<String>,
+    /// The last one is said to lie on nothing. Else what it lies on is for the image itself to say.
+    pub ends: bool,
 }
 
 impl Disk {

@@ -68,11 +68,18 @@ fn what_is_sound_has_no_finding() {
 
 #[test]
 fn a_definition_that_writes_out_what_is_under_a_disk_has_to_be_right() {
-    let with = |written_out: &[&'static str]| {
-        let disk = DiskFacts { written_out: Some(written_out.to_vec()), ..disk(&["o3", "o2", "o1", "base"]) };
+    let written = |images: &[&'static str], ends| {
+        let written_out = Some(Written { images: images.to_vec(), ends });
+        let disk = DiskFacts { written_out, ..disk(&["o3", "o2", "o1", "base"]) };
         Facts { disks: vec![disk], ..sound() }
     };
+    let with = |images: &[&'static str]| written(images, true);
     assert_eq!(examine(&with(&["o3", "o2", "o1", "base"])), []);
+    // What is left out the images say.
+    assert_eq!(examine(&written(&["o3", "o2"], false)), []);
+    for (images, ends) in [(&["o3", "o2"][..], true), (&["o3", "o1"], false)] {
+        assert_eq!(only(&written(images, ends)).health, Health::Broken, "{images:?}");
+    }
     let found = only(&with(&["o3", "o1", "base"]));
     assert_eq!((found.health, &found.repair), (Health::Broken, &None));
     for words in ["vda runs on o3 → o2 → o1 → base", "writes out o3 → o1 → base", "<backingStore>"]

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     core::model::{VmId, VmState},
-    hypervisor::{Result, SnapshotRecord, Tpm, Vm, ffi},
+    hypervisor::{Result, SnapshotRecord, Tpm, Vm, WrittenOut, ffi},
 };
 
 pub(super) fn vms(connections: &Connections) -> Result<Vec<VmId>> {
@@ -37,8 +37,11 @@ pub(super) fn vm(connections: &Connections, id: VmId) -> Result<Vm> {
     let mut disks: Vec<_> = read.disks.into_iter().map(|d| d.disk).collect();
     for disk in disks.iter_mut().filter(|_| persistent) {
         let next = next.iter().find(|d| d.disk.target == disk.target);
-        let paths = |d: &DiskXml| d.disk.chain.iter().map(|layer| layer.path.clone()).collect();
-        disk.written_out = next.filter(|d| d.ends).map(paths);
+        let written_out = |d: &DiskXml| {
+            let images = d.disk.chain.iter().map(|layer| layer.path.clone()).collect();
+            WrittenOut { images, ends: d.ends }
+        };
+        disk.written_out = next.filter(|d| d.ends || d.disk.chain.len() > 1).map(written_out);
         disk.configured = next.and_then(|d| d.disk.chain.first()).map(|layer| layer.path.clone());
     }
     if !active {
