@@ -40,7 +40,7 @@ impl Machine {
     /// Removes what was in quarantine for long enough, with nobody asking for it.
     pub(super) fn sweep(&mut self, vm: VmId, now: Timestamp) {
         let known = self.vms.contains_key(&vm) && !self.stopping();
-        if known && self.jobs.same_queued(vm, &Operation::Sweep).is_none() {
+        if known && !self.jobs.waits_for(vm, &Operation::Sweep) {
             self.jobs.add(vm, Operation::Sweep, Asker { origin: Origin::Safety, uid: self.own_uid }, now);
         }
     }

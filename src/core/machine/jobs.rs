@@ -1,5 +1,6 @@
 //! The table of jobs: queued, running, and the last of those that ended.
 
+mod joining;
 mod stuck;
 
 use std::{
@@ -12,7 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{Effect, Machine, Note};
 use crate::core::{
-    job::{Asker, CreateJob, Failure, Job, JobId, JobState, Made, Operation, Outcome},
+    job::{Asker, Failure, Job, JobId, JobState, Made, Operation, Outcome},
     model::{Origin, SnapshotName, VmId},
     queue::{self, Turn},
     view::JobView,
@@ -118,33 +119,6 @@ impl Jobs {
         );
         self.queued.push(id);
         id
-    }
-
-    /// A job that waits and does the very same: asking twice does not do it twice.
-    pub(super) fn same_queued(&self, vm: VmId, operation: &Operation) -> Option<JobId> {
-        self.queued
-            .iter()
-            .copied()
-            .find(|id| self.table.get(id).is_some_and(|e| e.job.vm == vm && e.job.operation == *operation))
-    }
-
-    /// A snapshot by policy that waits on this VM and is taken the same way: one for all of them.
-    pub(super) fn shareable(&mut self, vm: VmId, create: &CreateJob) -> Option<JobId> {
-        for id in &self.queued {
-            let Some(entry) = self.table.get_mut(id) else { continue };
-            if entry.job.vm != vm || entry.job.asker.origin != Origin::Schedule {
-                continue;
-            }
-            let Operation::Create(waiting) = &mut entry.job.operation else { continue };
-            let same = waiting.disks == create.disks && waiting.how.takes_the_same(&create.how);
-            if same && waiting.name.is_none() && create.name.is_none() {
-                waiting.policies.extend(create.policies.iter().cloned());
-                waiting.how.freeze_timeout = waiting.how.freeze_timeout.max(create.how.freeze_timeout);
-                entry.stale = true;
-                return Some(*id);
-            }
-        }
-        None
     }
 
     /// Whether it stops now when it is told to.
@@ -346,7 +320,7 @@ impl Machine {
 
     /// Ends merges that were cut short, with nobody asking for it.
     pub(super) fn finish_merges(&mut self, vm: VmId, now: Timestamp) {
-        if !self.stopping() && self.jobs.same_queued(vm, &Operation::Finish).is_none() {
+        if !self.stopping() && !self.jobs.waits_for(vm, &Operation::Finish) {
             self.jobs.add(vm, Operation::Finish, Asker { origin: Origin::Schedule, uid: self.own_uid }, now);
         }
     }

@@ -97,7 +97,7 @@ impl Machine {
     /// Queues a prune that nobody asked for.
     pub(super) fn prune_by_itself(&mut self, vm: VmId, now: Timestamp) {
         let operation = Operation::Prune { all: false, pace: Pace::default() };
-        if self.jobs.same_queued(vm, &operation).is_none() {
+        if !self.jobs.waits_for(vm, &operation) {
             self.jobs.add(vm, operation, Asker { origin: Origin::Schedule, uid: self.own_uid }, now);
         }
     }

@@ -41,7 +41,7 @@ impl Machine {
             return;
         }
         self.mended.insert(vm, (wanted, now));
-        if self.jobs.same_queued(vm, &Operation::Repair).is_none() {
+        if !self.jobs.waits_for(vm, &Operation::Repair) {
             let asker = Asker { origin: Origin::Safety, uid: self.own_uid };
             self.jobs.add(vm, Operation::Repair, asker, now);
         }

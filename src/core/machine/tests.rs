@@ -17,6 +17,7 @@ use crate::{
 };
 
 mod clock;
+mod joining;
 mod labels;
 mod mend;
 mod owed;

@@ -1,0 +1,69 @@
+//! Requests for what waits already: asking twice does not do it twice.
+//!
+//! Who joins a job that waits gets what he would have got from one of his own, at the end of the queue. So nothing may
+//! wait between the two that changes what the one leaves behind: of two descriptions the later one stays, also where an
+//! earlier request wanted the same.
+
+use super::Jobs;
+use crate::core::{
+    job::{CreateJob, JobId, Operation},
+    model::{Origin, SnapshotName, VmId},
+};
+
+impl Jobs {
+    /// A job that waits, does the very same and is not undone by what waits behind it.
+    pub(in crate::core::machine) fn same_queued(&self, vm: VmId, operation: &Operation) -> Option<JobId> {
+        let apart = |waiting: &Operation| match (about(waiting), about(operation)) {
+            (Some(one), Some(other)) => one != other,
+            _ => false,
+        };
+        let mut behind = self.queued_of(vm).rev().skip_while(|(_, waiting)| apart(waiting));
+        behind.next().filter(|(_, waiting)| *waiting == operation).map(|(id, _)| id)
+    }
+
+    /// What the daemon wants done waits to be, sooner or later.
+    pub(in crate::core::machine) fn waits_for(&self, vm: VmId, operation: &Operation) -> bool {
+        self.queued_of(vm).any(|(_, waiting)| waiting == operation)
+    }
+
+    /// A snapshot by policy that waits on this VM and is taken the same way, of what the VM will be then: one for all of
+    /// them.
+    pub(in crate::core::machine) fn shareable(&mut self, vm: VmId, create: &CreateJob) -> Option<JobId> {
+        let same = |waiting: &CreateJob| {
+            let same = waiting.disks == create.disks && waiting.how.takes_the_same(&create.how);
+            same && waiting.name.is_none() && create.name.is_none()
+        };
+        let by_policy = |id: JobId| self.get(id).is_some_and(|(job, _)| job.asker.origin == Origin::Schedule);
+        let behind = self.queued_of(vm).rev();
+        let mut behind = behind.take_while(|(_, waiting)| !matches!(waiting, Operation::Revert(_)));
+        let shared = behind.find_map(|(id, waiting)| match waiting {
+            Operation::Create(waiting) if by_policy(id) && same(waiting) => Some(id),
+            _ => None,
+        });
+        drop(behind);
+        let shared = shared?;
+        let entry = self.table.get_mut(&shared)?;
+        if let Operation::Create(waiting) = &mut entry.job.operation {
+            waiting.policies.extend(create.policies.iter().cloned());
+            waiting.how.freeze_timeout = waiting.how.freeze_timeout.max(create.how.freeze_timeout);
+            entry.stale = true;
+        }
+        Some(shared)
+    }
+
+    /// What waits on a VM, in the order in which it begins.
+    fn queued_of(&self, vm: VmId) -> impl DoubleEndedIterator<Item = (JobId, &Operation)> {
+        let entries = self.queued.iter().filter_map(|id| Some((*id, &self.table.get(id)?.job)));
+        entries.filter(move |(_, job)| job.vm == vm).map(|(id, job)| (id, &job.operation))
+    }
+}
+
+/// The one snapshot that it concerns, and nothing else: what is done with another one leaves it as it was.
+fn about(operation: &Operation) -> Option<&SnapshotName> {
+    match operation {
+        Operation::Describe { name, .. } | Operation::Forget(name) | Operation::Delete { name, .. } => {
+            Some(name)
+        }
+        _ => None,
+    }
+}
