@@ -39,17 +39,29 @@ impl<'a> Lab<'a> {
 
     /// Has a snapshot taken, up to the moment when the guest is frozen and libvirt not asked yet; its job.
     fn frozen(&self, name: &str) -> String {
+        let job = self.stopped(name, When::Before, (1, "virDomainSnapshotCreateXML"));
+        assert_eq!(self.guest.freeze_status(), "frozen");
+        job
+    }
+
+    /// Has a snapshot taken, up to this call of this function; its job.
+    fn stopped(&self, name: &str, when: When, (nth, function): (usize, &str)) -> String {
         println!("{name}");
         let known =
             || self.daemon.bus.get::<bool>(&self.daemon.vm("vm1"), VM, "AgentConnected").then_some(());
         wait_for(DEADLINE, "the daemon knows of the agent", known);
-        self.stops.arm_at(When::Before, 1, "virDomainSnapshotCreateXML");
+        self.stops.arm_at(when, nth, function);
+        let job = self.ask(name);
+        wait_or(DEADLINE, || self.stops.at(), || panic!("it does not come there: {}", self.daemon.journal()));
+        job
+    }
+
+    /// Asks for one of a frozen guest; its job.
+    fn ask(&self, name: &str) -> String {
         let options = HashMap::from([("quiesce", zbus::Variant::from("require"))]);
         let vm = self.daemon.vm("vm1");
         let (job,): (zbus::OwnedObjectPath,) =
             self.daemon.bus.call(&vm, VM, "CreateSnapshot", &(name, options)).unwrap();
-        wait_or(DEADLINE, || self.stops.at(), || panic!("it does not come there: {}", self.daemon.journal()));
-        assert_eq!(self.guest.freeze_status(), "frozen");
         job.to_string()
     }
 
@@ -77,11 +89,16 @@ impl<'a> Lab<'a> {
 
     /// It was taken, and says how consistent it is, and why no more, if so; or it was not, and nothing is left of it.
     fn is_honest(&self, name: &str, done: &Done) -> Option<String> {
+        println!("  {done:?}");
+        let reached = self.reached(name);
+        assert_eq!(done.is_ok(), reached.is_some(), "{}", self.daemon.journal());
+        reached
+    }
+
+    fn reached(&self, name: &str) -> Option<String> {
         self.daemon.wait_idle();
         let listed = self.daemon.snapshots("vm1");
         let taken = listed.iter().find(|(n, _)| n == name);
-        println!("  {done:?}");
-        assert_eq!(done.is_ok(), taken.is_some(), "{listed:?}\n{}", self.daemon.journal());
         let reached = taken.map(|(_, path)| {
             let get = |property| self.daemon.bus.get::<String>(path, SNAPSHOT, property);
             let (reached, note) = (get("Consistency"), get("ConsistencyNote"));
@@ -175,6 +192,50 @@ harness::on_both! {
         lab.thawed();
         // There was no guest any more that could have been written to: nothing says whether it was thawed before.
         lab.is_honest("qemu", &done);
+        lab.goes_on();
+    }
+
+    /// On either side of each call: by default of those in and beside the frozen window, with `VIRTSNAP_EVERY=1` of all.
+    fn a_kill_at_a_call_of_a_snapshot_of_a_frozen_guest(tb) {
+        let lab = Lab::new(tb);
+        lab.stops.count();
+        let job = lab.ask("whole");
+        let done = lab.daemon.wait(&job);
+        let calls = lab.stops.counted();
+        println!("{}", calls.join(" "));
+        assert_eq!(lab.is_honest("whole", &done).as_deref(), Some("filesystem"));
+        let all = std::env::var("VIRTSNAP_EVERY").is_ok_and(|every| every == "1");
+        let beside = ["freeze", "virDomainSnapshotCreateXML", "thaw"];
+        assert!(beside.iter().all(|function| calls.iter().any(|call| call == function)), "{calls:?}");
+        let mut serial = 0;
+        for (at, function) in calls.iter().enumerate().filter(|(_, f)| all || beside.contains(&f.as_str())) {
+            let nth = calls[..=at].iter().filter(|call| *call == function).count();
+            for when in [When::Before, When::After] {
+                for libvirtd in [false, true] {
+                    serial += 1;
+                    let (victim, name) = (if libvirtd { "libvirtd" } else { "the daemon" }, format!("k{serial}"));
+                    println!("{victim} {} {function} {nth}", when.name());
+                    let job = lab.stopped(&name, when, (nth, function));
+                    if libvirtd {
+                        let before = lab.daemon.connections();
+                        tb.kill_libvirtd();
+                        lab.stops.let_go();
+                        tb.start_libvirtd();
+                        wait_for(DEADLINE, "the daemon has a new connection", || {
+                            (lab.daemon.connections() > before).then_some(())
+                        });
+                        println!("  {:?}", lab.daemon.wait(&job));
+                    } else {
+                        lab.daemon.kill();
+                    }
+                    lab.thawed();
+                    wait_for(DEADLINE, "it is connected", || {
+                        lab.daemon.manager::<bool>("HypervisorConnected").then_some(())
+                    });
+                    lab.reached(&name);
+                }
+            }
+        }
         lab.goes_on();
     }
 

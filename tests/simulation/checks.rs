@@ -145,6 +145,7 @@ impl World {
     fn unsettled(&self, reverted: &[(VmId, Disks)]) -> Vec<String> {
         let mut wrong = self.stuck();
         wrong.extend(self.left_over());
+        wrong.extend(self.wrongly_told());
         for vm in self.vms() {
             wrong.extend(self.data(vm, reverted));
         }
@@ -183,6 +184,9 @@ impl World {
         }
         for intent in store.intents().unwrap().into_iter().filter(|i| !i.is_named()) {
             wrong.push(format!("begun and not ended: {intent:?}"));
+        }
+        for vm in store.redefined().unwrap() {
+            wrong.push(format!("metadata of VM {vm} was being changed, and nobody looked what became of it"));
         }
         if !store.awake().unwrap().is_empty() || !store.stilled().unwrap().is_empty() {
             wrong.push("a VM is awake or stilled".to_owned());

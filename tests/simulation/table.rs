@@ -9,7 +9,7 @@ use virtsnap::{
         policy::{Memory, Quiesce},
         revert::{DefinitionOf, Then},
     },
-    hypervisor::sim::VmSpec,
+    hypervisor::{Hypervisor as _, sim::VmSpec},
 };
 
 use super::world::{OTHER, WEB, World, create, create_with, name};
@@ -63,6 +63,10 @@ pub const CASES: &[Case] = &[
     case("promote", branched, |world| Change::Promote { vm: newest(world), pace: Pace::default() }),
     case("delete-what-a-branch-lay-on", promoted, |_| delete("s2")),
     Case { policies: KEEP, ..case("adopt", foreign, |_| adopt(&["theirs"], false, &[])) },
+    case("create-with-hooks", hooked, |_| with(Quiesce::Require, Memory::Never, None)),
+    case("delete-with-hooks", hooked_three, |_| delete("s2")),
+    back("revert-with-hooks", hooked_three, |_| revert("s1", true)),
+    Case { ill: true, ..case("forget", lost_branch, |_| Change::Forget { vm: WEB, name: name("s3") }) },
     case("describe-oldest", three, |_| describe("s1")),
     case("describe-newest", three, |_| describe("s3")),
     Case { ill: true, ..case("adopt-layers", layers, |_| adopt(&[], true, &[])) },
@@ -147,6 +151,16 @@ fn three(world: &mut World) {
     world.plan.oracle.write(WEB);
 }
 
+fn hooked(world: &mut World) {
+    world.add_hooks();
+    two_disks(world);
+}
+
+fn hooked_three(world: &mut World) {
+    world.add_hooks();
+    three(world);
+}
+
 fn off(world: &mut World) {
     two_disks(world);
     world.sim.stop(WEB).unwrap();
@@ -194,6 +208,16 @@ fn left_branch(world: &mut World) {
     world.plan.oracle.accept(WEB);
     world.plan.oracle.write(WEB);
     world.snapshot(WEB, "s4");
+}
+
+/// And its images are gone.
+fn lost_branch(world: &mut World) {
+    left_branch(world);
+    let records = world.sim.snapshots(WEB).unwrap();
+    for disk in records.iter().filter(|r| r.name == name("s3")).flat_map(|r| &r.disks) {
+        assert!(world.sim.remove_file(&disk.state_image));
+    }
+    world.pass(std::time::Duration::from_secs(400));
 }
 
 fn branched(world: &mut World) {

@@ -113,6 +113,42 @@ impl World {
         Self { sim, time, plan, life, dice: Dice(seed), broken, notes, panics, settings, roots, directory }
     }
 
+    /// Puts an administrator's hooks in place, which write down that they were run.
+    pub fn add_hooks(&self) {
+        use std::os::unix::fs::PermissionsExt as _;
+        let (hooks, log) = (self.directory.path().join("hooks.d"), self.hook_log());
+        std::fs::create_dir_all(&hooks).unwrap();
+        for name in ["10-first", "20-second"] {
+            let path = hooks.join(name);
+            let text = format!("#!/bin/sh\necho \"$VIRTSNAP_VM {name} $1\" >>{}\n", log.display());
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+    }
+
+    fn hook_log(&self) -> PathBuf {
+        self.directory.path().join("hook-log")
+    }
+
+    /// What is wrong with what the hooks were told: each that was run before a job is told how that ended.
+    pub fn wrongly_told(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(self.hook_log()).unwrap_or_default();
+        let mut open = std::collections::BTreeSet::new();
+        let mut wrong = Vec::new();
+        for line in text.lines() {
+            let (hook, event) = line.rsplit_once(' ').unwrap_or((line, ""));
+            if event != "before" {
+                open.remove(hook);
+            } else if !open.insert(hook) {
+                wrong.push(format!("hook {hook} was not told how a job ended before the next one:\n{text}"));
+            }
+        }
+        wrong.extend(
+            open.into_iter().map(|hook| format!("hook {hook} is not told how the job ended:\n{text}")),
+        );
+        wrong
+    }
+
     /// Makes a VM, and has somebody write to it.
     pub fn add_vm(&self, spec: VmSpec) -> VmId {
         let targets: Vec<String> = spec.disks.iter().map(|d| d.target.clone()).collect();
