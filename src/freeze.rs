@@ -45,7 +45,7 @@ use jiff::SignedDuration;
 use self::{
     helper::{Helper, Watch},
     line::{Reply, Word},
-    slots::Slots,
+    slots::{Slot, Slots},
     thaw::{Frozen, Kept, Thawed},
 };
 use crate::{
@@ -199,11 +199,11 @@ impl Freezer {
         };
         let (frozen, lacks) = frozen;
         let (count, from) = (frozen.count, frozen.from);
-        let fuse = self.fuse(vm.id);
+        let fuse = self.fuse(vm.id, slot.clone());
         let result = transaction();
         drop(fuse);
         let (thawed, time) = frozen.thaw();
-        drop(slot);
+        slot.let_go();
         quality.frozen = SignedDuration::try_from(time).unwrap_or(SignedDuration::MAX);
         let value = result?;
         match thawed {
@@ -241,12 +241,13 @@ impl Freezer {
     }
 
     /// Thaws the guest when the transaction takes too long, as on storage that hangs: whoever waits for the transaction
-    /// cannot, and a thaw gets through beside it.
-    fn fuse(self: &Arc<Self>, vm: VmId) -> Option<clock::Alarm> {
+    /// cannot, and a thaw gets through beside it. Then the guest is one of those that may be frozen at once no more: the
+    /// transaction may never end.
+    fn fuse(self: &Arc<Self>, vm: VmId, slot: Slot) -> Option<clock::Alarm> {
         let this = Arc::clone(self);
         let blown = move || {
             telling::overdue(vm, LONGEST);
-            this.keep_thawing(vm);
+            this.keep(vm, Kept::overdue(slot));
         };
         clock::Alarm::set(&self.clock, LONGEST, blown).inspect_err(telling::no_fuse).ok()
     }

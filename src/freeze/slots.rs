@@ -1,6 +1,12 @@
 //! So many guests may be frozen at once: with each more, each is frozen for longer.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use crate::{clock::Clock, threads::Shared};
 
@@ -9,37 +15,54 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Debug)]
 pub(super) struct Slots {
-    taken: Shared<u32>,
+    taken: Arc<Shared<u32>>,
 }
 
-/// One of them, for as long as this lives.
+/// One of them, until it is let go of, by whoever of those that have it: or until the last of them is dropped.
+#[derive(Debug, Clone)]
+pub(super) struct Slot(Arc<Place>);
+
 #[derive(Debug)]
-pub(super) struct Slot<'a>(&'a Slots);
+struct Place {
+    taken: Arc<Shared<u32>>,
+    over: AtomicBool,
+}
 
 impl Slots {
     /// None is taken.
     pub(super) fn new(clock: &Arc<dyn Clock>) -> Self {
-        Self { taken: Shared::new(0, clock) }
+        Self { taken: Arc::new(Shared::new(0, clock)) }
     }
 
     /// Waits until fewer than `max` are taken; `None` if that takes too long.
-    pub(super) fn take(&self, max: u32) -> Option<Slot<'_>> {
+    pub(super) fn take(&self, max: u32) -> Option<Slot> {
         self.take_within(max, PATIENCE)
     }
 
-    fn take_within(&self, max: u32, patience: Duration) -> Option<Slot<'_>> {
-        self.taken.wait_within(patience, |taken| {
-            (*taken < max.max(1)).then(|| {
-                *taken += 1;
-                Slot(self)
-            })
-        })
+    fn take_within(&self, max: u32, patience: Duration) -> Option<Slot> {
+        let free = self.taken.wait_within(patience, |taken| (*taken < max.max(1)).then(|| *taken += 1));
+        free.map(|()| Slot(Arc::new(Place { taken: Arc::clone(&self.taken), over: AtomicBool::new(false) })))
     }
 }
 
-impl Drop for Slot<'_> {
+impl Slot {
+    /// Somebody else may have it: once, whoever says so.
+    pub(super) fn let_go(&self) {
+        self.0.let_go();
+    }
+}
+
+impl Place {
+    fn let_go(&self) {
+        if !self.over.swap(true, Ordering::SeqCst) {
+            self.taken.change(|taken| *taken -= 1);
+        }
+    }
+}
+
+impl Drop for Place {
     fn drop(&mut self) {
-        self.0.taken.change(|taken| *taken -= 1);
+        self.let_go();
     }
 }
 
@@ -59,7 +82,14 @@ mod tests {
         assert!(slots.take_within(3, Duration::ZERO).is_some(), "who may be one of three is");
         drop(first);
         assert!(slots.take_within(2, Duration::ZERO).is_some());
+        let both = second.clone().unwrap();
         drop(second);
+        assert!(slots.take_within(1, Duration::ZERO).is_none(), "somebody has it still");
+        both.let_go();
+        let other = slots.take_within(1, Duration::ZERO);
+        drop(both);
+        assert!(slots.take_within(1, Duration::ZERO).is_none(), "that was not his any more");
+        drop(other);
         assert!(slots.take_within(0, Duration::ZERO).is_some(), "one is always allowed");
     }
 }

@@ -7,7 +7,8 @@ use std::{
 };
 
 use super::{
-    Freezer, KEEPER_PAUSE, KEEPERS, News, STATUS_TIMEOUT, THAW_TIMEOUT, THAW_TRIES, helper::Watch, telling,
+    Freezer, KEEPER_PAUSE, KEEPERS, News, STATUS_TIMEOUT, THAW_TIMEOUT, THAW_TRIES, helper::Watch,
+    slots::Slot, telling,
 };
 use crate::{
     clock::Clock,
@@ -53,7 +54,8 @@ impl Frozen<'_> {
         (self.freezer.report)(self.vm, News::Held(held));
         match &result {
             Err(e) if e.kind != ErrorKind::NoSuchVm && !self.freezer.is_off(self.vm) => {
-                self.freezer.keep(self.vm, Kept { watches: watch.into_iter().collect(), from: Some(until) });
+                let watches = watch.into_iter().collect();
+                self.freezer.keep(self.vm, Kept { watches, slots: Vec::new(), from: Some(until) });
             }
             _ => watch.into_iter().for_each(Watch::over),
         }
@@ -76,8 +78,17 @@ impl Drop for Frozen<'_> {
 pub(super) struct Kept {
     /// Who watches it from outside.
     watches: Vec<Watch>,
+    /// Its places among those that may be frozen at once, which somebody who may never come back has, too.
+    slots: Vec<Slot>,
     /// Until when it was told for how long it was frozen; `None`: whoever froze it still tells that.
     from: Option<Duration>,
+}
+
+impl Kept {
+    /// Frozen for too long by whoever has this place, which is free when it is thawed.
+    pub(super) fn overdue(slot: Slot) -> Self {
+        Self { slots: vec![slot], ..Self::default() }
+    }
 }
 
 /// A guest that is proven to be thawed.
@@ -190,10 +201,11 @@ impl Freezer {
     }
 
     /// The same; who watches from outside does so until then.
-    fn keep(self: &Arc<Self>, vm: VmId, new: Kept) {
+    pub(super) fn keep(self: &Arc<Self>, vm: VmId, new: Kept) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(already) = kept.get_mut(&vm) {
             already.watches.extend(new.watches);
+            already.slots.extend(new.slots);
             already.from = already.from.or(new.from);
             return;
         }
@@ -228,6 +240,7 @@ impl Freezer {
             if let Some(from) = kept.from {
                 (this.report)(vm, News::Held(this.clock.elapsed().saturating_sub(from)));
             }
+            kept.slots.iter().for_each(Slot::let_go);
             kept.watches.into_iter().for_each(Watch::over);
         };
         if let Err(e) = self.clock.start("thaw", Box::new(work)) {

@@ -1,12 +1,15 @@
 //! The daemon's clock, in a test's hand.
 
 use std::{
-    sync::{Condvar, Mutex},
+    sync::{Arc, Condvar, Mutex, Weak},
     time::{Duration, Instant},
 };
 
 use jiff::{SignedDuration, Timestamp};
-use virtsnap::clock::Clock;
+use virtsnap::{
+    clock::Clock,
+    threads::{Bell, SystemBell},
+};
 
 /// A clock that a test can set. It goes on by itself, so that no two snapshots have the same time, and far ahead of
 /// the system's, so that no timer fires by itself. Its pauses are short.
@@ -16,6 +19,8 @@ pub struct TestClock {
     ahead: Mutex<SignedDuration>,
     /// So much more has passed than really has.
     passed: Mutex<Duration>,
+    /// What threads wait with, for time to pass or for each other.
+    bells: Mutex<Vec<Weak<SystemBell>>>,
     never: Condvar,
 }
 
@@ -28,13 +33,15 @@ impl TestClock {
             start: Instant::now(),
             ahead: Mutex::default(),
             passed: Mutex::default(),
+            bells: Mutex::default(),
             never: Condvar::new(),
         }
     }
 
-    /// Lets time pass, for both clocks.
+    /// Lets time pass, for both clocks, and for who waits for that.
     pub fn pass(&self, time: Duration) {
         *self.passed.lock().unwrap() += time;
+        self.bells.lock().unwrap().iter().filter_map(Weak::upgrade).for_each(|bell| bell.ring());
     }
 
     /// Sets it forward.
@@ -50,6 +57,14 @@ impl Clock for TestClock {
 
     fn elapsed(&self) -> Duration {
         self.start.elapsed() + *self.passed.lock().unwrap()
+    }
+
+    fn bell(&self) -> Arc<dyn Bell> {
+        let bell = Arc::new(SystemBell::default());
+        let mut bells = self.bells.lock().unwrap();
+        bells.retain(|bell| bell.strong_count() > 0);
+        bells.push(Arc::downgrade(&bell));
+        bell
     }
 
     fn pause(&self, _: Duration) {
