@@ -247,6 +247,7 @@ impl Engine {
 
     fn handle(&mut self, event: Event) {
         self.mind_store();
+        self.reader.attend();
         self.look_due |= matches!(event, Event::Connected { .. });
         if matches!(event, Event::Connected { .. } | Event::VmGone(_)) {
             self.tidy();

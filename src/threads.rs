@@ -84,6 +84,11 @@ impl<T> Shared<T> {
         done
     }
 
+    /// Looks at it, or changes what nobody waits for.
+    pub fn look<R>(&self, act: impl FnOnce(&mut T) -> R) -> R {
+        act(&mut self.lock())
+    }
+
     /// Waits until there is something to be had of it.
     pub fn wait<R>(&self, mut take: impl FnMut(&mut T) -> Option<R>) -> R {
         loop {

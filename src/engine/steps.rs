@@ -104,6 +104,7 @@ impl Engine {
         systemd::ping();
         self.attend_to_store();
         self.recover_late();
+        self.reader.attend();
         let lists = self.ticks.count.is_multiple_of(self.ticks.per_listing);
         self.remember_again();
         if !self.cancels.is_empty() {

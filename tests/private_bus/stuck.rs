@@ -6,7 +6,7 @@ use virtsnap::hypervisor::sim::{Gate, Op, VmSpec};
 
 use super::{
     client::{none, options},
-    rig::{Rig, held, id, vm_path},
+    rig::{Rig, held, id, snapshot_path, vm_path},
 };
 
 /// As many as run at once here.
@@ -88,4 +88,51 @@ async fn a_daemon_that_is_told_to_stop_does_not_wait_for_what_is_stuck() {
     rig.client.until(&job, "Job.Phase", |phase: &String| phase.starts_with("stuck")).await;
     rig.stop().await;
     assert_eq!(rig.store().intents().unwrap().len(), 1, "the next life finds what it was at");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_that_is_never_read_keeps_no_job_of_another_from_its_end() {
+    let rig = rig().await;
+    let gate = rig.sim.gate_vm(Op::Snapshots, id(1));
+    rig.sim.set_tags(id(1), &["is read"]).unwrap();
+    held(&gate);
+    let other = rig.client.ask_create(id(2), "s1", none()).await.unwrap();
+    pass(&rig);
+    rig.client.wait(&other).await.unwrap();
+    // And all else goes on.
+    rig.sim.pause(id(3)).unwrap();
+    rig.client.until(&vm_path(id(3)), "VM.State", |state: &String| state == "paused").await;
+    rig.sim.pause(id(1)).unwrap();
+    assert_eq!(rig.client.text(&vm_path(id(1)), "VM.State").await, "running", "it waits for the answer");
+    drop(gate);
+    rig.client.until(&vm_path(id(1)), "VM.State", |state: &String| state == "paused").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_whose_snapshot_hangs_is_thawed_and_another_one_may_be_frozen() {
+    let arrange = |sim: &virtsnap::hypervisor::sim::Sim| {
+        for number in [1, 2] {
+            sim.add_vm(VmSpec::new(&format!("vm{number}"), number));
+        }
+    };
+    let mut rig = Rig::without_daemon("", arrange).await;
+    rig.write_main("max-frozen = 1\n");
+    rig.boot().await;
+    rig.until_running().await;
+    let sim = std::sync::Arc::clone(&rig.sim);
+    let gate = sim.gate_vm(Op::Create, id(1));
+    let quiesced = || options([("quiesce", "require".into())]);
+    let hangs = rig.client.ask_create(id(1), "s1", quiesced()).await.unwrap();
+    held(&gate);
+    assert!(!sim.frozen(id(1)).unwrap().is_empty());
+    let other = rig.client.ask_create(id(2), "s1", quiesced()).await.unwrap();
+    // Longer than any guest is frozen.
+    rig.clock.pass(Duration::from_secs(31));
+    rig.client.wait(&other).await.unwrap();
+    assert!(sim.frozen(id(1)).unwrap().is_empty(), "it was frozen for nobody");
+    assert_eq!(rig.client.text(&snapshot_path(id(2), "s1"), "Snapshot.Consistency").await, "filesystem");
+    drop(gate);
+    // That it did not hold is said by whoever gets the answer.
+    let _ = rig.client.wait(&hangs).await;
+    rig.assert_thawed(id(1)).await;
 }
