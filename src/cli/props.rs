@@ -37,6 +37,9 @@ pub trait Properties: for<'de> Deserialize<'de> + Type {
 /// A suspension: of which policy, or on which VM; by whom (`failures` or `person`); why; since when, in µs.
 pub type Suspended = (OwnedObjectPath, String, String, u64);
 
+/// Who has scheduled runs wait: who, why, the user's number, since when (in µs).
+pub type Inhibitor = (String, String, u32, u64);
+
 /// A pin: why, whose, when it is over (in µs).
 pub type Pin = (String, String, u64);
 
@@ -57,6 +60,8 @@ properties! {
         next_run: u64 = "NextRunUSec",
         /// What of the configuration hardly was meant.
         warnings: Vec<String> = "Warnings",
+        /// Who has scheduled runs wait: who, why, the user's number, since when (in µs).
+        inhibitors: Vec<Inhibitor> = "Inhibitors",
     }
 }
 

@@ -43,6 +43,16 @@ struct Daemon<'a> {
     hypervisor_version: &'a str,
     next_run: Option<String>,
     running_jobs: usize,
+    inhibitors: Vec<Inhibitor<'a>>,
+}
+
+/// Who has scheduled runs wait.
+#[derive(Serialize)]
+struct Inhibitor<'a> {
+    who: &'a str,
+    why: &'a str,
+    uid: u32,
+    since: Option<String>,
 }
 
 /// Shows the status; [`Exit::Failed`] if anything is wrong.
@@ -63,6 +73,7 @@ pub(super) async fn status(bus: &Connection, console: &mut Console<'_>) -> Resul
                 hypervisor_version: &manager.hypervisor_version,
                 next_run: rfc3339(manager.next_run, &console.watch.zone),
                 running_jobs: running(&all),
+                inhibitors: inhibitors(&manager, &console.watch),
             },
             policies: all.policies().iter().map(|p| view::Policy::new(p, &all, &console.watch)).collect(),
             vms: all.vms().iter().map(|vm| view::Vm::new(vm, &all, &console.watch)).collect(),
@@ -151,6 +162,15 @@ fn show(
         }
         console.line("")?;
     }
+    if !manager.inhibitors.is_empty() {
+        console.line("Scheduled runs and prunes wait:")?;
+        for (who, why, uid, since) in &manager.inhibitors {
+            let why = if why.is_empty() { String::new() } else { format!(": {}", safe(why)) };
+            let since = console.watch.both(*since);
+            console.line(&format!("  held by {} of user {uid} since {since}{why}", safe(who)))?;
+        }
+        console.line("")?;
+    }
     // Nothing failed: they do not count for the exit status.
     if !manager.warnings.is_empty() {
         console.line(&format!("{}:", count(manager.warnings.len(), "warning")))?;
@@ -174,6 +194,16 @@ fn show(
         console.print(&vm_table(all, problems, &console.watch))?;
     }
     Ok(())
+}
+
+fn inhibitors<'a>(manager: &'a Manager, watch: &Watch) -> Vec<Inhibitor<'a>> {
+    let of = |(who, why, uid, since): &'a props::Inhibitor| Inhibitor {
+        who,
+        why,
+        uid: *uid,
+        since: rfc3339(*since, &watch.zone),
+    };
+    manager.inhibitors.iter().map(of).collect()
 }
 
 /// Each policy as a whole, else on each VM.

@@ -13,6 +13,7 @@ pub mod forgotten;
 mod glob;
 pub mod health;
 pub mod hook;
+pub mod inhibit;
 pub mod inventory;
 pub mod job;
 pub mod label;

@@ -66,6 +66,8 @@ verbs! {
     SuspendPolicy = "suspend-policy", "suspend or resume a policy";
     /// To end a job.
     CancelJob = "cancel-job", "cancel a job";
+    /// To have all that nobody asked for held.
+    Inhibit = "inhibit", "hold automatic runs";
     /// To read the configuration again.
     Reload = "reload", "reload the configuration";
 }
@@ -121,6 +123,7 @@ impl Matter {
             Change::Suspend { policy, vm, .. } | Change::Resume { policy, vm } => {
                 by(Verb::SuspendPolicy, policy, vm)
             }
+            Change::Inhibit { .. } => Self::plain(Verb::Inhibit),
             Change::Cancel(job) => Self { job: Some(*job), ..Self::plain(Verb::CancelJob) },
         }
     }

@@ -18,6 +18,7 @@ pub use self::{
     metrics::metrics,
 };
 use super::{
+    inhibit::Inhibitor,
     inventory::VmRecord,
     job::{Asker, JobId, JobState, Outcome},
     model::{PolicyName, SnapshotName, VmId, words},
@@ -67,6 +68,8 @@ pub struct ManagerView {
     pub next_run: Option<Timestamp>,
     /// What of the configuration hardly was meant, or has no effect on the VMs there are: one line each.
     pub warnings: Arc<[String]>,
+    /// Those for whom all that nobody asked for is held, the oldest first.
+    pub inhibitors: Arc<[Inhibitor]>,
 }
 
 /// A VM.

@@ -3,17 +3,24 @@
 use std::collections::HashMap;
 
 use zbus::{
-    Connection, OwnedObjectPath, OwnedVariant, interface, message::Header, object_server::SignalEmitter,
+    Connection, OwnedFd, OwnedObjectPath, OwnedVariant, interface, message::Header,
+    object_server::SignalEmitter,
 };
 
 use super::{
     Options, Shared,
     auth::{self, Caller, Reload},
     error::BusError,
-    path,
+    hold, path,
 };
 use crate::{
-    core::{model::VmId, verb::Matter, view::DaemonState},
+    core::{
+        inhibit::Inhibitor,
+        machine::{Change, Reply},
+        model::VmId,
+        verb::Matter,
+        view::DaemonState,
+    },
     engine::Ask,
 };
 
@@ -75,6 +82,30 @@ impl Manager {
         self.shared.settle(answer).await.map(drop)
     }
 
+    #[zbus(out_args("fd"))]
+    async fn inhibit(
+        &self,
+        who: String,
+        why: String,
+        options: HashMap<String, OwnedVariant>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<OwnedFd, BusError> {
+        Options::new(options, &[])?;
+        let caller = Caller::of(connection, &header).await?;
+        // Before anything is held: with no descriptor left it could not be let go again.
+        let (ours, theirs) = hold::pair().map_err(|e| {
+            BusError::new("Failed", format!("there is no file descriptor for it ({e}): nothing is held"))
+        })?;
+        match self.shared.change(Change::Inhibit { who, why }, &caller).await? {
+            Reply::Inhibited(id) => {
+                hold::watch(ours, id, self.shared.engine.clone());
+                Ok(theirs)
+            }
+            _ => Err(BusError::new("Failed", "the engine gave no inhibitor")),
+        }
+    }
+
     /// A job came into being.
     #[zbus(signal)]
     pub(super) async fn job_new(
@@ -126,5 +157,11 @@ impl Manager {
     #[zbus(property)]
     fn warnings(&self) -> Vec<String> {
         self.shared.lens.view().manager.warnings.to_vec()
+    }
+
+    #[zbus(property)]
+    fn inhibitors(&self) -> Vec<(String, String, u32, u64)> {
+        let one = |i: &Inhibitor| (i.who.clone(), i.why.clone(), i.uid, super::publish::usec(Some(i.since)));
+        self.shared.lens.view().manager.inhibitors.iter().map(one).collect()
     }
 }

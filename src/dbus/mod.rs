@@ -14,6 +14,7 @@
 
 mod auth;
 mod error;
+mod hold;
 mod job;
 mod manager;
 mod path;

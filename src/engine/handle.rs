@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::Input;
 use crate::{
     core::{
+        inhibit::InhibitorId,
         machine::{Change, Query, Refusal, Reply},
         view::View,
     },
@@ -34,6 +35,8 @@ pub enum Ask {
     Change(Permitted<Change>, oneshot::Sender<Answer>),
     /// Read the configuration again.
     Reload(Permitted<Reload>, oneshot::Sender<Answer>),
+    /// Nobody keeps this inhibitor any more. Whose it was need not be allowed to let it go.
+    Released(InhibitorId),
 }
 
 /// How others reach the engine.
@@ -53,6 +56,11 @@ impl Handle {
             return gone();
         }
         receiver.await.unwrap_or_else(|_| gone())
+    }
+
+    /// Says that an inhibitor is gone. There is nobody to answer to.
+    pub async fn released(&self, id: InhibitorId) {
+        let _ = self.requests.send(Ask::Released(id)).await;
     }
 }
 

@@ -143,6 +143,7 @@ impl Engine {
     fn take_request(&mut self, ask: Ask) {
         match ask {
             Ask::Reload(_, reply) => self.reload(Some(reply)),
+            Ask::Released(id) => self.handle(Event::Released(id)),
             Ask::Query(query, reply) => self.request(Request::Query(query), reply),
             Ask::Change(change, reply) => {
                 let (change, uid) = change.into_parts();

@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::config::show_duration;
 use crate::core::{
     health::Health,
+    inhibit::Inhibitor,
     job::{Job, JobState, Outcome},
     machine::Note,
     model::{PolicyName, SnapshotName, VmId},
@@ -139,6 +140,8 @@ pub(super) fn log(note: &Note) {
                 "job {job} ({operation} of VM {vm_name}) is not stuck any more"
             );
         }
+        Note::Inhibited(inhibitor) => inhibited(inhibitor),
+        Note::Released { inhibitor, held, last } => released(inhibitor, *held, *last),
         Note::Ended { job, vm_name, outcome } => ended(job, vm_name, outcome),
     }
 }
@@ -161,6 +164,23 @@ fn ended(job: &Job, vm_name: &str, outcome: &Outcome) {
             "{text}"
         ),
     }
+}
+
+fn inhibited(Inhibitor { who, why, uid, .. }: &Inhibitor) {
+    let because = if why.is_empty() { String::new() } else { format!(": {why}") };
+    tracing::info!(
+        MESSAGE_ID = message::INHIBITED,
+        "{who} of user {uid} has all scheduled runs and prunes wait{because}"
+    );
+}
+
+fn released(Inhibitor { who, uid, .. }: &Inhibitor, held: SignedDuration, last: bool) {
+    let then = if last { "what waited begins" } else { "others hold them still" };
+    tracing::info!(
+        MESSAGE_ID = message::RELEASED,
+        "{who} of user {uid} does not hold scheduled runs and prunes any more, after {}: {then}",
+        show_duration(held)
+    );
 }
 
 fn suspended(policy: &PolicyName, on: Option<&(VmId, String)>, why: &Suspension, uid: Option<u32>) {

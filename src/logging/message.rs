@@ -47,6 +47,10 @@ messages! {
     POLICY_SUSPENDED = "6c1e0f4b9a524d7d8f3b2a90c5e71d48";
     /// It does so again.
     POLICY_RESUMED = "e27b5d8834f14c0aa6c9d1f70b3e5a92";
+    /// Somebody has all that is scheduled wait.
+    INHIBITED = "39ce52000c684fb7bba5dac46491684e";
+    /// Somebody does so no more.
+    RELEASED = "2b67b9544c8d4b48984ebdb2a9e3092f";
     /// A policy's newest good snapshot of a VM is too old.
     SNAPSHOTS_STALE = "93f5a1d26c0e4b8eb7d4e60c28f1a957";
     /// It is not any more.

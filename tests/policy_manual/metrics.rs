@@ -21,6 +21,7 @@ fn known() -> BTreeSet<String> {
         hypervisor_connected: true,
         next_run: None,
         warnings: Arc::new([]),
+        inhibitors: Arc::default(),
     };
     let view = View {
         manager: Arc::new(manager),

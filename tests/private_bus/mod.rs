@@ -24,6 +24,7 @@ mod faults;
 mod flood;
 mod hooked;
 mod hooks;
+mod inhibit;
 mod inside;
 mod introspection;
 mod kept;

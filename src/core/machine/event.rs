@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{Entry, Labelled, Note, Refusal, Reply, Request, RequestId};
 use crate::core::{
+    inhibit::InhibitorId,
     inventory::VmRecord,
     job::{Job, JobId, Outcome},
     model::{SnapshotName, VmId},
@@ -71,6 +72,8 @@ pub enum Event {
     Stored(Option<String>),
     /// A job ended.
     Ended(JobId, Outcome),
+    /// Nobody keeps this inhibitor any more.
+    Released(InhibitorId),
     /// Finish what runs, take no more.
     Stop,
 }

@@ -53,6 +53,8 @@ pub(super) struct Jobs {
     stuck: BTreeMap<JobId, Duration>,
     last_id: JobId,
     gone: Vec<JobId>,
+    /// What nobody asked for waits until nobody inhibits it any more.
+    pub(super) held: bool,
 }
 
 impl Jobs {
@@ -130,8 +132,14 @@ impl Jobs {
         self.table.get(&id).map(|e| (&e.job, e.state))
     }
 
+    /// Those that wait and that nobody asked for.
+    pub(super) fn automatic(&self) -> BTreeSet<JobId> {
+        let of = |id: &&JobId| self.table.get(id).is_some_and(|e| is_automatic(&e.job));
+        self.queued.iter().filter(of).copied().collect()
+    }
+
     /// What it waits for.
-    fn waits(&mut self, id: JobId, phase: &str) {
+    pub(super) fn waits(&mut self, id: JobId, phase: &str) {
         if let Some(entry) = self.table.get_mut(&id).filter(|e| e.phase != phase) {
             phase.clone_into(&mut entry.phase);
             entry.stale = true;
@@ -200,6 +208,11 @@ impl Jobs {
     }
 }
 
+/// Nobody asked for it.
+fn is_automatic(job: &Job) -> bool {
+    job.asker.origin == Origin::Schedule
+}
+
 impl Machine {
     /// Starts what is admitted, and says why the others wait.
     pub(super) fn start_jobs(&mut self, _now: Timestamp, out: &mut Vec<Effect>) {
@@ -212,10 +225,12 @@ impl Machine {
             }
             return;
         }
+        let held = self.held_jobs();
         let waiting: Vec<(JobId, VmId)> = self
             .jobs
             .queued
             .iter()
+            .filter(|id| !held.contains(id))
             .filter_map(|id| self.jobs.table.get(id).map(|e| (*id, e.job.vm)))
             .collect();
         let limit = usize::try_from(self.settings.daemon.max_jobs).unwrap_or(usize::MAX);

@@ -19,11 +19,13 @@
 //! the daemon, each run is paid once, by a job that ended.
 
 mod adopt;
+mod asked;
 mod branching;
 mod by_hand;
 mod debts;
 mod event;
 mod failing;
+mod inhibiting;
 mod jobs;
 mod labels;
 mod lapsing;
@@ -48,17 +50,18 @@ use std::{
 
 use jiff::Timestamp;
 
+pub use self::asked::{Change, Query, Refusal, Reply, Request, RequestId};
 pub use self::event::{Effect, Event};
 pub use self::failing::{Effort, Failed};
 pub use self::labels::{Edit, Labelled, Whose};
 pub use self::memory::{Entry, Owed, Place};
 pub use self::note::Note;
-pub use self::requests::{Change, Query, Refusal, Reply, Request, RequestId};
 pub use self::start::Start;
 use self::{failing::Failing, jobs::Jobs, lapsing::Lapsing, published::InVain};
 use self::{runs::PolicyRun, stale::WatchList};
 use super::{
     health::Repair,
+    inhibit::Inhibitors,
     inventory::VmRecord,
     model::{PolicyName, VmId},
     select::VmFacts,
@@ -96,6 +99,7 @@ pub struct Machine {
     standings: Standings,
     watch_list: WatchList,
     lapsing: Lapsing,
+    inhibitors: Inhibitors,
     /// What a repair was tried for, and when.
     mended: BTreeMap<VmId, (Vec<Repair>, Timestamp)>,
     view: View,
@@ -115,6 +119,7 @@ impl Machine {
             hypervisor_connected: false,
             next_run: None,
             warnings: start.settings.warnings.clone().into(),
+            inhibitors: Arc::default(),
         };
         let mut machine = Self {
             own_uid: start.own_uid,
@@ -135,6 +140,7 @@ impl Machine {
             standings: Standings::restored(start.standings),
             watch_list: WatchList::restored(start.watched),
             lapsing: Lapsing::default(),
+            inhibitors: Inhibitors::default(),
             mended: BTreeMap::new(),
             view: View {
                 manager: Arc::new(manager),
@@ -222,6 +228,7 @@ impl Machine {
             Event::Merged(vm, bytes) => Arc::make_mut(&mut self.view.counts).merged(vm, bytes),
             Event::Stored(trouble) => self.in_vain.store(trouble),
             Event::Ended(job, outcome) => self.on_ended(job, outcome, now, out),
+            Event::Released(id) => self.release(id, now, out),
             Event::Stop => self.on_stop(now, out),
         }
         if self.complete() && !self.stopping() {

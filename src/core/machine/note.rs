@@ -4,6 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::core::{
     health::{self, Health},
+    inhibit::Inhibitor,
     inventory::VmRecord,
     job::{Job, JobId, Outcome},
     model::{PolicyName, SnapshotName, VmId},
@@ -181,6 +182,17 @@ pub enum Note {
         health: Health,
         /// What is wrong.
         text: String,
+    },
+    /// What nobody asked for is held from now on.
+    Inhibited(Inhibitor),
+    /// Somebody does not hold it any more.
+    Released {
+        /// Who did.
+        inhibitor: Inhibitor,
+        /// For how long.
+        held: SignedDuration,
+        /// Nobody else does: what waits begins.
+        last: bool,
     },
     /// The settings say something in vain, given the VMs there are.
     Warning(String),

@@ -5,202 +5,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use super::{
-    Edit, Effect, Labelled, Machine,
+    Change, Effect, Machine, Query, Refusal, Reply, Request,
     by_hand::{before_revert, manual},
     labels::attachable,
 };
 use crate::core::{
-    branch::BranchJob,
     inventory::{self, SnapshotRecord, VmRecord},
-    job::{AdoptJob, Asker, CreateJob, Failure, JobId, JobState, Operation, Pace, RevertJob},
-    label::{Label, check_description, check_expiry},
-    model::{Origin, PolicyName, SnapshotName, SnapshotState, VmId},
-    policy::{How, Memory, Quiesce},
+    job::{Asker, CreateJob, JobId, JobState, Operation, Pace, RevertJob},
+    label::{check_description, check_expiry},
+    model::{Origin, SnapshotName, SnapshotState, VmId},
+    policy::{How, Quiesce},
     prune::{Circumstances, Sentence, decide},
     retention::Need,
-    revert::{DefinitionOf, Then},
     select::VmFacts,
-    settings::Explanation,
 };
-
-/// A request's number, by which its answer finds the way back.
-pub type RequestId = u64;
-
-/// What a client asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Request {
-    /// To be told something.
-    Query(Query),
-    /// To have something changed, and the user who asks. Whether it may was settled before.
-    Change(Change, u32),
-}
-
-/// What changes nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Query {
-    /// What a prune would do.
-    PreviewPrune {
-        /// This VM.
-        vm: VmId,
-        /// Beyond `max-delete`.
-        all: bool,
-    },
-    /// What holds for this VM, and why.
-    Explain(VmId),
-}
-
-/// What changes something.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
-    /// A snapshot by hand.
-    Create {
-        /// Of this VM.
-        vm: VmId,
-        /// With this name, or one that is made up.
-        name: Option<SnapshotName>,
-        /// With this description.
-        description: String,
-        /// Whether to freeze; `None`: as usual (`prefer`).
-        quiesce: Option<Quiesce>,
-        /// Whether the memory is part of it.
-        memory: Memory,
-        /// Of these disks only.
-        disks: Option<Vec<String>>,
-        /// With this attached to it.
-        label: Label,
-    },
-    /// The end of a snapshot.
-    Delete {
-        /// Of this VM.
-        vm: VmId,
-        /// This one.
-        name: SnapshotName,
-        /// At this pace.
-        pace: Pace,
-        /// Also one that others made.
-        foreign: bool,
-    },
-    /// The end of a snapshot's metadata, where its images are gone.
-    Forget {
-        /// Of this VM.
-        vm: VmId,
-        /// This one.
-        name: SnapshotName,
-    },
-    /// Something else attached to a snapshot.
-    Label {
-        /// Of this VM.
-        vm: VmId,
-        /// This one.
-        name: SnapshotName,
-        /// What changes.
-        edit: Edit,
-    },
-    /// Another description of a snapshot.
-    Describe {
-        /// Of this VM.
-        vm: VmId,
-        /// This one.
-        name: SnapshotName,
-        /// The text.
-        description: String,
-    },
-    /// What others made is ours from then on.
-    Adopt {
-        /// On this VM.
-        vm: VmId,
-        /// What, and for whom.
-        adopt: AdoptJob,
-    },
-    /// A VM put back to a snapshot.
-    Revert {
-        /// This VM.
-        vm: VmId,
-        /// To this one.
-        name: SnapshotName,
-        /// What it is to be after it.
-        then: Then,
-        /// Which definition it gets.
-        definition: DefinitionOf,
-        /// Whether a snapshot is taken before.
-        safety: bool,
-    },
-    /// Another VM on a snapshot.
-    Branch {
-        /// Of this VM.
-        vm: VmId,
-        /// What it is.
-        job: BranchJob,
-    },
-    /// A VM made independent of other VMs' images.
-    Promote {
-        /// This VM.
-        vm: VmId,
-        /// At this pace.
-        pace: Pace,
-    },
-    /// A prune of a VM.
-    Prune {
-        /// This VM.
-        vm: VmId,
-        /// Beyond `max-delete`, and by the clock whatever is known of the time.
-        all: bool,
-        /// At this pace.
-        pace: Pace,
-    },
-    /// A run of a policy, now.
-    Run {
-        /// This policy.
-        policy: PolicyName,
-        /// On this VM only.
-        vm: Option<VmId>,
-    },
-    /// A policy's schedule runs it no more, until somebody resumes it.
-    Suspend {
-        /// This policy.
-        policy: PolicyName,
-        /// On this VM only.
-        vm: Option<VmId>,
-        /// Why; may be empty.
-        reason: String,
-    },
-    /// It does so again.
-    Resume {
-        /// This policy.
-        policy: PolicyName,
-        /// On this VM only.
-        vm: Option<VmId>,
-    },
-    /// The end of a job that waits.
-    Cancel(JobId),
-}
-
-impl Change {
-    /// It needs nothing of libvirt.
-    const fn is_ours_alone(&self) -> bool {
-        matches!(self, Self::Cancel(_) | Self::Suspend { .. } | Self::Resume { .. } | Self::Label { .. })
-    }
-}
-
-/// What a client gets.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reply {
-    /// One job was queued, or is already there for the same.
-    Job(JobId),
-    /// These jobs were.
-    Jobs(Vec<JobId>),
-    /// This is what a prune would do.
-    Preview(Vec<Sentence>),
-    /// This holds, and why.
-    Explained(Vec<Explanation>),
-    /// It is done when this is stored: the machine's own, which no client gets.
-    Stored(Box<Labelled>),
-    /// It is done.
-    Done,
-}
-
-/// Why a request was refused; the same shape as a job's failure.
-pub type Refusal = Failure;
 
 impl Machine {
     /// What a prune of this VM would do now.
@@ -303,16 +121,7 @@ impl Machine {
             Change::Describe { vm, name, description } => self.describe(vm, name, description, uid, now),
             Change::Adopt { vm, adopt } => self.adopt(vm, adopt, uid, now),
             Change::Revert { vm, name, then, definition, safety } => {
-                if self.snapshot(vm, &name)?.snapshot.state == SnapshotState::Failed {
-                    return Err(Refusal::new(
-                        "Unsupported",
-                        format!(
-                            "the data of snapshot {name} of VM {} cannot be trusted: its deletion was begun and did not \
-                             end. Nothing was touched; a prune ends it, and another snapshot is the way back",
-                            self.known(vm)?.name
-                        ),
-                    ));
-                }
+                self.can_be_reverted_to(vm, &name)?;
                 let safety = safety.then(|| before_revert(&name));
                 let revert = RevertJob { name, then, definition, safety };
                 Ok(self.queue(vm, Operation::Revert(Box::new(revert)), uid, now))
@@ -337,7 +146,22 @@ impl Machine {
             }
             Change::Resume { policy, vm } => self.resume_by_hand(&policy, vm, uid, out),
             Change::Cancel(job) => self.cancel(job, now, out),
+            Change::Inhibit { who, why } => self.inhibit(who, why, (uid, now), out),
         }
+    }
+
+    fn can_be_reverted_to(&self, vm: VmId, name: &SnapshotName) -> Result<(), Refusal> {
+        if self.snapshot(vm, name)?.snapshot.state != SnapshotState::Failed {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            "Unsupported",
+            format!(
+                "the data of snapshot {name} of VM {} cannot be trusted: its deletion was begun and did not end. Nothing was \
+                 touched; a prune ends it, and another snapshot is the way back",
+                self.known(vm)?.name
+            ),
+        ))
     }
 
     /// A VM's snapshot, if there is one of that name.
@@ -353,7 +177,7 @@ impl Machine {
     }
 
     pub(super) fn queue(&mut self, vm: VmId, operation: Operation, uid: u32, now: Timestamp) -> Reply {
-        let same = self.jobs.same_queued(vm, &operation);
+        let same = self.jobs.same_queued(vm, &operation, Origin::Manual);
         let asker = Asker { origin: Origin::Manual, uid };
         Reply::Job(same.unwrap_or_else(|| self.jobs.add(vm, operation, asker, now)))
     }

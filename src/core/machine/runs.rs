@@ -276,7 +276,7 @@ impl Machine {
             return Some(shared);
         }
         let operation = Operation::Create(create);
-        if let Some(same) = self.jobs.same_queued(vm, &operation) {
+        if let Some(same) = self.jobs.same_queued(vm, &operation, asker.origin) {
             return Some(same);
         }
         Some(self.jobs.add(vm, operation, asker, now))

@@ -17,6 +17,7 @@ use crate::{
 };
 
 mod clock;
+mod inhibiting;
 mod joining;
 mod labels;
 mod mend;

@@ -4,6 +4,8 @@
 //! wait between the two that changes what the one leaves behind: of two descriptions the later one stays, also where an
 //! earlier request wanted the same.
 
+use std::collections::BTreeSet;
+
 use super::Jobs;
 use crate::core::{
     job::{CreateJob, JobId, Operation},
@@ -11,13 +13,21 @@ use crate::core::{
 };
 
 impl Jobs {
-    /// A job that waits, does the very same and is not undone by what waits behind it.
-    pub(in crate::core::machine) fn same_queued(&self, vm: VmId, operation: &Operation) -> Option<JobId> {
+    /// A job that waits, does the very same and is not undone by what waits behind it. What is held begins after what
+    /// somebody asks for now, and does nothing for them.
+    pub(in crate::core::machine) fn same_queued(
+        &self,
+        vm: VmId,
+        operation: &Operation,
+        origin: Origin,
+    ) -> Option<JobId> {
+        let held = if self.held && origin != Origin::Schedule { self.automatic() } else { BTreeSet::new() };
         let apart = |waiting: &Operation| match (about(waiting), about(operation)) {
             (Some(one), Some(other)) => one != other,
             _ => false,
         };
-        let mut behind = self.queued_of(vm).rev().skip_while(|(_, waiting)| apart(waiting));
+        let before = self.queued_of(vm).filter(|(id, _)| !held.contains(id));
+        let mut behind = before.rev().skip_while(|(_, waiting)| apart(waiting));
         behind.next().filter(|(_, waiting)| *waiting == operation).map(|(id, _)| id)
     }
 

@@ -1,0 +1,103 @@
+//! What nobody asked for waits while somebody inhibits it.
+
+use super::*;
+use crate::core::inhibit::InhibitorId;
+
+fn inhibit(b: &mut Bench, who: &str) -> InhibitorId {
+    match b.ask(Change::Inhibit { who: who.to_owned(), why: "copies images".to_owned() }) {
+        Ok(Reply::Inhibited(id)) => id,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn bench() -> Bench {
+    let mut b = Bench::new(NIGHTLY, "2026-03-01T12:00:00Z", Some("2026-03-01T12:00:00Z"));
+    b.connect(&[1, 2]);
+    b
+}
+
+/// Lets a night pass; what begins.
+fn night(b: &mut Bench) -> Vec<Job> {
+    b.now += SignedDuration::from_hours(24);
+    started(&b.send(Event::Timer))
+}
+
+/// All creations that begin when this happens and after it, until nothing goes on.
+fn all_of(b: &mut Bench, event: Event) -> Vec<VmId> {
+    let mut jobs = started(&b.send(event));
+    let mut created_of = Vec::new();
+    while let Some(job) = jobs.pop() {
+        let create = matches!(job.operation, Operation::Create(_));
+        created_of.extend(create.then_some(job.vm));
+        let outcome = if create { created() } else { Outcome::Done(None) };
+        jobs.extend(started(&b.send(Event::Ended(job.id, outcome))));
+    }
+    created_of.sort();
+    created_of
+}
+
+#[test]
+fn what_falls_due_waits_and_is_one_run_when_the_last_inhibitor_is_gone() {
+    let mut b = bench();
+    let (first, second) = (inhibit(&mut b, "backup"), inhibit(&mut b, "another"));
+    assert_eq!(night(&mut b), []);
+    assert_eq!(night(&mut b), []);
+    let view = b.machine.view();
+    assert_eq!(view.manager.inhibitors.len(), 2);
+    let waiting: Vec<_> = view.jobs.values().map(|j| (j.vm, j.state, j.phase.as_str())).collect();
+    let held = "held by backup of user 0: copies images";
+    assert_eq!(waiting, [(vm(1), JobState::Queued, held), (vm(2), JobState::Queued, held)]);
+    assert_eq!(started(&b.send(Event::Released(first))), []);
+    let phases: BTreeSet<&str> = b.machine.view().jobs.values().map(|j| j.phase.as_str()).collect();
+    assert_eq!(phases, ["held by another of user 0: copies images"].into());
+    assert_eq!(all_of(&mut b, Event::Released(second)), [vm(1), vm(2)]);
+    assert_eq!(started(&b.send(Event::Released(second))), [], "it is gone already");
+    assert!(b.machine.view().manager.inhibitors.is_empty());
+    b.now += SignedDuration::from_hours(24);
+    assert_eq!(all_of(&mut b, Event::Timer), [vm(1), vm(2)], "the schedule goes on");
+}
+
+#[test]
+fn what_somebody_asks_for_passes_the_same_that_waits() {
+    let mut b = bench();
+    let id = inhibit(&mut b, "backup");
+    night(&mut b);
+    let waits: Vec<JobId> = b.machine.view().jobs.keys().copied().collect();
+    let run = Request::Change(Change::Run { policy: nightly(), vm: Some(vm(1)) }, 42);
+    let jobs = started(&b.send(Event::Request(8, run)));
+    assert_eq!(jobs.iter().map(|j| (j.vm, j.asker.uid)).collect::<Vec<_>>(), [(vm(1), 42)]);
+    assert!(!waits.contains(&jobs[0].id));
+    // The prune after it is nobody's wish: it waits, and a person's own does not wait for it.
+    assert_eq!(started(&b.send(Event::Ended(jobs[0].id, created()))), []);
+    let prune = Change::Prune { vm: vm(1), all: false, pace: Pace::default() };
+    let pruned = started(&b.send(Event::Request(9, Request::Change(prune, 42))));
+    assert_eq!(pruned.len(), 1);
+    b.send(Event::Ended(pruned[0].id, Outcome::Done(None)));
+    assert_eq!(all_of(&mut b, Event::Released(id)), [vm(1), vm(2)]);
+}
+
+#[test]
+fn what_runs_already_goes_on_and_a_stop_does_not_wait_for_inhibitors() {
+    let mut b = bench();
+    let jobs = night(&mut b);
+    assert_eq!(jobs.len(), 2);
+    inhibit(&mut b, "backup");
+    for job in jobs {
+        assert_eq!(started(&b.send(Event::Ended(job.id, created()))), []);
+    }
+    assert!(b.send(Event::Stop).contains(&Effect::Stopped));
+}
+
+#[test]
+fn who_inhibits_and_lets_go_is_told_to_the_log() {
+    let mut b = bench();
+    let ask = Request::Change(Change::Inhibit { who: "backup".into(), why: String::new() }, 42);
+    let effects = b.send(Event::Request(7, ask));
+    let inhibited =
+        |e: &Effect| matches!(e, Effect::Log(Note::Inhibited(i)) if i.uid == 42 && i.who == "backup");
+    assert!(effects.iter().any(inhibited), "{effects:?}");
+    b.now += SignedDuration::from_secs(90);
+    let effects = b.send(Event::Released(1));
+    let released = |e: &Effect| matches!(e, Effect::Log(Note::Released { held, last: true, .. }) if held.as_secs() == 90);
+    assert!(effects.iter().any(released), "{effects:?}");
+}
