@@ -51,6 +51,7 @@ pub use disk::{ConfigRoots, DROP_INS, MAIN_FILE, decode, read_file};
 pub use explanation::{About, Explanation};
 pub use fragment::FileKind;
 use jiff::tz::TimeZone;
+pub use names::operation_name;
 pub use settings::{Daemon, MinFree, Settings, VmEntry, VmKey, VmPlan, room};
 pub use values::{ValueError, duration, show_duration, show_size, size};
 

@@ -83,6 +83,11 @@ pub(super) fn operation(text: &str) -> Result<String, ValueError> {
     }
 }
 
+/// The same for who announces one.
+pub fn operation_name(text: &str) -> Result<(), String> {
+    operation(text).map(drop).map_err(|e| format!("{}: {}", e.message, e.help))
+}
+
 /// Checks a disk's target name.
 pub(super) fn disk(text: &str) -> Result<String, ValueError> {
     if !text.is_empty()

@@ -24,9 +24,6 @@ pub(super) fn warnings(settings: &Settings) -> Diagnostics {
 fn policy<'a>(whose: &str, keys: impl Iterator<Item = &'a Given>, out: &mut Diagnostics) {
     for given in keys {
         let what = match &given.setting {
-            Setting::Before(operations) if !operations.is_empty() => {
-                "`before` has no effect in this version: operations cannot be announced yet"
-            }
             Setting::SkipUnchanged(true) => {
                 "`skip-unchanged` has no effect in this version: each run takes a snapshot"
             }

@@ -3,4 +3,6 @@
 //! This is the one door through which the core looks out of its own folder; behind it are no files, only what was
 //! read from them.
 
-pub use crate::config::{Daemon, Explanation, MinFree, Settings, VmPlan, check_against, room};
+pub use crate::config::{
+    Daemon, Explanation, MinFree, Settings, VmPlan, check_against, operation_name, room,
+};

@@ -81,11 +81,12 @@ pub struct Matter {
     new_vm: Option<String>,
     policy: Option<PolicyName>,
     job: Option<JobId>,
+    operation: Option<String>,
 }
 
 impl Matter {
     const fn plain(verb: Verb) -> Self {
-        Self { verb, vm: None, snapshot: None, new_vm: None, policy: None, job: None }
+        Self { verb, vm: None, snapshot: None, new_vm: None, policy: None, job: None, operation: None }
     }
 
     /// That of a reload.
@@ -123,6 +124,9 @@ impl Matter {
             Change::Suspend { policy, vm, .. } | Change::Resume { policy, vm } => {
                 by(Verb::SuspendPolicy, policy, vm)
             }
+            Change::Before { vm, operation } => {
+                Self { operation: Some(operation.clone()), ..on_vm(Verb::RunPolicy, vm) }
+            }
             Change::Inhibit { .. } => Self::plain(Verb::Inhibit),
             Change::Cancel(job) => Self { job: Some(*job), ..Self::plain(Verb::CancelJob) },
         }
@@ -147,7 +151,7 @@ impl Matter {
             ("new-vm", self.new_vm.clone()),
             ("policy", self.policy.as_ref().map(ToString::to_string)),
             ("job", self.job.map(|id| id.to_string())),
-            ("operation", job.map(|j| j.operation.to_owned())),
+            ("operation", self.operation.clone().or_else(|| job.map(|j| j.operation.to_owned()))),
             ("started-by-uid", job.map(|j| j.asker.uid.to_string())),
         ];
         all.into_iter().filter_map(|(key, value)| value.map(|v| (key, v))).collect()

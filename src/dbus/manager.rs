@@ -82,6 +82,25 @@ impl Manager {
         self.shared.settle(answer).await.map(drop)
     }
 
+    #[zbus(out_args("jobs"))]
+    async fn before_operation(
+        &self,
+        vm: OwnedObjectPath,
+        operation: String,
+        options: HashMap<String, OwnedVariant>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Vec<OwnedObjectPath>, BusError> {
+        Options::new(options, &[])?;
+        let vm = path::vm_of(vm.as_str())
+            .ok_or_else(|| BusError::invalid(format!("{} is not a VM's path", vm.as_str())))?;
+        let caller = Caller::of(connection, &header).await?;
+        match self.shared.change(Change::Before { vm, operation }, &caller).await? {
+            Reply::Jobs(jobs) => Ok(jobs.into_iter().map(path::job).collect()),
+            _ => Err(BusError::new("Failed", "the engine gave no jobs")),
+        }
+    }
+
     #[zbus(out_args("fd"))]
     async fn inhibit(
         &self,

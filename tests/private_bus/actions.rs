@@ -10,8 +10,13 @@ use virtsnap::core::verb::Verb;
 pub const READERS: [&str; 4] = ["Manager.LookupVM", "VM.PreviewPrune", "VM.Explain", "Job.Wait"];
 
 /// What changes something, in an order in which all can be called: what wants the action, and with which arguments.
-pub const CHANGERS: [(&str, Verb, &[&str]); 16] = [
+pub const CHANGERS: [(&str, Verb, &[&str]); 17] = [
     ("Manager.Reload", Verb::Reload, &["0"]),
+    (
+        "Manager.BeforeOperation",
+        Verb::RunPolicy,
+        &["/org/virtsnap1/vm/00000000_0000_0000_0000_000000000001", "upgrade", "0"],
+    ),
     ("Manager.Inhibit", Verb::Inhibit, &["x", "y", "0"]),
     ("VM.CreateSnapshot", Verb::Create, &["x", "0"]),
     ("VM.Prune", Verb::Prune, &["0"]),

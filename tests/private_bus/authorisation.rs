@@ -223,6 +223,7 @@ async fn a_rule_sees_what_a_call_is_about() {
         let expected: Vec<(&str, &str)> = match method {
             "VM.CreateSnapshot" => vec![web, uuid, ("snapshot", "x")],
             "Snapshot.Branch" => vec![web, uuid, ("snapshot", "s1"), ("new-vm", "x")],
+            "Manager.BeforeOperation" => vec![web, uuid, ("operation", "upgrade")],
             "Manager.Reload" | "Manager.Inhibit" => vec![],
             "Job.Cancel" => {
                 vec![

@@ -4,6 +4,7 @@ mod access;
 mod actions;
 mod adopt;
 mod adrift;
+mod announced;
 mod authorisation;
 mod beside;
 mod branches;

@@ -81,7 +81,7 @@ fn what_this_version_does_not_do_is_said_at_its_place_and_counted() {
     put(
         &root,
         "etc/policies.d/p.toml",
-        policy("before = \"upgrade\"\n[vm.db]\npolicy.p.skip-unchanged = true\n"),
+        policy("skip-unchanged = true\n[vm.db]\npolicy.p.skip-unchanged = true\n"),
     );
     let roots = ConfigRoots::new([root.path().join("etc")]);
     let loaded = load(&roots);
@@ -92,13 +92,13 @@ fn what_this_version_does_not_do_is_said_at_its_place_and_counted() {
     assert_eq!(
         lines,
         [
-            "policies.d/p.toml:5:1: warning: policy p: `before` has no effect in this version: operations cannot be announced \
-             yet",
+            "policies.d/p.toml:5:1: warning: policy p: `skip-unchanged` has no effect in this version: each run takes a \
+             snapshot",
             "policies.d/p.toml:7:10: warning: policy p for VM db: `skip-unchanged` has no effect in this version: each run \
              takes a snapshot",
         ]
     );
-    assert!(shown.contains("\n5 | before = \"upgrade\"\n  | ^^^^^^^^^^^^^^^^^^\n"), "{shown}");
+    assert!(shown.contains("\n5 | skip-unchanged = true\n  | ^^^^^^^^^^^^^^^^^^^^^\n"), "{shown}");
     assert!(shown.ends_with("\n2 files, 1 policy, 0 errors, 2 warnings\n"), "{shown}");
 }
 

@@ -163,6 +163,13 @@ pub enum Change {
     },
     /// The end of a job that waits.
     Cancel(JobId),
+    /// The runs of all policies that are to run before such an operation.
+    Before {
+        /// On this VM.
+        vm: VmId,
+        /// The operation, as the policies' `before` names it.
+        operation: String,
+    },
     /// What nobody asks for is held until that is released.
     Inhibit {
         /// The program that wants it so.

@@ -10,6 +10,7 @@ use crate::core::{
     label::Label,
     model::{Origin, PolicyName, SnapshotName, VmId, VmState},
     policy::{How, Memory, Mountpoints, Policy, Quiesce},
+    settings::operation_name,
     suspend::{Standing, Suspender, Suspension},
     view::DaemonState,
 };
@@ -41,8 +42,30 @@ impl Machine {
         let asker = Asker { origin: Origin::Manual, uid };
         self.runs.entry(name.clone()).or_default().begin(now);
         Ok(Reply::Jobs(
-            vms.into_iter().filter_map(|vm| self.enqueue_policy(&policy, vm, asker, now)).collect(),
+            vms.into_iter().filter_map(|vm| self.enqueue_policy(&policy, vm, asker, None, now)).collect(),
         ))
+    }
+
+    /// Runs each policy on a VM that is to run before this operation, suspended or not: who announces one would go on
+    /// without a way back, and nobody would know. Those that wait for the same share a snapshot.
+    pub(super) fn before(
+        &mut self,
+        vm: VmId,
+        operation: &str,
+        uid: u32,
+        now: Timestamp,
+    ) -> Result<Reply, Refusal> {
+        operation_name(operation).map_err(|e| Refusal::new("InvalidArgument", e))?;
+        let plan = self.plan_of(self.known(vm)?);
+        let asker = Asker { origin: Origin::Operation, uid };
+        let mut jobs = BTreeSet::new();
+        for policy in plan.policies.iter().filter(|p| p.before.contains(operation)) {
+            if let Some(job) = self.enqueue_policy(policy, vm, asker, Some(operation), now) {
+                self.runs.entry(policy.name.clone()).or_default().begin(now);
+                jobs.insert(job);
+            }
+        }
+        Ok(Reply::Jobs(jobs.into_iter().collect()))
     }
 
     /// Suspends a policy, as a whole or on one VM. What waits or runs already goes on.

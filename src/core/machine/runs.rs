@@ -253,6 +253,7 @@ impl Machine {
         policy: &Arc<Policy>,
         vm: VmId,
         asker: Asker,
+        operation: Option<&str>,
         now: Timestamp,
     ) -> Option<JobId> {
         let record = self.vms.get(&vm)?;
@@ -262,16 +263,21 @@ impl Machine {
         if !policy.how.when.contains(&record.state) {
             return None;
         }
+        let mut how = policy.how.clone();
+        if let Some(operation) = operation {
+            // Only letters, digits and hyphens: nothing that a template takes for a placeholder.
+            how.name = how.name.replace("{operation}", operation);
+        }
         let create = CreateJob {
             name: None,
             description: String::new(),
             policies: BTreeSet::from([policy.name.clone()]),
-            how: policy.how.clone(),
+            how,
             disks: plan.disks.clone(),
             label: Label::default(),
         };
-        if asker.origin == Origin::Schedule
-            && let Some(shared) = self.jobs.shareable(vm, &create)
+        if asker.origin != Origin::Manual
+            && let Some(shared) = self.jobs.shareable(vm, &create, asker)
         {
             return Some(shared);
         }

@@ -41,8 +41,11 @@ impl Machine {
         }
         let asker = Asker { origin: Origin::Schedule, uid: self.own_uid };
         let suspended = self.standings.suspension(&policy.name, vm).is_some();
-        let job =
-            if needless.is_some() || suspended { None } else { self.enqueue_policy(policy, vm, asker, now) };
+        let job = if needless.is_some() || suspended {
+            None
+        } else {
+            self.enqueue_policy(policy, vm, asker, None, now)
+        };
         let Some(run) = self.runs.get_mut(&policy.name) else { return };
         match job {
             Some(job) => run.debts.queued(vm, job),

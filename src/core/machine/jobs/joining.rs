@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use super::Jobs;
 use crate::core::{
-    job::{CreateJob, JobId, Operation},
+    job::{Asker, CreateJob, JobId, Operation},
     model::{Origin, SnapshotName, VmId},
 };
 
@@ -38,12 +38,18 @@ impl Jobs {
 
     /// A snapshot by policy that waits on this VM and is taken the same way, of what the VM will be then: one for all of
     /// them.
-    pub(in crate::core::machine) fn shareable(&mut self, vm: VmId, create: &CreateJob) -> Option<JobId> {
+    pub(in crate::core::machine) fn shareable(
+        &mut self,
+        vm: VmId,
+        create: &CreateJob,
+        asker: Asker,
+    ) -> Option<JobId> {
         let same = |waiting: &CreateJob| {
             let same = waiting.disks == create.disks && waiting.how.takes_the_same(&create.how);
             same && waiting.name.is_none() && create.name.is_none()
         };
-        let by_policy = |id: JobId| self.get(id).is_some_and(|(job, _)| job.asker.origin == Origin::Schedule);
+        // Each who asks it does so as one: by the schedule, or before an operation.
+        let by_policy = |id: JobId| self.get(id).is_some_and(|(job, _)| job.asker == asker);
         let behind = self.queued_of(vm).rev();
         let mut behind = behind.take_while(|(_, waiting)| !matches!(waiting, Operation::Revert(_)));
         let shared = behind.find_map(|(id, waiting)| match waiting {
