@@ -10,7 +10,7 @@ mod tests;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::label::Label;
+use super::{label::Label, policy::Quiesce};
 
 /// What a snapshot that is being taken is to be.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -26,6 +26,9 @@ pub struct TakingPlan {
     /// What is attached to it from its beginning.
     #[serde(default)]
     pub label: Label,
+    /// What was asked for of the guest's file systems. An earlier version did not write it down.
+    #[serde(default)]
+    pub quiesce: Option<Quiesce>,
 }
 
 /// A disk's part in it.

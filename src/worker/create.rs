@@ -24,7 +24,6 @@ use crate::{
         chain,
         fitness::{self, Limits},
         job::{CreateJob, Failure},
-        label::Label,
         marker::{self, Marker},
         model::{Origin, PolicyName, SnapshotName, Storage, VmState},
         naming::{self, Parts},
@@ -81,7 +80,7 @@ pub(super) fn take(work: &Work<'_>, create: &CreateJob, origin: Origin) -> Resul
         overlays,
         memory: wish.path().cloned(),
     };
-    let what = Begun::Create(Box::new(plan(&spec, now, &create.label)));
+    let what = Begun::Create(Box::new(plan(&spec, now, create)));
     let intent = Intent { overlays: made, ..Intent::new(id, vm.id, name.clone(), what) };
 
     work.safe_point()?;
@@ -139,7 +138,7 @@ pub(super) fn take(work: &Work<'_>, create: &CreateJob, origin: Origin) -> Resul
 }
 
 /// What whoever finds it cut short must know.
-fn plan(spec: &CreateSpec, now: Timestamp, label: &Label) -> TakingPlan {
+fn plan(spec: &CreateSpec, now: Timestamp, create: &CreateJob) -> TakingPlan {
     let part = |o: &Overlay| Part {
         target: o.target.clone(),
         overlay: o.path.clone(),
@@ -147,8 +146,8 @@ fn plan(spec: &CreateSpec, now: Timestamp, label: &Label) -> TakingPlan {
         format: o.backing.format.clone(),
     };
     let parts = spec.overlays.iter().map(part).collect();
-    let (description, memory, label) = (spec.description.clone(), spec.memory.clone(), label.clone());
-    TakingPlan { description, created: now, parts, memory, label }
+    let (description, memory, label) = (spec.description.clone(), spec.memory.clone(), create.label.clone());
+    TakingPlan { description, created: now, parts, memory, label, quiesce: Some(create.how.quiesce) }
 }
 
 /// A disk's chain has as many layers as it may have.

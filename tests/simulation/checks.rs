@@ -20,6 +20,7 @@ use virtsnap::{
 
 use super::{
     oracle::Disks,
+    promised::{dishonest, modest},
     world::{OTHER, World},
 };
 
@@ -91,14 +92,17 @@ impl World {
         self.plan.heal();
         self.sim.heal();
         self.sim.set_capacity(1 << 40);
+        self.sim.connect();
+        let full = self.plan.was_full();
         for vm in self.vms() {
             let _ = self.sim.agent_stuck(vm, false);
-            let _ = self.sim.resume(vm);
+            if full {
+                let _ = self.sim.resume(vm);
+            }
         }
         if self.life.as_ref().is_some_and(|life| life.turns.is_dead()) {
             self.bury();
         }
-        self.sim.connect();
         if self.life.is_none() {
             self.boot();
         }
@@ -144,6 +148,7 @@ impl World {
 
     fn unsettled(&self, reverted: &[(VmId, Disks)]) -> Vec<String> {
         let mut wrong = self.stuck();
+        wrong.extend(self.unpowered());
         wrong.extend(self.left_over());
         wrong.extend(self.wrongly_told());
         for vm in self.vms() {
@@ -233,6 +238,10 @@ impl World {
         for (name, record) in &view.record.snapshots {
             if record.snapshot.state != SnapshotState::Ready || record.half_deleted {
                 wrong.push(format!("snapshot {name} is {}", record.snapshot.state));
+            }
+            if let Some(taken) = oracle.taken(vm, name.as_str()) {
+                wrong.extend(dishonest(record, taken));
+                wrong.extend(modest(record, taken).filter(|_| self.undisturbed));
             }
             let Some(held) = oracle.snapshot(vm, name.as_str()) else { continue };
             for (target, blocks) in held {

@@ -1,10 +1,12 @@
 mod boundaries;
 mod bugs;
 mod checks;
+mod kept;
 mod many;
 mod oracle;
 mod panics;
 mod plan;
+mod promised;
 mod random;
 mod table;
 mod turns;

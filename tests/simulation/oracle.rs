@@ -6,17 +6,27 @@ use std::{
 };
 
 use virtsnap::{
-    core::model::{SnapshotName, VmId},
+    core::model::{SnapshotName, VmId, VmState},
     hypervisor::sim::{Asked, Blocks, Op, Sim},
 };
 
 /// All disks of a VM, by target.
 pub type Disks = BTreeMap<String, Blocks>;
 
+/// How a VM was when a snapshot of it was taken.
+#[derive(Debug, Clone, Copy)]
+pub struct Taken {
+    pub frozen: bool,
+    pub off: bool,
+}
+
 #[derive(Debug, Default)]
 struct Known {
     disks: BTreeMap<VmId, Disks>,
     snapshots: BTreeMap<(VmId, String), Disks>,
+    taken: BTreeMap<(VmId, String), Taken>,
+    /// The states that each VM was left in by who owns it: in one of them it has to be.
+    power: BTreeMap<VmId, Vec<VmState>>,
     writes: u64,
     /// Guests write while the daemon works.
     busy: bool,
@@ -39,6 +49,31 @@ impl Oracle {
     /// Guests write while the daemon works, or not any more.
     pub fn busy(&self, busy: bool) {
         self.known.lock().unwrap().busy = busy;
+    }
+
+    /// Its owner puts the VM in this state.
+    pub fn powered(&self, vm: VmId, state: VmState) {
+        self.known.lock().unwrap().power.insert(vm, vec![state]);
+    }
+
+    /// It lost its QEMU, perhaps while a job stops and starts it: either is right.
+    pub fn died(&self, vm: VmId) {
+        self.either(vm, VmState::ShutOff);
+    }
+
+    /// It may be in this state as well.
+    pub fn either(&self, vm: VmId, state: VmState) {
+        self.known.lock().unwrap().power.entry(vm).or_default().push(state);
+    }
+
+    /// The states that it may be in; empty if nobody said so.
+    pub fn power(&self, vm: VmId) -> Vec<VmState> {
+        self.known.lock().unwrap().power.get(&vm).cloned().unwrap_or_default()
+    }
+
+    /// How the VM was when this snapshot was taken, if that was seen.
+    pub fn taken(&self, vm: VmId, name: &str) -> Option<Taken> {
+        self.known.lock().unwrap().taken.get(&(vm, name.to_owned())).copied()
     }
 
     /// A VM with these disks, as it is now.
@@ -106,7 +141,11 @@ impl Oracle {
         }
         // As the guest sees it: whether that is right is looked at when all is at rest.
         let held = self.now(vm);
-        self.known.lock().unwrap().snapshots.insert((vm, asked.about.clone()), held);
+        let frozen = self.sim.frozen(vm).is_ok_and(|frozen| !frozen.is_empty());
+        let mut known = self.known.lock().unwrap();
+        known.snapshots.insert((vm, asked.about.clone()), held);
+        let off = self.sim.is_off(vm);
+        known.taken.insert((vm, asked.about.clone()), Taken { frozen, off });
     }
 
     fn count(&self, asked: &Asked) {

@@ -1,7 +1,10 @@
 //! What goes wrong, and at which boundary.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -119,12 +122,21 @@ pub struct Plan {
     pub oracle: Oracle,
     /// Whose guest has troubles.
     vm: VmId,
+    /// The images' disk was: a guest that writes then stands still until somebody lets it go on.
+    was_full: AtomicBool,
 }
 
 impl Plan {
     pub fn new(sim: &Arc<Sim>, time: &Arc<Time>, vm: VmId) -> Arc<Self> {
         let (sim, time) = (Arc::clone(sim), Arc::clone(time));
-        Arc::new(Self { armed: Mutex::default(), oracle: Oracle::new(&sim), sim, time, vm })
+        Arc::new(Self {
+            armed: Mutex::default(),
+            oracle: Oracle::new(&sim),
+            sim,
+            time,
+            vm,
+            was_full: AtomicBool::default(),
+        })
     }
 
     /// Counts from here, and does that at this place.
@@ -146,6 +158,11 @@ impl Plan {
 
     pub fn happened(&self) -> Option<String> {
         self.armed.lock().unwrap().happened.clone()
+    }
+
+    /// True if somebody has to let guests go on that found the disk full.
+    pub fn was_full(&self) -> bool {
+        self.was_full.swap(false, Ordering::SeqCst)
     }
 
     pub fn heal(&self) {
@@ -247,9 +264,16 @@ impl Plan {
             Trouble::Half => inject(Mishap::Half(lost())),
             Trouble::Answer => inject(Mishap::Lose(lost())),
             Trouble::StoreFull => self.fill_store(true),
-            Trouble::DiskFull => self.sim.leave_room_for(0),
+            Trouble::DiskFull => {
+                self.was_full.store(true, Ordering::SeqCst);
+                self.sim.leave_room_for(0);
+            }
             Trouble::AgentStuck => drop(self.sim.agent_stuck(self.vm, true)),
-            Trouble::QemuDies => drop(self.sim.stop(self.vm)),
+            Trouble::QemuDies => {
+                if self.sim.stop(self.vm).is_ok() {
+                    self.oracle.died(self.vm);
+                }
+            }
             Trouble::Back | Trouble::Forward => {
                 let year = SignedDuration::from_hours(365 * 24);
                 self.time.jump(if trouble == Trouble::Back { -year } else { year });

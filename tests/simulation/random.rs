@@ -10,7 +10,7 @@ use virtsnap::{
     core::{
         job::Pace,
         machine::Change,
-        model::{SnapshotName, VmId},
+        model::{Content, SnapshotName, VmId, VmState},
         policy::{Memory, Quiesce},
         revert::{DefinitionOf, Then},
     },
@@ -18,8 +18,9 @@ use virtsnap::{
 };
 
 use super::{
+    kept::Kept,
     plan::Trouble,
-    world::{OTHER, WEB, World, create, create_with},
+    world::{Life, OTHER, WEB, World, create, create_with},
 };
 
 const POLICIES: &str = "
@@ -81,7 +82,7 @@ impl World {
         }
     }
 
-    fn some_request(&mut self, number: usize) {
+    fn some_request(&mut self, number: usize, kept: &mut Kept) {
         let vm = self.any_vm();
         let pace = Pace::default();
         let change = match self.dice.roll(6) {
@@ -95,6 +96,9 @@ impl World {
             _ => Some(Change::Run { policy: "hourly".parse().unwrap(), vm: None }),
         };
         if let (Some(change), true) = (change, self.life.is_some()) {
+            if let Change::Delete { vm, name, .. } = &change {
+                kept.delete(*vm, name);
+            }
             drop(self.ask(change));
         }
     }
@@ -104,6 +108,8 @@ impl World {
         self.settle();
         let vm = self.any_vm();
         let Some(to) = self.any_snapshot(vm) else { return Vec::new() };
+        let shown = |life: &Life| life.engine.view().vms[&vm].record.snapshots[&to].snapshot.content;
+        let with_memory = self.life.as_ref().map(shown) == Some(Content::Full);
         let oracle = Arc::clone(&self.plan);
         oracle.oracle.busy(false);
         let before = oracle.oracle.disks(vm);
@@ -116,6 +122,10 @@ impl World {
         self.settle();
         let now = oracle.oracle.now(vm);
         let there = oracle.oracle.snapshot(vm, to.as_str());
+        // One with memory goes on where it was taken, whatever the VM was before.
+        if with_memory {
+            oracle.oracle.either(vm, VmState::Running);
+        }
         let mut wrong = Vec::new();
         if now != before && there.as_ref().is_some_and(|there| *there != now) {
             wrong.push(format!(
@@ -131,12 +141,8 @@ impl World {
         let vm = self.any_vm();
         match self.dice.roll(12) {
             0 => self.bury(),
-            1 => {
-                let _ = self.sim.stop(vm);
-            }
-            2 => {
-                let _ = self.sim.start(vm);
-            }
+            1 => self.power(vm, false),
+            2 => self.power(vm, true),
             3 => self.plan.trouble(Trouble::Lost, None),
             4 => self.sim.connect(),
             5 => drop(self.sim.agent_stuck(vm, true)),
@@ -154,9 +160,11 @@ impl World {
 fn run(seed: u64) -> Vec<String> {
     let mut world = start(seed);
     let mut wrong = Vec::new();
+    let mut kept = Kept::default();
     for number in 0..EVENTS {
+        kept.look(&world);
         match world.dice.roll(10) {
-            0..4 => world.some_request(number),
+            0..4 => world.some_request(number, &mut kept),
             4..6 => {
                 let minutes = 1 + world.dice.roll(40);
                 world.pass(Duration::from_secs(60 * minutes as u64));
@@ -176,7 +184,9 @@ fn run(seed: u64) -> Vec<String> {
     world.settle();
     // What was put off or failed is tried again.
     world.pass(Duration::from_secs(3 * 3600));
-    world.faults(&[])
+    let mut wrong = world.faults(&[]);
+    wrong.extend(kept.lost(&world));
+    wrong
 }
 
 #[test]

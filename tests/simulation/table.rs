@@ -1,11 +1,13 @@
 //! The operations, each with what there is before it.
 
+use std::collections::BTreeSet;
+
 use virtsnap::{
     core::{
         branch::BranchJob,
         job::{AdoptJob, Pace},
         machine::Change,
-        model::PolicyName,
+        model::{PolicyName, VmId, VmState},
         policy::{Memory, Quiesce},
         revert::{DefinitionOf, Then},
     },
@@ -21,19 +23,60 @@ pub struct Case {
     /// What there is before it.
     pub arrange: fn(&mut World),
     pub change: fn(&mut World) -> Change,
+    /// These snapshots of the VM go with it, and no others.
+    pub goes: &'static [&'static str],
+    /// These come.
+    pub comes: &'static [&'static str],
     /// The VM may be on this snapshot afterwards.
     pub reverts_to: Option<&'static str>,
+    /// What else is so then.
+    pub also: fn(&World) -> bool,
     /// The guest writes meanwhile.
     pub busy: bool,
     /// Something is wrong before it, which only this one puts right.
     pub ill: bool,
 }
 
-const KEEP: &str =
-    "[policy.nightly]\nvms = [\"*\"]\nschedule = \"30 2 * * *\"\nkeep-last = 2\nmax-delete = 10\n";
+/// An image that nobody has.
+const LOST: &str = "/images/web-vda.lost.qcow2";
+/// Of five, by a policy that keeps two.
+const PRUNED: &[&str] = &["s0", "s1", "s2"];
+/// Nothing but the prune takes any: a clock that is set forward makes no run due.
+const KEEP: &str = "[policy.nightly]
+    vms = [\"*\"]
+    schedule = \"30 2 * * *\"
+    catch-up = \"skip\"
+    keep-last = 2
+    max-delete = 10
+";
 
 const fn case(name: &'static str, arrange: fn(&mut World), change: fn(&mut World) -> Change) -> Case {
-    Case { name, policies: "", arrange, change, reverts_to: None, busy: true, ill: false }
+    let also = |_: &World| true;
+    Case {
+        name,
+        policies: "",
+        arrange,
+        change,
+        goes: &[],
+        comes: &[],
+        reverts_to: None,
+        also,
+        busy: true,
+        ill: false,
+    }
+}
+
+const fn takes(name: &'static str, arrange: fn(&mut World), change: fn(&mut World) -> Change) -> Case {
+    Case { comes: &["new"], ..case(name, arrange, change) }
+}
+
+const fn deletes(
+    name: &'static str,
+    arrange: fn(&mut World),
+    change: fn(&mut World) -> Change,
+    goes: &'static [&'static str],
+) -> Case {
+    Case { goes, ..case(name, arrange, change) }
 }
 
 const fn back(name: &'static str, arrange: fn(&mut World), change: fn(&mut World) -> Change) -> Case {
@@ -41,38 +84,54 @@ const fn back(name: &'static str, arrange: fn(&mut World), change: fn(&mut World
 }
 
 pub const CASES: &[Case] = &[
-    case("create", two_disks, |_| with(Quiesce::Require, Memory::Never, None)),
-    case("create-memory", two_disks, |_| with(Quiesce::Prefer, Memory::Require, None)),
-    case("create-one-disk", three, |_| with(Quiesce::Prefer, Memory::Never, Some("vdb"))),
-    case("create-off", off, |_| create(WEB, "new")),
-    case("delete-oldest", three, |_| delete("s1")),
-    case("delete-middle", three, |_| delete("s2")),
-    case("delete-newest", three, |_| delete("s3")),
-    case("delete-off", three_off, |_| delete("s2")),
-    case("delete-after-memory", after_memory, |_| delete("s1")),
-    Case { policies: KEEP, ..case("prune", by_policy, |_| prune()) },
-    Case { policies: KEEP, ..case("prune-off", by_policy_off, |_| prune()) },
+    takes("create", two_disks, |_| with(Quiesce::Require, Memory::Never, None)),
+    takes("create-memory", two_disks, |_| with(Quiesce::Prefer, Memory::Require, None)),
+    takes("create-one-disk", three, |_| with(Quiesce::Prefer, Memory::Never, Some("vdb"))),
+    takes("create-off", off, |_| create(WEB, "new")),
+    deletes("delete-oldest", three, |_| delete("s1"), &["s1"]),
+    deletes("delete-middle", three, |_| delete("s2"), &["s2"]),
+    deletes("delete-newest", three, |_| delete("s3"), &["s3"]),
+    deletes("delete-off", three_off, |_| delete("s2"), &["s2"]),
+    deletes("delete-after-memory", after_memory, |_| delete("s1"), &["s1"]),
+    Case { policies: KEEP, ..deletes("prune", by_policy, |_| prune(), PRUNED) },
+    Case { policies: KEEP, ..deletes("prune-off", by_policy_off, |_| prune(), PRUNED) },
     back("revert", three, |_| revert("s1", true)),
     back("revert-off", three_off, |_| revert("s1", true)),
     back("revert-without-safety", three, |_| revert("s1", false)),
     back("revert-memory", after_memory, |_| revert("s1", true)),
-    case("delete-left-branch", left_branch, |_| delete("s3")),
+    deletes("delete-left-branch", left_branch, |_| delete("s3"), &["s3"]),
+    // It is refused: both branches stand on it.
     case("delete-where-it-forks", left_branch, |_| delete("s2")),
-    case("branch", three, |_| branch(false)),
-    case("branch-and-start", three, |_| branch(true)),
-    case("promote", branched, |world| Change::Promote { vm: newest(world), pace: Pace::default() }),
-    case("delete-what-a-branch-lay-on", promoted, |_| delete("s2")),
-    Case { policies: KEEP, ..case("adopt", foreign, |_| adopt(&["theirs"], false, &[])) },
-    case("create-with-hooks", hooked, |_| with(Quiesce::Require, Memory::Never, None)),
-    case("delete-with-hooks", hooked_three, |_| delete("s2")),
+    Case { also: |world| has_branch(world, VmState::ShutOff), ..case("branch", three, |_| branch(false)) },
+    Case {
+        also: |world| has_branch(world, VmState::Running),
+        ..case("branch-and-start", three, |_| branch(true))
+    },
+    Case {
+        also: stands_alone,
+        ..case("promote", branched, |world| Change::Promote { vm: newest(world), pace: Pace::default() })
+    },
+    deletes("delete-what-a-branch-lay-on", promoted, |_| delete("s2"), &["s2"]),
+    Case {
+        policies: KEEP,
+        also: |world| is_adopted(world, "theirs"),
+        ..case("adopt", foreign, |_| adopt(&["theirs"], false, &[]))
+    },
+    takes("create-with-hooks", hooked, |_| with(Quiesce::Require, Memory::Never, None)),
+    deletes("delete-with-hooks", hooked_three, |_| delete("s2"), &["s2"]),
     back("revert-with-hooks", hooked_three, |_| revert("s1", true)),
-    Case { ill: true, ..case("forget", lost_branch, |_| Change::Forget { vm: WEB, name: name("s3") }) },
+    Case {
+        ill: true,
+        goes: &["s3"],
+        ..case("forget", lost_branch, |_| Change::Forget { vm: WEB, name: name("s3") })
+    },
     case("describe-oldest", three, |_| describe("s1")),
     case("describe-newest", three, |_| describe("s3")),
     Case { ill: true, ..case("adopt-layers", layers, |_| adopt(&[], true, &[])) },
-    Case { ill: true, ..case("quarantine", strays, |_| adopt(&[], false, &["/images/web-vda.lost.qcow2"])) },
+    Case { ill: true, also: is_in_quarantine, ..case("quarantine", strays, |_| adopt(&[], false, &[LOST])) },
     Case {
         ill: true,
+        goes: &["in"],
         ..case("delete-inside", inside, |_| Change::Delete {
             vm: WEB,
             name: name("in"),
@@ -86,8 +145,8 @@ pub const CASES: &[Case] = &[
         ill: true,
         ..case("revert-inside", inside, |_| revert("in", false))
     },
-    Case { ill: true, ..case("delete-after-broken", broken, |_| delete("s3")) },
-    Case { ill: true, ..case("delete-after-left", left, |_| delete("s3")) },
+    Case { ill: true, ..deletes("delete-after-broken", broken, |_| delete("s3"), &["s3"]) },
+    Case { ill: true, ..deletes("delete-after-left", left, |_| delete("s3"), &["s3"]) },
 ];
 
 fn with(quiesce: Quiesce, memory: Memory, disk: Option<&str>) -> Change {
@@ -127,8 +186,37 @@ fn policy() -> PolicyName {
     "nightly".parse().unwrap()
 }
 
+/// The branch is there, in this state.
+fn has_branch(world: &World, state: VmState) -> bool {
+    let branches = world.vms().into_iter().filter(|vm| ![WEB, OTHER].contains(vm));
+    branches.map(|vm| world.sim.vm(vm).unwrap().state).eq([state])
+}
+
+/// The branch lies on no image of the VM that it was made from.
+fn stands_alone(world: &World) -> bool {
+    let images = |vm| {
+        let disks = world.sim.vm(vm).unwrap().disks.into_iter();
+        disks.flat_map(|d| d.chain).map(|layer| layer.path).collect::<BTreeSet<_>>()
+    };
+    images(newest(world)).is_disjoint(&images(WEB))
+}
+
+/// Nobody has the image, and everybody knows.
+fn is_in_quarantine(world: &World) -> bool {
+    let view = world.life.as_ref().map(|life| life.engine.view());
+    let mut vms = view.into_iter().flat_map(|view| view.vms.values());
+    vms.any(|vm| vm.record.strays.iter().any(|stray| stray.path == LOST && stray.quarantined.is_some()))
+}
+
+/// The policy has it.
+fn is_adopted(world: &World, label: &str) -> bool {
+    let view = world.life.as_ref().map(|life| life.engine.view());
+    let record = view.and_then(|view| view.vms.get(&WEB)?.record.snapshots.get(&name(label)));
+    record.is_some_and(|r| r.snapshot.managed && r.snapshot.policies.contains(&policy()))
+}
+
 /// The VM that is neither of the two.
-fn newest(world: &World) -> virtsnap::core::model::VmId {
+fn newest(world: &World) -> VmId {
     world.vms().into_iter().find(|vm| ![WEB, OTHER].contains(vm)).expect("a branch is there")
 }
 
@@ -163,13 +251,13 @@ fn hooked_three(world: &mut World) {
 
 fn off(world: &mut World) {
     two_disks(world);
-    world.sim.stop(WEB).unwrap();
+    world.power(WEB, false);
     world.rest();
 }
 
 fn three_off(world: &mut World) {
     three(world);
-    world.sim.stop(WEB).unwrap();
+    world.power(WEB, false);
     world.rest();
 }
 
@@ -182,22 +270,26 @@ fn after_memory(world: &mut World) {
     world.plan.oracle.write(WEB);
 }
 
-/// Five snapshots of a policy that keeps two.
+/// Five snapshots of a policy that keeps two: others made them, as one that the policy takes would prune at once.
 fn by_policy(world: &mut World) {
     two_disks(world);
-    for n in 0..5 {
+    let names: Vec<String> = (0..5).map(|n| format!("s{n}")).collect();
+    for label in &names {
         world.plan.oracle.write(WEB);
-        world.must(create(WEB, &format!("s{n}")));
-        let snapshots = vec![name(&format!("s{n}"))];
-        let adopt = AdoptJob { snapshots, policies: [policy()].into(), ..AdoptJob::default() };
-        world.must(Change::Adopt { vm: WEB, adopt });
+        world.pass(std::time::Duration::from_secs(10));
+        world.sim.make_foreign_snapshot(WEB, label).unwrap();
+        world.plan.oracle.learn(WEB, label);
     }
+    world.pass(std::time::Duration::from_secs(130));
+    let snapshots = names.iter().map(|label| name(label)).collect();
+    let adopt = AdoptJob { snapshots, policies: [policy()].into(), ..AdoptJob::default() };
+    world.must(Change::Adopt { vm: WEB, adopt });
     world.plan.oracle.write(WEB);
 }
 
 fn by_policy_off(world: &mut World) {
     by_policy(world);
-    world.sim.stop(WEB).unwrap();
+    world.power(WEB, false);
     world.rest();
 }
 
@@ -251,7 +343,7 @@ fn layers(world: &mut World) {
 
 fn strays(world: &mut World) {
     three(world);
-    world.sim.make_image("/images/web-vda.lost.qcow2", "/images/web-vda.qcow2").unwrap();
+    world.sim.make_image(LOST, "/images/web-vda.qcow2").unwrap();
     world.pass(std::time::Duration::from_secs(2 * 3600));
 }
 
@@ -271,7 +363,7 @@ fn broken(world: &mut World) {
 
 fn left(world: &mut World) {
     three(world);
-    world.sim.stop(WEB).unwrap();
+    world.power(WEB, false);
     world.rest();
     world.sim.leave_deletion(WEB, &name("s3"), &["vda"]).unwrap();
     world.rest();

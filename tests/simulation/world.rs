@@ -11,7 +11,7 @@ use virtsnap::{
         job::{JobId, Outcome},
         label::Label,
         machine::{Change, Reply, Request},
-        model::{SnapshotName, VmId},
+        model::{SnapshotName, VmId, VmState},
         policy::{Memory, Quiesce},
     },
     daemon::{self, Bus, Options},
@@ -74,6 +74,8 @@ pub struct World {
     /// What was said on the way that may explain something.
     pub notes: Vec<String>,
     pub panics: Arc<Panics>,
+    /// Nothing was in the way of anything.
+    pub undisturbed: bool,
     settings: Settings,
     roots: ConfigRoots,
     directory: TempDir,
@@ -110,7 +112,20 @@ impl World {
         sim.before_each_call(move |asked| guard.before_call(asked));
         Panics::watch();
         let (life, broken, notes, panics) = (None, Vec::new(), Vec::new(), Arc::default());
-        Self { sim, time, plan, life, dice: Dice(seed), broken, notes, panics, settings, roots, directory }
+        Self {
+            sim,
+            time,
+            plan,
+            life,
+            dice: Dice(seed),
+            broken,
+            notes,
+            panics,
+            undisturbed: false,
+            settings,
+            roots,
+            directory,
+        }
     }
 
     /// Puts an administrator's hooks in place, which write down that they were run.
@@ -152,10 +167,20 @@ impl World {
     /// Makes a VM, and has somebody write to it.
     pub fn add_vm(&self, spec: VmSpec) -> VmId {
         let targets: Vec<String> = spec.disks.iter().map(|d| d.target.clone()).collect();
+        let state = spec.state;
         let vm = self.sim.add_vm(spec);
+        self.plan.oracle.powered(vm, state);
         self.plan.oracle.watch(vm, &targets.iter().map(String::as_str).collect::<Vec<_>>());
         self.plan.oracle.write(vm);
         vm
+    }
+
+    /// Its owner starts or stops it, if that goes.
+    pub fn power(&self, vm: VmId, on: bool) {
+        let done = if on { self.sim.start(vm) } else { self.sim.stop(vm) };
+        if done.is_ok() {
+            self.plan.oracle.powered(vm, if on { VmState::Running } else { VmState::ShutOff });
+        }
     }
 
     /// The store, on a connection of its own.

@@ -30,7 +30,7 @@ pub(super) fn settle(
             );
             return Ok(Ok(()));
         }
-        return Ok(complete(tools, intent, record.content == Content::Full));
+        return Ok(complete(tools, intent, plan, record.content == Content::Full));
     }
     let vm = match tools.hypervisor.vm(intent.vm) {
         // Its images went with it, or are its new owner's business.
@@ -47,7 +47,7 @@ pub(super) fn settle(
         Became::Taken(behind) => {
             define(tools, &vm, plan, &behind)?;
             give_name(tools, intent, plan, records)?;
-            Ok(complete(tools, intent, false))
+            Ok(complete(tools, intent, plan, false))
         }
         Became::Adrift(behind) => {
             // Before that is put right: whoever sees the definition changed has to know why.
@@ -74,11 +74,11 @@ pub(super) fn settle(
     }
 }
 
-fn complete(tools: &Tools, intent: &Intent, with_memory: bool) -> Stored {
+fn complete(tools: &Tools, intent: &Intent, plan: &TakingPlan, with_memory: bool) -> Stored {
     tracing::warn!(
         VIRTSNAP_SNAPSHOT = %intent.name, "snapshot {} was interrupted, and is complete", intent.name
     );
-    let mut quality = Quality::unknown(with_memory);
+    let mut quality = Quality { requested: plan.quiesce, ..Quality::unknown(with_memory) };
     if !with_memory {
         quality.also(
             "the daemon was interrupted while it was taken, so nobody knows whether the freeze had held",

@@ -309,6 +309,11 @@ impl Sim {
         self.with(|s| s.written_to(vm, target).map(|active| s.store.read(&active)))
     }
 
+    /// Whether it has no QEMU.
+    pub fn is_off(&self, vm: VmId) -> bool {
+        self.with(|s| s.machine(vm).is_ok_and(|machine| !machine.active()))
+    }
+
     /// Puts a file there that is no disk of any VM.
     pub fn put_file(&self, path: &str, bytes: u64) {
         self.with(|s| s.store.files.insert(path.to_owned(), Image::alien(bytes)));
