@@ -7,7 +7,9 @@ use virtsnap::{
     dbus::{self, Patience},
     hypervisor::sim::VmSpec,
 };
-use zbus::{Connection, Guid, Message, MessageStream, connection::Builder, interface, message::Type};
+use zbus::{
+    Connection, Guid, Message, MessageStream, ObjectPath, connection::Builder, interface, message::Type,
+};
 
 use super::{
     actions::{CHANGERS, methods},
@@ -39,6 +41,11 @@ fn call(path: &str, method: &str, sender: Option<&'static str>) -> Message {
     let message = match methods()[method].as_str() {
         "a{sv}" => message.build(&(none(),)),
         "sa{sv}" => message.build(&("x", none())),
+        "ssa{sv}" => message.build(&("x", "y", none())),
+        "osa{sv}" => {
+            let vm = vm_path(id(1));
+            message.build(&(ObjectPath::try_from(vm.as_str()).unwrap(), "x", none()))
+        }
         "sta{sv}" => message.build(&("x", 0_u64, none())),
         other => panic!("say here how {other} is called"),
     };
