@@ -18,7 +18,9 @@ wrong = []
 
 
 def disks(devices):
-    return [(d.find("target").get("dev"), d) for d in devices.iter("disk")]
+    """The disks; a drive may have no medium."""
+    written = [d for d in devices.iter("disk") if d.get("device", "disk") == "disk"]
+    return [(d.find("target").get("dev"), d) for d in written]
 
 
 def image(*arguments):
