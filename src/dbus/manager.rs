@@ -112,11 +112,15 @@ impl Manager {
     ) -> Result<OwnedFd, BusError> {
         Options::new(options, &[])?;
         let caller = Caller::of(connection, &header).await?;
+        let change = Change::Inhibit { who, why };
+        let matter = Matter::of(&change, caller.known_user());
+        // First: who waits for a password takes none of our descriptors.
+        let permit = auth::authorise(&caller, matter, &self.shared).await?.on(change)?;
         // Before anything is held: with no descriptor left it could not be let go again.
         let (ours, theirs) = hold::pair().map_err(|e| {
             BusError::new("Failed", format!("there is no file descriptor for it ({e}): nothing is held"))
         })?;
-        match self.shared.change(Change::Inhibit { who, why }, &caller).await? {
+        match self.shared.carry_out(permit).await? {
             Reply::Inhibited(id) => {
                 hold::watch(ours, id, self.shared.engine.clone());
                 Ok(theirs)

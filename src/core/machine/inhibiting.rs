@@ -30,6 +30,9 @@ impl Machine {
         let Some(inhibitor) = self.inhibitors.remove(id) else { return };
         self.show_inhibitors();
         let (held, last) = (now.duration_since(inhibitor.since), !self.jobs.held);
+        if last {
+            self.jobs.automatic_last();
+        }
         out.push(Effect::Log(Note::Released { inhibitor, held, last }));
     }
 

@@ -31,6 +31,8 @@ struct Entry {
     snapshot: Option<SnapshotName>,
     /// Nothing stops what it does now.
     to_its_end: bool,
+    /// Somebody asked for the same and waits for it.
+    wanted: bool,
     /// When it was heard of last, by the clock that only goes forward.
     heard: Duration,
     ended: Option<Timestamp>,
@@ -115,6 +117,7 @@ impl Jobs {
                 ended: None,
                 outcome: None,
                 to_its_end: false,
+                wanted: false,
                 heard: Duration::ZERO,
                 stale: true,
             },
@@ -134,8 +137,14 @@ impl Jobs {
 
     /// Those that wait and that nobody asked for.
     pub(super) fn automatic(&self) -> BTreeSet<JobId> {
-        let of = |id: &&JobId| self.table.get(id).is_some_and(|e| is_automatic(&e.job));
+        let of = |id: &&JobId| self.table.get(id).is_some_and(|e| !e.wanted && is_automatic(&e.job));
         self.queued.iter().filter(of).copied().collect()
+    }
+
+    /// Those of them that wait begin after all others: who asked for something meanwhile does not wait for them.
+    pub(super) fn automatic_last(&mut self) {
+        let automatic = self.automatic();
+        self.queued.sort_by_key(|id| automatic.contains(id));
     }
 
     /// What it waits for.
@@ -208,9 +217,9 @@ impl Jobs {
     }
 }
 
-/// Nobody asked for it.
+/// Nobody asked for it, and it can wait: what a merge left that was cut short is ended without delay, as recovery is.
 fn is_automatic(job: &Job) -> bool {
-    job.asker.origin == Origin::Schedule
+    job.asker.origin == Origin::Schedule && job.operation != Operation::Finish
 }
 
 impl Machine {

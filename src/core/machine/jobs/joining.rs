@@ -16,7 +16,7 @@ impl Jobs {
     /// A job that waits, does the very same and is not undone by what waits behind it. What is held begins after what
     /// somebody asks for now, and does nothing for them.
     pub(in crate::core::machine) fn same_queued(
-        &self,
+        &mut self,
         vm: VmId,
         operation: &Operation,
         origin: Origin,
@@ -28,7 +28,13 @@ impl Jobs {
         };
         let before = self.queued_of(vm).filter(|(id, _)| !held.contains(id));
         let mut behind = before.rev().skip_while(|(_, waiting)| apart(waiting));
-        behind.next().filter(|(_, waiting)| *waiting == operation).map(|(id, _)| id)
+        let same = behind.next().filter(|(_, waiting)| *waiting == operation).map(|(id, _)| id);
+        drop(behind);
+        // Who inhibits what nobody asked for does not hold that one then.
+        if let Some(entry) = same.and_then(|id| self.table.get_mut(&id)) {
+            entry.wanted |= origin != Origin::Schedule;
+        }
+        same
     }
 
     /// What the daemon wants done waits to be, sooner or later.

@@ -76,6 +76,56 @@ fn what_somebody_asks_for_passes_the_same_that_waits() {
     assert_eq!(all_of(&mut b, Event::Released(id)), [vm(1), vm(2)]);
 }
 
+/// A night's runs wait behind what is at work, and somebody joins one of them before another one inhibits.
+#[test]
+fn what_somebody_has_joined_already_is_not_held() {
+    let mut b = bench();
+    let describe = |vm| Change::Describe { vm, name: "s".parse().unwrap(), description: "x".to_owned() };
+    let at_work: Vec<JobId> = [1, 2]
+        .into_iter()
+        .flat_map(|n| started(&b.send(Event::Request(n, Request::Change(describe(vm(n as u128)), 0)))))
+        .map(|job| job.id)
+        .collect();
+    assert_eq!(at_work.len(), 2);
+    assert_eq!(night(&mut b), []);
+    let run = Request::Change(Change::Run { policy: nightly(), vm: Some(vm(1)) }, 42);
+    b.send(Event::Request(8, run));
+    assert_eq!(b.machine.view().jobs.len(), 4, "it joins what waits");
+    let id = inhibit(&mut b, "backup");
+    let begun = at_work.iter().flat_map(|job| started(&b.send(Event::Ended(*job, Outcome::Done(None)))));
+    let begun: Vec<Job> = begun.collect();
+    assert_eq!(begun.iter().map(|j| j.vm).collect::<Vec<_>>(), [vm(1)], "whoever asked for it is served");
+    b.send(Event::Ended(begun[0].id, created()));
+    assert_eq!(all_of(&mut b, Event::Released(id)), [vm(2)]);
+}
+
+/// What a merge left that was cut short is no run of a policy's.
+#[test]
+fn what_was_cut_short_is_finished_all_the_same() {
+    let mut b = bench();
+    inhibit(&mut b, "backup");
+    let now = b.now;
+    b.machine.finish_merges(vm(1), now);
+    let begun = started(&b.send(Event::Timer));
+    assert_eq!(begun.iter().map(|j| &j.operation).collect::<Vec<_>>(), [&Operation::Finish]);
+}
+
+/// One job at a time: who waits since before the inhibitor went does not wait for all that was held.
+#[test]
+fn what_was_held_begins_after_what_somebody_asked_for() {
+    let mut b = bench();
+    let id = inhibit(&mut b, "backup");
+    night(&mut b);
+    let describe =
+        |name: &str| Change::Describe { vm: vm(1), name: name.parse().unwrap(), description: "x".to_owned() };
+    let first = started(&b.send(Event::Request(8, Request::Change(describe("a"), 42))));
+    b.send(Event::Request(9, Request::Change(describe("b"), 42)));
+    let other = started(&b.send(Event::Released(id)));
+    assert_eq!(other.iter().map(|j| j.vm).collect::<Vec<_>>(), [vm(2)]);
+    let next = started(&b.send(Event::Ended(first[0].id, Outcome::Done(None))));
+    assert_eq!(next.iter().map(|j| j.operation.as_str()).collect::<Vec<_>>(), ["describe"]);
+}
+
 #[test]
 fn what_runs_already_goes_on_and_a_stop_does_not_wait_for_inhibitors() {
     let mut b = bench();
