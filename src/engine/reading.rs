@@ -4,6 +4,9 @@
 //! that VM waits for the answer: jobs of other VMs end. What a thread that was left behind has to say of all VMs is old by
 //! then, and is not said.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -41,12 +44,16 @@ struct Wanted {
     done: BTreeSet<u64>,
     /// The thread that is to do it: all before it were left behind.
     thread: u32,
-    /// Since when that one has been at something.
-    since: Option<Duration>,
+    /// Since when that one has been at something, and at which VM, if not at all.
+    at: Option<(Duration, Option<VmId>)>,
     /// So many of those before it have not come back.
     behind: u32,
     /// The VMs that are being read: by one thread alone, so that an older answer never comes after a newer one.
     reading: BTreeSet<VmId>,
+    /// The thread that looks at all VMs. Where one of them keeps libvirt from answering, another one would but hang, too.
+    looking: Option<u32>,
+    /// A bug kept them from being listed.
+    unlisted: bool,
 }
 
 impl Wanted {
@@ -58,21 +65,22 @@ impl Wanted {
         self.waited
     }
 
-    /// `None` if there is nothing to do.
+    /// One thing: what is asked after a call that hangs is not asked at all. `None` if there is nothing to do.
     fn next(&mut self) -> Option<Next> {
+        let free = |vm: &&VmId| !self.reading.contains(*vm);
         // A job that waits keeps its place among those that may be at work, however many are read for no job.
-        let mut vms = self.waiting.values().chain(&self.vms);
-        let vm = vms.find(|vm| !self.reading.contains(*vm)).copied();
-        let some = self.list || self.glance || vm.is_some();
-        some.then(|| Next {
-            list: std::mem::take(&mut self.list),
-            glance: std::mem::take(&mut self.glance),
-            vm: vm.map(|vm| {
-                self.vms.remove(&vm);
-                self.reading.insert(vm);
-                (vm, self.waiting.extract_if(.., |_, of| *of == vm).map(|(number, _)| number).collect())
-            }),
-        })
+        let awaited = self.waiting.values().find(free).copied();
+        if awaited.is_none() && self.looking.is_none() && (self.list || self.glance) {
+            self.looking = Some(self.thread);
+            let list = std::mem::take(&mut self.list) | std::mem::take(&mut self.unlisted);
+            self.glance = false;
+            return Some(Next::All { list });
+        }
+        let vm = awaited.or_else(|| self.vms.iter().find(free).copied())?;
+        self.vms.remove(&vm);
+        self.reading.insert(vm);
+        let waiting = self.waiting.extract_if(.., |_, of| *of == vm).map(|(number, _)| number).collect();
+        Some(Next::One(vm, waiting))
     }
 
     /// What this thread is to do now; no more, if it was left behind.
@@ -81,28 +89,30 @@ impl Wanted {
             self.behind = self.behind.saturating_sub(1);
             return Some(Turn::Over);
         }
-        self.since = None;
+        self.at = None;
         let next = self.next()?;
-        self.since = Some(now);
+        self.at = Some((now, next.vm()));
         Some(Turn::Next(next))
     }
 
-    /// Leaves the thread behind that has been at something for too long: the number of the one that takes over.
-    fn take_over(&mut self, now: Duration) -> Option<u32> {
-        let since = self.since?;
+    /// Leaves the thread behind that has been at something for too long: the number of the one that takes over, and the
+    /// VM that it is about.
+    fn take_over(&mut self, now: Duration) -> Option<(u32, Option<VmId>)> {
+        let (since, vm) = self.at?;
         if now.saturating_sub(since) < PATIENCE || self.behind >= BEHIND {
             return None;
         }
         self.behind += 1;
         self.thread += 1;
-        self.since = None;
-        Some(self.thread)
+        self.at = None;
+        Some((self.thread, vm))
     }
 
-    /// There is no thread that could: another one is to, later.
-    fn not_begun(&mut self, now: Duration) {
+    /// There is no thread that could: the one that was left goes on if it comes back, and else another one is to, later.
+    fn not_begun(&mut self, now: Duration, vm: Option<VmId>) {
         self.behind = self.behind.saturating_sub(1);
-        self.since = Some(now);
+        self.thread = self.thread.saturating_sub(1);
+        self.at = Some((now, vm));
     }
 }
 
@@ -129,45 +139,66 @@ impl Reading {
     }
 
     fn work(&self, thread: u32) {
-        // A bug kept it from being listed.
-        let mut unlisted = false;
         loop {
-            let Next { list, glance, vm } = match self.wanted.wait(|w| w.turn(thread, self.clock.elapsed())) {
+            match self.wanted.wait(|w| w.turn(thread, self.clock.elapsed())) {
                 Turn::Over => return,
-                Turn::Next(next) => next,
-            };
-            let left_behind = || self.wanted.look(|w| w.thread != thread);
-            // Before a listing, which reads each VM after it: what changes from here on is found by the next glance.
-            if glance || list {
-                survives(|| {
-                    for vm in changed(self.hypervisor.as_ref(), &self.seen, left_behind) {
-                        want(&self.wanted, vm);
-                    }
-                });
-            }
-            if list || unlisted && glance {
-                unlisted = !survives(|| match self.hypervisor.vms() {
-                    Ok(_) if left_behind() => {}
-                    Ok(vms) => (self.answer)(Event::Listed(vms)),
-                    // The connection's own event follows, and after it the list is asked for again.
-                    Err(e) => tracing::warn!(
-                        MESSAGE_ID = message::UNREADABLE, error = %e,
-                        "the VMs cannot be listed"
-                    ),
-                });
-            }
-            if let Some((vm, waiting)) = vm {
-                if !survives(|| (self.answer)(read(self.hypervisor.as_ref(), &self.store, vm))) {
-                    let why = "a bug in virtsnapd (a panic; the journal has it)".to_owned();
-                    survives(|| (self.answer)(Event::VmUnreadable(vm, why)));
+                Turn::Next(Next::All { list }) => {
+                    let left_behind = || self.wanted.look(|w| w.thread != thread);
+                    let listed = self.look_at_all(list, left_behind);
+                    self.wanted.change(|w| {
+                        w.looking = None;
+                        w.unlisted |= listed == Listed::Bug;
+                        w.list |= listed == Listed::Late;
+                    });
                 }
-                self.wanted.change(|w| {
-                    w.reading.remove(&vm);
-                    w.done.extend(waiting);
-                });
+                Turn::Next(Next::One(vm, waiting)) => {
+                    if !survives(|| (self.answer)(read(self.hypervisor.as_ref(), &self.store, vm))) {
+                        let why = "a bug in virtsnapd (a panic; the journal has it)".to_owned();
+                        survives(|| (self.answer)(Event::VmUnreadable(vm, why)));
+                    }
+                    self.wanted.change(|w| {
+                        w.reading.remove(&vm);
+                        w.done.extend(waiting);
+                    });
+                }
             }
         }
     }
+
+    fn look_at_all(&self, list: bool, left_behind: impl Fn() -> bool) -> Listed {
+        // Before a listing, which reads each VM after it: what changes from here on is found by the next glance.
+        survives(|| {
+            for vm in changed(self.hypervisor.as_ref(), &self.seen, &left_behind) {
+                want(&self.wanted, vm);
+            }
+        });
+        let mut late = false;
+        let is_done = !list
+            || survives(|| match self.hypervisor.vms() {
+                // Others have been made and read since.
+                Ok(_) if left_behind() => late = true,
+                Ok(vms) => (self.answer)(Event::Listed(vms)),
+                // The connection's own event follows, and after it the list is asked for again.
+                Err(e) => tracing::warn!(
+                    MESSAGE_ID = message::UNREADABLE, error = %e,
+                    "the VMs cannot be listed"
+                ),
+            });
+        match (is_done, late) {
+            (false, _) => Listed::Bug,
+            (true, true) => Listed::Late,
+            (true, false) => Listed::Done,
+        }
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Listed {
+    Done,
+    /// To be done again: it says how it was long ago.
+    Late,
+    /// To be done again with the next glance.
+    Bug,
 }
 
 /// The way to the threads.
@@ -191,18 +222,24 @@ impl Reader {
     /// Whether all goes on: where it does not, another thread takes over.
     pub(super) fn attend(&self) {
         let now = self.0.clock.elapsed();
-        let Some(thread) = self.0.wanted.look(|w| w.take_over(now)) else { return };
+        let Some((thread, vm)) = self.0.wanted.look(|w| w.take_over(now)) else { return };
+        let what = vm.map_or_else(|| "of all VMs".to_owned(), |vm| format!("of VM {vm}"));
         tracing::warn!(
             MESSAGE_ID = message::UNREADABLE,
-            "libvirt has not answered for {} s what it was asked of a VM: others are read without waiting for that",
+            VIRTSNAP_VM_UUID = vm.map(tracing::field::display),
+            "libvirt has not answered for {} s what it is asked {what}: VMs are read without waiting for that",
             PATIENCE.as_secs()
         );
+        if let Some(vm) = vm {
+            let why = format!("libvirt has not answered for {} s what it is asked of it", PATIENCE.as_secs());
+            (self.0.answer)(Event::VmUnreadable(vm, why));
+        }
         if let Err(e) = Reading::start(&self.0, thread) {
             tracing::error!(
                 MESSAGE_ID = message::INTERNAL_ERROR, error = %e,
                 "there is no thread to read VMs: what is seen of them stays as it is until libvirt answers"
             );
-            self.0.wanted.change(|w| w.not_begun(now));
+            self.0.wanted.change(|w| w.not_begun(now, vm));
         }
     }
 
@@ -228,10 +265,20 @@ impl Reader {
 }
 
 /// What is to be done next.
-struct Next {
-    list: bool,
-    glance: bool,
-    vm: Option<(VmId, BTreeSet<u64>)>,
+enum Next {
+    /// All VMs are looked at, and listed perhaps.
+    All { list: bool },
+    /// A VM is read, for which these wait.
+    One(VmId, BTreeSet<u64>),
+}
+
+impl Next {
+    const fn vm(&self) -> Option<VmId> {
+        match self {
+            Self::All { .. } => None,
+            Self::One(vm, _) => Some(*vm),
+        }
+    }
 }
 
 fn want(wanted: &Shared<Wanted>, vm: VmId) {
@@ -244,7 +291,7 @@ fn want(wanted: &Shared<Wanted>, vm: VmId) {
 fn changed(
     hypervisor: &dyn Hypervisor,
     seen: &Mutex<BTreeMap<VmId, u64>>,
-    left_behind: impl Fn() -> bool,
+    left_behind: &impl Fn() -> bool,
 ) -> BTreeSet<VmId> {
     match hypervisor.glance() {
         Ok(_) if left_behind() => BTreeSet::new(),
@@ -285,115 +332,5 @@ fn read(hypervisor: &dyn Hypervisor, store: &Store, vm: VmId) -> Event {
             );
             Event::VmUnreadable(vm, e.to_string())
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::{
-        sync::{
-            atomic::{AtomicBool, Ordering},
-            mpsc,
-        },
-        time::Duration,
-    };
-
-    use super::*;
-    use crate::{
-        clock::SystemClock,
-        core::model::SnapshotName,
-        hypervisor::sim::{Op, Sim, VmSpec},
-    };
-
-    #[test]
-    fn a_vm_that_somebody_waits_for_is_read_before_all_others() {
-        let vm = |n| VmId(uuid::Uuid::from_u128(n));
-        let mut wanted = Wanted { vms: (1..=5).map(vm).collect(), ..Wanted::default() };
-        assert_eq!([wanted.wait_for(vm(4)), wanted.wait_for(vm(9)), wanted.wait_for(vm(4))], [1, 2, 3]);
-        let order: Vec<_> = std::iter::from_fn(|| wanted.next()).filter_map(|next| next.vm).collect();
-        let expected = [(4, vec![1, 3]), (9, vec![2]), (1, vec![]), (2, vec![]), (3, vec![]), (5, vec![])];
-        assert_eq!(order, expected.map(|(n, numbers)| (vm(n), numbers.into_iter().collect())));
-    }
-
-    #[test]
-    fn what_takes_long_is_left_behind_and_its_vm_waits_for_the_answer() {
-        let [a, b] = [1, 2].map(|n| VmId(uuid::Uuid::from_u128(n)));
-        let mut wanted = Wanted { vms: [a, b].into(), ..Wanted::default() };
-        let at = Duration::from_secs;
-        let vm = |turn| match turn {
-            Some(Turn::Next(Next { vm: Some((vm, _)), .. })) => Some(vm),
-            _ => None,
-        };
-        assert_eq!(wanted.take_over(at(1000)), None, "it is at nothing");
-        assert_eq!(vm(wanted.turn(0, at(1000))), Some(a));
-        wanted.vms.insert(a);
-        assert_eq!(wanted.take_over(at(1059)), None);
-        assert_eq!(wanted.take_over(at(1060)), Some(1));
-        assert_eq!(vm(wanted.turn(1, at(1060))), Some(b));
-        assert!(wanted.turn(1, at(1061)).is_none(), "a is asked for, and being read");
-        assert_eq!(wanted.take_over(at(9999)), None, "it waits");
-        wanted.reading = [a].into();
-        for (thread, more) in [(1, Some(2)), (2, None)] {
-            wanted.vms.insert(b);
-            assert_eq!(vm(wanted.turn(thread, at(2000))), Some(b));
-            assert_eq!(wanted.take_over(at(3000)), more, "there are no more than so many");
-            wanted.reading.remove(&b);
-        }
-        // The first one comes back.
-        wanted.reading.clear();
-        assert!(matches!(wanted.turn(0, at(3001)), Some(Turn::Over)));
-        assert_eq!(wanted.take_over(at(3001)), Some(3));
-        assert_eq!(vm(wanted.turn(3, at(3001))), Some(a));
-    }
-
-    #[test]
-    fn a_bug_in_the_look_at_all_vms_ends_neither_the_thread_nor_their_listing() {
-        let sim = Arc::new(Sim::new());
-        let web = sim.add_vm(VmSpec::new("web", 1));
-        let bug = Arc::new(AtomicBool::new(true));
-        let is_bug = Arc::clone(&bug);
-        sim.before_each_call(move |asked| {
-            assert!(!is_bug.load(Ordering::SeqCst) || ![Op::Glance, Op::Vms].contains(&asked.op), "a bug");
-            Ok(())
-        });
-        let (send, events) = mpsc::channel();
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-        let store = Arc::new(Store::in_memory().unwrap());
-        let answer = move |event| send.send(event).unwrap();
-        let reader = Reader::start(sim, store, &clock, answer).unwrap();
-        let next = || events.recv_timeout(Duration::from_secs(60)).unwrap();
-        reader.list();
-        reader.read(web);
-        assert!(matches!(next(), Event::VmRead(record) if record.id == web));
-        bug.store(false, Ordering::SeqCst);
-        reader.glance();
-        assert!(matches!(next(), Event::Listed(vms) if vms == [web]), "it was asked for");
-    }
-
-    #[test]
-    fn a_glance_finds_what_others_did_to_snapshots_and_nothing_else() {
-        let sim = Sim::new();
-        let ids: Vec<VmId> = (1..=3).map(|n| sim.add_vm(VmSpec::new(&format!("vm{n}"), n))).collect();
-        let seen = Mutex::default();
-        let now = || changed(&sim, &seen, || false);
-        sim.make_foreign_snapshot(ids[0], "a").unwrap();
-        assert_eq!(now(), [ids[0]].into());
-        assert!(now().is_empty());
-
-        sim.make_foreign_snapshot(ids[0], "b").unwrap();
-        sim.make_internal_snapshot(ids[1], "c").unwrap();
-        assert_eq!(now(), [ids[0], ids[1]].into());
-        assert!(now().is_empty());
-
-        sim.forget_current(ids[0]).unwrap();
-        assert_eq!(now(), [ids[0]].into());
-        sim.forget_snapshot(ids[1], &SnapshotName::existing("c")).unwrap();
-        assert_eq!(now(), [ids[1]].into(), "it has none any more");
-
-        sim.make_foreign_snapshot(ids[2], "d").unwrap();
-        sim.disconnect("gone");
-        assert!(now().is_empty());
-        sim.connect();
-        assert_eq!(now(), [ids[2]].into(), "what was missed is found later");
     }
 }

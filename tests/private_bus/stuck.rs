@@ -5,7 +5,7 @@ use std::time::Duration;
 use virtsnap::hypervisor::sim::{Gate, Op, VmSpec};
 
 use super::{
-    client::{none, options},
+    client::{MANAGER, none, options},
     rig::{Rig, held, id, snapshot_path, vm_path},
 };
 
@@ -106,6 +106,27 @@ async fn a_vm_that_is_never_read_keeps_no_job_of_another_from_its_end() {
     assert_eq!(rig.client.text(&vm_path(id(1)), "VM.State").await, "running", "it waits for the answer");
     drop(gate);
     rig.client.until(&vm_path(id(1)), "VM.State", |state: &String| state == "paused").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_that_is_not_read_at_the_start_keeps_no_policy_of_another_from_running() {
+    let arrange = |sim: &virtsnap::hypervisor::sim::Sim| {
+        for number in [1, 2] {
+            sim.add_vm(VmSpec::new(&format!("vm{number}"), number));
+        }
+    };
+    let mut rig = Rig::without_daemon("[policy.p]\nvms = [\"vm2\"]\n", arrange).await;
+    let sim = std::sync::Arc::clone(&rig.sim);
+    let gate = sim.gate_vm(Op::Snapshots, id(1));
+    rig.boot().await;
+    held(&gate);
+    rig.clock.pass(Duration::from_secs(61));
+    sim.set_tags(id(2), &["a"]).unwrap();
+    rig.client.until(MANAGER, "Manager.State", |state: &String| state == "running").await;
+    let job = rig.client.run("p", none()).await.unwrap().remove(0);
+    rig.client.wait(&job).await.unwrap();
+    drop(gate);
+    rig.client.until_there(&vm_path(id(1)), true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

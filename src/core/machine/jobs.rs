@@ -284,6 +284,7 @@ impl Machine {
         let Some(job) = self.jobs.finish(id, outcome.clone(), now) else { return };
         let vm = job.vm;
         self.stale.insert(vm);
+        self.tell_withheld(vm);
         match &outcome {
             Outcome::Done(_) => self.journal.extend(self.failing.worked(vm, &job.operation)),
             Outcome::Failed(f) => self.journal.push(self.failing.failed(vm, &job.operation, &f.message)),

@@ -16,11 +16,25 @@ use crate::core::{
 const AGAIN_AFTER: SignedDuration = SignedDuration::from_mins(10);
 
 impl Machine {
-    /// What is read while a job is at work on the VM shows its steps, not faults: what was known before stays, and the
-    /// job's end has it read again.
-    pub(super) fn settle_findings(&self, record: &mut VmRecord) {
+    /// What is read while a job is at work on the VM shows its steps, not faults: what was known before stays until the
+    /// job ends.
+    pub(super) fn settle_findings(&mut self, record: &mut VmRecord) {
         if self.jobs.at_work(record.id) {
-            record.findings = self.vms.get(&record.id).map(|old| old.findings.clone()).unwrap_or_default();
+            let before = self.vms.get(&record.id).map(|old| old.findings.clone()).unwrap_or_default();
+            self.withheld.insert(record.id, std::mem::replace(&mut record.findings, before));
+        }
+    }
+
+    /// A job ended. It was the last thing that it did to have the VM read: that is what it has left, also where the next
+    /// one begins at once.
+    pub(super) fn tell_withheld(&mut self, vm: VmId) {
+        if self.jobs.at_work(vm) {
+            return;
+        }
+        let Some(findings) = self.withheld.remove(&vm) else { return };
+        if let Some(record) = self.vms.get_mut(&vm).filter(|record| record.findings != findings) {
+            Arc::make_mut(record).findings = findings;
+            self.stale.insert(vm);
         }
     }
 

@@ -60,7 +60,7 @@ pub use self::start::Start;
 use self::{failing::Failing, jobs::Jobs, lapsing::Lapsing, published::InVain};
 use self::{runs::PolicyRun, stale::WatchList};
 use super::{
-    health::Repair,
+    health::{Finding, Repair},
     inhibit::Inhibitors,
     inventory::VmRecord,
     model::{PolicyName, VmId},
@@ -87,6 +87,8 @@ pub struct Machine {
     unread: BTreeSet<VmId>,
     /// Listed and never read, for it failed. Nobody knows which policies are for them.
     unreadable: BTreeSet<VmId>,
+    /// What was found wrong with VMs since the jobs at work on them began.
+    withheld: BTreeMap<VmId, Vec<Finding>>,
     listed: bool,
     jobs: Jobs,
     /// What the clock that only goes forward shows.
@@ -130,6 +132,7 @@ impl Machine {
             branched: BTreeSet::new(),
             unread: BTreeSet::new(),
             unreadable: BTreeSet::new(),
+            withheld: BTreeMap::new(),
             listed: false,
             jobs: Jobs::default(),
             elapsed: Duration::ZERO,
@@ -197,6 +200,7 @@ impl Machine {
             }
             Event::VmUnreadable(vm, why) => {
                 self.unread.remove(&vm);
+                self.withheld.remove(&vm);
                 if self.vms.contains_key(&vm) {
                     self.failing.unreadable(vm, why);
                     self.stale.insert(vm);
@@ -263,7 +267,8 @@ impl Machine {
     fn on_listed(&mut self, ids: &[VmId], out: &mut Vec<Effect>) {
         // A listing of the same VMs again, to find what no event tells, does not make those known unknown.
         let again = std::mem::replace(&mut self.listed, true);
-        self.unread = ids.iter().filter(|id| !(again && self.vms.contains_key(id))).copied().collect();
+        let known = |id: &VmId| self.vms.contains_key(id) || self.unreadable.contains(id);
+        self.unread = ids.iter().filter(|id| !(again && known(id))).copied().collect();
         let ids_now: BTreeSet<VmId> = ids.iter().copied().collect();
         let gone: Vec<VmId> = self.vms.keys().filter(|id| !ids_now.contains(id)).copied().collect();
         for vm in self.unreadable.difference(&ids_now).copied().collect::<Vec<_>>() {
@@ -304,6 +309,7 @@ impl Machine {
 
     fn forget(&mut self, vm: VmId, now: Timestamp, out: &mut Vec<Effect>) {
         self.unread.remove(&vm);
+        self.withheld.remove(&vm);
         self.can_tell(vm);
         self.journal.extend(self.failing.forget(vm));
         self.forget_standings_on(|known| known != vm);

@@ -80,10 +80,10 @@ fn what_somebody_asks_for_passes_the_same_that_waits() {
 #[test]
 fn what_somebody_has_joined_already_is_not_held() {
     let mut b = bench();
-    let describe = |vm| Change::Describe { vm, name: "s".parse().unwrap(), description: "x".to_owned() };
+    let prune = |vm| Change::Prune { vm, all: false, pace: Pace::default() };
     let at_work: Vec<JobId> = [1, 2]
         .into_iter()
-        .flat_map(|n| started(&b.send(Event::Request(n, Request::Change(describe(vm(n as u128)), 0)))))
+        .flat_map(|n| started(&b.send(Event::Request(n, Request::Change(prune(vm(u128::from(n))), 0)))))
         .map(|job| job.id)
         .collect();
     assert_eq!(at_work.len(), 2);
@@ -116,14 +116,13 @@ fn what_was_held_begins_after_what_somebody_asked_for() {
     let mut b = bench();
     let id = inhibit(&mut b, "backup");
     night(&mut b);
-    let describe =
-        |name: &str| Change::Describe { vm: vm(1), name: name.parse().unwrap(), description: "x".to_owned() };
-    let first = started(&b.send(Event::Request(8, Request::Change(describe("a"), 42))));
-    b.send(Event::Request(9, Request::Change(describe("b"), 42)));
+    let prune = |all| Change::Prune { vm: vm(1), all, pace: Pace::default() };
+    let first = started(&b.send(Event::Request(8, Request::Change(prune(false), 42))));
+    b.send(Event::Request(9, Request::Change(prune(true), 42)));
     let other = started(&b.send(Event::Released(id)));
     assert_eq!(other.iter().map(|j| j.vm).collect::<Vec<_>>(), [vm(2)]);
     let next = started(&b.send(Event::Ended(first[0].id, Outcome::Done(None))));
-    assert_eq!(next.iter().map(|j| j.operation.as_str()).collect::<Vec<_>>(), ["describe"]);
+    assert_eq!(next.iter().map(|j| j.operation.as_str()).collect::<Vec<_>>(), ["prune"]);
 }
 
 #[test]

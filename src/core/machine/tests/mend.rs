@@ -35,6 +35,30 @@ fn a_fault_is_mended_once_and_told_until_it_is_gone() {
     assert_eq!(read(&mut bench, broken("b")).len(), 1, "another one is at once");
 }
 
+/// A row of jobs on one VM: what each leaves is told at its end, although the next one begins at once.
+#[test]
+fn what_a_job_leaves_is_told_at_its_end() {
+    let mut bench = Bench::new("", "2026-01-01T12:00:00Z", None);
+    bench.connect(&[1]);
+    let told = |bench: &Bench| bench.machine.view().vms[&vm(1)].record.findings.clone();
+    let sound = || record(1, &[("ours", true)]);
+    let prune = |all| Change::Prune { vm: vm(1), all, pace: Pace::default() };
+    let jobs = read(&mut bench, broken("a"));
+    for (n, all) in [false, true].into_iter().enumerate() {
+        let asked = Event::Request(n as u64, Request::Change(prune(all), 0));
+        assert!(started(&bench.send(asked)).is_empty(), "one at a time");
+    }
+    read(&mut bench, sound());
+    let next = started(&bench.send(Event::Ended(jobs[0].id, Outcome::Done(None))));
+    assert_eq!(next.len(), 1, "the next one begins");
+    assert_eq!(told(&bench), []);
+    // This one's steps are nobody's business, and where the VM could not be read after it what was known stays.
+    read(&mut bench, broken("between"));
+    bench.send(Event::VmUnreadable(vm(1), "libvirt says no".to_owned()));
+    bench.send(Event::Ended(next[0].id, Outcome::Done(None)));
+    assert_eq!(told(&bench), []);
+}
+
 #[test]
 fn the_log_is_told_when_it_changes() {
     let mut bench = Bench::new("", "2026-01-01T12:00:00Z", None);
