@@ -109,10 +109,12 @@ impl Alarm {
     ) -> io::Result<Self> {
         let dropped = Arc::new(Shared::new(false, clock));
         let set = Self { dropped: Arc::clone(&dropped) };
+        // From now on, and not from when the thread gets its turn.
+        let until = clock.elapsed().saturating_add(after);
         clock.start(
             "alarm",
             Box::new(move || {
-                if dropped.wait_within(after, |dropped| dropped.then_some(())).is_none() {
+                if dropped.wait_until(until, |dropped| dropped.then_some(())).is_none() {
                     ring();
                 }
             }),

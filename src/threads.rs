@@ -102,8 +102,12 @@ impl<T> Shared<T> {
     }
 
     /// The same; `None` if that takes too long.
-    pub fn wait_within<R>(&self, patience: Duration, mut take: impl FnMut(&mut T) -> Option<R>) -> Option<R> {
-        let until = self.clock.elapsed().saturating_add(patience);
+    pub fn wait_within<R>(&self, patience: Duration, take: impl FnMut(&mut T) -> Option<R>) -> Option<R> {
+        self.wait_until(self.clock.elapsed().saturating_add(patience), take)
+    }
+
+    /// The same, with the time by the clock's `elapsed` at which it is too long.
+    pub fn wait_until<R>(&self, until: Duration, mut take: impl FnMut(&mut T) -> Option<R>) -> Option<R> {
         loop {
             let seen = self.news.rung();
             if let Some(taken) = take(&mut self.lock()) {
