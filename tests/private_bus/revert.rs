@@ -334,9 +334,9 @@ async fn reverts_that_would_end_badly_are_refused_before_anything_is_touched() {
     let (error, text) = rig.client.create(id(1), "s3", none()).await.unwrap_err();
     assert_eq!(error, "ChainMismatch");
     assert!(text.contains("goes on from"), "{text}");
-    // It was refused once, and is tried again.
+    // It was refused once, and is tried again when the VM is read.
     rig.clock.advance(SignedDuration::from_mins(10));
-    rig.client.create(id(1), "s3", none()).await.unwrap_err();
+    rig.sim.set_tags(id(1), &["is-read"]).unwrap();
     rig.client
         .until(&vm_path(id(1)), "VM.CurrentSnapshot", |o: &zbus::OwnedObjectPath| o.as_str() != "/")
         .await;
