@@ -153,8 +153,11 @@ pub struct Run {
 #[derive(Debug, Args)]
 pub struct Plan {
     /// The VM's name or UUID
-    #[arg(required_unless_present = "all")]
+    #[arg(required_unless_present_any = ["all", "policy"])]
     pub vm: Option<String>,
+    /// Show what a run of this policy would take, and delete after it, on all of its VMs or on this one
+    #[arg(long, value_name = "POLICY", conflicts_with_all = ["all", "beyond_max_delete"])]
+    pub policy: Option<String>,
     /// For every VM that has snapshots
     #[arg(long, conflicts_with = "vm")]
     pub all: bool,
@@ -251,6 +254,8 @@ mod tests {
         assert!(Cli::try_parse_from(["virtsnap", "plan"]).is_err());
         assert!(Cli::try_parse_from(["virtsnap", "plan", "web1", "--all"]).is_err());
         assert!(Cli::try_parse_from(["virtsnap", "plan", "--all", "--json"]).is_ok());
+        assert!(Cli::try_parse_from(["virtsnap", "plan", "--all", "--policy", "p"]).is_err());
+        assert!(Cli::try_parse_from(["virtsnap", "plan", "web1", "--policy", "p"]).is_ok());
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod delete;
 pub mod exit;
 mod explain;
 mod follow;
+mod foresee;
 pub mod inventory;
 mod jobs;
 mod list;
@@ -104,6 +105,7 @@ async fn dispatch(cli: &Cli, address: Option<&str>, console: &mut Console<'_>) -
         Verb::Run(args) => run::run(args, &bus, console).await,
         Verb::Suspend(args) => suspend::suspend(args, &bus, console).await,
         Verb::Resume(args) => suspend::resume(args, &bus, console).await,
+        Verb::Plan(args) if args.policy.is_some() => foresee::plan(args, &bus, console).await,
         Verb::Plan(args) => prune::plan(args, &bus, console).await,
         Verb::Prune(args) => prune::prune(args, &bus, console).await,
         Verb::Status => status::status(&bus, console).await,

@@ -108,6 +108,9 @@ pub trait Policy {
     #[zbus(allow_interactive_auth)]
     fn run(&self, options: Options<'_>) -> zbus::Result<Vec<OwnedObjectPath>>;
 
+    /// What a run would come to on each of its VMs.
+    fn preview(&self, options: Options<'_>) -> zbus::Result<Vec<HashMap<String, OwnedVariant>>>;
+
     /// Has its schedule not run it any more.
     #[zbus(allow_interactive_auth)]
     fn suspend(&self, reason: &str, options: Options<'_>) -> zbus::Result<()>;

@@ -218,7 +218,7 @@ pub(super) async fn preview(
     Ok(verdicts.into_iter().map(Verdict::from).collect())
 }
 
-fn verdict_table(verdicts: &[&Verdict], snapshots: &[Object<Snapshot>], watch: &Watch) -> String {
+pub(super) fn verdict_table(verdicts: &[&Verdict], snapshots: &[Object<Snapshot>], watch: &Watch) -> String {
     let rows = verdicts.iter().map(|verdict| {
         let snapshot = snapshots.iter().find(|s| s.path == verdict.object);
         vec![

@@ -25,6 +25,7 @@ pub mod merge;
 pub mod model;
 pub mod naming;
 pub mod policy;
+pub mod preview;
 pub mod prune;
 pub mod qcow2;
 pub mod queue;

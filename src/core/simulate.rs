@@ -132,7 +132,12 @@ impl Scene {
     }
 
     /// Takes the snapshots of policies that are due at once: one for all that take it the same way.
-    fn take(&mut self, due: &[&Arc<Policy>], at: Timestamp, size: u64) -> Result<Vec<SnapshotName>, Endless> {
+    pub(super) fn take(
+        &mut self,
+        due: &[&Arc<Policy>],
+        at: Timestamp,
+        size: u64,
+    ) -> Result<Vec<SnapshotName>, Endless> {
         let mut groups: Vec<Vec<&Arc<Policy>>> = Vec::new();
         for policy in due {
             match groups.iter_mut().find(|group| group[0].how.takes_the_same(&policy.how)) {

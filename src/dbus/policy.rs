@@ -4,10 +4,11 @@ use std::{collections::HashMap, sync::Arc};
 
 use zbus::{Connection, OwnedObjectPath, OwnedVariant, Variant, fdo, interface, message::Header};
 
-use super::{Options, Shared, auth::Caller, error::BusError, path, publish::usec};
+use super::{Options, Shared, auth::Caller, error::BusError, path, publish::usec, vm};
 use crate::core::{
-    machine::{Change, Reply},
+    machine::{Change, Query, Reply},
     model::{PolicyName, VmId},
+    preview::Foreseen,
     suspend::Suspension,
     view::PolicyView,
 };
@@ -37,6 +38,20 @@ pub(super) fn suspended(what: OwnedObjectPath, suspension: &Suspension) -> Suspe
     (what, suspension.by.as_str(), suspension.reason.clone(), usec(Some(suspension.since)))
 }
 
+/// What a run would come to on one VM, by its keys.
+fn foreseen(of: Foreseen) -> zbus::Result<HashMap<&'static str, OwnedVariant>> {
+    let mut keys: Vec<(&'static str, Variant<'_>)> = vec![
+        ("vm", path::vm(of.vm).into_inner().into()),
+        ("outlook", of.outlook.as_str().into()),
+        ("text", of.text.into()),
+        ("next-run-usec", usec(of.turn).into()),
+        ("verdicts", vm::fates(of.vm, of.verdicts).into()),
+    ];
+    keys.extend(of.name.map(|name| ("name", name.to_string().into())));
+    keys.extend(of.job.map(|id| ("job", path::job(id).into_inner().into())));
+    keys.into_iter().map(|(key, value)| Ok((key, value.try_into_owned()?))).collect()
+}
+
 /// The VM that an option says it is only about, if it is there.
 fn only(options: HashMap<String, OwnedVariant>) -> Result<Option<VmId>, BusError> {
     let mut options = Options::new(options, &["vm"])?;
@@ -62,6 +77,22 @@ impl Policy {
         match self.shared.change(Change::Run { policy: self.name.clone(), vm }, &caller).await? {
             Reply::Jobs(jobs) => Ok(jobs.into_iter().map(path::job).collect()),
             _ => Err(BusError::new("Failed", "the engine gave no jobs")),
+        }
+    }
+
+    #[zbus(out_args("vms"))]
+    async fn preview(
+        &self,
+        options: HashMap<String, OwnedVariant>,
+    ) -> Result<Vec<HashMap<&'static str, OwnedVariant>>, BusError> {
+        let vm = only(options)?;
+        match self.shared.query(Query::PreviewPolicy { policy: self.name.clone(), vm }).await? {
+            Reply::Foreseen(all) => all
+                .into_iter()
+                .map(foreseen)
+                .collect::<zbus::Result<_>>()
+                .map_err(|e| BusError::new("Failed", e.to_string())),
+            _ => Err(BusError::new("Failed", "the engine gave no preview")),
         }
     }
 

@@ -20,6 +20,7 @@ use crate::core::{
     machine::{Change, Query, Reply},
     model::{SnapshotName, VmId},
     policy::Memory,
+    prune::Sentence,
     qcow2::Inner,
     settings::Explanation,
     stray::Stray,
@@ -27,7 +28,13 @@ use crate::core::{
 };
 
 /// A snapshot's fate: path, name, keep, reasons (rule, policy, bucket), sentence.
-type Fate = (OwnedObjectPath, String, bool, Vec<(String, String, String)>, String);
+pub(super) type Fate = (OwnedObjectPath, String, bool, Vec<(String, String, String)>, String);
+
+/// Those of a VM's snapshots.
+pub(super) fn fates(vm: VmId, sentences: Vec<Sentence>) -> Vec<Fate> {
+    let fate = |s: Sentence| (path::snapshot(vm, &s.name), s.name.to_string(), s.keep, s.reasons, s.text);
+    sentences.into_iter().map(fate).collect()
+}
 
 /// One reason why a VM's settings are as they are, by its keys.
 type Why = HashMap<&'static str, OwnedVariant>;
@@ -97,10 +104,7 @@ impl Vm {
         let mut options = Options::new(options, &["all"])?;
         let all = options.take::<bool>("all", "a boolean")?.unwrap_or(false);
         match self.shared.query(Query::PreviewPrune { vm: self.id, all }).await? {
-            Reply::Preview(sentences) => Ok(sentences
-                .into_iter()
-                .map(|s| (path::snapshot(self.id, &s.name), s.name.to_string(), s.keep, s.reasons, s.text))
-                .collect()),
+            Reply::Preview(sentences) => Ok(fates(self.id, sentences)),
             _ => Err(BusError::new("Failed", "the engine gave no preview")),
         }
     }

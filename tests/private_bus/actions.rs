@@ -7,7 +7,8 @@ use roxmltree::{Document, ParsingOptions};
 use virtsnap::core::verb::Verb;
 
 /// What changes nothing, and is free.
-pub const READERS: [&str; 4] = ["Manager.LookupVM", "VM.PreviewPrune", "VM.Explain", "Job.Wait"];
+pub const READERS: [&str; 5] =
+    ["Manager.LookupVM", "VM.PreviewPrune", "VM.Explain", "Policy.Preview", "Job.Wait"];
 
 /// What changes something, in an order in which all can be called: what wants the action, and with which arguments.
 pub const CHANGERS: [(&str, Verb, &[&str]); 17] = [

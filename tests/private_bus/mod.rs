@@ -23,6 +23,7 @@ mod ended;
 mod fake_polkit;
 mod faults;
 mod flood;
+mod foreseen;
 mod hooked;
 mod hooks;
 mod inhibit;

@@ -8,6 +8,7 @@ use crate::core::{
     label::Label,
     model::{PolicyName, SnapshotName, VmId},
     policy::{Memory, Quiesce},
+    preview::Foreseen,
     prune::Sentence,
     revert::{DefinitionOf, Then},
     settings::Explanation,
@@ -37,6 +38,13 @@ pub enum Query {
     },
     /// What holds for this VM, and why.
     Explain(VmId),
+    /// What a policy would do.
+    PreviewPolicy {
+        /// This policy.
+        policy: PolicyName,
+        /// On this VM only.
+        vm: Option<VmId>,
+    },
 }
 
 /// What changes something.
@@ -202,6 +210,8 @@ pub enum Reply {
     Jobs(Vec<JobId>),
     /// This is what a prune would do.
     Preview(Vec<Sentence>),
+    /// This is what a policy would do.
+    Foreseen(Vec<Foreseen>),
     /// This holds, and why.
     Explained(Vec<Explanation>),
     /// It is done when this is stored: the machine's own, which no client gets.

@@ -32,13 +32,7 @@ impl Machine {
             return Err(Refusal::new("Disconnected", text));
         }
         let policy = self.policy(name)?;
-        let vms = match vm {
-            None => self.covered(name),
-            Some(vm) => {
-                self.is_for(&policy, vm)?;
-                vec![vm]
-            }
-        };
+        let vms = self.those_of(&policy, vm)?;
         let asker = Asker { origin: Origin::Manual, uid };
         self.runs.entry(name.clone()).or_default().begin(now);
         Ok(Reply::Jobs(
@@ -127,7 +121,13 @@ impl Machine {
         Ok(Reply::Done)
     }
 
-    fn policy(&self, name: &PolicyName) -> Result<Arc<Policy>, Refusal> {
+    /// The VMs that it is for, or this one of them.
+    pub(super) fn those_of(&self, policy: &Policy, vm: Option<VmId>) -> Result<Vec<VmId>, Refusal> {
+        let Some(vm) = vm else { return Ok(self.covered(&policy.name)) };
+        self.is_for(policy, vm).map(|()| vec![vm])
+    }
+
+    pub(super) fn policy(&self, name: &PolicyName) -> Result<Arc<Policy>, Refusal> {
         self.settings.policies.get(name).cloned().ok_or_else(|| {
             Refusal::new("NoSuchPolicy", format!("there is no policy {name}; `virtsnap status` lists them"))
         })

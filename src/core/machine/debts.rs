@@ -52,6 +52,16 @@ impl Debts {
         self.by_vm.get(&vm).is_some_and(|d| d.put_off && d.job.is_none())
     }
 
+    /// The job that pays what is owed to this VM.
+    pub(super) fn job(&self, vm: VmId) -> Option<JobId> {
+        self.by_vm.get(&vm)?.job
+    }
+
+    /// When it is this VM's turn, if it waits for it.
+    pub(super) fn turn(&self, vm: VmId) -> Option<Timestamp> {
+        self.by_vm.get(&vm).filter(|d| d.job.is_none()).map(|d| d.owed.not_before)
+    }
+
     /// The next turn.
     pub(super) fn next(&self) -> Option<Timestamp> {
         self.waiting.first().map(|(at, _)| *at)

@@ -32,6 +32,7 @@ mod lapsing;
 mod memory;
 mod mend;
 mod note;
+mod previewing;
 mod published;
 mod requests;
 mod runs;

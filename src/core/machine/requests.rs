@@ -18,20 +18,32 @@ use crate::core::{
     prune::{Circumstances, Sentence, decide},
     retention::Need,
     select::VmFacts,
+    settings::VmPlan,
 };
 
 impl Machine {
     /// What a prune of this VM would do now.
     pub fn preview(&self, vm: VmId, all: bool, now: Timestamp) -> Option<Vec<Sentence>> {
         let record = self.vms.get(&vm)?;
+        Some(self.sentences(record, &self.plan_of(record), all, now))
+    }
+
+    /// What a prune would do with what is so on this VM.
+    pub(super) fn sentences(
+        &self,
+        record: &VmRecord,
+        plan: &VmPlan,
+        all: bool,
+        now: Timestamp,
+    ) -> Vec<Sentence> {
         let at = Circumstances {
             max_chain: Some(self.settings.daemon.max_chain),
             last_plausible: self.last_plausible,
-            needed: &self.needed_of(vm),
+            needed: &self.needed_of(record.id),
             all,
             ..Circumstances::new(now)
         };
-        Some(decide(record, &self.plan_of(record), at).sentences)
+        decide(record, plan, at).sentences
     }
 
     /// The snapshots of this VM that others are built on.
@@ -63,6 +75,9 @@ impl Machine {
                 let record = self.known(vm)?;
                 let facts = VmFacts { id: record.id, name: &record.name, tags: &record.tags };
                 return Ok(Reply::Explained(self.settings.explain(&facts)));
+            }
+            Request::Query(Query::PreviewPolicy { policy, vm }) => {
+                return self.foresee(&policy, vm, now).map(Reply::Foreseen);
             }
             Request::Change(change, uid) => (change, uid),
         };

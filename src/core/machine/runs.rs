@@ -52,6 +52,12 @@ impl PolicyRun {
         self.next.into_iter().chain(self.debts.next()).min()
     }
 
+    /// When its schedule runs it on this VM next.
+    pub(super) fn turn_of(&self, vm: VmId, spread: SignedDuration) -> Option<Timestamp> {
+        let fires = self.next.map(|at| at + schedule::spread_offset(vm, spread));
+        self.debts.turn(vm).into_iter().chain(fires).min()
+    }
+
     /// A run begins, by the clock or by hand.
     pub(super) fn begin(&mut self, at: Timestamp) {
         self.last = Some(at);
@@ -256,26 +262,11 @@ impl Machine {
         operation: Option<&str>,
         now: Timestamp,
     ) -> Option<JobId> {
-        let record = self.vms.get(&vm)?;
-        let plan = self.plan_of(record);
-        // The VM's own exceptions count, so it is the plan's policy, not the one that was handed in.
-        let policy = plan.policies.iter().find(|p| p.name == policy.name)?;
-        if !policy.how.when.contains(&record.state) {
-            return None;
-        }
-        let mut how = policy.how.clone();
+        let mut create = self.takes(&policy.name, vm)?;
         if let Some(operation) = operation {
             // Only letters, digits and hyphens: nothing that a template takes for a placeholder.
-            how.name = how.name.replace("{operation}", operation);
+            create.how.name = create.how.name.replace("{operation}", operation);
         }
-        let create = CreateJob {
-            name: None,
-            description: String::new(),
-            policies: BTreeSet::from([policy.name.clone()]),
-            how,
-            disks: plan.disks.clone(),
-            label: Label::default(),
-        };
         if asker.origin != Origin::Manual
             && let Some(shared) = self.jobs.shareable(vm, &create, asker)
         {
@@ -286,6 +277,22 @@ impl Machine {
             return Some(same);
         }
         Some(self.jobs.add(vm, operation, asker, now))
+    }
+
+    /// What a policy takes of a VM as it is now; nothing if the VM is in a state that it is not for.
+    pub(super) fn takes(&self, policy: &PolicyName, vm: VmId) -> Option<CreateJob> {
+        let record = self.vms.get(&vm)?;
+        let plan = self.plan_of(record);
+        // The VM's own exceptions count, so it is the plan's policy, not that of the file.
+        let policy = plan.policies.iter().find(|p| p.name == *policy)?;
+        policy.how.when.contains(&record.state).then(|| CreateJob {
+            name: None,
+            description: String::new(),
+            policies: BTreeSet::from([policy.name.clone()]),
+            how: policy.how.clone(),
+            disks: plan.disks.clone(),
+            label: Label::default(),
+        })
     }
 
     pub(super) fn on_settings(&mut self, settings: Arc<Settings>, now: Timestamp) {
