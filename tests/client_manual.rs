@@ -39,7 +39,8 @@ fn options<'a>(lines: impl IntoIterator<Item = &'a &'a str>) -> BTreeSet<String>
     for line in lines {
         let line = line.replace("\\-", "-").replace("\\fR", " ").replace("\\fP", " ");
         let words = line.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
-        all.extend(words.filter_map(|word| word.strip_prefix("--")).map(str::to_owned));
+        let long = words.filter_map(|word| word.strip_prefix("--")).filter(|word| !word.is_empty());
+        all.extend(long.map(str::to_owned));
     }
     all
 }
@@ -71,7 +72,7 @@ fn each_command_is_there_with_its_usage_and_all_of_its_options() {
         let takes: BTreeSet<String> = verb
             .get_arguments()
             .filter(|arg| !arg.is_hide_set())
-            .filter_map(|arg| arg.get_long())
+            .flat_map(|arg| arg.get_long().into_iter().chain(arg.get_visible_aliases().unwrap_or_default()))
             .filter(|long| !everywhere.contains(long))
             .map(str::to_owned)
             .collect();
@@ -104,6 +105,9 @@ fn every_exit_status_is_there_and_no_other() {
         Exit::Unreachable,
         Exit::JobFailed,
         Exit::Busy,
+        Exit::NotRolledBack,
+        Exit::OfCommand(126),
+        Exit::OfCommand(127),
         Exit::Interrupted,
     ];
     assert_eq!(told, all.map(Exit::code));

@@ -81,7 +81,7 @@ const FENCES: &[Fence] = &[
         ],
     },
     Fence {
-        why: "only virtsnap-apparmor changes files and runs programs, but for hooks, the helper that thaws, a mark that the engine leaves, metrics and the database",
+        why: "only virtsnap-apparmor changes files and runs programs, but for hooks, the helper that thaws, a mark that the engine leaves, metrics, the database and what a person has guarded",
         words: &[
             "fs::write",
             "fs::rename",
@@ -93,6 +93,8 @@ const FENCES: &[Fence] = &[
         allowed: &[
             "src/apparmor/answer.rs",
             "src/apparmor/host.rs",
+            // To run what it guards.
+            "src/cli/guard/command.rs",
             // To say who has the state directory.
             "src/daemon/alone.rs",
             "src/engine.rs",

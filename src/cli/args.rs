@@ -3,6 +3,7 @@
 mod branch;
 mod create;
 mod delete;
+mod guard;
 mod pin;
 mod revert;
 mod rules;
@@ -16,10 +17,11 @@ use clap::{Args, Parser, Subcommand};
 
 pub use self::{
     branch::{Branch, Promote},
-    create::{Create, Memory, Quiesce},
+    create::{Create, Memory, Quiesce, Taken},
     delete::{Adopt, Delete},
+    guard::Guard,
     pin::{Modify, Pin, Unpin},
-    revert::{After, Revert},
+    revert::{After, Back, Revert, TimeTravel},
     rules::InlineRules,
     show::{Complete, Completion, Shell, Show, Watch},
     simulate::Simulate,
@@ -30,7 +32,8 @@ pub use self::{
 #[derive(Debug, Parser)]
 #[command(name = "virtsnap", version, max_term_width = 100, disable_help_subcommand = true)]
 #[command(after_help = "Exit status: 0 done, 1 failed, 2 usage, 3 not found, 4 not authorised, \
-    5 daemon unreachable, 6 job failed or cancelled, 75 busy (try again later), 130 interrupted (the job goes on).")]
+    5 daemon unreachable, 6 job failed or cancelled, 75 busy (try again later), 130 interrupted (the job goes on); of guard, its command's, \
+    125 if the VM could not be put back.")]
 pub struct Cli {
     /// What applies to every verb.
     #[command(flatten)]
@@ -78,6 +81,10 @@ pub enum Verb {
     Adopt(Adopt),
     /// Put a VM back to a snapshot; another one that is taken first is the way back
     Revert(Revert),
+    /// Put a VM back to what it was at a time, as near before it as there is a restore point
+    TimeTravel(TimeTravel),
+    /// Take a snapshot, run a command, and go back to the snapshot if the command fails
+    Guard(Guard),
     /// Make another VM that goes on from a snapshot, without copying its disks
     Branch(Branch),
     /// Make a branch independent of the snapshot that it goes on from
@@ -259,10 +266,20 @@ mod tests {
     }
 
     #[test]
+    fn what_a_guard_runs_is_the_command_s_own() {
+        let cli = Cli::try_parse_from(["virtsnap", "guard", "db", "--", "apt", "--json", "-y"]).unwrap();
+        assert!(!cli.global.json);
+        let Verb::Guard(guard) = cli.verb else { panic!("{:?}", cli.verb) };
+        assert_eq!(guard.command, ["apt", "--json", "-y"]);
+        assert!(Cli::try_parse_from(["virtsnap", "guard", "db", "apt"]).is_err());
+        assert!(Cli::try_parse_from(["virtsnap", "guard", "db", "--"]).is_err());
+    }
+
+    #[test]
     fn disks_are_repeated_options() {
         let cli =
             Cli::try_parse_from(["virtsnap", "create", "db", "--disk", "vda", "--disk", "vdb"]).unwrap();
         let Verb::Create(create) = cli.verb else { panic!("{:?}", cli.verb) };
-        assert_eq!(create.disks, ["vda", "vdb"]);
+        assert_eq!(create.taken.disks, ["vda", "vdb"]);
     }
 }

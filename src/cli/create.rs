@@ -6,7 +6,7 @@ use serde::Serialize;
 use zbus::{Connection, OwnedObjectPath, Variant};
 
 use super::{
-    args::Create,
+    args::{Create, Taken},
     console::Console,
     exit::{Exit, Failure},
     follow::{self, Ended},
@@ -14,7 +14,7 @@ use super::{
     list::shortfall,
     props::{self, Snapshot},
     proxy::{ManagerProxy, Options, VMProxy},
-    render::{Watch, duration, quoted, safe},
+    render::{duration, quoted, safe},
     view, when,
 };
 
@@ -31,8 +31,10 @@ pub(super) async fn create(
     console: &mut Console<'_>,
 ) -> Result<Exit, Failure> {
     let vm = ManagerProxy::new(bus).await?.lookup_vm(&args.vm).await?;
-    let name = args.name.as_deref().unwrap_or_default();
-    let job = VMProxy::new(bus, &vm).await?.create_snapshot(name, options(args, &console.watch)?).await?;
+    let expires =
+        args.expires.as_deref().map(|text| when::given("expires", text, &console.watch)).transpose()?;
+    let name = args.taken.name.as_deref().unwrap_or_default();
+    let job = VMProxy::new(bus, &vm).await?.create_snapshot(name, options(&args.taken, expires)).await?;
     if args.wait.no_wait && console.json {
         return answer(&job, &vm, None, bus, console).await.map(|()| Exit::Done);
     }
@@ -54,7 +56,8 @@ pub(super) async fn create(
     Ok(ended.exit())
 }
 
-fn options<'a>(args: &'a Create, watch: &Watch) -> Result<Options<'a>, Failure> {
+/// As the method takes it; `expires` is in µs.
+pub(super) fn options(args: &Taken, expires: Option<u64>) -> Options<'_> {
     let mut options = Options::new();
     if let Some(description) = &args.description {
         options.insert("description", description.as_str().into());
@@ -71,10 +74,10 @@ fn options<'a>(args: &'a Create, watch: &Watch) -> Result<Options<'a>, Failure> 
     if !args.tags.is_empty() {
         options.insert("tags", Variant::from(args.tags.clone()));
     }
-    if let Some(text) = &args.expires {
-        options.insert("expires", when::given("expires", text, watch)?.into());
+    if let Some(expires) = expires {
+        options.insert("expires", expires.into());
     }
-    Ok(options)
+    options
 }
 
 /// What was taken, and how consistent it is.
@@ -105,7 +108,6 @@ async fn answer(
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
-    use jiff::{Timestamp, tz::TimeZone};
 
     use super::*;
     use crate::cli::args::{Cli, Verb};
@@ -119,14 +121,13 @@ mod tests {
 
     #[test]
     fn only_what_was_given_is_sent() {
-        let watch = Watch { zone: TimeZone::UTC, now: Timestamp::UNIX_EPOCH };
-        assert!(options(&parsed(&["db"]), &watch).unwrap().is_empty());
+        assert!(options(&parsed(&["db"]).taken, None).is_empty());
         let mut args =
-            parsed(&["db", "--quiesce", "require", "--disk", "vda", "--disk", "vdb", "--description", "x"]);
-        args.memory = parsed(&["db", "--memory", "prefer"]).memory;
-        args.tags = parsed(&["db", "--tag", "a", "--tag", "b"]).tags;
-        args.expires = Some("2h".into());
-        let sent = options(&args, &watch).unwrap();
+            parsed(&["db", "--quiesce", "require", "--disk", "vda", "--disk", "vdb", "--description", "x"])
+                .taken;
+        args.memory = parsed(&["db", "--memory", "prefer"]).taken.memory;
+        args.tags = parsed(&["db", "--tag", "a", "--tag", "b"]).taken.tags;
+        let sent = options(&args, Some(7_200_000_000));
         assert_eq!(sent["tags"], Variant::from(vec!["a", "b"]));
         assert_eq!(sent["expires"], Variant::from(7_200_000_000_u64));
         assert_eq!(sent["memory"], Variant::from("prefer"));

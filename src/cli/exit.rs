@@ -23,8 +23,12 @@ pub enum Exit {
     JobFailed,
     /// Not now; the same may work later (`EX_TEMPFAIL`).
     Busy,
+    /// Of `guard`: its command failed, and the VM could not be put back.
+    NotRolledBack,
     /// Ctrl-C: the client went, the job goes on.
     Interrupted,
+    /// Of `guard`: that of its command; as shells have it, 126 and 127 if it cannot be run or found.
+    OfCommand(u8),
 }
 
 impl Exit {
@@ -39,7 +43,9 @@ impl Exit {
             Self::Unreachable => 5,
             Self::JobFailed => 6,
             Self::Busy => 75,
+            Self::NotRolledBack => 125,
             Self::Interrupted => 130,
+            Self::OfCommand(code) => code,
         }
     }
 }

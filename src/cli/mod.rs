@@ -10,7 +10,7 @@
 //!
 //! A verb gets the bus and a [`Console`], writes its answer there and returns its [`Exit`]; why it could not
 //! is a [`Failure`], which [`run`] prints together with the next step. Nothing here prints by itself, asks
-//! for the time or reads the environment, so that all of it can be tested.
+//! for the time or, but for what `guard` runs, reads the environment, so that all of it can be tested.
 
 mod adopt;
 pub mod args;
@@ -24,6 +24,7 @@ pub mod exit;
 mod explain;
 mod follow;
 mod foresee;
+mod guard;
 pub mod inventory;
 mod jobs;
 mod list;
@@ -45,6 +46,7 @@ pub mod simulate;
 mod status;
 mod suspend;
 mod timeline;
+mod travel;
 mod tree;
 pub mod view;
 mod watch;
@@ -100,6 +102,8 @@ async fn dispatch(cli: &Cli, address: Option<&str>, console: &mut Console<'_>) -
         Verb::Modify(args) => pin::modify(args, &bus, console).await,
         Verb::Adopt(args) => adopt::adopt(args, &bus, console).await,
         Verb::Revert(args) => revert::revert(args, &bus, console).await,
+        Verb::TimeTravel(args) => travel::time_travel(args, &bus, console).await,
+        Verb::Guard(args) => guard::guard(args, &bus, console).await,
         Verb::Branch(args) => branch::branch(args, &bus, console).await,
         Verb::Promote(args) => promote::promote(args, &bus, console).await,
         Verb::Run(args) => run::run(args, &bus, console).await,

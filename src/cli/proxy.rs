@@ -42,6 +42,15 @@ pub trait Manager {
     #[zbus(name = "LookupVM")]
     fn lookup_vm(&self, name_or_uuid: &str) -> zbus::Result<OwnedObjectPath>;
 
+    /// Runs the policies that are to run before that; answers with a job for each snapshot.
+    #[zbus(allow_interactive_auth)]
+    fn before_operation(
+        &self,
+        vm: &ObjectPath<'_>,
+        operation: &str,
+        options: Options<'_>,
+    ) -> zbus::Result<Vec<OwnedObjectPath>>;
+
     /// Reads the configuration again.
     #[zbus(allow_interactive_auth)]
     fn reload(&self, options: Options<'_>) -> zbus::Result<()>;

@@ -118,12 +118,7 @@ impl Watch {
     pub fn relative(&self, usec: u64) -> String {
         let Some(at) = timestamp(usec) else { return NONE.to_owned() };
         let seconds = at.duration_since(self.now).as_secs();
-        let distance = match seconds.unsigned_abs() {
-            s @ 0..60 => format!("{s} s"),
-            s @ 60..3_600 => format!("{} min", s / 60),
-            s @ 3_600..86_400 => format!("{} h", s / 3_600),
-            s => format!("{} d", s / 86_400),
-        };
+        let distance = distance(seconds.unsigned_abs());
         match seconds {
             0 => "now".to_owned(),
             ..0 => format!("{distance} ago"),
@@ -138,6 +133,28 @@ impl Watch {
         }
         format!("{} ({})", self.local(usec), self.relative(usec))
     }
+}
+
+/// In one unit: `42 s`, `25 min`, `3 h`, `12 d`.
+fn distance(seconds: u64) -> String {
+    match seconds {
+        s @ 0..60 => format!("{s} s"),
+        s @ 60..3_600 => format!("{} min", s / 60),
+        s @ 3_600..86_400 => format!("{} h", s / 3_600),
+        s => format!("{} d", s / 86_400),
+    }
+}
+
+/// How far two times are apart, in two units: `42 s`, `25 min 3 s`, `3 h 20 min`, `12 d 4 h`.
+pub fn span(usec: u64) -> String {
+    let seconds = usec / 1_000_000;
+    let rest = match seconds {
+        0..60 => 0,
+        60..3_600 => seconds % 60,
+        3_600..86_400 => seconds % 3_600 / 60 * 60,
+        _ => seconds % 86_400 / 3_600 * 3_600,
+    };
+    if rest == 0 { distance(seconds) } else { format!("{} {}", distance(seconds), distance(rest)) }
 }
 
 /// A column: its heading, and which side its numbers or words stand on.
@@ -280,6 +297,20 @@ mod tests {
             ("2025-11-20T12:00:00Z", "365 d ago"),
         ] {
             assert_eq!(watch().relative(usec(time)), text, "{time}");
+        }
+    }
+
+    #[test]
+    fn spans_have_two_units_at_most() {
+        for (seconds, text) in [
+            (0, "0 s"),
+            (42, "42 s"),
+            (1_503, "25 min 3 s"),
+            (12_059, "3 h 20 min"),
+            (7_200, "2 h"),
+            (1_051_500, "12 d 4 h"),
+        ] {
+            assert_eq!(span(seconds * 1_000_000), text);
         }
     }
 

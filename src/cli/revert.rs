@@ -6,23 +6,30 @@ use serde::Serialize;
 use zbus::{Connection, OwnedObjectPath};
 
 use super::{
-    args::{After, Revert},
+    args::{After, Back, Revert, Wait},
     console::Console,
     exit::{Exit, Failure},
     follow::{self, Ended},
-    inventory::Inventory,
-    props::{self, Snapshot},
+    inventory::{Inventory, Object},
+    props::{self, Snapshot, Vm},
     proxy::{Options, SnapshotProxy},
     render::{Watch, quoted, safe},
     view,
 };
 
+/// The answer for scripts; `Before` is what a verb has to say before it.
 #[derive(Serialize)]
-struct Reverted<'a> {
+struct Reverted<'a, Before> {
+    #[serde(flatten)]
+    before: Before,
     job: view::Job<'a>,
     /// What was taken before it.
     safety: Option<view::Snapshot<'a>>,
 }
+
+/// Nothing to say before.
+#[derive(Serialize)]
+struct Nothing {}
 
 /// Reverts a VM.
 pub(super) async fn revert(
@@ -33,37 +40,50 @@ pub(super) async fn revert(
     let all = Inventory::about(&args.vm, bus).await?;
     let vm = all.vm(&args.vm)?;
     let snapshot = all.snapshot(vm, &args.snapshot)?;
-    let question = question(args, (&vm.name, &vm.state), snapshot, &console.watch);
+    let question = question(args.back, (&vm.name, &vm.state), snapshot, &console.watch);
     console.confirm(&question, args.consent.yes)?;
+    put_back((vm, snapshot), args.back, &args.wait, Nothing {}, bus, console).await
+}
 
-    let job = SnapshotProxy::new(bus, &snapshot.path).await?.revert(options(args)).await?;
-    if args.wait.no_wait && console.json {
-        return answer(&job, &vm.path, None, bus, console).await.map(|()| Exit::Done);
+/// Puts a VM back, and says how that ended.
+pub(super) async fn put_back(
+    (vm, snapshot): (&Object<Vm>, &Object<Snapshot>),
+    back: Back,
+    wait: &Wait,
+    before: impl Serialize,
+    bus: &Connection,
+    console: &mut Console<'_>,
+) -> Result<Exit, Failure> {
+    let job = SnapshotProxy::new(bus, &snapshot.path).await?.revert(options(back)).await?;
+    if wait.no_wait && console.json {
+        return answer(before, &job, &vm.path, None, bus, console).await.map(|()| Exit::Done);
     }
-    let ended = match follow::one(&job, &args.wait, bus, console).await? {
+    let ended = match follow::one(&job, wait, bus, console).await? {
         ControlFlow::Continue(ended) => ended,
         ControlFlow::Break(exit) => return Ok(exit),
     };
     let name = quoted(&snapshot.name);
     if console.json {
         let safety = if let Ended::Done(safety) = &ended { safety.as_ref() } else { None };
-        answer(&job, &vm.path, safety, bus, console).await?;
+        answer(before, &job, &vm.path, safety, bus, console).await?;
     } else if let Ended::Done(safety) = &ended {
-        let way_back = match safety {
-            Some(path) => {
-                let safety: Snapshot = props::read(bus, path).await?;
-                format!("; the way back is snapshot {}", quoted(&safety.name))
-            }
-            None => String::new(),
-        };
+        let way_back = way_back(safety.as_ref(), bus).await?;
         console.line(&format!("{}: reverted to snapshot {name}{way_back}", safe(&vm.name)))?;
     }
     ended.report(&format!("{} was not reverted to snapshot {name}", quoted(&vm.name)), console);
     Ok(ended.exit())
 }
 
+/// `; the way back is snapshot "before-…"`
+pub(super) async fn way_back(safety: Option<&OwnedObjectPath>, bus: &Connection) -> Result<String, Failure> {
+    let Some(path) = safety else { return Ok(String::new()) };
+    let safety: Snapshot = props::read(bus, path).await?;
+    Ok(format!("; the way back is snapshot {}", quoted(&safety.name)))
+}
+
 /// The job, and the way back.
 async fn answer(
+    before: impl Serialize,
     job: &OwnedObjectPath,
     vm: &OwnedObjectPath,
     safety: Option<&OwnedObjectPath>,
@@ -74,40 +94,42 @@ async fn answer(
     let all = Inventory::fetch(bus).await?;
     let safety = safety.and_then(|path| all.snapshot_at(vm, path));
     let reverted = Reverted {
+        before,
         job: view::Job::new(&job, &console.watch),
         safety: safety.map(|(s, siblings)| view::Snapshot::new(s, siblings, &all, &console.watch)),
     };
     console.answer(&reverted)
 }
 
-fn options(args: &Revert) -> Options<'_> {
+fn options(back: Back) -> Options<'static> {
     let mut options = Options::new();
-    let After { start, paused, off } = args.then;
+    let After { start, paused, off } = back.then;
     for (wanted, word) in [(start, "running"), (paused, "paused"), (off, "shut-off")] {
         if wanted {
             options.insert("state", word.into());
         }
     }
-    if args.keep_definition {
+    if back.keep_definition {
         options.insert("definition", "keep".into());
     }
-    if args.no_safety {
+    if back.no_safety {
         options.insert("safety", false.into());
     }
     options
 }
 
-fn question(args: &Revert, (vm, state): (&str, &str), snapshot: &Snapshot, watch: &Watch) -> String {
+/// What it costs.
+pub(super) fn question(back: Back, (vm, state): (&str, &str), snapshot: &Snapshot, watch: &Watch) -> String {
     let taken = watch.both(snapshot.created);
     let name = quoted(&snapshot.name);
     let stops = if state == "shut-off" { "" } else { " It is stopped for that, as if the plug was pulled." };
-    let resumes = snapshot.content == "full" && !args.then.off;
+    let resumes = snapshot.content == "full" && !back.then.off;
     let resumes = if resumes { " Then it goes on where it was at that time, from its memory." } else { "" };
     let known = match snapshot.consistency_note.as_str() {
         "" => String::new(),
         note => format!(" What is known of it: {}.", safe(note)),
     };
-    let costs = if args.no_safety {
+    let costs = if back.no_safety {
         "Everything written to its disks since the last snapshot is LOST, as none is taken first.".to_owned()
     } else {
         let like: String = snapshot.name.replace(['{', '}'], "_");
@@ -128,22 +150,22 @@ mod tests {
     use super::*;
     use crate::cli::args::{Cli, Verb};
 
-    fn parsed(args: &[&str]) -> Revert {
+    fn parsed(args: &[&str]) -> Back {
         match Cli::try_parse_from([&["virtsnap", "revert", "db", "s"], args].concat()).unwrap().verb {
-            Verb::Revert(revert) => revert,
+            Verb::Revert(revert) => revert.back,
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
     fn only_what_was_given_is_sent() {
-        assert!(options(&parsed(&["--yes"])).is_empty());
+        assert!(options(parsed(&["--yes"])).is_empty());
         for (flag, word) in [("--start", "running"), ("--paused", "paused"), ("--off", "shut-off")] {
-            assert_eq!(options(&parsed(&[flag]))["state"], Variant::from(word));
+            assert_eq!(options(parsed(&[flag]))["state"], Variant::from(word));
         }
         let args = parsed(&["--keep-definition", "--no-safety"]);
-        assert_eq!(options(&args)["definition"], Variant::from("keep"));
-        assert_eq!(options(&args)["safety"], Variant::from(false));
+        assert_eq!(options(args)["definition"], Variant::from("keep"));
+        assert_eq!(options(args)["safety"], Variant::from(false));
         assert!(Cli::try_parse_from(["virtsnap", "revert", "db", "s", "--start", "--off"]).is_err());
     }
 
@@ -152,25 +174,25 @@ mod tests {
         let watch = Watch { zone: TimeZone::UTC, now: Timestamp::from_second(7_200).unwrap() };
         let snapshot = Snapshot { name: "good".into(), created: 3_600_000_000, ..Snapshot::default() };
         assert_eq!(
-            question(&parsed(&[]), ("db", "running"), &snapshot, &watch),
+            question(parsed(&[]), ("db", "running"), &snapshot, &watch),
             "Revert \"db\" to snapshot \"good\", taken 1970-01-01 01:00:00 (1 h ago)? It is stopped for that, as if \
              the plug was pulled. What its disks hold now is kept in a new snapshot, \"before-revert-good-(time)\", \
              and can be reverted to."
         );
         let noted = Snapshot { consistency_note: "the TPM was not kept".into(), ..snapshot.clone() };
-        let asked = question(&parsed(&[]), ("db", "shut-off"), &noted, &watch);
+        let asked = question(parsed(&[]), ("db", "shut-off"), &noted, &watch);
         assert!(
             asked.contains("(1 h ago)? What is known of it: the TPM was not kept. What its disks"),
             "{asked}"
         );
         let with_memory = Snapshot { content: "full".into(), ..snapshot.clone() };
-        let asked = |args: &[&str]| question(&parsed(args), ("db", "shut-off"), &with_memory, &watch);
+        let asked = |args: &[&str]| question(parsed(args), ("db", "shut-off"), &with_memory, &watch);
         assert!(
             asked(&[])
                 .contains("(1 h ago)? Then it goes on where it was at that time, from its memory. What")
         );
         assert!(!asked(&["--off"]).contains("goes on"));
-        let lost = question(&parsed(&["--no-safety"]), ("db", "shut-off"), &snapshot, &watch);
+        let lost = question(parsed(&["--no-safety"]), ("db", "shut-off"), &snapshot, &watch);
         assert!(lost.contains("is LOST") && !lost.contains("plug"), "{lost}");
     }
 }

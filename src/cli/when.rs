@@ -1,6 +1,6 @@
 //! Times that a person gives: a point in time, or how long from now on.
 
-use jiff::{SignedDuration, Timestamp, civil};
+use jiff::{SignedDuration, Span, Timestamp, ToSpan as _, civil};
 
 use super::{exit::Failure, render::Watch};
 use crate::config;
@@ -30,6 +30,49 @@ pub(super) fn usec(option: &str, text: &str, at: Timestamp, watch: &Watch) -> Re
 /// The same, where "never" is one, too.
 pub(super) fn or_never(option: &str, text: &str, watch: &Watch) -> Result<u64, Failure> {
     if text == "never" { Ok(0) } else { given(option, text, watch) }
+}
+
+/// A point in time that has passed: as such, by the day (`yesterday 14:30`), as a time of day, or as how long ago.
+pub(super) fn past(option: &str, text: &str, watch: &Watch) -> Result<Timestamp, Failure> {
+    let at = earlier(text.trim(), watch).ok_or_else(|| {
+        let hint = "give a date and a time (\"2026-01-31 14:30\"), \"yesterday 14:30\", a time of day (14:30), or how \
+                    long ago (\"2h ago\")";
+        Failure::Usage(format!("--{option} {text:?} is not a time; {hint}"))
+    })?;
+    if at > watch.now {
+        return Err(Failure::Usage(format!("--{option} {text:?} has not come yet")));
+    }
+    Ok(at)
+}
+
+/// A time of day is the last one, a day without a time its first moment.
+fn earlier(text: &str, watch: &Watch) -> Option<Timestamp> {
+    let now = watch.now.to_zoned(watch.zone.clone());
+    let (word, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
+    let day = match word {
+        "now" if rest.is_empty() => return Some(watch.now),
+        "today" => Some(now.date()),
+        "yesterday" => Some(now.date().yesterday().ok()?),
+        _ => None,
+    };
+    if let Some(day) = day {
+        let time = if rest.is_empty() { civil::Time::midnight() } else { rest.trim().parse().ok()? };
+        return Some(day.to_datetime(time).to_zoned(watch.zone.clone()).ok()?.timestamp());
+    }
+    if let Some(long) = text.strip_suffix("ago") {
+        // A sign would turn it round.
+        let long: Span = long.trim().parse().ok().filter(|long: &Span| long.is_positive())?;
+        return Some(now.checked_sub(long).ok()?.timestamp());
+    }
+    let at = point(text, watch)?;
+    // Not the next one.
+    let of_day =
+        at > watch.now && text.parse::<civil::DateTime>().is_err() && text.parse::<civil::Time>().is_ok();
+    if of_day {
+        Some(at.to_zoned(watch.zone.clone()).checked_sub(1.day()).ok()?.timestamp())
+    } else {
+        Some(at)
+    }
 }
 
 /// In the reader's zone; a time of day is the next one.
@@ -80,6 +123,37 @@ mod tests {
                 matches!(&failure, Failure::Usage(text) if text.contains("--until")),
                 "{wrong}: {failure}"
             );
+        }
+    }
+
+    #[test]
+    fn a_time_that_has_passed_is_given_as_people_say_it() {
+        let zone = TimeZone::get("Europe/Vienna").unwrap();
+        let watch = Watch { zone, now: "2026-03-30T10:00:00+02:00".parse().unwrap() };
+        for (text, at) in [
+            ("2026-01-31 14:30", "2026-01-31T14:30:00+01:00"),
+            ("2026-01-31", "2026-01-31T00:00:00+01:00"),
+            ("2026-03-30T07:00:00Z", "2026-03-30T09:00:00+02:00"),
+            ("yesterday 14:30", "2026-03-29T14:30:00+02:00"),
+            // The clocks were set forward in that night.
+            ("yesterday", "2026-03-29T00:00:00+01:00"),
+            ("today 08:15", "2026-03-30T08:15:00+02:00"),
+            ("09:30", "2026-03-30T09:30:00+02:00"),
+            ("14:30", "2026-03-29T14:30:00+02:00"),
+            ("2h ago", "2026-03-30T08:00:00+02:00"),
+            ("2 hours ago", "2026-03-30T08:00:00+02:00"),
+            ("1 day ago", "2026-03-29T10:00:00+02:00"),
+            ("1 month ago", "2026-02-28T10:00:00+01:00"),
+            ("now", "2026-03-30T10:00:00+02:00"),
+        ] {
+            let at: Timestamp = at.parse().unwrap();
+            assert_eq!(past("to", text, &watch).unwrap(), at, "{text}");
+        }
+        for wrong in
+            ["2027-01-01", "today 11:00", "", "soon", "ago", "-2h ago", "2h", "yesterday 25:00", "now 12:00"]
+        {
+            let refused = past("to", wrong, &watch).unwrap_err();
+            assert!(matches!(&refused, Failure::Usage(text) if text.contains("--to")), "{wrong}: {refused}");
         }
     }
 }

@@ -9,6 +9,20 @@ use super::Wait;
 pub struct Create {
     /// The VM's name or UUID
     pub vm: String,
+    /// What it is to be.
+    #[command(flatten)]
+    pub taken: Taken,
+    /// Have it pruned after this time (2026-12-31, 18:00, or from now on: 12h, 30d), whatever policies say
+    #[arg(long, value_name = "TIME")]
+    pub expires: Option<String>,
+    /// How to wait for the job.
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+/// How a snapshot is taken.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Taken {
     /// The snapshot's name [default: made of the time]
     #[arg(long)]
     pub name: Option<String>,
@@ -18,9 +32,6 @@ pub struct Create {
     /// Give it this tag; may be repeated
     #[arg(long = "tag", value_name = "TAG")]
     pub tags: Vec<String>,
-    /// Have it pruned after this time (2026-12-31, 18:00, or from now on: 12h, 30d), whatever policies say
-    #[arg(long, value_name = "TIME")]
-    pub expires: Option<String>,
     /// Freeze the guest's file systems, or fail / if possible / not at all [default: prefer]
     #[arg(long, value_enum, value_name = "HOW")]
     pub quiesce: Option<Quiesce>,
@@ -30,9 +41,6 @@ pub struct Create {
     /// Only this disk, such as vda; may be repeated [default: all writable ones]
     #[arg(long = "disk", value_name = "TARGET")]
     pub disks: Vec<String>,
-    /// How to wait for the job.
-    #[command(flatten)]
-    pub wait: Wait,
 }
 
 /// What to do about the guest's file systems.

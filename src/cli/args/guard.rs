@@ -1,0 +1,30 @@
+//! What `virtsnap guard` takes.
+
+use std::ffi::OsString;
+
+use clap::Args;
+
+use super::Taken;
+
+/// `virtsnap guard`
+#[derive(Debug, Args)]
+pub struct Guard {
+    /// The VM's name or UUID
+    pub vm: String,
+    /// Take what the policies take that list this operation, such as upgrade, in "before"; if none does, a plain one
+    #[arg(long, value_name = "NAME")]
+    pub operation: Option<String>,
+    /// How a plain snapshot is taken.
+    #[command(flatten)]
+    pub taken: Taken,
+    /// Keep the snapshot for so long (12h, 30d, until a date, or "never" to have it pruned) [default: 7d, or what
+    /// the policies say]
+    #[arg(long, value_name = "TIME")]
+    pub keep_for: Option<String>,
+    /// Leave the VM as it is if the command fails; the snapshot is kept either way
+    #[arg(long, visible_alias = "keep-on-failure")]
+    pub no_rollback: bool,
+    /// What to run, and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}

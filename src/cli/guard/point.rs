@@ -1,0 +1,130 @@
+//! What a guarded command can go back to: the snapshots that are taken before it, and the one that is chosen.
+
+use std::ops::ControlFlow;
+
+use zbus::{Connection, OwnedObjectPath};
+
+use crate::cli::{
+    args::Guard,
+    console::Console,
+    create::{self, taken},
+    exit::{Exit, Failure},
+    follow::{self, Ended},
+    inventory::Object,
+    list::shortfall,
+    props::{self, Snapshot, Vm},
+    proxy::{ManagerProxy, Options, SnapshotProxy, VMProxy},
+    render::{quoted, safe},
+};
+
+/// As long as a plain one stays, if nothing is said.
+const KEPT_FOR: &str = "7d";
+/// So much of a command stands in a description and in a pin's reason.
+const SHOWN: usize = 200;
+
+/// Takes what there is to go back to; `Break` where there is none, which was told.
+pub(super) async fn take(
+    args: &Guard,
+    vm: &Object<Vm>,
+    bus: &Connection,
+    console: &mut Console<'_>,
+) -> Result<ControlFlow<Exit, Object<Snapshot>>, Failure> {
+    let asked = args.keep_for.as_deref();
+    let until = |text: &str| crate::cli::when::or_never("keep-for", text, &console.watch);
+    let (given, usual) = (asked.map(until).transpose()?, until(asked.unwrap_or(KEPT_FOR))?);
+    let announced = match &args.operation {
+        None => vec![],
+        Some(operation) => announce(operation, vm, bus, console).await?,
+    };
+    let jobs =
+        if announced.is_empty() { vec![plain(args, vm, usual, bus).await?] } else { announced.clone() };
+    let Some(followed) = follow::wait_for(&jobs, bus, console).await? else {
+        return Ok(ControlFlow::Break(Exit::Interrupted));
+    };
+    let mut all = Vec::new();
+    for one in followed {
+        match one.ended {
+            Ended::Done(Some(made)) => all.push(Object::new(made.clone(), props::read(bus, &made).await?)),
+            Ended::Done(None) => {}
+            ended => {
+                ended.report(&format!("no snapshot of {} was taken", quoted(&vm.name)), console);
+                return Ok(ControlFlow::Break(ended.exit()));
+            }
+        }
+    }
+    let best = all.into_iter().max_by_key(|snapshot: &Object<Snapshot>| rank(snapshot));
+    let best = best.ok_or_else(|| Failure::Answer("the jobs ended and made no snapshot".to_owned()))?;
+    if !console.json {
+        let kept = if announced.is_empty() { Some(usual) } else { given };
+        let kept = match kept {
+            Some(0) => ", kept until it is deleted".to_owned(),
+            Some(at) => format!(", kept until {}", console.watch.local(at)),
+            None => String::new(),
+        };
+        console.warning(&format!("{}: {}{kept}", safe(&vm.name), taken(&best)));
+        if let Some(line) = shortfall(&best) {
+            console.warning(&line);
+        }
+    }
+    let proxy = SnapshotProxy::new(bus, &best.path).await?;
+    // A prune must not take away what the command may need, however long it runs.
+    proxy.pin(&format!("virtsnap guard runs {}", shown(args)), 0, Options::new()).await?;
+    if let (Some(expires), false) = (given, announced.is_empty()) {
+        proxy.update(Options::from([("expires", expires.into())])).await?;
+    }
+    Ok(ControlFlow::Continue(best))
+}
+
+/// Lets the prunes have it again.
+pub(super) async fn let_go(snapshot: &Object<Snapshot>, bus: &Connection) -> Result<(), Failure> {
+    Ok(SnapshotProxy::new(bus, &snapshot.path).await?.unpin(Options::new()).await?)
+}
+
+/// The command in a line.
+pub(super) fn shown(args: &Guard) -> String {
+    let words: Vec<_> = args.command.iter().map(|word| word.to_string_lossy()).collect();
+    let line = safe(&words.join(" "));
+    match line.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
+}
+
+async fn announce(
+    operation: &str,
+    vm: &Object<Vm>,
+    bus: &Connection,
+    console: &mut Console<'_>,
+) -> Result<Vec<OwnedObjectPath>, Failure> {
+    let jobs = ManagerProxy::new(bus).await?.before_operation(&vm.path, operation, Options::new()).await?;
+    if jobs.is_empty() {
+        console.warning(&format!(
+            "no policy takes a snapshot of {} before {}: a plain one is taken",
+            quoted(&vm.name),
+            quoted(operation)
+        ));
+    }
+    Ok(jobs)
+}
+
+async fn plain(
+    args: &Guard,
+    vm: &Object<Vm>,
+    expires: u64,
+    bus: &Connection,
+) -> Result<OwnedObjectPath, Failure> {
+    let mut asked = args.taken.clone();
+    asked.description.get_or_insert_with(|| format!("before: {}", shown(args)));
+    let name = asked.name.as_deref().unwrap_or_default();
+    let options = create::options(&asked, (expires != 0).then_some(expires));
+    Ok(VMProxy::new(bus, &vm.path).await?.create_snapshot(name, options).await?)
+}
+
+/// Which is worth more to go back to.
+fn rank(snapshot: &Snapshot) -> u8 {
+    match snapshot.consistency.as_str() {
+        "memory" => 3,
+        "application" | "filesystem" | "offline" => 2,
+        _ => 1,
+    }
+}
