@@ -3,7 +3,12 @@
 //! A libvirt that cannot write a snapshot's file takes the snapshot off its list, and its images are layers without a name
 //! then. So it is written down first what is about to be changed, and what there is around it. What was lost that way is
 //! put back from the copy that was kept; what somebody deleted meanwhile is not: such a deletion takes images with it, or
-//! at least gives the children and the current place to the parent.
+//! at least gives the children and the current place to the parent, or takes the children as well, which libvirt never
+//! does by itself.
+//!
+//! Some deletions of the metadata alone (`virsh snapshot-delete --metadata`) cannot be told from a loss: those of one
+//! without children that was not current or had no parent, such as a VM's only one. Nothing around it is otherwise. It is
+//! put back then: that touches no image, and whoever wants it gone deletes it once more.
 
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +68,9 @@ impl Redefining {
         let now = |name: &SnapshotName| facts.snapshots.iter().find(|s| s.name == name);
         if let Some(parent) = self.parent.as_ref().filter(|parent| now(parent).is_none()) {
             return Err(format!("its parent {parent} is not there any more either"));
+        }
+        if let Some(child) = self.children.iter().find(|child| now(child).is_none()) {
+            return Err(format!("its child {child} is not there any more either"));
         }
         let adopted = |s: &&SnapshotName| now(s).is_some_and(|s| s.parent == self.parent.as_ref());
         if let Some(child) = self.children.iter().find(adopted) {
@@ -148,6 +156,12 @@ mod tests {
         assert!(of_b.lost(&merged).unwrap_err().contains("/2 on /1"));
         let orphan = without(&lost, &a);
         assert!(of_b.lost(&orphan).unwrap_err().contains("parent a"));
+
+        // One after the other, from the root up or down.
+        let of_a = Redefining::of(&a, &before);
+        let mut both = without(&without(&before, &a), &b);
+        both.snapshots[0].parent = None;
+        assert!(of_a.lost(&both).unwrap_err().contains("child b"));
 
         let of_c = Redefining::of(&c, &before);
         let mut lost = without(&before, &c);
