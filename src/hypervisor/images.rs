@@ -45,7 +45,7 @@ pub enum Save<'a> {
 
 /// Looking at image files and moving small ones, all through the hypervisor.
 pub trait Images {
-    /// All files in this path's directory, in the order of their names.
+    /// All files in this path's directory, in the order of their names. One that is not there has none.
     fn images_beside(&self, path: &str) -> Result<Vec<Image>>;
 
     /// The images from this one down to the base. One that is not there, or a ring, is an error

@@ -46,31 +46,40 @@ pub(crate) fn settle(tools: &Tools, vm: VmId) -> Result<()> {
 }
 
 fn one(tools: &Tools, id: VmId, begun: &Redefined) -> Result<()> {
-    let (hypervisor, name) = (tools.hypervisor.as_ref(), &begun.name);
-    let over = || tools.store.drop_copy(id, name).map_err(|e| stored(&e));
-    let vm = match hypervisor.vm(id) {
-        Err(e) if e.kind == ErrorKind::NoSuchVm => return over(),
-        vm => vm?,
+    let name = &begun.name;
+    let called = match tools.hypervisor.vm(id) {
+        Err(e) if e.kind == ErrorKind::NoSuchVm => {
+            return tools.store.drop_copy(id, name).map_err(|e| stored(&e));
+        }
+        Ok(vm) => settle_on(tools, &vm, begun).map_err(|e| (vm.name, e)),
+        Err(e) => Err((id.to_string(), e)),
     };
+    called.map_err(|(vm, e)| {
+        e.context(format_args!(
+            "the metadata of snapshot {name} of VM {vm} was being changed, and whether libvirt lost it is not settled yet. \
+             Its images are untouched. It is tried again every few minutes and before each job of the VM, and ends by itself \
+             when what is in the way is gone"
+        ))
+    })
+}
+
+fn settle_on(tools: &Tools, vm: &Vm, begun: &Redefined) -> Result<()> {
+    let (hypervisor, id, name) = (tools.hypervisor.as_ref(), vm.id, &begun.name);
+    let over = || tools.store.drop_copy(id, name).map_err(|e| stored(&e));
     let records = hypervisor.snapshots(id)?;
     if records.iter().any(|r| r.name == *name) {
         return over();
     }
-    let facts = hypervisor::facts(&vm, &records, hypervisor.features()?, true);
+    let facts = hypervisor::facts(vm, &records, hypervisor.features()?, true);
     let lost = match begun.around.lost(&facts) {
-        Ok(back) => gone(tools, &vm, begun)?.map_or(Ok(back), Err),
+        Ok(back) => gone(tools, vm, begun)?.map_or(Ok(back), Err),
         Err(why) => Err(why),
     };
     match lost {
         Ok(back) => {
             let copy = SnapshotXml::new(begun.xml.clone());
-            hypervisor.put_back(id, &copy, back.current).map_err(|e| {
-                e.context(format_args!(
-                    "libvirt lost the metadata of snapshot {name} of VM {} while it was being changed, and it cannot be \
-                     put back yet, which is tried again every few minutes; its images are untouched",
-                    vm.name
-                ))
-            })?;
+            let put_back = hypervisor.put_back(id, &copy, back.current);
+            put_back.map_err(|e| e.context("libvirt lost it, and it cannot be put back yet"))?;
             tracing::warn!(
                 MESSAGE_ID = message::METADATA_REPAIRED,
                 VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %id, VIRTSNAP_SNAPSHOT = %name,

@@ -234,6 +234,7 @@ macro_rules! contracts {
                 a_vm_whose_image_cannot_be_found_lets_nothing_be_merged [];
                 a_vm_whose_overlay_is_gone_is_in_the_way_of_what_it_lay_on_alone [];
                 a_chain_that_cannot_be_followed_is_an_error [];
+                in_a_directory_that_is_not_there_are_no_images [];
                 small_files_are_read_and_written_whole [];
             }
         }

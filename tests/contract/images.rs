@@ -225,6 +225,17 @@ pub(crate) fn a_chain_that_cannot_be_followed_is_an_error(rig: &mut dyn Rig) {
     refused(hv.chain(&top), ErrorKind::ChainMismatch);
 }
 
+pub(crate) fn in_a_directory_that_is_not_there_are_no_images(rig: &mut dyn Rig) {
+    let (hv, _events) = connected(rig);
+    let vm = rig.new_vm(STOPPED);
+    let nowhere = format!("{}.gone/vda.qcow2", chain(&*hv, vm, "vda")[0]);
+    // Again, as a pool that somebody made of it could be in the way.
+    for _ in 0..2 {
+        assert_eq!(hv.images_beside(&nowhere), Ok(Vec::new()));
+    }
+    assert!(!hv.images_beside(&chain(&*hv, vm, "vda")[0]).unwrap().is_empty());
+}
+
 pub(crate) fn small_files_are_read_and_written_whole(rig: &mut dyn Rig) {
     let (hv, _events) = connected(rig);
     let vm = rig.new_vm(STOPPED);

@@ -47,7 +47,10 @@ impl Images for Libvirt {
 }
 
 fn beside(connection: &Connect, path: &str) -> Result<Vec<Image>> {
-    let pool = storage::refreshed(connection, storage::directory(path)?)?;
+    let pool = match storage::refreshed(connection, storage::directory(path)?) {
+        Err(e) if no_such_file(&e) => return Ok(Vec::new()),
+        pool => pool?,
+    };
     let mut images: Vec<Image> = Vec::new();
     for volume in pool.list_all_volumes(0)? {
         // One that went meanwhile is not there.
