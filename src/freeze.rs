@@ -20,6 +20,7 @@
 //! an error is no reason not to thaw; and a thaw that *succeeds* proves that no earlier freeze is on its way, because the
 //! agent takes its commands in order.
 mod chosen;
+mod fuse;
 pub mod helper;
 pub mod line;
 mod slots;
@@ -43,19 +44,20 @@ use std::{
 use jiff::SignedDuration;
 
 use self::{
+    fuse::Fuse,
     helper::{Helper, Watch},
     line::{Reply, Word},
     slots::{Slot, Slots},
-    thaw::{Frozen, Kept, Thawed},
+    thaw::{Frozen, Kept},
 };
 use crate::{
-    clock::{self, Clock},
+    clock::Clock,
     core::{
         inventory::Quality,
         model::{Consistency, VmId, VmState},
         policy::{How, Memory, Quiesce},
     },
-    hypervisor::{Agent, Error, ErrorKind, FreezeStatus, GuestSystem, Hypervisor, Result, Vm},
+    hypervisor::{Agent, Error, ErrorKind, FreezeStatus, Hypervisor, Result, Vm},
     store::Store,
 };
 
@@ -186,70 +188,39 @@ impl Freezer {
                 );
             }
         }
+        // Asked before a place is waited for: it has one itself.
+        if self.is_kept(vm.id) {
+            let why = "an earlier freeze of this guest is not proven to be over; it is still being thawed, which would end \
+                       another freeze, too";
+            return Self::without(how, Error::new(ErrorKind::Busy, why), quality, transaction);
+        }
         let Some(slot) = self.slots.take(max_frozen) else {
             let why = format!("{max_frozen} other guests are frozen, and have been for too long");
             return Self::without(how, Error::new(ErrorKind::Busy, why), quality, transaction);
         };
-        let frozen = match self.freeze(vm, how, targets, called) {
+        let (frozen, lacks) = match self.freeze(vm, how, targets, called, slot) {
             Ok(frozen) => frozen,
-            Err(e) => {
-                drop(slot);
-                return Self::without(how, e, quality, transaction);
-            }
+            Err(e) => return Self::without(how, e, quality, transaction),
         };
-        let (frozen, lacks) = frozen;
         let (count, from) = (frozen.count, frozen.from);
-        let fuse = self.fuse(vm.id, slot.clone());
+        let fuse = Fuse::set(&frozen);
         let result = transaction();
-        drop(fuse);
+        let overdue = fuse.over();
         let (thawed, time) = frozen.thaw();
-        slot.let_go();
         quality.frozen = SignedDuration::try_from(time).unwrap_or(SignedDuration::MAX);
         let value = result?;
         match thawed {
-            Ok(thawed) => match lacks.or_else(|| self.not_held(vm.id, count, &thawed, from)) {
+            Ok(thawed) => match lacks.or(overdue).or_else(|| self.not_held(vm.id, count, &thawed, from)) {
                 None => quality.reached = Consistency::Filesystem,
                 Some(why) => quality.note = why,
             },
             Err(e) => {
-                quality.note = format!(
-                    "the thaw failed, so nobody knows whether the freeze had held: {e}; it is tried on"
-                );
+                let held = overdue.unwrap_or_else(|| "nobody knows whether the freeze had held".to_owned());
+                let on = if self.is_kept(vm.id) { "; it is tried on" } else { "" };
+                quality.note = format!("the thaw failed, and {held}: {e}{on}");
             }
         }
         Ok((value, quality))
-    }
-
-    /// Why the file systems may have been written to before the transaction was over, if they may.
-    fn not_held(&self, vm: VmId, count: u32, thawed: &Thawed, from: Duration) -> Option<String> {
-        let held = thawed.at.saturating_sub(from);
-        // Asked after the thaw, as the agent answers no such question while it is frozen, and before it costs time.
-        let windows = || self.hypervisor.guest_system(vm, STATUS_TIMEOUT) == Ok(GuestSystem::Windows);
-        if thawed.let_go || held > WINDOWS_HOLDS && windows() {
-            return Some(format!(
-                "Windows lets go of frozen file systems after {} s, and these were to be held for {:.1} s",
-                WINDOWS_HOLDS.as_secs(),
-                held.as_secs_f64()
-            ));
-        }
-        let n = thawed.count;
-        (n < count).then(|| {
-            format!(
-                "{count} file systems were frozen, but {n} were when the snapshot was over: somebody thawed them before"
-            )
-        })
-    }
-
-    /// Thaws the guest when the transaction takes too long, as on storage that hangs: whoever waits for the transaction
-    /// cannot, and a thaw gets through beside it. Then the guest is one of those that may be frozen at once no more: the
-    /// transaction may never end.
-    fn fuse(self: &Arc<Self>, vm: VmId, slot: Slot) -> Option<clock::Alarm> {
-        let this = Arc::clone(self);
-        let blown = move || {
-            telling::overdue(vm, LONGEST);
-            this.keep(vm, Kept::overdue(slot));
-        };
-        clock::Alarm::set(&self.clock, LONGEST, blown).inspect_err(telling::no_fuse).ok()
     }
 
     /// No freeze was to be had: on without it, or not at all.
@@ -273,6 +244,7 @@ impl Freezer {
         how: &How,
         targets: &[String],
         called: Called,
+        slot: Slot,
     ) -> Result<(Frozen<'a>, Option<String>)> {
         match vm.agent {
             Agent::Absent => {
@@ -313,8 +285,17 @@ impl Freezer {
         }
         (self.report)(vm.id, News::Frozen);
         let since = self.clock.elapsed();
-        let mut frozen =
-            Frozen { freezer: self, vm: vm.id, count: 0, since, from: since, watch, done: false };
+        let mut frozen = Frozen {
+            freezer: self,
+            vm: vm.id,
+            count: 0,
+            since,
+            from: since,
+            watch,
+            slot,
+            let_go: Arc::default(),
+            done: false,
+        };
         self.tell(&mut frozen, &Word::Freezing(limit + GRACE));
         match self.hypervisor.freeze(vm.id, chosen.mountpoints.as_deref(), limit) {
             Ok(0) => {

@@ -39,7 +39,8 @@ impl Slots {
         self.take_within(max, PATIENCE)
     }
 
-    fn take_within(&self, max: u32, patience: Duration) -> Option<Slot> {
+    /// The same; `None` if it takes longer than this.
+    pub(super) fn take_within(&self, max: u32, patience: Duration) -> Option<Slot> {
         let free = self.taken.wait_within(patience, |taken| (*taken < max.max(1)).then(|| *taken += 1));
         free.map(|()| Slot(Arc::new(Place { taken: Arc::clone(&self.taken), over: AtomicBool::new(false) })))
     }

@@ -1,6 +1,7 @@
 //! The freeze as the helper outside sees it: on every path it is told before, and told when the thaw is proven.
 
 mod held;
+mod places;
 
 use std::{
     io::{ErrorKind as IoError, Read as _, Write as _},
@@ -215,56 +216,6 @@ fn a_guest_that_is_still_being_thawed_from_outside_is_not_frozen_again() {
     assert_eq!(quality.reached, Consistency::Crash);
     assert!(quality.note.contains("still being thawed"), "{}", quality.note);
     assert_eq!(world.sim.changes(), []);
-}
-
-/// A clock that stands, but for what a test does.
-#[derive(Debug, Default)]
-struct Standing(Mutex<Duration>);
-
-impl Clock for Standing {
-    fn now(&self) -> jiff::Timestamp {
-        jiff::Timestamp::UNIX_EPOCH
-    }
-
-    fn elapsed(&self) -> Duration {
-        *self.0.lock().unwrap()
-    }
-
-    fn pause(&self, _: Duration) {}
-}
-
-#[test]
-fn a_snapshot_that_windows_did_not_hold_still_for_does_not_count_as_consistent() {
-    for (windows, lets_go, seconds, held) in [
-        (false, false, 29, true),
-        (true, false, 9, true),
-        // The agent counts as it would have without.
-        (true, false, 11, false),
-        (true, true, 2, false),
-    ] {
-        let World { sim, .. } = world("ready\n");
-        if windows {
-            sim.runs_windows(VM).unwrap();
-        }
-        if lets_go {
-            sim.lets_go(VM).unwrap();
-        }
-        let clock = Arc::new(Standing::default());
-        let store = Arc::new(Store::in_memory().unwrap());
-        let (time, nobody) = (clock.clone(), Arc::new(Nobody));
-        let freezer = Freezer::new(sim.clone(), store.clone(), time, nobody, Box::new(|_, _| {}));
-        let quality = around(&freezer, &sim, Quiesce::Require, || {
-            *clock.0.lock().unwrap() += Duration::from_secs(seconds);
-            Ok(())
-        });
-        let quality = quality.unwrap();
-        let case = format!("{windows} {lets_go} {seconds}: {}", quality.note);
-        assert_eq!(quality.reached == Consistency::Filesystem, held, "{case}");
-        assert_eq!(quality.note.contains("Windows lets go"), !held, "{case}");
-        assert_eq!(store.frozen().unwrap(), [].into(), "{case}");
-        // It is thawed, and nobody goes on about it.
-        assert_eq!(sim.changes(), [Op::Freeze, Op::Thaw], "{case}");
-    }
 }
 
 /// What there is without it, the next start above all, is as it was before.

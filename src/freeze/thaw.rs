@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -29,6 +29,10 @@ pub(super) struct Frozen<'a> {
     pub(super) from: Duration,
     /// Who thaws it if this process cannot; for as long as it is not proven to be thawed.
     pub(super) watch: Option<Watch>,
+    /// Its place among those that may be frozen at once; for as long as it is not proven to be thawed.
+    pub(super) slot: Slot,
+    /// When it was thawed before this was over, as its transaction took too long.
+    pub(super) let_go: Arc<OnceLock<Duration>>,
     pub(super) done: bool,
 }
 
@@ -42,6 +46,7 @@ impl Frozen<'_> {
     pub(super) fn never(mut self) {
         self.done = true;
         self.freezer.proven(self.vm);
+        self.slot.let_go();
         self.watch.take().into_iter().for_each(Watch::over);
     }
 
@@ -49,15 +54,23 @@ impl Frozen<'_> {
         let result = self.freezer.thaw_now(self.vm);
         self.done = true;
         let watch = self.watch.take();
-        let until = result.as_ref().map_or_else(|_| self.freezer.clock.elapsed(), |thawed| thawed.at);
+        let until = match (self.let_go.get(), &result) {
+            (Some(at), _) => *at,
+            (None, Ok(thawed)) => thawed.at,
+            (None, Err(_)) => self.freezer.clock.elapsed(),
+        };
         let held = until.saturating_sub(self.since);
         (self.freezer.report)(self.vm, News::Held(held));
         match &result {
             Err(e) if e.kind != ErrorKind::NoSuchVm && !self.freezer.is_off(self.vm) => {
-                let watches = watch.into_iter().collect();
-                self.freezer.keep(self.vm, Kept { watches, slots: Vec::new(), from: Some(until) });
+                let (watches, slots) = (watch.into_iter().collect(), vec![self.slot.clone()]);
+                let kept = Kept { watches, slots, from: Some(until), ..Kept::default() };
+                self.freezer.keep(self.vm, kept);
             }
-            _ => watch.into_iter().for_each(Watch::over),
+            _ => {
+                self.slot.let_go();
+                watch.into_iter().for_each(Watch::over);
+            }
         }
         (result, held)
     }
@@ -82,12 +95,14 @@ pub(super) struct Kept {
     slots: Vec<Slot>,
     /// Until when it was told for how long it was frozen; `None`: whoever froze it still tells that.
     from: Option<Duration>,
+    /// Who still tells that learns here when it was thawed.
+    let_go: Vec<Arc<OnceLock<Duration>>>,
 }
 
 impl Kept {
     /// Frozen for too long by whoever has this place, which is free when it is thawed.
-    pub(super) fn overdue(slot: Slot) -> Self {
-        Self { slots: vec![slot], ..Self::default() }
+    pub(super) fn overdue(slot: &Slot, let_go: &Arc<OnceLock<Duration>>) -> Self {
+        Self { slots: vec![slot.clone()], let_go: vec![Arc::clone(let_go)], ..Self::default() }
     }
 }
 
@@ -163,6 +178,11 @@ impl Freezer {
         }
     }
 
+    /// It is thawed on and on, and whatever freezes it now would be thawed, too.
+    pub(super) fn is_kept(&self, vm: VmId) -> bool {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&vm)
+    }
+
     fn is_off(&self, vm: VmId) -> bool {
         self.hypervisor.vm(vm).is_ok_and(|v| v.state == VmState::ShutOff)
     }
@@ -206,6 +226,7 @@ impl Freezer {
         if let Some(already) = kept.get_mut(&vm) {
             already.watches.extend(new.watches);
             already.slots.extend(new.slots);
+            already.let_go.extend(new.let_go);
             already.from = already.from.or(new.from);
             return;
         }
@@ -215,30 +236,34 @@ impl Freezer {
         let this = Arc::clone(self);
         let work = move || {
             let mut pause = KEEPER_PAUSE.0;
-            loop {
+            let at = loop {
                 let turn = this.keepers.take(KEEPERS);
                 let thawed = this.thaw_by(thaw_again, vm);
                 drop(turn);
                 match thawed {
                     Ok(thawed) => {
                         telling::thawed_late(vm, thawed.count);
-                        break;
+                        break thawed.at;
                     }
-                    Err(e) if e.kind == ErrorKind::NoSuchVm => break,
+                    Err(e) if e.kind == ErrorKind::NoSuchVm => break this.clock.elapsed(),
                     Err(e) => {
                         if this.is_off(vm) {
-                            break;
+                            break this.clock.elapsed();
                         }
                         telling::frozen(vm, &e, &format_args!("trying again in {pause:?}"));
                     }
                 }
                 this.clock.pause(pause);
                 pause = (pause * 2).min(KEEPER_PAUSE.1);
-            }
+            };
             let kept =
                 this.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(&vm).unwrap_or_default();
             if let Some(from) = kept.from {
-                (this.report)(vm, News::Held(this.clock.elapsed().saturating_sub(from)));
+                (this.report)(vm, News::Held(at.saturating_sub(from)));
+            }
+            // The first to say so is the one that thawed it.
+            for let_go in &kept.let_go {
+                let _ = let_go.set(at);
             }
             kept.slots.iter().for_each(Slot::let_go);
             kept.watches.into_iter().for_each(Watch::over);
