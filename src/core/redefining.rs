@@ -12,7 +12,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{health::Facts, model::SnapshotName};
+use super::{
+    health::{Facts, SnapshotFacts},
+    model::SnapshotName,
+};
 
 /// What there was around it before it was changed.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -25,6 +28,9 @@ pub struct Redefining {
     layers: Vec<(String, String, String)>,
     /// Its other state images, as of one on a branch that the VM left.
     images: Vec<String>,
+    /// It is changed as this child of it is forgotten: as long as that one is there, what is around it is as before.
+    #[serde(default)]
+    forgets: Option<SnapshotName>,
 }
 
 /// How one is to be put back.
@@ -52,6 +58,26 @@ impl Redefining {
         around
     }
 
+    /// Of those that libvirt, or we, write anew when the snapshot of this name is forgotten, as all is then: its parent, and
+    /// the one that is current.
+    pub fn beside(name: &SnapshotName, facts: &Facts<'_>) -> Vec<(SnapshotName, Self)> {
+        let Some(gone) = facts.snapshots.iter().find(|s| s.name == name) else { return Vec::new() };
+        let mut after = facts.clone();
+        after.snapshots.retain(|s| s.name != name);
+        for other in &mut after.snapshots {
+            if other.parent == Some(name) {
+                other.parent = gone.parent;
+            }
+            other.current |= gone.current && gone.parent == Some(other.name);
+        }
+        let written = after.snapshots.iter().filter(|s| s.current || gone.parent == Some(s.name));
+        let around = |s: &SnapshotFacts<'_>| {
+            let forgets = (gone.parent == Some(s.name)).then(|| name.clone());
+            (s.name.clone(), Self { forgets, ..Self::of(s.name, &after) })
+        };
+        written.map(around).collect()
+    }
+
     /// The files that must be there, or somebody deleted it.
     pub fn images(&self) -> &[String] {
         &self.images
@@ -73,7 +99,7 @@ impl Redefining {
             return Err(format!("its child {child} is not there any more either"));
         }
         let adopted = |s: &&SnapshotName| now(s).is_some_and(|s| s.parent == self.parent.as_ref());
-        if let Some(child) = self.children.iter().find(adopted) {
+        if let Some(child) = self.children.iter().chain(&self.forgets).find(adopted) {
             return Err(format!("its child {child} has another parent by now"));
         }
         let current = facts.snapshots.iter().find(|s| s.current);
@@ -97,7 +123,7 @@ fn lies(facts: &Facts<'_>, target: &str, overlay: &str, image: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::health::{DiskFacts, SnapshotFacts};
+    use crate::core::health::DiskFacts;
 
     fn facts<'a>(chain: &[&'a str], snapshots: &[(&'a SnapshotName, Option<&'a SnapshotName>)]) -> Facts<'a> {
         let disk = DiskFacts {
@@ -171,5 +197,30 @@ mod tests {
         lost.snapshots[0].current = false;
         lost.snapshots[1].current = true;
         assert!(of_c.lost(&lost).unwrap_err().contains("current"));
+    }
+
+    #[test]
+    fn what_another_one_s_end_changes_is_known_as_it_is_then() {
+        let [a, b, c] = ["a", "b", "c"].map(SnapshotName::existing);
+        let chain = ["/3", "/2", "/1", "/0"];
+        let before = facts(&chain, &[(&a, None), (&b, Some(&a)), (&c, Some(&b))]);
+        let beside = |name: &SnapshotName| Redefining::beside(name, &before);
+        let names = |name| beside(name).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        assert_eq!(names(&a), std::slice::from_ref(&c), "the current one");
+        assert_eq!(names(&b), [a.clone(), c.clone()]);
+        assert_eq!(names(&c), std::slice::from_ref(&b), "it is the current one then");
+
+        let (_, of_a) = beside(&b).remove(0);
+        let mut lost = without(&without(&before, &b), &a);
+        lost.snapshots[0].parent = Some(&a);
+        assert_eq!(of_a.lost(&lost), Ok(PutBack { current: false }));
+        // Somebody deleted it before the other one was forgotten.
+        let mut deleted = without(&before, &a);
+        deleted.snapshots[0].parent = None;
+        assert!(of_a.lost(&deleted).unwrap_err().contains("child b"));
+        let (_, of_b) = beside(&c).remove(0);
+        let mut lost = without(&without(&before, &c), &b);
+        lost.snapshots[0].current = false;
+        assert_eq!(of_b.lost(&lost), Ok(PutBack { current: true }));
     }
 }

@@ -96,6 +96,11 @@ pub trait Watcher {
         Ok(None)
     }
 
+    /// Takes metadata away, which has libvirt write that of others anew.
+    fn forget(&mut self, hypervisor: &dyn Hypervisor, vm: VmId, name: &SnapshotName) -> Result<()> {
+        hypervisor.forget(vm, name)
+    }
+
     /// Everybody knows: what is left is to remove images that nobody names.
     fn known(&mut self) -> Result<()> {
         Ok(())
@@ -251,7 +256,7 @@ fn tell(hypervisor: &dyn Hypervisor, id: VmId, recipe: &Recipe, watcher: &mut dy
     }
     for doomed in recipe.run.iter().rev() {
         if records.iter().any(|r| is(r, doomed, id)) {
-            hypervisor.forget(id, &doomed.name)?;
+            watcher.forget(hypervisor, id, &doomed.name)?;
         }
     }
     Ok(())

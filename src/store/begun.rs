@@ -65,7 +65,7 @@ impl Begun {
     }
 }
 
-fn json(detail: &impl Serialize) -> Result<String> {
+pub(super) fn json(detail: &impl Serialize) -> Result<String> {
     serde_json::to_string(detail).map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)).into())
 }
 

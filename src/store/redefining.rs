@@ -5,13 +5,10 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use rusqlite::params;
 
-use super::{Result, Store};
-use crate::{
-    core::{
-        model::{SnapshotName, VmId},
-        redefining::Redefining,
-    },
-    logging::message,
+use super::{Result, Store, begun::json};
+use crate::core::{
+    model::{SnapshotName, VmId},
+    redefining::Redefining,
 };
 
 /// A change of metadata that was begun, and whose end is not written down.
@@ -21,18 +18,23 @@ pub struct Redefined {
     pub name: SnapshotName,
     /// Its metadata as it was.
     pub xml: String,
-    /// What there was around it.
-    pub around: Redefining,
+    /// What there was around it; or why that cannot be read, as where another version of this program wrote it.
+    pub around: std::result::Result<Redefining, String>,
 }
 
 impl Store {
     /// Before a snapshot's metadata is changed: where libvirt loses it, it is put back as it is now. A copy that was kept
     /// for something else is older, and of no use any more.
-    pub fn redefines(&self, vm: VmId, begun: &Redefined, at: Timestamp) -> Result<()> {
-        let around = serde_json::to_string(&begun.around).unwrap_or_default();
+    pub fn redefines(
+        &self,
+        vm: VmId,
+        (name, xml): (&SnapshotName, &str),
+        around: &Redefining,
+        at: Timestamp,
+    ) -> Result<()> {
         self.write(
             "INSERT OR REPLACE INTO copy (vm, name, xml, at_usec, redefining) VALUES (?1, ?2, ?3, ?4, ?5)",
-            params![vm.to_string(), begun.name.as_str(), begun.xml, at.as_microsecond(), around],
+            params![vm.to_string(), name.as_str(), xml, at.as_microsecond(), json(around)?],
         )
     }
 
@@ -48,13 +50,8 @@ impl Store {
         let mut all = Vec::new();
         for row in rows {
             let (name, xml, around) = row?;
-            match serde_json::from_str(&around) {
-                Ok(around) => all.push(Redefined { name: SnapshotName::existing(name), xml, around }),
-                Err(e) => tracing::error!(
-                    MESSAGE_ID = message::STORE_FAILED, error = %e,
-                    "cannot read what was begun with the metadata of snapshot {name} of VM {vm}: {around}"
-                ),
-            }
+            let around = serde_json::from_str(&around).map_err(|e| format!("{around:?}: {e}"));
+            all.push(Redefined { name: SnapshotName::existing(name), xml, around });
         }
         Ok(all)
     }
@@ -88,13 +85,26 @@ mod tests {
         store.keep_copy(web, &a, "<kept/>", at).unwrap();
         store.keep_copy(web, &b, "<old/>", at).unwrap();
         assert!(store.redefined().unwrap().is_empty() && !store.unfinished(web).unwrap());
-        let begun = Redefined { name: b.clone(), xml: "<new/>".to_owned(), around: Redefining::default() };
-        store.redefines(web, &begun, at).unwrap();
+        let around = Redefining::default();
+        store.redefines(web, (&b, "<new/>"), &around, at).unwrap();
+        let begun = Redefined { name: b.clone(), xml: "<new/>".to_owned(), around: Ok(around) };
         assert_eq!(store.redefining(web).unwrap(), [begun]);
         assert_eq!((store.redefining(other).unwrap(), store.redefined().unwrap()), (vec![], [web].into()));
         assert!(store.unfinished(web).unwrap() && store.at_work().unwrap() == [web].into());
         store.drop_copy(web, &b).unwrap();
         assert_eq!(store.copies(web).unwrap(), [a]);
         assert!(store.redefined().unwrap().is_empty() && !store.unfinished(web).unwrap());
+    }
+
+    #[test]
+    fn what_another_version_wrote_is_told_and_not_passed_over() {
+        let store = Store::in_memory().unwrap();
+        let (web, a) = (VmId(Uuid::from_u128(1)), SnapshotName::existing("a"));
+        store.redefines(web, (&a, "<a/>"), &Redefining::default(), Timestamp::UNIX_EPOCH).unwrap();
+        store.write("UPDATE copy SET redefining = '[\"newer\"]'", []).unwrap();
+        let begun = store.redefining(web).unwrap().remove(0);
+        assert_eq!((&begun.name, begun.xml.as_str()), (&a, "<a/>"));
+        assert!(begun.around.unwrap_err().contains("newer"));
+        assert!(store.unfinished(web).unwrap());
     }
 }

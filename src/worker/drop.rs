@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Stop, Tools, Work, beside, unsure};
+use super::{Stop, Tools, Work, beside, redefine, unsure};
 use crate::{
     core::{
         chain,
@@ -45,7 +45,7 @@ pub(super) fn run(
     let intent = Intent { overlays: images, ..Intent::new(marker.id, vm.id, name.clone(), Begun::Drop) };
     tools.store.begin(&intent, tools.clock.now())?;
     work.phase("removing images", None, Some(name));
-    if let Err(e) = hypervisor.forget(vm.id, name) {
+    if let Err(e) = redefine::forget(tools, vm.id, name) {
         // It may be forgotten all the same; where that is not certain, whoever settles this looks.
         let left = hypervisor.snapshots(vm.id);
         if left.is_ok_and(|records| records.iter().any(|r| r.name == *name)) {

@@ -5,7 +5,7 @@
 
 use uuid::Uuid;
 
-use super::{Stop, Work, beside, drop};
+use super::{Stop, Work, beside, drop, redefine};
 use crate::{
     core::{
         job::Failure,
@@ -54,7 +54,7 @@ pub(super) fn run(work: &Work<'_>, name: &SnapshotName) -> Result<(), Stop> {
         store.begin(intent, work.tools.clock.now())?;
     }
     work.phase("removing metadata", None, Some(name));
-    let forgotten = hypervisor.forget(vm.id, name);
+    let forgotten = redefine::forget(work.tools, vm.id, name);
     let there = |records: Vec<SnapshotRecord>| records.iter().any(|r| r.name == *name);
     if let (Err(e), Some(intent)) = (&forgotten, &kept)
         && (e.kind.untouched() || hypervisor.snapshots(vm.id).is_ok_and(there))

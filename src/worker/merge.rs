@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 pub(super) use self::cut_short::{end_all, end_below, spoiled_under};
 use self::watching::Watching;
-use super::{Stop, Tools, Work, beside, drop, space, unsure};
+use super::{Stop, Tools, Work, beside, drop, redefine, space, unsure};
 use crate::{
     core::{
         job::{Failure, Operation},
@@ -70,6 +70,8 @@ pub(super) fn finish_all(work: &Work<'_>) -> std::result::Result<(), Stop> {
 /// Ends the merges of this VM that were cut short, and says what is gone with them. As long as one is not ended the
 /// metadata does not say what is so, and nothing else can be merged.
 pub(super) fn finish(work: &Work<'_>, vm: &Vm) -> std::result::Result<Vec<SnapshotName>, Stop> {
+    // What its end lost of others' metadata is looked at first: all else goes by that.
+    redefine::settle(work.tools, vm.id)?;
     let mut finished = Vec::new();
     // Before what is asked for: that has its own.
     let share = if work.job.operation == Operation::Finish { (0.0, 1.0) } else { (0.0, 0.0) };

@@ -5,10 +5,15 @@
 //! | what is changed is written down, with how it is and what is around it | nothing was touched |
 //! | it is changed | it is on libvirt's list: it is as it was, or as it should be. It is not, and nobody deleted it: it is put back as it was |
 //! | it is taken off the list | it is changed |
+//!
+//! To forget one changes others: its parent, and the one that is current then. These are written down, too.
 
 use super::{Stop, Tools, Work};
 use crate::{
-    core::{model::VmId, redefining::Redefining},
+    core::{
+        model::{SnapshotName, VmId},
+        redefining::Redefining,
+    },
     hypervisor::{self, Error, ErrorKind, Redefine, Result, SnapshotRecord, SnapshotXml, Vm},
     logging::message,
     store::{Redefined, StoreError},
@@ -23,12 +28,7 @@ pub(super) fn redefine(
 ) -> std::result::Result<(), Stop> {
     let (hypervisor, store, name) = (&work.tools.hypervisor, &work.tools.store, &change.name);
     let facts = hypervisor::facts(vm, records, hypervisor.features()?, false);
-    let begun = Redefined {
-        name: name.clone(),
-        xml: hypervisor.copy(vm.id, name)?.as_str().to_owned(),
-        around: Redefining::of(name, &facts),
-    };
-    store.redefines(vm.id, &begun, work.tools.clock.now())?;
+    let begun = begin(work.tools, vm.id, name, Redefining::of(name, &facts))?;
     if let Err(e) = hypervisor.redefine(vm.id, change) {
         // Without a connection the next one shows what became of it.
         let lost = e.kind == ErrorKind::Disconnected;
@@ -37,6 +37,33 @@ pub(super) fn redefine(
     }
     store.drop_copy(vm.id, name)?;
     Ok(())
+}
+
+/// Takes a snapshot's metadata away, and keeps the others.
+pub(super) fn forget(tools: &Tools, id: VmId, name: &SnapshotName) -> Result<()> {
+    let hypervisor = tools.hypervisor.as_ref();
+    let (vm, records) = (hypervisor.vm(id)?, hypervisor.snapshots(id)?);
+    let facts = hypervisor::facts(&vm, &records, hypervisor.features()?, false);
+    let mut begun = Vec::new();
+    for (beside, around) in Redefining::beside(name, &facts) {
+        begun.push(begin(tools, id, &beside, around)?);
+    }
+    let forgotten = hypervisor.forget(id, name);
+    if matches!(&forgotten, Err(e) if e.kind == ErrorKind::Disconnected) {
+        return forgotten;
+    }
+    let settled = begun.iter().try_for_each(|begun| one(tools, id, begun));
+    match forgotten {
+        Ok(()) => settled,
+        Err(e) => Err(e.and_rollback(&settled, "putting back what is beside it")),
+    }
+}
+
+/// Writes down what is about to be changed.
+fn begin(tools: &Tools, vm: VmId, name: &SnapshotName, around: Redefining) -> Result<Redefined> {
+    let xml = tools.hypervisor.copy(vm, name)?.as_str().to_owned();
+    tools.store.redefines(vm, (name, &xml), &around, tools.clock.now()).map_err(|e| stored(&e))?;
+    Ok(Redefined { name: name.clone(), xml, around: Ok(around) })
 }
 
 /// Puts back what libvirt lost of a VM's snapshots while their metadata was changed; for who holds the VM.
@@ -71,8 +98,18 @@ fn settle_on(tools: &Tools, vm: &Vm, begun: &Redefined) -> Result<()> {
         return over();
     }
     let facts = hypervisor::facts(vm, &records, hypervisor.features()?, true);
-    let lost = match begun.around.lost(&facts) {
-        Ok(back) => gone(tools, vm, begun)?.map_or(Ok(back), Err),
+    let around = begun.around.as_ref().map_err(|why| {
+        Error::new(
+            ErrorKind::Failed,
+            format!(
+                "libvirt does not list it, and whether somebody deleted it cannot be told, as what there was around it cannot \
+                 be read ({why}). If another version of virtsnapd wrote that, that one, started once, ends this; so does \
+                 whoever defines the snapshot again (`virsh snapshot-create --redefine`)"
+            ),
+        )
+    })?;
+    let lost = match around.lost(&facts) {
+        Ok(back) => gone(tools, vm, name, around)?.map_or(Ok(back), Err),
         Err(why) => Err(why),
     };
     match lost {
@@ -98,20 +135,20 @@ fn settle_on(tools: &Tools, vm: &Vm, begun: &Redefined) -> Result<()> {
 }
 
 /// By what files it is seen that somebody deleted it.
-fn gone(tools: &Tools, vm: &Vm, begun: &Redefined) -> Result<Option<String>> {
+fn gone(tools: &Tools, vm: &Vm, name: &SnapshotName, around: &Redefining) -> Result<Option<String>> {
     let hypervisor = tools.hypervisor.as_ref();
-    for path in begun.around.images() {
+    for path in around.images() {
         if !hypervisor.images_beside(path)?.iter().any(|image| image.path == *path) {
             return Ok(Some(format!("{path} is not there any more")));
         }
     }
-    if !begun.around.is_internal() {
+    if !around.is_internal() {
         return Ok(None);
     }
     for layer in vm.disks.iter().flat_map(|d| &d.chain) {
         // Where nobody can look into it, nobody saw that it went.
         match hypervisor.snapshots_inside(&layer.path) {
-            Ok(inner) if inner.iter().all(|i| i.name != begun.name.as_str()) => {}
+            Ok(inner) if inner.iter().all(|i| i.name != name.as_str()) => {}
             _ => return Ok(None),
         }
     }

@@ -3,7 +3,7 @@
 use virtsnap::{
     core::model::SnapshotName,
     hypervisor::{
-        Error, ErrorKind, Hypervisor as _, SnapshotRecord,
+        Error, ErrorKind, Hypervisor as _, Metadata as _, SnapshotRecord,
         sim::{Fault, Mishap, Op, Sim, VmSpec},
     },
 };
@@ -138,6 +138,53 @@ async fn what_somebody_deleted_meanwhile_stays_deleted() {
             assert!(rig.store().redefined().unwrap().is_empty(), "{doomed}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_libvirt_loses_beside_one_that_goes_is_put_back() {
+    for (doomed, mishap) in [("s2", full()), ("s3", full()), ("s2", gone()), ("s3", gone())] {
+        let rig = with(&NAMES).await;
+        let lost = mishap.kind == ErrorKind::Disconnected;
+        let what = format!("{doomed}, {mishap}");
+        rig.sim.inject(Fault::new(Op::Forget, Mishap::Half(mishap)));
+        let path = snapshot_path(id(1), doomed);
+        rig.client.job(&path, "Snapshot.Delete", none()).await.unwrap_err();
+        if lost {
+            rig.reconnect().await;
+        }
+        rig.client.create(id(1), "afterwards", none()).await.unwrap();
+        let now: Vec<_> = records(&rig).into_iter().map(|r| (r.name, r.parent)).collect();
+        let [one, other] = if doomed == "s2" { ["s1", "s3"] } else { ["s1", "s2"] }.map(name);
+        let left = [(name("afterwards"), Some(other.clone())), (one.clone(), None), (other, Some(one))];
+        assert_eq!(now, left, "{what}");
+        assert!(rig.store().redefined().unwrap().is_empty(), "{what}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_version_wrote_down_is_told_and_settled_by_whoever_knows() {
+    let mut rig = with(&NAMES).await;
+    let before = records(&rig);
+    let copy = rig.sim.copy(id(1), &name("s2")).unwrap();
+    rig.sim.inject(Fault::new(Op::Redefine, Mishap::Half(gone())));
+    describe(&rig, "s2", "new").await.unwrap_err();
+    rig.stop().await;
+    rig.sim.connect();
+    rig.in_store("UPDATE copy SET redefining = '[\"newer\"]'");
+    rig.boot().await;
+    rig.until_running().await;
+    let (error, text) = rig.client.create(id(1), "s4", none()).await.unwrap_err();
+    assert_eq!(error, "Busy", "{text}");
+    for part in
+        ["snapshot s2 of VM web", "another version", "snapshot-create --redefine", "nothing was touched"]
+    {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
+    assert_eq!(rig.store().redefined().unwrap(), [id(1)].into());
+    rig.sim.put_back(id(1), &copy, false).unwrap();
+    rig.client.create(id(1), "s4", none()).await.unwrap();
+    assert_eq!(records(&rig)[..2], before[..2]);
+    assert!(rig.store().redefined().unwrap().is_empty());
 }
 
 /// Nor what was deleted long after a change that was refused.

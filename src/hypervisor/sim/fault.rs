@@ -29,6 +29,7 @@ pub enum Mishap {
     /// * `delete` has copied the data of all disks but the last, and half of that one; the disks run on what they
     ///   ran on, and the next older snapshot is marked;
     /// * `redefine` has lost the snapshot's metadata (a full disk, and no way to put it back);
+    /// * `forget` has forgotten the snapshot and lost its parent's metadata, where that is written anew;
     /// * `commit` and `pull` have copied half of what they are to copy, and the disk runs on what it ran on;
     /// * all others do nothing.
     Half(Error),
@@ -282,6 +283,7 @@ impl State {
                                 | Op::Create
                                 | Op::Delete
                                 | Op::Redefine
+                                | Op::Forget
                                 | Op::Commit
                                 | Op::Pull
                         ) =>

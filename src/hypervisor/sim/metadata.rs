@@ -162,7 +162,7 @@ impl State {
         Ok(())
     }
 
-    fn forget(&mut self, vm: VmId, name: &SnapshotName) -> Result<()> {
+    fn forget(&mut self, vm: VmId, name: &SnapshotName, half: bool) -> Result<()> {
         let machine = self.machine(vm)?;
         let Some(parent) = machine.snapshots.get(name).and_then(|s| s.parent.clone()) else {
             machine.forget_any(name);
@@ -170,6 +170,9 @@ impl State {
         };
         let before = machine.saved(&parent)?.clone();
         machine.forget_any(name);
+        if half && (machine.children(&parent) > 0 || machine.current.as_ref() == Some(&parent)) {
+            machine.lose(&parent);
+        }
         if machine.children(&parent) > 0
             && let Some(saved) = machine.snapshots.get_mut(&parent)
         {
@@ -267,7 +270,8 @@ impl Metadata for Sim {
     }
 
     fn forget(&self, vm: VmId, name: &SnapshotName) -> Result<()> {
-        self.call(Asked::vm(Op::Forget, vm, name.as_str()), |s| s.forget(vm, name))
+        let asked = Asked::vm(Op::Forget, vm, name.as_str());
+        self.call_in_two(asked, |_| Ok(()), |s, half| s.forget(vm, name, half))
     }
 
     fn copy(&self, vm: VmId, name: &SnapshotName) -> Result<SnapshotXml> {

@@ -4,14 +4,14 @@ use crate::{
     access,
     core::{
         merge::{DiskPart, Recipe},
-        model::{SnapshotName, VmState},
+        model::{SnapshotName, VmId, VmState},
     },
-    hypervisor::{Copied, Error, ErrorKind, Result, SnapshotXml, Steer, Vm},
+    hypervisor::{Copied, Error, ErrorKind, Hypervisor, Result, SnapshotXml, Steer, Vm},
     logging::message,
     merging::{self, Watcher},
     rooms::Reserved,
     store::{Begun, Intent, StoreError},
-    worker::Work,
+    worker::{Work, redefine},
 };
 
 /// Writes down what has to outlive us, and tells the job's progress.
@@ -147,6 +147,10 @@ impl Watcher for Watching<'_> {
     fn kept(&mut self, name: &SnapshotName) -> Result<Option<SnapshotXml>> {
         let copy = self.work.tools.store.copy(self.vm.id, name);
         copy.map(|xml| xml.map(SnapshotXml::new)).map_err(|e| Error::new(ErrorKind::Failed, e.to_string()))
+    }
+
+    fn forget(&mut self, _: &dyn Hypervisor, vm: VmId, name: &SnapshotName) -> Result<()> {
+        redefine::forget(self.work.tools, vm, name)
     }
 
     /// From here on nothing can be merged a second time: what is left is to remove files.
