@@ -169,6 +169,8 @@ pub struct Store {
     connection: Mutex<Connection>,
     /// Its file, if it has one.
     place: Mutex<Option<opening::Place>>,
+    /// Whose hooks are over, which could not be written down.
+    hooks_over: Mutex<BTreeSet<VmId>>,
     /// Why nothing can be written.
     trouble: Mutex<Option<String>>,
     /// It is to be opened anew: as it was opened it cannot be written to, whatever becomes of the disk.
@@ -203,6 +205,7 @@ impl Store {
         Self {
             connection: Mutex::new(connection),
             place: Mutex::new(place),
+            hooks_over: Mutex::default(),
             trouble: Mutex::default(),
             worn: AtomicBool::new(false),
             owed_uri: Mutex::default(),

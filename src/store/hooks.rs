@@ -1,14 +1,19 @@
 //! Hooks that are to be told how it ended, also by another life of the daemon.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::{MutexGuard, PoisonError},
+};
 
 use rusqlite::{TransactionBehavior, params};
 
 use super::{Result, Store};
-use crate::core::model::VmId;
+use crate::core::{hook::Event, model::VmId};
 
-/// The key that the directory is under: no variable has it.
+/// The keys that the directory and the event are under: no variable has them.
 const DIRECTORY: &str = "";
+const EVENT: &str = "=";
 
 /// What was begun.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,38 +22,78 @@ pub struct HooksBegun {
     pub directory: PathBuf,
     /// What they are told.
     pub told: Vec<(String, String)>,
+    /// How it ended, if that was known: they may have been told by then.
+    pub ended: Option<Event>,
 }
 
 impl Store {
     /// Hooks are about to be run before a job of this VM.
     pub fn hooks_begin(&self, vm: VmId, directory: &Path, told: &[(&str, String)]) -> Result<()> {
+        self.hooks_at(vm, directory, told, None)
+    }
+
+    /// They are about to be told how it ended. Each time they are told, it is the same.
+    pub fn hooks_tell(
+        &self,
+        vm: VmId,
+        directory: &Path,
+        told: &[(&str, String)],
+        event: Event,
+    ) -> Result<()> {
+        self.hooks_at(vm, directory, told, Some(event))
+    }
+
+    fn hooks_at(
+        &self,
+        vm: VmId,
+        directory: &Path,
+        told: &[(&str, String)],
+        event: Option<Event>,
+    ) -> Result<()> {
         let mut connection = self.writer()?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         transaction.execute("DELETE FROM hooked WHERE vm = ?1", params![vm.to_string()])?;
         let directory = (DIRECTORY, directory.to_string_lossy().into_owned());
-        for (key, value) in told.iter().chain([&directory]) {
+        let event = event.map(|event| (EVENT, event.as_str().to_owned()));
+        for (key, value) in told.iter().chain([&directory]).chain(&event) {
             transaction
                 .execute("INSERT INTO hooked VALUES (?1, ?2, ?3)", params![vm.to_string(), key, value])?;
         }
         transaction.commit()?;
+        self.hooks_over().remove(&vm);
         Ok(())
     }
 
-    /// All of them have been told how it ended.
+    /// All of them have been told how it ended. Where that cannot be written down, it is known for as long as this lives.
     pub fn hooks_end(&self, vm: VmId) -> Result<()> {
-        self.write("DELETE FROM hooked WHERE vm = ?1", params![vm.to_string()])
+        let ended = self.write("DELETE FROM hooked WHERE vm = ?1", params![vm.to_string()]);
+        if ended.is_ok() {
+            self.hooks_over().remove(&vm);
+        } else {
+            self.hooks_over().insert(vm);
+        }
+        ended
+    }
+
+    fn hooks_over(&self) -> MutexGuard<'_, BTreeSet<VmId>> {
+        self.hooks_over.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What was begun on this VM, and not ended.
     pub fn hooks_begun(&self, vm: VmId) -> Result<Option<HooksBegun>> {
+        if self.hooks_over().contains(&vm) {
+            return self.hooks_end(vm).map(|()| None);
+        }
         let connection = self.lock();
         let mut statement =
             connection.prepare_cached("SELECT key, value FROM hooked WHERE vm = ?1 ORDER BY rowid")?;
         let rows = statement.query_map(params![vm.to_string()], |row| Ok((row.get(0)?, row.get(1)?)))?;
         let (directory, told): (Vec<_>, Vec<(String, String)>) =
             rows.collect::<rusqlite::Result<Vec<_>>>()?.into_iter().partition(|(key, _)| key == DIRECTORY);
+        let (ended, told): (Vec<_>, Vec<_>) = told.into_iter().partition(|(key, _)| key == EVENT);
+        let ended = ended.into_iter().find_map(|(_, event)| event.parse().ok());
         let directory = directory.into_iter().next();
-        Ok(directory.map(|(_, directory)| HooksBegun { directory: directory.into(), told }))
+        Ok(directory.map(|(_, directory)| HooksBegun { directory: directory.into(), told, ended }))
     }
 
     /// The VMs with any.
@@ -75,7 +120,12 @@ mod tests {
         store.hooks_begin(one, Path::new("/h"), &[("K", "v".to_owned()), ("L", String::new())]).unwrap();
         assert_eq!(store.hooked().unwrap(), [one]);
         let told = [("K", "v"), ("L", "")].map(|(k, v)| (k.to_owned(), v.to_owned())).to_vec();
-        assert_eq!(store.hooks_begun(one).unwrap(), Some(HooksBegun { directory: "/h".into(), told }));
+        let begun = HooksBegun { directory: "/h".into(), told: told.clone(), ended: None };
+        assert_eq!(store.hooks_begun(one).unwrap(), Some(begun.clone()));
+        let again: Vec<(&str, String)> = told.iter().map(|(k, v)| (k.as_str(), v.clone())).collect();
+        store.hooks_tell(one, Path::new("/h"), &again, Event::After).unwrap();
+        let ended = HooksBegun { ended: Some(Event::After), ..begun };
+        assert_eq!(store.hooks_begun(one).unwrap(), Some(ended));
         store.hooks_end(other).unwrap();
         store.hooks_end(one).unwrap();
         assert!(store.hooked().unwrap().is_empty());

@@ -6,8 +6,9 @@
 //! | what they are told is stored | no hook was run |
 //! | the hooks before it | those that were run, the failing one too, are told that it failed; the job does nothing |
 //! | the job | the next start tells all hooks that it failed, before any other job of the VM |
-//! | the hooks after it | as before; one that fails is told in the journal, and the job's result stays |
-//! | what was stored is removed | it is over |
+//! | how it ended is stored | as before; where it cannot be stored, the job's result stays |
+//! | the hooks after it | the next start tells all hooks the same once more; one that fails is told in the journal, and the job's result stays |
+//! | what was stored is removed | it is over. Where it cannot be removed, this life knows that it is |
 
 use std::path::Path;
 
@@ -69,6 +70,13 @@ pub(super) fn around(work: &Work<'_>, job: impl FnOnce() -> Outcome) -> Outcome 
     let outcome = refused.unwrap_or_else(job);
     let (event, more) = hook::at_the_end(work.job, &outcome);
     let told: Vec<_> = told.into_iter().chain(more).collect();
+    if let Err(e) = work.tools.store.hooks_tell(work.job.vm, directory, &told, event) {
+        tracing::error!(
+            MESSAGE_ID = message::STORE_FAILED, VIRTSNAP_VM = %vm, VIRTSNAP_VM_UUID = %work.job.vm, error = %e,
+            "cannot write down how the {} of VM {vm} ended: should virtsnapd end before that can be, its hooks are told that \
+             it failed", work.job.operation.as_str()
+        );
+    }
     for hook in all[..ran].iter().rev() {
         if let Err(why) = run(hook, event, &told) {
             warn(&vm, work.job.vm, &hook.name, &why);
@@ -92,12 +100,15 @@ pub(crate) fn left_over(tools: &Tools, id: VmId) {
         |key| left.told.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str()).unwrap_or_default();
     let (vm, operation) = (of("VIRTSNAP_VM"), of("VIRTSNAP_OPERATION"));
     let mut told: Vec<(&str, String)> = left.told.iter().map(|(k, v)| (k.as_str(), v.clone())).collect();
-    told.push(("VIRTSNAP_ERROR_NAME", "Interrupted".to_owned()));
-    told.push(("VIRTSNAP_ERROR", "virtsnapd ended in the middle of it".to_owned()));
+    let event = left.ended.unwrap_or_else(|| {
+        told.push(("VIRTSNAP_ERROR_NAME", "Interrupted".to_owned()));
+        told.push(("VIRTSNAP_ERROR", "virtsnapd ended in the middle of it".to_owned()));
+        Event::Failed
+    });
     match hooks::all(&left.directory) {
         Ok(all) => {
             for hook in all.iter().rev() {
-                if let Err(why) = hook.run(Event::Failed, operation, &told, TIMEOUT) {
+                if let Err(why) = hook.run(event, operation, &told, TIMEOUT) {
                     warn(vm, id, &hook.name, &why);
                 }
             }
@@ -111,7 +122,8 @@ fn over(tools: &Tools, vm: VmId) {
     if let Err(e) = tools.store.hooks_end(vm) {
         tracing::error!(
             MESSAGE_ID = message::STORE_FAILED, error = %e,
-            "cannot write down that the hooks of VM {vm} are over: they are told once more"
+            "cannot write down that the hooks of VM {vm} are over: should virtsnapd end before that can be, they are told the \
+             same once more"
         );
     }
 }

@@ -2,9 +2,12 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
 
-use virtsnap::hypervisor::{
-    Error, ErrorKind, Hypervisor as _,
-    sim::{Fault, Mishap, Op, VmSpec},
+use virtsnap::{
+    core::hook::Event,
+    hypervisor::{
+        Error, ErrorKind, Hypervisor as _,
+        sim::{Fault, Mishap, Op, VmSpec},
+    },
 };
 
 use super::{
@@ -110,4 +113,29 @@ async fn those_of_a_job_that_an_earlier_life_did_not_end_are_told_before_the_nex
         ]
     );
     assert_eq!((said.len(), rig.store().hooked().unwrap()), (6, vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_they_were_told_once_they_are_told_again_and_nothing_else() {
+    let mut rig = with_two().await;
+    rig.in_store(
+        "CREATE TRIGGER full BEFORE DELETE ON hooked BEGIN SELECT RAISE(ABORT, 'disk is full'); END",
+    );
+    rig.client.create(id(1), "s1", none()).await.unwrap();
+    assert_eq!(said(&rig).len(), 4);
+    assert_eq!(rig.store().hooked().unwrap(), [id(1)], "that it is over is not written down");
+    rig.in_store("DROP TRIGGER full");
+    rig.client.create(id(1), "s2", none()).await.unwrap();
+    assert_eq!(said(&rig)[0], "10-a before create web:s2:manual:");
+
+    // An earlier life ended while they were being told.
+    rig.stop().await;
+    let told = [("VIRTSNAP_VM", "web"), ("VIRTSNAP_OPERATION", "create"), ("VIRTSNAP_SNAPSHOT", "s0")]
+        .map(|(key, value)| (key, value.to_owned()));
+    rig.store().hooks_tell(id(1), &rig.hooks(), &told, Event::After).unwrap();
+    rig.boot().await;
+    rig.until_running().await;
+    rig.client.create(id(1), "s3", none()).await.unwrap();
+    assert_eq!(said(&rig)[..2], ["20-b after create web:s0::", "10-a after create web:s0::"]);
+    assert_eq!(rig.store().hooked().unwrap(), []);
 }
