@@ -36,6 +36,7 @@ use self::{
     held::Held,
     metrics::Metrics,
     reading::Reader,
+    recovery::line::Line,
     reload::{Reloads, Waiting},
     remembering::not_stored,
     steps::Ticks,
@@ -124,6 +125,8 @@ pub struct Engine {
     /// There was no thread to settle on this one what was begun.
     unrecovered: Option<hypervisor::Info>,
     held: Held,
+    /// How VMs are gone through.
+    line: Line,
     /// VMs of which not all was settled, and whose jobs do not count as ended before that.
     skipped: BTreeSet<VmId>,
     /// What could not be settled is being tried again.
@@ -170,7 +173,7 @@ impl Engine {
         let wake = parts.clock.wake_up(Box::new(move || {
             let _ = woken.send(Input::Machine(Event::Timer));
         }))?;
-        let held = Held::new(&parts.clock);
+        let (held, line) = (Held::new(&parts.clock), Line::new(&parts.clock));
         let engine = Self {
             machine: parts.machine,
             tools: Tools {
@@ -201,6 +204,7 @@ impl Engine {
             connection: 0,
             unrecovered: None,
             held,
+            line,
             skipped: BTreeSet::new(),
             recovering: Arc::default(),
             store_fails: false,

@@ -27,10 +27,11 @@ impl Engine {
         self.connection += 1;
         let number = self.connection;
         let (tools, held, send) = (self.tools.clone(), self.held.clone(), self.send.clone());
+        let (line, late) = (self.line.clone(), self.late());
         let again = info.clone();
         let begun = self.thread("recovery", move || {
             // Nothing would ever start if this did not end; what it settled so far is settled.
-            let left = caught(|| recovery::run(&tools, &held)).unwrap_or_default();
+            let left = caught(|| recovery::run(&tools, &held, &line, &late)).unwrap_or_default();
             // First: whoever hears of the connection finds the jobs that end these.
             for vm in left.merges {
                 let _ = send.send(Input::Machine(Event::Unfinished(vm)));
@@ -41,6 +42,17 @@ impl Engine {
         });
         // Nothing is done before it is, so that there is a thread for it some time.
         self.unrecovered = (!begun).then_some(again);
+    }
+
+    /// What of a VM is settled after all others were is told as what happens later.
+    fn late(&self) -> recovery::Late {
+        let send = self.send.clone();
+        Arc::new(move |vm, merges| {
+            if merges {
+                let _ = send.send(Input::Machine(Event::Unfinished(vm)));
+            }
+            let _ = send.send(Input::Machine(Event::Changed(vm)));
+        })
     }
 
     /// Begins what there was no thread for when the connection came.
@@ -64,10 +76,11 @@ impl Engine {
         if !now.is_empty() {
             let (tools, held, send, told) =
                 (self.tools.clone(), self.held.clone(), self.send.clone(), info.clone());
+            let (line, late) = (self.line.clone(), self.late());
             let begun = self.thread("recovery", move || {
-                for vm in now {
-                    settle(&tools, &held, &send, vm);
-                }
+                let news = send.clone();
+                // Whoever has it may be at what libvirt never answers.
+                line.each(now, move |vm| settle(&tools, &held, &news, vm), move |vm| late(vm, false));
                 let _ = send.send(Input::Recovered(number, told, BTreeSet::new()));
             });
             if begun {
@@ -103,9 +116,10 @@ impl Engine {
             return;
         }
         let (tools, held, send) = (self.tools.clone(), self.held.clone(), self.send.clone());
+        let line = self.line.clone();
         let recovering = Arc::clone(&self.recovering);
         let begun = self.thread("recovery", move || {
-            for vm in caught(|| recovery::again(&tools, &held)).unwrap_or_default() {
+            for vm in caught(|| recovery::again(&tools, &held, &line)).unwrap_or_default() {
                 let _ = send.send(Input::Machine(Event::Unfinished(vm)));
             }
             recovering.store(false, Ordering::SeqCst);

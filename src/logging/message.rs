@@ -41,6 +41,8 @@ messages! {
     JOB_STUCK = "2c4d7be1a06f4f5c9d13e8a47b90f6d5";
     /// A job that was stuck goes on, or has ended.
     JOB_GOES_ON = "d61f3a0c85e24b7796ab20fd3c4e18b7";
+    /// What was begun on a VM is not settled, as libvirt does not answer of it.
+    VM_STUCK = "42664bab1ae447ef92042c081afb6128";
     /// A policy's time passed without a run.
     RUN_MISSED = "301e46f3bf004b2da41ac1d864c56342";
     /// A policy's schedule does not run it any more, on a VM or at all.

@@ -2,7 +2,16 @@
 
 use std::time::Duration;
 
-use virtsnap::hypervisor::sim::{Gate, Op, VmSpec};
+use uuid::Uuid;
+use virtsnap::{
+    clock::Clock as _,
+    core::model::SnapshotName,
+    hypervisor::{
+        Hypervisor as _,
+        sim::{Gate, Op, VmSpec},
+    },
+    store::{Begun, Intent},
+};
 
 use super::{
     client::{MANAGER, none, options},
@@ -127,6 +136,45 @@ async fn a_vm_that_is_not_read_at_the_start_keeps_no_policy_of_another_from_runn
     rig.client.wait(&job).await.unwrap();
     drop(gate);
     rig.client.until_there(&vm_path(id(1)), true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_that_is_not_settled_at_the_start_keeps_no_other_from_being() {
+    for op in [Op::Thaw, Op::Discard] {
+        let mut rig = Rig::without_daemon("", |sim| {
+            for number in [1, 2] {
+                sim.add_vm(VmSpec::new(&format!("vm{number}"), number));
+            }
+        })
+        .await;
+        let sim = std::sync::Arc::clone(&rig.sim);
+        let left = |number| format!("/images/left{number}.qcow2");
+        for number in [1, 2] {
+            sim.make_image(&left(number), &format!("/images/vm{number}-vda.qcow2")).unwrap();
+            sim.freeze(id(number), None, Duration::from_secs(1)).unwrap();
+            let (store, now) = (rig.store(), rig.clock.now());
+            let intent =
+                Intent::new(Uuid::from_u128(number), id(number), SnapshotName::existing("s"), Begun::Drop);
+            store.begin(&Intent { overlays: vec![left(number)], ..intent }, now).unwrap();
+            store.freeze_begins(id(number), now).unwrap();
+        }
+        let gate = sim.gate_vm(op, id(1));
+        rig.boot().await;
+        held(&gate);
+        rig.clock.pass(Duration::from_secs(61));
+        rig.until_running().await;
+        assert!(sim.frozen(id(2)).unwrap().is_empty(), "{op:?}");
+        assert!(!sim.files().contains_key(&left(2)), "{op:?}");
+        rig.client.create(id(2), "s1", none()).await.unwrap();
+        let waits = rig.client.ask_create(id(1), "s1", none()).await.unwrap();
+        assert_eq!(rig.client.text(&waits, "Job.State").await, "running", "{op:?}");
+        assert_eq!(sim.snapshots(id(1)).unwrap(), [], "{op:?}");
+        drop(gate);
+        rig.client.wait(&waits).await.unwrap();
+        rig.assert_thawed(id(1)).await;
+        assert!(!sim.files().contains_key(&left(1)), "{op:?}");
+        assert_eq!(rig.store().intents().unwrap(), [], "{op:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,14 +6,19 @@
 mod create;
 mod delete;
 pub(super) mod frozen;
+pub(super) mod line;
 mod merge;
 mod promote;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use uuid::Uuid;
 
-use super::held::{Held, Hold};
+use self::line::Line;
+use super::held::Held;
 use crate::{
     core::{
         job::{Failure, Operation},
@@ -35,38 +40,72 @@ pub(super) struct Left {
     pub(super) skipped: BTreeSet<VmId>,
 }
 
+/// Is told of each VM that libvirt did not answer of in time, when it is settled after all; true if a merge is left to be
+/// finished by a job.
+pub(super) type Late = Arc<dyn Fn(VmId, bool) + Send + Sync>;
+
 /// Settles everything, on a new connection, but what is about a VM that somebody has, who does that himself.
-pub(super) fn run(tools: &Tools, held: &Held) -> Left {
-    match tools.store.frozen() {
-        Ok(frozen) => {
-            let holds: Vec<Hold> = frozen.into_iter().filter_map(|vm| held.try_take(vm)).collect();
-            let ours = holds.iter().map(|hold| hold.vm).collect();
-            for vm in tools.freezer.thaw_left_over(&ours) {
-                tools.freezer.keep_thawing(vm);
-            }
-        }
-        Err(e) => tracing::error!(error = %e, "cannot read which VMs may be frozen"),
-    }
-    let mut left = Left::default();
+pub(super) fn run(tools: &Tools, held: &Held, line: &Line, late: &Late) -> Left {
+    let hung = thaw(tools, held, line);
     let begun = intents(tools).into_iter().map(|i| i.vm).chain(unsure(tools)).chain(redefined(tools));
-    for vm in awake(tools).into_iter().chain(stilled(tools).into_keys()).chain(begun).collect::<BTreeSet<_>>()
-    {
-        match held.try_take(vm) {
-            Some(_hold) => {
-                settle_vm(tools, vm);
+    let mut vms: BTreeSet<VmId> =
+        awake(tools).into_iter().chain(stilled(tools).into_keys()).chain(begun).collect();
+    vms.retain(|vm| !hung.contains(vm));
+    let skipped = Arc::new(Mutex::new(BTreeSet::new()));
+    let settle = {
+        let (tools, held, skipped) = (tools.clone(), held.clone(), Arc::clone(&skipped));
+        move |vm| match held.try_take(vm) {
+            Some(_hold) => drop(settle_vm(&tools, vm)),
+            None => drop(locked(&skipped).insert(vm)),
+        }
+    };
+    let at_last = {
+        let (tools, late) = (tools.clone(), Arc::clone(late));
+        move |vm| late(vm, merges(&tools).contains(&vm))
+    };
+    let behind = line.each(vms, settle, at_last).behind;
+    worker::tidy_branches(tools);
+    let skipped = std::mem::take(&mut *locked(&skipped));
+    let mut merges = merges(tools);
+    merges.retain(|vm| !skipped.contains(vm) && !behind.contains(vm));
+    Left { merges, skipped }
+}
+
+/// What was left frozen comes before all else. The VMs that libvirt does not answer of.
+fn thaw(tools: &Tools, held: &Held, line: &Line) -> BTreeSet<VmId> {
+    let frozen = match tools.store.frozen() {
+        Ok(frozen) => frozen,
+        Err(e) => {
+            tracing::error!(error = %e, "cannot read which VMs may be frozen");
+            return BTreeSet::new();
+        }
+    };
+    let thaw = {
+        let (tools, held) = (tools.clone(), held.clone());
+        move |vm| {
+            if let Some(_hold) = held.try_take(vm) {
+                for vm in tools.freezer.thaw_left_over(&[vm].into()) {
+                    tools.freezer.keep_thawing(vm);
+                }
             }
-            None => drop(left.skipped.insert(vm)),
+        }
+    };
+    let late = line.each(frozen, thaw, |_| {});
+    for vm in late.unreached {
+        if let Some(_hold) = held.try_take(vm) {
+            tools.freezer.keep_thawing(vm);
         }
     }
-    worker::tidy_branches(tools);
-    left.merges = merges(tools);
-    left.merges.retain(|vm| !left.skipped.contains(vm));
-    left
+    late.behind
+}
+
+fn locked<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Settles what could not be until now. Merges and deletions are not among it: jobs end those. The VMs with merges of
 /// which there is nothing left to be asked for once more: all of their snapshots are gone already, and nobody sees them.
-pub(super) fn again(tools: &Tools, held: &Held) -> BTreeSet<VmId> {
+pub(super) fn again(tools: &Tools, held: &Held, line: &Line) -> BTreeSet<VmId> {
     for vm in tools.freezer.thawed_unnoted() {
         if let Some(_hold) = held.try_take(vm) {
             tools.freezer.note_thawed(vm);
@@ -77,18 +116,32 @@ pub(super) fn again(tools: &Tools, held: &Held) -> BTreeSet<VmId> {
     };
     let begun = intents(tools).into_iter().filter(again).map(|i| i.vm);
     let begun = begun.chain(unsure(tools)).chain(redefined(tools));
-    for vm in awake(tools).into_iter().chain(stilled(tools).into_keys()).chain(begun).collect::<BTreeSet<_>>()
-    {
-        if let Some(_hold) = held.try_take(vm) {
-            let_go_on(tools, vm);
-            let_sleep(tools, vm);
-            promote::settle(tools, vm);
-            put_back(tools, vm);
-            settle_those(tools, |i| i.vm == vm && again(i));
+    let vms = awake(tools).into_iter().chain(stilled(tools).into_keys()).chain(begun).collect();
+    let settle = {
+        let (tools, held) = (tools.clone(), held.clone());
+        move |vm| {
+            if let Some(_hold) = held.try_take(vm) {
+                let_go_on(&tools, vm);
+                let_sleep(&tools, vm);
+                promote::settle(&tools, vm);
+                put_back(&tools, vm);
+                settle_those(&tools, |i| i.vm == vm && again(i));
+            }
         }
-    }
-    let unseen = intents(tools).into_iter().filter(|i| held.try_take(i.vm).is_some() && is_unseen(tools, i));
-    unseen.map(|i| i.vm).collect()
+    };
+    line.each(vms, settle, |_| {});
+    let unseen = Arc::new(Mutex::new(BTreeSet::new()));
+    let look = {
+        let (tools, held, unseen) = (tools.clone(), held.clone(), Arc::clone(&unseen));
+        move |vm| {
+            let Some(_hold) = held.try_take(vm) else { return };
+            if intents(&tools).iter().any(|i| i.vm == vm && is_unseen(&tools, i)) {
+                locked(&unseen).insert(vm);
+            }
+        }
+    };
+    line.each(merges(tools), look, |_| {});
+    std::mem::take(&mut *locked(&unseen))
 }
 
 /// Whether it is a merge whose snapshots are all gone, so that only its end is to be written down and cleared up.

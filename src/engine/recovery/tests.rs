@@ -61,6 +61,15 @@ impl World {
     }
 }
 
+fn run(tools: &Tools, held: &Held) -> Left {
+    let late: Late = Arc::new(|vm, _| panic!("VM {vm} is late"));
+    super::run(tools, held, &Line::new(&tools.clock), &late)
+}
+
+fn again(tools: &Tools, held: &Held) -> BTreeSet<VmId> {
+    super::again(tools, held, &Line::new(&tools.clock))
+}
+
 #[test]
 fn what_cannot_be_settled_on_a_connection_is_tried_again_later() {
     let world = World::new();
