@@ -136,7 +136,7 @@ pub fn exit_of(name: &str) -> Exit {
     if let Some(own) = own(name) {
         return match own {
             "NoSuchVM" | "NoSuchSnapshot" | "NoSuchJob" | "NoSuchPolicy" => Exit::NotFound,
-            "Busy" | "Stopping" | "Disconnected" => Exit::Busy,
+            "Busy" | "LimitExceeded" | "Stopping" | "Disconnected" => Exit::Busy,
             "InvalidArgument" => Exit::Usage,
             _ => Exit::Failed,
         };
@@ -256,6 +256,7 @@ mod tests {
             ("org.freedesktop.DBus.Error.InteractiveAuthorizationRequired", 4),
             ("org.virtsnap1.Error.Denied", 1),
             ("org.virtsnap1.Error.Busy", 75),
+            ("org.virtsnap1.Error.LimitExceeded", 75),
             ("org.virtsnap1.Error.InUse", 1),
             ("org.virtsnap1.Error.Disconnected", 75),
             ("org.virtsnap1.Error.InvalidArgument", 2),

@@ -1,13 +1,34 @@
-//! Who may start now: one job at a time on a VM, so many at once on the host, first come first served.
+//! Who may start now: one job at a time on a VM, so many at once on the host. On a VM it is first come first served; of
+//! several VMs' jobs it is those of each user, and what nobody asked for, by turns, so that one user's thousand jobs make
+//! no other one wait for all of them. And who may wait.
 //!
 //! Pure: the machine asks after every event and starts what is admitted.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, VecDeque, btree_map::Entry},
     fmt,
 };
 
 use super::{job::JobId, model::VmId};
+
+/// So many jobs that somebody asked for wait at most on one VM. What nobody asked for comes after no more than these.
+pub const WAITING_ON_VM: usize = 64;
+/// So many do on all VMs together: a policy run by hand on a host's thousand VMs is fewer.
+pub const WAITING: usize = 4096;
+
+/// Whose turn it is to have one started: a user's, or, `None`, what nobody asked for.
+pub type Who = Option<u32>;
+
+/// A job that waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiting {
+    /// It.
+    pub job: JobId,
+    /// Its VM.
+    pub vm: VmId,
+    /// Who asked for it.
+    pub who: Who,
+}
 
 /// What becomes of a waiting job now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,32 +55,40 @@ impl fmt::Display for Turn {
 /// Which of the waiting jobs start, and why the others don't, in their order.
 ///
 /// A job never overtakes an earlier one of its own VM; one whose VM is busy does not hold up other VMs. `counted`: how many
-/// of those that run count against `max_jobs`.
+/// of those that run count against `max_jobs`. `served`: when somebody's job was started last, by a number that grows;
+/// whose was longest ago comes first.
 pub fn admit(
-    waiting: &[(JobId, VmId)],
+    waiting: &[Waiting],
     running: &BTreeMap<JobId, VmId>,
     counted: usize,
     max_jobs: usize,
+    served: &BTreeMap<Who, u64>,
 ) -> Vec<(JobId, Turn)> {
     let mut holders: BTreeMap<VmId, JobId> = running.iter().map(|(job, vm)| (*vm, *job)).collect();
-    let mut free = max_jobs.saturating_sub(counted);
-    let turn = |&(job, vm): &(JobId, VmId)| {
+    let mut first: BTreeMap<Who, VecDeque<usize>> = BTreeMap::new();
+    let mut turns = Vec::with_capacity(waiting.len());
+    for (place, &Waiting { job, vm, who }) in waiting.iter().enumerate() {
         let turn = match holders.entry(vm) {
             Entry::Occupied(holder) => Turn::After(*holder.get()),
             Entry::Vacant(nobody) => {
                 // Claimed even when it cannot start, so that a later job of this VM stays behind it.
                 nobody.insert(job);
-                if free > 0 {
-                    free -= 1;
-                    Turn::Now
-                } else {
-                    Turn::Full(max_jobs)
-                }
+                first.entry(who).or_default().push_back(place);
+                Turn::Full(max_jobs)
             }
         };
-        (job, turn)
-    };
-    waiting.iter().map(turn).collect()
+        turns.push((job, turn));
+    }
+    let mut served = served.clone();
+    for _ in counted..max_jobs {
+        let last = |who: &Who| served.get(who).copied().unwrap_or(0);
+        let next = first.iter().filter_map(|(who, places)| Some((last(who), *places.front()?, *who))).min();
+        let Some((_, place, who)) = next else { break };
+        turns[place].1 = Turn::Now;
+        first.entry(who).or_default().pop_front();
+        served.insert(who, served.values().max().map_or(1, |last| last + 1));
+    }
+    turns
 }
 
 #[cfg(test)]
@@ -72,13 +101,19 @@ mod tests {
         VmId(Uuid::from_u128(n))
     }
 
+    /// Jobs of one user.
+    fn jobs(all: &[(JobId, u128)]) -> Vec<Waiting> {
+        all.iter().map(|(job, n)| Waiting { job: *job, vm: vm(*n), who: Some(0) }).collect()
+    }
+
     #[test]
     fn one_job_per_vm_and_so_many_per_host_in_order() {
         use Turn::{After, Full, Now};
-        let waiting = [(11, vm(1)), (12, vm(1)), (13, vm(2)), (14, vm(3))];
+        let waiting = jobs(&[(11, 1), (12, 1), (13, 2), (14, 3)]);
         let turns = |running: &[(JobId, VmId)], max| {
-            let all = admit(&waiting, &running.iter().copied().collect(), running.len(), max);
-            assert!(all.iter().map(|(job, _)| *job).eq(waiting.iter().map(|(job, _)| *job)));
+            let running_now = running.iter().copied().collect();
+            let all = admit(&waiting, &running_now, running.len(), max, &BTreeMap::new());
+            assert!(all.iter().map(|(job, _)| *job).eq(waiting.iter().map(|waiting| waiting.job)));
             all.into_iter().map(|(_, turn)| turn).collect::<Vec<_>>()
         };
         assert_eq!(turns(&[], 2), [Now, After(11), Now, Full(2)]);
@@ -88,18 +123,38 @@ mod tests {
 
     #[test]
     fn what_does_not_count_leaves_its_place_to_others_and_holds_its_vm() {
-        let (waiting, running) = ([(11, vm(1)), (12, vm(2)), (13, vm(3))], [(1, vm(1))].into());
-        let turns = admit(&waiting, &running, 0, 1);
+        let (waiting, running) = (jobs(&[(11, 1), (12, 2), (13, 3)]), [(1, vm(1))].into());
+        let turns = admit(&waiting, &running, 0, 1, &BTreeMap::new());
         assert_eq!(turns, [(11, Turn::After(1)), (12, Turn::Now), (13, Turn::Full(1))]);
     }
 
     #[test]
     fn a_job_never_overtakes_an_earlier_one_of_its_vm() {
-        let waiting = [(11, vm(1)), (12, vm(1))];
+        let mut waiting = jobs(&[(11, 1), (12, 1)]);
+        // Nor where it would be its own turn.
+        waiting[1].who = None;
+        let served = [(Some(0), 5)].into();
         let turns = |running: &[(JobId, VmId)], max| {
-            admit(&waiting, &running.iter().copied().collect(), running.len(), max)
+            admit(&waiting, &running.iter().copied().collect(), running.len(), max, &served)
         };
         assert_eq!(turns(&[(1, vm(9))], 1), [(11, Turn::Full(1)), (12, Turn::After(11))]);
         assert_eq!(turns(&[], 9), [(11, Turn::Now), (12, Turn::After(11))]);
+    }
+
+    #[test]
+    fn whose_turn_was_longest_ago_comes_first() {
+        let mut waiting = jobs(&[(11, 1), (12, 2), (13, 3), (14, 4), (15, 5), (16, 6)]);
+        waiting[4].who = None;
+        waiting[5].who = Some(1000);
+        let started = |max, served: &[(Who, u64)]| {
+            let turns = admit(&waiting, &BTreeMap::new(), 0, max, &served.iter().copied().collect());
+            turns.into_iter().filter(|(_, turn)| *turn == Turn::Now).map(|(job, _)| job).collect::<Vec<_>>()
+        };
+        assert_eq!(started(1, &[]), [11], "first come first served");
+        assert_eq!(started(1, &[(Some(0), 1)]), [15]);
+        assert_eq!(started(1, &[(Some(0), 1), (None, 2)]), [16]);
+        assert_eq!(started(1, &[(Some(0), 1), (None, 2), (Some(1000), 3)]), [11]);
+        assert_eq!(started(3, &[(Some(0), 1)]), [11, 15, 16]);
+        assert_eq!(started(9, &[]).len(), 6);
     }
 }

@@ -34,7 +34,7 @@ impl Machine {
                 ),
             });
         }
-        Ok(self.queue(vm, Operation::Adopt(adopt), uid, now))
+        self.queue(vm, Operation::Adopt(adopt), uid, now)
     }
 
     /// Removes what was in quarantine for long enough, with nobody asking for it.

@@ -33,6 +33,8 @@ impl Machine {
         }
         let policy = self.policy(name)?;
         let vms = self.those_of(&policy, vm)?;
+        // All or none: whoever runs a policy does not want some of its VMs.
+        self.may_wait(&vms)?;
         let asker = Asker { origin: Origin::Manual, uid };
         self.runs.entry(name.clone()).or_default().begin(now);
         Ok(Reply::Jobs(
@@ -52,8 +54,12 @@ impl Machine {
         operation_name(operation).map_err(|e| Refusal::new("InvalidArgument", e))?;
         let plan = self.plan_of(self.known(vm)?);
         let asker = Asker { origin: Origin::Operation, uid };
+        let policies: Vec<_> = plan.policies.iter().filter(|p| p.before.contains(operation)).collect();
+        if !policies.is_empty() {
+            self.may_wait(&[vm])?;
+        }
         let mut jobs = BTreeSet::new();
-        for policy in plan.policies.iter().filter(|p| p.before.contains(operation)) {
+        for policy in policies {
             if let Some(job) = self.enqueue_policy(policy, vm, asker, Some(operation), now) {
                 self.runs.entry(policy.name.clone()).or_default().begin(now);
                 jobs.insert(job);

@@ -1,6 +1,7 @@
 //! The table of jobs: queued, running, and the last of those that ended.
 
 mod joining;
+mod room;
 mod stuck;
 
 use std::{
@@ -15,7 +16,7 @@ use super::{Effect, Machine, Note};
 use crate::core::{
     job::{Asker, Failure, Job, JobId, JobState, Made, Operation, Outcome},
     model::{Origin, SnapshotName, VmId},
-    queue::{self, Turn},
+    queue::{self, Turn, Waiting, Who},
     view::JobView,
 };
 
@@ -57,6 +58,8 @@ pub(super) struct Jobs {
     gone: Vec<JobId>,
     /// What nobody asked for waits until nobody inhibits it any more.
     pub(super) held: bool,
+    /// When a job of each was started last, by a number that grows.
+    served: BTreeMap<Who, u64>,
 }
 
 impl Jobs {
@@ -222,6 +225,11 @@ fn is_automatic(job: &Job) -> bool {
     job.asker.origin == Origin::Schedule && job.operation != Operation::Finish
 }
 
+/// Whose turn it is when it starts.
+fn who(job: &Job) -> Who {
+    (job.asker.origin != Origin::Schedule).then_some(job.asker.uid)
+}
+
 impl Machine {
     /// Starts what is admitted, and says why the others wait.
     pub(super) fn start_jobs(&mut self, _now: Timestamp, out: &mut Vec<Effect>) {
@@ -235,15 +243,17 @@ impl Machine {
             return;
         }
         let held = self.held_jobs();
-        let waiting: Vec<(JobId, VmId)> = self
+        let waiting: Vec<Waiting> = self
             .jobs
             .queued
             .iter()
             .filter(|id| !held.contains(id))
-            .filter_map(|id| self.jobs.table.get(id).map(|e| (*id, e.job.vm)))
+            .filter_map(|id| self.jobs.table.get(id))
+            .map(|e| Waiting { job: e.job.id, vm: e.job.vm, who: who(&e.job) })
             .collect();
         let limit = usize::try_from(self.settings.daemon.max_jobs).unwrap_or(usize::MAX);
-        for (id, turn) in queue::admit(&waiting, &self.jobs.running, self.jobs.counted(), limit) {
+        let (running, counted) = (&self.jobs.running, self.jobs.counted());
+        for (id, turn) in queue::admit(&waiting, running, counted, limit, &self.jobs.served) {
             let stuck = matches!(turn, Turn::After(job) if self.jobs.stuck.contains_key(&job));
             self.jobs.waits(id, &if stuck { format!("{turn}, which is stuck") } else { turn.to_string() });
             if turn != Turn::Now {
@@ -254,6 +264,8 @@ impl Machine {
                 entry.state = JobState::Running;
                 entry.heard = self.elapsed;
                 self.jobs.running.insert(id, entry.job.vm);
+                let last = self.jobs.served.values().max().map_or(1, |last| last + 1);
+                self.jobs.served.insert(who(&entry.job), last);
                 self.stale.insert(entry.job.vm);
                 out.push(Effect::Start(entry.job.clone()));
             }

@@ -164,7 +164,7 @@ impl Machine {
     ) -> Result<Reply, Refusal> {
         attachable(check_description(&description))?;
         self.ours(vm, &name, "described anew")?;
-        Ok(self.queue(vm, Operation::Describe { name, description }, uid, now))
+        self.queue(vm, Operation::Describe { name, description }, uid, now)
     }
 
     /// Shows what is attached to a snapshot, if it still is the same one.

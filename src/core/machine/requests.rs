@@ -110,7 +110,7 @@ impl Machine {
                     disks: disks.or(plan.disks),
                     label,
                 };
-                Ok(self.queue(vm, Operation::Create(create), uid, now))
+                self.queue(vm, Operation::Create(create), uid, now)
             }
             Change::Delete { vm, name, pace, foreign } => {
                 let found = self.snapshot(vm, &name)?;
@@ -126,11 +126,11 @@ impl Machine {
                 }
                 self.unpinned(vm, &name)?;
                 in_time(pace, now)?;
-                Ok(self.queue(vm, Operation::Delete { name, pace, foreign }, uid, now))
+                self.queue(vm, Operation::Delete { name, pace, foreign }, uid, now)
             }
             Change::Forget { vm, name } => {
                 self.unpinned(vm, &name)?;
-                Ok(self.queue(vm, Operation::Forget(name), uid, now))
+                self.queue(vm, Operation::Forget(name), uid, now)
             }
             Change::Label { vm, name, edit } => self.label(vm, &name, edit, uid, now),
             Change::Describe { vm, name, description } => self.describe(vm, name, description, uid, now),
@@ -139,21 +139,21 @@ impl Machine {
                 self.can_be_reverted_to(vm, &name)?;
                 let safety = safety.then(|| before_revert(&name));
                 let revert = RevertJob { name, then, definition, safety };
-                Ok(self.queue(vm, Operation::Revert(Box::new(revert)), uid, now))
+                self.queue(vm, Operation::Revert(Box::new(revert)), uid, now)
             }
             Change::Branch { vm, job } => {
                 let operation = self.branch(vm, job)?;
-                Ok(self.queue(vm, operation, uid, now))
+                self.queue(vm, operation, uid, now)
             }
             Change::Promote { vm, pace } => {
                 self.known(vm)?;
                 in_time(pace, now)?;
-                Ok(self.queue(vm, Operation::Promote { pace }, uid, now))
+                self.queue(vm, Operation::Promote { pace }, uid, now)
             }
             Change::Prune { vm, all, pace } => {
                 self.known(vm)?;
                 in_time(pace, now)?;
-                Ok(self.queue(vm, Operation::Prune { all, pace }, uid, now))
+                self.queue(vm, Operation::Prune { all, pace }, uid, now)
             }
             Change::Run { policy, vm } => self.run_by_hand(&policy, vm, uid, now),
             Change::Suspend { policy, vm, reason } => {
@@ -192,10 +192,19 @@ impl Machine {
         self.vms.get(&vm).map(AsRef::as_ref).ok_or_else(|| no_such_vm(vm))
     }
 
-    pub(super) fn queue(&mut self, vm: VmId, operation: Operation, uid: u32, now: Timestamp) -> Reply {
-        let same = self.jobs.same_queued(vm, &operation, Origin::Manual);
+    pub(super) fn queue(
+        &mut self,
+        vm: VmId,
+        operation: Operation,
+        uid: u32,
+        now: Timestamp,
+    ) -> Result<Reply, Refusal> {
+        if let Some(same) = self.jobs.same_queued(vm, &operation, Origin::Manual) {
+            return Ok(Reply::Job(same));
+        }
+        self.may_wait(&[vm])?;
         let asker = Asker { origin: Origin::Manual, uid };
-        Reply::Job(same.unwrap_or_else(|| self.jobs.add(vm, operation, asker, now)))
+        Ok(Reply::Job(self.jobs.add(vm, operation, asker, now)))
     }
 
     fn cancel(&mut self, id: JobId, now: Timestamp, out: &mut Vec<Effect>) -> Result<Reply, Refusal> {

@@ -17,6 +17,7 @@ use crate::{
 };
 
 mod clock;
+mod crowd;
 mod inhibiting;
 mod joining;
 mod labels;
