@@ -10,6 +10,8 @@ bindir   ?= $(prefix)/bin
 sbindir  ?= $(prefix)/sbin
 libdir   ?= $(prefix)/lib
 datadir  ?= $(prefix)/share
+# Debian's place; others have $(datadir)/zsh/site-functions.
+zshdir   ?= $(datadir)/zsh/vendor-completions
 # Where the built binaries are.
 BINARIES ?= target/release
 
@@ -21,7 +23,7 @@ SEEDS ?= 1000
 
 TESTBED := tests/testbed
 
-.PHONY: help build deb demo test test-quick test-full lint bench bench-real simulate fuzz deny install install-files clean
+.PHONY: help build deb rpm demo test test-quick test-full lint bench bench-real simulate fuzz deny install install-files clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -30,9 +32,12 @@ help:
 build: build-packages
 	cargo build --release --locked
 
-.PHONY: build-packages test-packages
+.PHONY: build-packages package-packages test-packages
 build-packages:
 	@$(TESTBED)/host-packages.sh build
+
+package-packages:
+	@$(TESTBED)/host-packages.sh package
 
 test-packages:
 	@$(TESTBED)/host-packages.sh test
@@ -88,10 +93,14 @@ deny:
 	cargo deny --locked check
 
 ## make deb           a Debian package, in target/
-deb: build
+deb: build package-packages
 	@packaging/deb.sh
 
-## make install       into DESTDIR; then: systemd-sysusers && systemctl daemon-reload && systemctl reload dbus && journalctl --update-catalog
+## make rpm           an RPM package, in target/
+rpm: build package-packages
+	@packaging/rpm.sh
+
+## make install       into DESTDIR; then: systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload && systemctl reload dbus && journalctl --update-catalog
 install: build install-files
 
 # Separate, so that a package build and the tests install exactly what a user does.
@@ -104,6 +113,7 @@ install-files:
 	install -D -m 644 -t $(DESTDIR)$(libdir)/systemd/system-preset systemd/90-virtsnapd.preset
 	install -D -m 644 -t $(DESTDIR)$(libdir)/systemd/catalog systemd/virtsnap.catalog
 	install -D -m 644 systemd/virtsnap.sysusers.conf $(DESTDIR)$(libdir)/sysusers.d/virtsnap.conf
+	install -D -m 644 systemd/virtsnap.tmpfiles.conf $(DESTDIR)$(libdir)/tmpfiles.d/virtsnap.conf
 	install -D -m 644 -t $(DESTDIR)$(datadir)/dbus-1/system.d dbus/org.virtsnap1.conf
 	install -D -m 644 -t $(DESTDIR)$(datadir)/dbus-1/system-services dbus/org.virtsnap1.service
 	install -D -m 644 -t $(DESTDIR)$(datadir)/dbus-1/interfaces dbus/org.virtsnap1.*.xml
@@ -119,7 +129,7 @@ install-files:
 	install -D -m 644 -t $(DESTDIR)$(datadir)/man/man1 man/virtsnap.1
 	install -D -m 644 -t $(DESTDIR)$(datadir)/man/man8 man/virtsnap-apparmor.8 man/virtsnapd.8
 	install -D -m 644 packaging/completion/virtsnap.bash $(DESTDIR)$(datadir)/bash-completion/completions/virtsnap
-	install -D -m 644 -t $(DESTDIR)$(datadir)/zsh/vendor-completions packaging/completion/_virtsnap
+	install -D -m 644 -t $(DESTDIR)$(zshdir) packaging/completion/_virtsnap
 	install -D -m 644 -t $(DESTDIR)$(datadir)/fish/vendor_completions.d packaging/completion/virtsnap.fish
 
 clean:

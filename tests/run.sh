@@ -37,6 +37,9 @@ else
   cargo test --locked --no-run
 fi
 
+# Before the tests: one that compiles them first would take too long.
+packaging/tools.sh cargo-deb cargo-generate-rpm
+
 if [ -n "$trees" ]; then
   if ! wait "$trees"; then
     echo "the testbed could not be built:" >&2

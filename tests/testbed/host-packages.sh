@@ -1,21 +1,23 @@
 #!/bin/bash
-# host-packages.sh [build|test|all] : install the Debian packages that are missing on this host
+# host-packages.sh [build|package|test|all] : install the Debian packages that are missing on this host
 #
-# build: to compile virtsnap; test: to build and run the testbed (includes what build needs);
-# all (default) is both. Says what it installs, and does nothing if all is there. Works on Debian 12
+# build: to compile virtsnap; package: to make its packages, too; test: to build and run the testbed
+# (includes what the others need); all (default) is the same. Says what it installs, and does nothing if all is there. Works on Debian 12
 # and 13, also where `apt-get update` never ran. Without root it asks sudo. Rust, which virtsnap wants
 # newer than Debian has it, is installed for the user who asks, with rustup.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 BUILD=(gcc libc6-dev make pkg-config libvirt-dev)
+PACKAGE=(binutils dpkg-dev python3-minimal rpm xz-utils)
 TEST=(mmdebstrap systemd-container zstd xz-utils binutils python3-minimal cpio dbus util-linux
-  qemu-utils e2fsprogs procps mandoc restic borgbackup tzdata)
+  qemu-utils e2fsprogs procps mandoc lintian restic borgbackup tzdata)
 case ${1:-all} in
   # What this script asks root for.
   --packages) WANTED=() ;;
   build) WANTED=("${BUILD[@]}") ;;
-  test | all) WANTED=("${BUILD[@]}" "${TEST[@]}") ;;
+  package) WANTED=("${BUILD[@]}" "${PACKAGE[@]}") ;;
+  test | all) WANTED=("${BUILD[@]}" "${PACKAGE[@]}" "${TEST[@]}") ;;
   *) usage ;;
 esac
 
