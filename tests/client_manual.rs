@@ -60,7 +60,7 @@ fn each_command_is_there_with_its_usage_and_all_of_its_options() {
     commands.remove("");
     let mut client = Cli::command();
     client.build();
-    let everywhere: BTreeSet<&str> = ["json", "system", "help", "version"].into();
+    let everywhere: BTreeSet<&str> = ["json", "system", "host", "no-ask-password", "help", "version"].into();
     for verb in client.get_subcommands().filter(|verb| !verb.is_hide_set()) {
         let name = verb.get_name();
         let lines = commands.remove(name).unwrap_or_else(|| panic!("the page has no {name}"));

@@ -93,6 +93,8 @@ const FENCES: &[Fence] = &[
         allowed: &[
             "src/apparmor/answer.rs",
             "src/apparmor/host.rs",
+            // To run polkit's agent.
+            "src/cli/agent.rs",
             // To run what it guards.
             "src/cli/guard/command.rs",
             // To say who has the state directory.

@@ -3,7 +3,7 @@
 
 use std::{
     env,
-    io::{self, BufWriter, IsTerminal as _},
+    io::{self, BufWriter, IsTerminal as _, Write as _},
     process::ExitCode,
 };
 
@@ -16,7 +16,10 @@ use virtsnap::{
 };
 
 fn main() -> anyhow::Result<ExitCode> {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return Ok(usage(&error)),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -24,11 +27,29 @@ fn main() -> anyhow::Result<ExitCode> {
     let address = env::var("VIRTSNAP_BUS_ADDRESS").ok();
     let mut console = Console {
         out: &mut BufWriter::new(anstream::stdout().lock()),
-        err: &mut anstream::stderr().lock(),
+        // As it is: nothing coloured is written there, and what clears a line is no colour that NO_COLOR takes away.
+        err: &mut io::stderr().lock(),
         input: &mut io::stdin().lock(),
         interactive: io::stdin().is_terminal() && io::stderr().is_terminal(),
+        drawn: io::stderr().is_terminal()
+            && env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb"),
         json: cli.global.json,
         watch: Watch { zone: TimeZone::system(), now: SystemClock::default().now() },
     };
     Ok(runtime.block_on(cli::run(&cli, address.as_deref(), &mut console)).into())
+}
+
+/// What clap has to say; to a script as any other error.
+fn usage(error: &clap::Error) -> ExitCode {
+    let code = u8::try_from(error.exit_code()).unwrap_or(2);
+    let mut words = env::args_os().skip(1).take_while(|word| word != "--");
+    if error.use_stderr() && words.any(|word| word == "--json") {
+        let text = error.render().to_string();
+        let error =
+            serde_json::json!({ "name": null, "message": text.trim(), "hint": null, "exit_status": code });
+        let _ = writeln!(io::stderr(), "{}", serde_json::json!({ "error": error }));
+    } else {
+        let _ = error.print();
+    }
+    code.into()
 }

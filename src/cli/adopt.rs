@@ -1,12 +1,15 @@
 //! `virtsnap adopt`: takes over snapshots that others made, and files that belong to nobody.
 
+use std::ops::ControlFlow;
+
 use serde::Serialize;
-use zbus::Connection;
+use zbus::{Connection, OwnedObjectPath};
 
 use super::{
-    args::Adopt,
+    args::{Adopt, Wait},
     console::Console,
     exit::{Exit, Failure},
+    follow,
     inventory::Inventory,
     proxy::{Options, VMProxy},
     render::{count, quoted, safe, size},
@@ -24,11 +27,28 @@ struct Quarantined<'a> {
     orphans: Vec<&'a str>,
 }
 
+/// Asks the daemon, which answers when it is done.
+async fn ask(
+    vm: &VMProxy<'_>,
+    options: Options<'_>,
+    path: &OwnedObjectPath,
+    wait: &Wait,
+    bus: &Connection,
+    console: &mut Console<'_>,
+) -> Result<ControlFlow<Exit>, Failure> {
+    follow::within(vm.adopt(options), ("adopt", path), wait, bus, console).await
+}
+
 /// Looks anew, asks, and puts in quarantine what was shown: no more than that.
 async fn quarantine(args: &Adopt, bus: &Connection, console: &mut Console<'_>) -> Result<Exit, Failure> {
     let before = Inventory::about(&args.vm, bus).await?;
     let object = VMProxy::new(bus, &before.vm(&args.vm)?.path).await?;
-    object.adopt(Options::new()).await?;
+    let vm_path = &before.vm(&args.vm)?.path;
+    if let ControlFlow::Break(exit) =
+        ask(&object, Options::new(), vm_path, &Wait::default(), bus, console).await?
+    {
+        return Ok(exit);
+    }
     let all = Inventory::fetch(bus).await?;
     let vm = all.vm(&args.vm)?;
     let free: Vec<_> = vm.orphans.iter().filter(|(_, _, goes)| *goes == 0).collect();
@@ -41,7 +61,10 @@ async fn quarantine(args: &Adopt, bus: &Connection, console: &mut Console<'_>) -
             count(free.len(), "file"),
         );
         console.confirm(&question, args.consent.yes)?;
-        object.adopt(Options::from([("orphans", paths.clone().into())])).await?;
+        let options = Options::from([("orphans", paths.clone().into())]);
+        if let ControlFlow::Break(exit) = ask(&object, options, vm_path, &args.wait, bus, console).await? {
+            return Ok(exit);
+        }
     }
     if console.json {
         let orphans = paths.iter().map(String::as_str).collect();
@@ -69,7 +92,10 @@ async fn layers(args: &Adopt, bus: &Connection, console: &mut Console<'_>) -> Re
     if !args.policies.is_empty() {
         options.insert("policies", args.policies.clone().into());
     }
-    VMProxy::new(bus, &vm.path).await?.adopt(options).await?;
+    let object = VMProxy::new(bus, &vm.path).await?;
+    if let ControlFlow::Break(exit) = ask(&object, options, &vm.path, &args.wait, bus, console).await? {
+        return Ok(exit);
+    }
     let after = Inventory::fetch(bus).await?;
     let old: Vec<&str> = before.snapshots(vm).iter().map(|s| s.name.as_str()).collect();
     let now = after.snapshots(after.vm(&args.vm)?).iter().map(|s| s.name.as_str());
@@ -112,6 +138,9 @@ pub(super) async fn adopt(
             }
             return Ok(Exit::Done);
         }
+    }
+    // Those that are named stay as they are, unless a policy may prune them.
+    if args.snapshots.is_empty() || !args.policies.is_empty() {
         console.confirm(&question(&vm.name, &names, &args.policies), args.consent.yes)?;
     }
     let given: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
@@ -119,7 +148,10 @@ pub(super) async fn adopt(
     if !args.policies.is_empty() {
         options.insert("policies", args.policies.clone().into());
     }
-    VMProxy::new(bus, &vm.path).await?.adopt(options).await?;
+    let object = VMProxy::new(bus, &vm.path).await?;
+    if let ControlFlow::Break(exit) = ask(&object, options, &vm.path, &args.wait, bus, console).await? {
+        return Ok(exit);
+    }
     if console.json {
         console.answer(&Adopted { vm: &vm.name, snapshots: names })?;
     } else {

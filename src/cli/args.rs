@@ -55,6 +55,12 @@ pub struct Global {
     /// Talk to the daemon on the system bus (the default)
     #[arg(long, global = true, help_heading = GLOBAL, conflicts_with = "bus_address")]
     pub system: bool,
+    /// Talk to the daemon of another machine ([USER@]HOST[:PORT]), over ssh
+    #[arg(long, short = 'H', global = true, help_heading = GLOBAL, value_name = "HOST", conflicts_with_all = ["bus_address", "system"])]
+    pub host: Option<String>,
+    /// Don't have polkit ask for a password on this terminal
+    #[arg(long, global = true, help_heading = GLOBAL)]
+    pub no_ask_password: bool,
     /// Talk to the bus at this D-Bus address
     #[arg(long, global = true, hide = true, value_name = "ADDRESS")]
     pub bus_address: Option<String>,
@@ -122,6 +128,27 @@ pub enum Verb {
     /// Say what fits for the last of these words
     #[command(hide = true)]
     Complete(Complete),
+}
+
+impl Verb {
+    /// Whether it does more than look, so that polkit may ask who somebody is.
+    pub const fn changes(&self) -> bool {
+        !matches!(
+            self,
+            Self::List(_)
+                | Self::Show(_)
+                | Self::Plan(_)
+                | Self::Status
+                | Self::Policies
+                | Self::Jobs
+                | Self::Watch(_)
+                | Self::Explain(_)
+                | Self::Check(_)
+                | Self::Simulate(_)
+                | Self::Completion(_)
+                | Self::Complete(_)
+        )
+    }
 }
 
 /// `virtsnap list`
@@ -198,6 +225,9 @@ pub struct Cancel {
     /// The job's number, as `virtsnap jobs` shows it
     #[arg(value_name = "JOB")]
     pub job: u32,
+    /// Whether to ask first.
+    #[command(flatten)]
+    pub consent: Consent,
     /// Whether to wait until it has ended.
     #[command(flatten)]
     pub wait: Wait,
@@ -223,11 +253,14 @@ pub struct Pace {
 }
 
 /// For verbs that start a job.
-#[derive(Debug, Clone, Copy, Args)]
+#[derive(Debug, Clone, Copy, Default, Args)]
 pub struct Wait {
     /// Don't wait until the job has ended
-    #[arg(long)]
+    #[arg(long, overrides_with = "wait")]
     pub no_wait: bool,
+    /// Wait until the job has ended (the default)
+    #[arg(long, overrides_with = "no_wait")]
+    pub wait: bool,
 }
 
 /// `virtsnap explain`

@@ -6,6 +6,7 @@ use std::{
 };
 
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::{
     exit::Failure,
@@ -22,6 +23,8 @@ pub struct Console<'a> {
     pub input: &'a mut dyn BufRead,
     /// Whether a person sits there to be asked: input and `err` are terminals.
     pub interactive: bool,
+    /// Whether what stands on `err` can be drawn over: it is a terminal, and no dumb one.
+    pub drawn: bool,
     /// Whether the answer is to be JSON.
     pub json: bool,
     /// How times are shown.
@@ -32,6 +35,7 @@ impl fmt::Debug for Console<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Console")
             .field("interactive", &self.interactive)
+            .field("drawn", &self.drawn)
             .field("json", &self.json)
             .field("watch", &self.watch)
             .finish_non_exhaustive()
@@ -65,7 +69,16 @@ impl Console<'_> {
     /// Says what is no error and yet should be seen, to scripts as well.
     pub fn warning(&mut self, text: &str) {
         let _ = self.flush();
-        let _ = writeln!(self.err, "{}", safe_lines(text));
+        if self.json {
+            self.object(&json!({ "warning": { "message": text } }));
+        } else {
+            let _ = writeln!(self.err, "{}", safe_lines(text));
+        }
+    }
+
+    /// An object a line, so that a script can tell each from what else is written there.
+    fn object(&mut self, object: &Value) {
+        let _ = writeln!(self.err, "{object}");
     }
 
     /// Sends off what was written so far.
@@ -96,15 +109,30 @@ impl Console<'_> {
 
     /// Reports an error and its next step. A closed pipe is left alone.
     pub fn failure(&mut self, failure: &Failure) {
-        if failure.exit() != super::Exit::Done {
-            self.error(&failure.to_string(), failure.hint());
+        let exit = failure.exit();
+        if exit != super::Exit::Done {
+            self.complain((failure.name(), Some(exit.code())), &failure.to_string(), failure.hint());
         }
     }
 
     /// The same for a text.
     pub fn error(&mut self, text: &str, hint: Option<&str>) {
+        self.complain((None, None), text, hint);
+    }
+
+    /// The same for a text about a D-Bus error of this name.
+    pub fn named_error(&mut self, name: &str, text: &str, hint: Option<&str>) {
+        self.complain((Some(name), None), text, hint);
+    }
+
+    fn complain(&mut self, (name, exit): (Option<&str>, Option<u8>), text: &str, hint: Option<&str>) {
         // What was said before comes first. Nowhere is left to report that any of it could not be written.
         let _ = self.flush();
+        if self.json {
+            let error = json!({ "name": name, "message": text, "hint": hint, "exit_status": exit });
+            self.object(&json!({ "error": error }));
+            return;
+        }
         let text = safe_lines(text);
         // The daemon's messages about files bring their own heading.
         let heading = if text.starts_with("error") { "" } else { "error: " };
@@ -141,6 +169,7 @@ mod tests {
             err: &mut err,
             input: &mut reply.as_bytes(),
             interactive,
+            drawn: false,
             json: false,
             watch: Watch { zone: TimeZone::UTC, now: Timestamp::UNIX_EPOCH },
         }
@@ -172,7 +201,8 @@ mod tests {
             err: &mut err,
             input: &mut io::empty(),
             interactive: false,
-            json: true,
+            drawn: false,
+            json: false,
             watch: Watch { zone: TimeZone::UTC, now: Timestamp::UNIX_EPOCH },
         };
         let failure = console.answer(&[1, 2]).unwrap_err();
@@ -183,5 +213,37 @@ mod tests {
                 .unwrap()
                 .starts_with("error: cannot read the daemon's answer: a\\u{1b}[2J\nb\n")
         );
+    }
+
+    #[test]
+    fn a_script_reads_what_went_wrong_as_an_object_a_line() {
+        let mut err = Vec::new();
+        let mut console = Console {
+            out: &mut io::sink(),
+            err: &mut err,
+            input: &mut io::empty(),
+            interactive: true,
+            drawn: true,
+            json: true,
+            watch: Watch { zone: TimeZone::UTC, now: Timestamp::UNIX_EPOCH },
+        };
+        let name = "org.virtsnap1.Error.NoSuchVM".to_owned();
+        console.failure(&Failure::Answered { name, message: "no\nVM".to_owned() });
+        console.warning("careful");
+        console.error("it failed", None);
+        let text = String::from_utf8(err).unwrap();
+        let all: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(all.len(), 3, "{text}");
+        let first = &all[0]["error"];
+        assert_eq!(
+            (&first["name"], &first["exit_status"]),
+            (&"org.virtsnap1.Error.NoSuchVM".into(), &3.into())
+        );
+        assert_eq!(
+            (&first["message"], &first["hint"]),
+            (&"no\nVM".into(), &"`virtsnap list` shows the VMs".into())
+        );
+        assert_eq!(all[1]["warning"]["message"], "careful");
+        assert!(all[2]["error"]["name"].is_null() && all[2]["error"]["hint"].is_null(), "{text}");
     }
 }

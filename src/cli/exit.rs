@@ -76,6 +76,14 @@ pub enum Failure {
     /// There is no bus to talk on.
     #[error("cannot connect to D-Bus: {0}")]
     NoBus(String),
+    /// The bus of another machine cannot be reached.
+    #[error("cannot reach D-Bus on {host:?}: {why}")]
+    NoHost {
+        /// Which.
+        host: String,
+        /// What stands between.
+        why: String,
+    },
     /// There is a bus, but no daemon on it.
     #[error("the virtsnap daemon does not answer: {0}")]
     NoDaemon(String),
@@ -101,7 +109,7 @@ impl Failure {
         match self {
             Self::Usage(_) => Exit::Usage,
             Self::NotFound { .. } => Exit::NotFound,
-            Self::NoBus(_) | Self::NoDaemon(_) => Exit::Unreachable,
+            Self::NoBus(_) | Self::NoHost { .. } | Self::NoDaemon(_) => Exit::Unreachable,
             Self::Answered { name, .. } => exit_of(name),
             // A pipe that was closed early (`| head`) is no failure.
             Self::Output(e) if e.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
@@ -109,11 +117,19 @@ impl Failure {
         }
     }
 
+    /// The D-Bus error's name, if it is one.
+    pub fn name(&self) -> Option<&str> {
+        if let Self::Answered { name, .. } = self { Some(name) } else { None }
+    }
+
     /// The next step, if there is one to name.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::NotFound { hint, .. } => Some(hint),
             Self::NoBus(_) => Some("is D-Bus running? `systemctl status dbus`"),
+            Self::NoHost { .. } => Some(
+                "does `ssh HOST systemd-stdio-bridge` work? It wants systemd there, and a login that may use D-Bus",
+            ),
             Self::NoDaemon(_) => {
                 Some("is it running? `systemctl status virtsnapd`, `journalctl -u virtsnapd`")
             }

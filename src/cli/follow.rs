@@ -1,19 +1,21 @@
 //! Jobs that a verb started: waiting for them, and saying how they ended.
 
-use std::ops::ControlFlow;
+use std::{ops::ControlFlow, pin::pin};
 
 use futures_util::{StreamExt as _, stream};
+use nix::unistd::geteuid;
 use serde::Serialize;
-use zbus::{Connection, OwnedObjectPath};
+use zbus::{Connection, MatchRule, OwnedObjectPath, fdo::DBusProxy, message::Type};
 
 use super::{
     args::Wait,
     console::Console,
     exit::{Exit, Failure, exit_of, hint_for},
     inventory::Object,
-    progress,
+    news, progress,
     props::{self, Job},
-    proxy::{JobProxy, Options, some_object},
+    proxy::{JobProxy, Options, ROOT, SERVICE, some_object},
+    render::safe,
     view,
 };
 
@@ -55,7 +57,9 @@ impl Ended {
     pub(super) fn report(&self, what: &str, console: &mut Console<'_>) {
         match self {
             Self::Done(_) => {}
-            Self::Failed { name, message } => console.error(&format!("{what}: {message}"), hint_for(name)),
+            Self::Failed { name, message } => {
+                console.named_error(name, &format!("{what}: {message}"), hint_for(name));
+            }
             Self::Unknown(failure) => {
                 console.error(&format!("{what}: how the job ended is not known: {failure}"), failure.hint());
             }
@@ -83,22 +87,94 @@ pub(super) async fn wait_for(
     // Not in their order: one that takes long must not keep those behind it from being waited for.
     let each = jobs.iter().enumerate().map(async |(place, job)| (place, follow(job, bus).await));
     let all = stream::iter(each).buffer_unordered(AT_ONCE).collect::<Vec<_>>();
-    // On a terminal it is seen how far they are.
-    let drawn = console.interactive && !console.json && !jobs.is_empty();
+    let shown = !console.json && !jobs.is_empty();
     let ended = tokio::select! {
         ended = all => Some(ended),
         Ok(()) = tokio::signal::ctrl_c() => None,
-        () = progress::draw(jobs, bus, console.err), if drawn => None,
+        () = progress::show(jobs, bus, console.drawn, console.err), if shown => None,
     };
-    if drawn {
+    if shown && console.drawn {
         write!(console.err, "{}", progress::CLEAR)?;
     }
     if let Some(mut ended) = ended {
         ended.sort_by_key(|(place, _)| *place);
         return Ok(Some(ended.into_iter().map(|(_, ended)| ended).collect()));
     }
-    console.error("interrupted; the daemon goes on with it", Some("`virtsnap jobs` shows how far it is"));
+    detached(jobs, bus, console).await;
     Ok(None)
+}
+
+/// Says that the daemon goes on, and what there is to do about that.
+async fn detached(jobs: &[OwnedObjectPath], bus: &Connection, console: &mut Console<'_>) {
+    let (mut what, mut hint) = ("it".to_owned(), "`virtsnap jobs` shows how far it is".to_owned());
+    if let [job] = jobs
+        && let Ok(job) = read(job, bus).await
+    {
+        what = format!("job {} ({})", job.id, safe(&job.operation));
+        hint = format!(
+            "`virtsnap jobs` shows how far it is, `virtsnap cancel {}` stops it if that can be",
+            job.id
+        );
+    }
+    console.error(&format!("interrupted; the daemon goes on with {what}"), Some(&hint));
+}
+
+/// Waits for a call that answers only when a job of the daemon has ended, as for that job: with how far it is, and no longer
+/// than the person wants to. `Break` where there is nothing more to say.
+pub(super) async fn within(
+    call: impl Future<Output = zbus::Result<()>>,
+    (operation, vm): (&str, &OwnedObjectPath),
+    asked: &Wait,
+    bus: &Connection,
+    console: &mut Console<'_>,
+) -> Result<ControlFlow<Exit>, Failure> {
+    console.flush()?;
+    let rule =
+        MatchRule::builder().msg_type(Type::Signal).sender(SERVICE).path(ROOT).member("JobNew").build()?;
+    let mut news = news::signals(rule, bus).await?;
+    // As the bus knows it, which may be another machine's.
+    let own = match bus.unique_name() {
+        Some(name) => DBusProxy::new(bus).await?.get_connection_unix_user(name.clone().into()).await?,
+        None => geteuid().as_raw(),
+    };
+    let mut call = pin!(call);
+    let mut job = None;
+    while job.is_none() {
+        let new = tokio::select! {
+            ended = &mut call => return ended.map(ControlFlow::Continue).map_err(Failure::from),
+            new = news.recv() => new,
+            Ok(()) = tokio::signal::ctrl_c() => {
+                detached(&[], bus, console).await;
+                return Ok(ControlFlow::Break(Exit::Interrupted));
+            }
+        };
+        let Some(new) = new else { break };
+        let (_, path): (u32, OwnedObjectPath) = new?.body().deserialize()?;
+        // One that is gone again says nothing of this call.
+        let read = read(&path, bus).await.ok();
+        let ours = |job: &Object<Job>| {
+            job.operation == operation && job.objects.contains(vm) && job.started_by == own
+        };
+        job = read.filter(ours).map(|_| path);
+    }
+    let jobs: Vec<_> = job.into_iter().collect();
+    if let ([job], true) = (jobs.as_slice(), asked.no_wait) {
+        return started(job, bus, console).await.map(ControlFlow::Break);
+    }
+    let shown = !console.json && !jobs.is_empty();
+    let ended = tokio::select! {
+        ended = call => Some(ended),
+        Ok(()) = tokio::signal::ctrl_c() => None,
+        () = progress::show(&jobs, bus, console.drawn, console.err), if shown => None,
+    };
+    if shown && console.drawn {
+        write!(console.err, "{}", progress::CLEAR)?;
+    }
+    if let Some(ended) = ended {
+        return Ok(ControlFlow::Continue(ended?));
+    }
+    detached(&jobs, bus, console).await;
+    Ok(ControlFlow::Break(Exit::Interrupted))
 }
 
 /// Waits until this job has ended. `None` if the person would not.

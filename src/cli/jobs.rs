@@ -11,7 +11,7 @@ use super::{
     inventory::Inventory,
     props::Job,
     proxy::{JobProxy, Options},
-    render::{Column, cell, names, safe, table},
+    render::{Column, cell, names, quoted, safe, table},
     view,
 };
 
@@ -37,7 +37,7 @@ pub(super) async fn jobs(bus: &Connection, console: &mut Console<'_>) -> Result<
         Column::Left("OPERATION"),
         Column::Left("VM"),
         Column::Left("SNAPSHOT"),
-        Column::Left("STARTED"),
+        Column::Left("ASKED FOR"),
         Column::Left("ORIGIN"),
         Column::Left("STATE"),
     ];
@@ -70,6 +70,17 @@ pub(super) async fn cancel(
         what: format!("there is no job {}", args.job),
         hint: "`virtsnap jobs` shows the jobs; finished ones go after a while",
     })?;
+    if cuts_short(job) {
+        let vms: Vec<_> = job.objects.iter().filter_map(|path| all.vm_name(path)).map(quoted).collect();
+        let question = format!(
+            "Stop job {} ({} of {}), which merges or copies images? What it cuts short is finished later, and snapshots \
+             that it spoils are no restore points until then.",
+            job.id,
+            safe(&job.operation),
+            vms.join(", ")
+        );
+        console.confirm(&question, args.consent.yes)?;
+    }
     JobProxy::new(bus, &job.path).await?.cancel(Options::new()).await?;
     if !args.wait.no_wait && follow::wait_for_one(&job.path, bus, console).await?.is_none() {
         return Ok(Exit::Interrupted);
@@ -82,6 +93,13 @@ pub(super) async fn cancel(
         console.line(&format!("job {} ({}): {so}", job.id, safe(&job.operation)))?;
     }
     Ok(Exit::Done)
+}
+
+/// Whether to stop it leaves something undone.
+fn cuts_short(job: &Job) -> bool {
+    job.state == "running"
+        && job.cancelable
+        && ["delete", "prune", "promote", "finish"].contains(&job.operation.as_str())
 }
 
 /// What a job is at, or how it ended.

@@ -223,6 +223,7 @@ mod tests {
             err: &mut std::io::sink(),
             input: &mut std::io::empty(),
             interactive: false,
+            drawn: false,
             json,
             watch: Watch { zone: TimeZone::UTC, now: Timestamp::from_second(60).unwrap() },
         };

@@ -13,6 +13,7 @@
 //! for the time or, but for what `guard` runs, reads the environment, so that all of it can be tested.
 
 mod adopt;
+mod agent;
 pub mod args;
 mod branch;
 mod check;
@@ -38,6 +39,7 @@ pub mod props;
 pub mod proxy;
 mod prune;
 mod reload;
+mod remote;
 pub mod render;
 mod revert;
 mod run;
@@ -52,22 +54,46 @@ pub mod view;
 mod watch;
 mod when;
 
-use zbus::{Connection, connection::Builder};
+use zbus::{
+    Connection,
+    conn::{AuthMechanism, Builder},
+};
 
 use self::{
+    agent::Agent,
     args::{Cli, Verb},
     console::Console,
     exit::{Exit, Failure},
 };
 
+/// Where the daemon's bus is.
+#[derive(Debug, Clone, Copy)]
+enum Way<'a> {
+    System,
+    Address(&'a str),
+    /// Of another machine.
+    Host(&'a str),
+}
+
 /// Does what the command line says, and reports what went wrong. `address` is the environment's idea of where
 /// the bus is; the command line's comes first, the system bus last.
 pub async fn run(cli: &Cli, address: Option<&str>, console: &mut Console<'_>) -> Exit {
-    let address = cli.global.bus_address.as_deref().or(address.filter(|_| !cli.global.system));
-    let outcome = match dispatch(cli, address, console).await {
+    let global = &cli.global;
+    let way = match (&global.host, global.bus_address.as_deref().or(address.filter(|_| !global.system))) {
+        (Some(host), _) => Way::Host(host),
+        (None, Some(address)) => Way::Address(address),
+        (None, None) => Way::System,
+    };
+    // Who is far away is asked there, or not at all.
+    let asks = console.interactive && !global.no_ask_password && !matches!(way, Way::Host(_));
+    let agent = if asks && cli.verb.changes() { Agent::start().await } else { None };
+    let outcome = match dispatch(cli, way, console).await {
         Ok(exit) => console.flush().map(|()| exit),
         Err(failure) => Err(failure),
     };
+    if let Some(agent) = agent {
+        agent.end().await;
+    }
     match outcome {
         Ok(exit) => exit,
         Err(failure) => {
@@ -77,7 +103,7 @@ pub async fn run(cli: &Cli, address: Option<&str>, console: &mut Console<'_>) ->
     }
 }
 
-async fn dispatch(cli: &Cli, address: Option<&str>, console: &mut Console<'_>) -> Result<Exit, Failure> {
+async fn dispatch(cli: &Cli, way: Way<'_>, console: &mut Console<'_>) -> Result<Exit, Failure> {
     // What needs no daemon asks for no bus.
     if let Verb::Simulate(args) = &cli.verb {
         return simulate::simulate(args, console);
@@ -89,9 +115,9 @@ async fn dispatch(cli: &Cli, address: Option<&str>, console: &mut Console<'_>) -
         return complete::script(args, console);
     }
     if let Verb::Complete(args) = &cli.verb {
-        return complete::complete(args, address, console).await;
+        return complete::complete(args, way, console).await;
     }
-    let bus = connect(address).await?;
+    let bus = connect(way).await?;
     match &cli.verb {
         Verb::List(args) => list::list(args, &bus, console).await,
         Verb::Show(args) => show::show(args, &bus, console).await,
@@ -122,18 +148,26 @@ async fn dispatch(cli: &Cli, address: Option<&str>, console: &mut Console<'_>) -
         Verb::Simulate(args) => simulate::simulate(args, console),
         Verb::Check(args) => check::check(args, console),
         Verb::Completion(args) => complete::script(args, console),
-        Verb::Complete(args) => complete::complete(args, address, console).await,
+        Verb::Complete(args) => complete::complete(args, way, console).await,
     }
 }
 
-async fn connect(address: Option<&str>) -> Result<Connection, Failure> {
-    let bus = match address {
-        Some(address) => Builder::address(address),
-        None => Builder::system(),
+async fn connect(way: Way<'_>) -> Result<Connection, Failure> {
+    let bus = match way {
+        Way::System => Builder::system(),
+        Way::Address(address) => Builder::address(address),
+        // The bridge is whom ssh has let in, whoever that is here.
+        Way::Host(host) => Builder::address(remote::address(host)?).auth_mechanism(AuthMechanism::Anonymous),
     };
     // Whatever stops us here, it is the way to the bus.
-    bus.build().await.map_err(|error| match error.into() {
-        no_bus @ Failure::NoBus(_) => no_bus,
-        other => Failure::NoBus(other.to_string()),
+    bus.build().await.map_err(|error| {
+        let why = match error.into() {
+            Failure::NoBus(why) => why,
+            other => other.to_string(),
+        };
+        match way {
+            Way::Host(host) => Failure::NoHost { host: host.to_owned(), why },
+            _ => Failure::NoBus(why),
+        }
     })
 }

@@ -1,6 +1,6 @@
 //! `virtsnap pin`, `unpin` and `modify`: what people attach to a snapshot.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ops::ControlFlow};
 
 use serde::Serialize;
 use zbus::{Connection, OwnedObjectPath};
@@ -9,10 +9,11 @@ use super::{
     args::{Modify, Pin, Unpin},
     console::Console,
     exit::{Exit, Failure},
+    follow,
     inventory::{Inventory, Object},
     props::{self, Snapshot, Vm},
     proxy::{Options, SnapshotProxy},
-    render::{Watch, quoted, safe},
+    render::{Watch, quoted, safe, timestamp},
     view, when,
 };
 
@@ -47,6 +48,15 @@ pub(super) async fn unpin(
     let mut options = Options::new();
     options.extend(args.all.then(|| ("all", true.into())));
     options.extend(args.owner.as_deref().map(|owner| ("owner", owner.into())));
+    if is_last(args, snapshot) && is_over(snapshot, &console.watch) {
+        let question = format!(
+            "Take the last pin off snapshot {} of {}? Its time was over {}: the next prune deletes it.",
+            quoted(&snapshot.name),
+            quoted(&vm.name),
+            console.watch.both(snapshot.expires),
+        );
+        console.confirm(&question, args.consent.yes)?;
+    }
     SnapshotProxy::new(bus, &snapshot.path).await?.unpin(options).await?;
     let after: Snapshot = props::read(bus, &snapshot.path).await?;
     let left = match pins(&after, &console.watch).as_slice() {
@@ -73,8 +83,23 @@ pub(super) async fn modify(
     if let Some(text) = &args.expires {
         options.insert("expires", when::or_never("expires", text, &console.watch)?.into());
     }
-    SnapshotProxy::new(bus, &snapshot.path).await?.update(options).await?;
+    let proxy = SnapshotProxy::new(bus, &snapshot.path).await?;
+    let call = proxy.update(options);
+    match follow::within(call, ("describe", &vm.path), &args.wait, bus, console).await? {
+        ControlFlow::Continue(()) => {}
+        ControlFlow::Break(exit) => return Ok(exit),
+    }
     told(vm, snapshot, "is modified", bus, console).await
+}
+
+/// Whether no pin is left afterwards.
+fn is_last(args: &Unpin, snapshot: &Snapshot) -> bool {
+    let taken = |owner: &str| args.owner.as_deref().is_none_or(|only| only == owner);
+    args.all || matches!(snapshot.pins.as_slice(), [(_, owner, _)] if taken(owner))
+}
+
+fn is_over(snapshot: &Snapshot, watch: &Watch) -> bool {
+    timestamp(snapshot.expires).is_some_and(|at| at <= watch.now)
 }
 
 /// Those there are, with some and without others.

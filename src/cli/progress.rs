@@ -1,4 +1,4 @@
-//! How far jobs are, on one line of a terminal that is drawn anew at each change.
+//! How far jobs are: on a terminal one line that is drawn anew at each change, elsewhere a line now and then.
 
 use std::{future::pending, io::Write};
 
@@ -14,15 +14,20 @@ pub(super) const CLEAR: &str = "\r\u{1b}[2K";
 const WIDTH: usize = 79;
 const BAR: u8 = 24;
 
-/// Draws for ever. Where that cannot be had, it waits for ever: the jobs' end is for others to see.
-pub(super) async fn draw(jobs: &[OwnedObjectPath], bus: &Connection, to: &mut dyn Write) {
-    if draw_until(jobs, bus, to).await.is_err() {
+/// Shows it for ever. Where that cannot be had, it waits for ever: the jobs' end is for others to see.
+pub(super) async fn show(jobs: &[OwnedObjectPath], bus: &Connection, drawn: bool, to: &mut dyn Write) {
+    if show_until(jobs, bus, drawn, to).await.is_err() && drawn {
         let _ = write!(to, "{CLEAR}");
     }
     pending::<()>().await;
 }
 
-async fn draw_until(jobs: &[OwnedObjectPath], bus: &Connection, to: &mut dyn Write) -> Result<(), Failure> {
+async fn show_until(
+    jobs: &[OwnedObjectPath],
+    bus: &Connection,
+    drawn: bool,
+    to: &mut dyn Write,
+) -> Result<(), Failure> {
     let rule =
         MatchRule::builder().msg_type(Type::Signal).sender(SERVICE).member("PropertiesChanged").build()?;
     let mut changes = news::signals(rule, bus).await?;
@@ -30,8 +35,13 @@ async fn draw_until(jobs: &[OwnedObjectPath], bus: &Connection, to: &mut dyn Wri
     for job in jobs {
         now.push(follow::read(job, bus).await?);
     }
+    let mut told = Told::default();
     loop {
-        write!(to, "{CLEAR}{}", line(&now))?;
+        if drawn {
+            write!(to, "{CLEAR}{}", line(&now))?;
+        } else if let Some(line) = told.next(&now) {
+            writeln!(to, "{line}")?;
+        }
         to.flush()?;
         loop {
             let Some(change) = changes.recv().await else { return Ok(()) };
@@ -43,6 +53,39 @@ async fn draw_until(jobs: &[OwnedObjectPath], bus: &Connection, to: &mut dyn Wri
                 break;
             }
         }
+    }
+}
+
+/// What was told line by line, which a log may keep: only another phase, or another tenth, is worth a line.
+#[derive(Debug, Default)]
+struct Told(Option<(String, usize)>);
+
+impl Told {
+    fn next(&mut self, jobs: &[Object<Job>]) -> Option<String> {
+        let (news, line) = match jobs {
+            [job] if job.state != "running" || job.phase.is_empty() => return None,
+            [job] => {
+                let phase = safe(&job.phase);
+                let share = job.progress_valid.then(|| job.progress.clamp(0.0, 1.0));
+                let tenth =
+                    (1..=10_u8).filter(|n| share.is_some_and(|s| f64::from(*n) <= s * 10.0 + 1e-9)).count();
+                let far = share.map(|share| format!(", {:.0} %", share * 100.0)).unwrap_or_default();
+                let line = format!("job {} ({}): {phase}{far}", job.id, safe(&job.operation));
+                ((phase, tenth), line)
+            }
+            jobs => {
+                let ended = jobs.iter().filter(|job| job.state == "done").count();
+                (
+                    (String::new(), ended * 10 / jobs.len().max(1)),
+                    format!("{ended} of {} jobs done", jobs.len()),
+                )
+            }
+        };
+        if self.0.as_ref() == Some(&news) {
+            return None;
+        }
+        self.0 = Some(news);
+        Some(line)
     }
 }
 
@@ -107,5 +150,26 @@ mod tests {
         assert_eq!(line(&[job("running", &"x\n".repeat(99), None)]).chars().count(), WIDTH);
         let wide = line(&[job("running", &"快".repeat(99), None)]);
         assert_eq!(wide, "快".repeat(WIDTH / 2));
+    }
+
+    #[test]
+    fn without_a_terminal_a_line_is_told_for_each_phase_and_each_tenth() {
+        let mut told = Told::default();
+        let mut next = |job: Object<Job>| told.next(&[job]);
+        assert_eq!(next(job("queued", "waiting", None)), None);
+        let first = next(job("running", "merging vda", Some(0.0)));
+        assert_eq!(first.as_deref(), Some("job 0 (): merging vda, 0 %"));
+        assert_eq!(next(job("running", "merging vda", Some(0.09))), None);
+        assert!(next(job("running", "merging vda", Some(0.31))).is_some());
+        assert_eq!(next(job("running", "merging vda", Some(0.39))), None);
+        assert!(next(job("running", "merging vdb", Some(0.39))).is_some());
+        assert_eq!(next(job("done", "", None)), None);
+
+        let mut told = Told::default();
+        let many = |ended: usize| -> Vec<_> {
+            (0..40).map(|n| job(if n < ended { "done" } else { "running" }, "freezing", None)).collect()
+        };
+        assert_eq!(told.next(&many(0)).as_deref(), Some("0 of 40 jobs done"));
+        assert_eq!((1..=40).filter(|ended| told.next(&many(*ended)).is_some()).count(), 10);
     }
 }

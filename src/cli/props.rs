@@ -212,6 +212,8 @@ properties! {
         started_by: u32 = "StartedByUID",
         /// When it was asked for, in µs.
         start: u64 = "StartUSec",
+        /// Whether it can be told to stop.
+        cancelable: bool = "Cancelable",
         /// done, failed, cancelled, or nothing yet.
         result: String = "Result",
         /// The D-Bus error's name.

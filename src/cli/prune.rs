@@ -164,8 +164,17 @@ pub(super) async fn prune(
     if !args.consent.yes && !doomed.is_empty() {
         console.remark(verdict_table(&doomed, all.snapshots(vm), &console.watch).trim_end());
     }
-    let question = format!("Delete {} of {}?", count(doomed.len(), "snapshot"), quoted(&vm.name));
-    console.confirm(&question, args.consent.yes || doomed.is_empty())?;
+    let question = if doomed.is_empty() {
+        format!(
+            "Nothing of {} is to be deleted now. Have the daemon take the clock, which shows {}, and what it knows of its \
+             snapshots for right, so that later prunes go by that?",
+            quoted(&vm.name),
+            console.watch.now.to_zoned(console.watch.zone.clone()).strftime("%Y-%m-%d %H:%M:%S"),
+        )
+    } else {
+        format!("Delete {} of {}?", count(doomed.len(), "snapshot"), quoted(&vm.name))
+    };
+    console.confirm(&question, args.consent.yes)?;
 
     let job = VMProxy::new(bus, &vm.path).await?.prune(paced).await?;
     if args.wait.no_wait && console.json {

@@ -369,6 +369,7 @@ mod tests {
             err: &mut err,
             input: &mut std::io::empty(),
             interactive: false,
+            drawn: false,
             json: false,
             watch: watch(),
         };

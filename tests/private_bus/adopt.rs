@@ -123,7 +123,12 @@ async fn the_client_adopts_and_deletes_what_others_made_when_it_is_told_to() {
     };
     let (code, _, err) = client(&["adopt", "web"]).await;
     assert_eq!(code, Some(2), "without a terminal it does not take all there are: {err}");
-    let (code, out, err) = client(&["adopt", "web", "f1", "--policy", "p"]).await;
+    assert_eq!(
+        client(&["adopt", "web", "f1", "--policy", "p"]).await.0,
+        Some(2),
+        "it may be pruned from then on"
+    );
+    let (code, out, err) = client(&["adopt", "web", "f1", "--policy", "p", "--yes"]).await;
     assert_eq!((code, out.as_str(), err.as_str()), (Some(0), "web: snapshot \"f1\" adopted\n", ""));
     let (code, _, err) = client(&["delete", "web", "f2", "--yes"]).await;
     assert_eq!(code, Some(1), "{err}");

@@ -10,6 +10,13 @@ use super::{
     rig::{Rig, id, vm_path},
 };
 
+/// What was complained of on standard error, without how far jobs were meanwhile, which nobody can foretell.
+pub fn complaints(err: &str) -> String {
+    let progress =
+        |line: &str| (line.starts_with("job ") && line.contains("): ")) || line.ends_with(" jobs done");
+    err.lines().filter(|line| !progress(line)).flat_map(|line| [line, "\n"]).collect()
+}
+
 /// The exit status, the answer and the complaints of a `virtsnap` command.
 pub async fn virtsnap(arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_virtsnap"));
@@ -17,7 +24,7 @@ pub async fn virtsnap(arguments: &[&str]) -> (Option<i32>, String, String) {
     let output =
         soon("virtsnap", tokio::task::spawn_blocking(move || command.output())).await.unwrap().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (output.status.code(), text(output.stdout), text(output.stderr))
+    (output.status.code(), text(output.stdout), complaints(&text(output.stderr)))
 }
 
 const POLICIES: &str = "[policy.day]

@@ -49,6 +49,7 @@ async fn done(run: JoinHandle<std::io::Result<Output>>) -> String {
     let Output { status, stdout, stderr } =
         tokio::time::timeout(4 * DEADLINE, run).await.expect("it ends").unwrap().unwrap();
     let (out, err) = (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap());
+    let err = super::command_line::complaints(&err);
     assert_eq!((status.code(), err.as_str()), (Some(0), ""), "{out}");
     out
 }

@@ -202,6 +202,7 @@ async fn on_a_terminal_it_shows_how_far_a_job_is() {
         err: &mut terminal,
         input: &mut io::empty(),
         interactive: true,
+        drawn: true,
         json: false,
         watch: Watch { zone: TimeZone::UTC, now: Timestamp::UNIX_EPOCH },
     };

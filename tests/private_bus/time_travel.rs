@@ -24,6 +24,7 @@ async fn told(rig: &Rig, reply: Option<&str>, verb: &[&str]) -> (u8, String, Str
         err: &mut err,
         input: &mut reply.unwrap_or_default().as_bytes(),
         interactive: reply.is_some(),
+        drawn: reply.is_some(),
         json: cli.global.json,
         watch: Watch { zone: TimeZone::UTC, now: rig.clock.now() },
     };

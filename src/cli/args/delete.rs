@@ -47,4 +47,7 @@ pub struct Adopt {
     /// Whether to ask first.
     #[command(flatten)]
     pub consent: Consent,
+    /// How to wait for the job.
+    #[command(flatten)]
+    pub wait: Wait,
 }

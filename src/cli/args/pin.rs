@@ -2,6 +2,8 @@
 
 use clap::{ArgGroup, Args};
 
+use super::{Consent, Wait};
+
 /// `virtsnap pin`
 #[derive(Debug, Args)]
 pub struct Pin {
@@ -30,6 +32,9 @@ pub struct Unpin {
     /// Take this user's pin off, which takes another right
     #[arg(long, value_name = "USER")]
     pub owner: Option<String>,
+    /// Whether to ask first.
+    #[command(flatten)]
+    pub consent: Consent,
 }
 
 /// `virtsnap modify`
@@ -52,4 +57,7 @@ pub struct Modify {
     /// Have it pruned after this time (2026-12-31, 18:00, or from now on: 12h, 30d), or "never"
     #[arg(long, value_name = "TIME", group = "change")]
     pub expires: Option<String>,
+    /// How to wait for a description to be written.
+    #[command(flatten)]
+    pub wait: Wait,
 }

@@ -13,6 +13,7 @@ use zbus::{Connection, fdo::DBusProxy};
 
 use self::wanted::{Wanted, wanted};
 use super::{
+    Way,
     args::{Cli, Complete, Completion, Shell},
     console::Console,
     exit::{Exit, Failure},
@@ -37,7 +38,7 @@ pub(super) fn script(args: &Completion, console: &mut Console<'_>) -> Result<Exi
 /// What fits.
 pub(super) async fn complete(
     args: &Complete,
-    address: Option<&str>,
+    way: Way<'_>,
     console: &mut Console<'_>,
 ) -> Result<Exit, Failure> {
     let current = args.words.last().map(String::as_str).unwrap_or_default();
@@ -46,7 +47,7 @@ pub(super) async fn complete(
         Wanted::Files => vec![(":files".to_owned(), String::new())],
         Wanted::Anything => vec![],
         names => {
-            let all = tokio::time::timeout(PATIENCE, known(address)).await.ok().flatten();
+            let all = tokio::time::timeout(PATIENCE, known(way)).await.ok().flatten();
             all.map(|all| names_of(&names, &all)).unwrap_or_default()
         }
     };
@@ -60,8 +61,8 @@ pub(super) async fn complete(
 }
 
 /// All there is, if a daemon is there: one is not started for it.
-async fn known(address: Option<&str>) -> Option<Inventory> {
-    let bus: Connection = super::connect(address).await.ok()?;
+async fn known(way: Way<'_>) -> Option<Inventory> {
+    let bus: Connection = super::connect(way).await.ok()?;
     let there = DBusProxy::new(&bus).await.ok()?.name_has_owner(SERVICE.try_into().ok()?).await.ok()?;
     if there { Inventory::fetch(&bus).await.ok() } else { None }
 }

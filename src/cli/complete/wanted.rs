@@ -46,7 +46,12 @@ pub(super) fn wanted(mut command: Command, words: &[String]) -> Wanted {
                 pending =
                     option(verb.unwrap_or(&command), name).filter(|a| takes_value(a) && value.is_none());
             }
-            None if word.starts_with('-') && word.len() > 1 && !only_names => {}
+            None if word.starts_with('-') && word.len() > 1 && !only_names => {
+                let short = word.chars().nth(1).filter(|_| word.len() == 2);
+                let all = verb.unwrap_or(&command).get_arguments();
+                pending = short.and_then(|short| all.into_iter().find(|a| a.get_short() == Some(short)));
+                pending = pending.filter(|a| takes_value(a));
+            }
             None => match verb {
                 None => match command.find_subcommand(word) {
                     Some(found) => verb = Some(found),
@@ -129,7 +134,7 @@ fn value(arg: &Arg, given: &[&str]) -> Wanted {
         "tags" | "untag" => given.first().map_or(Wanted::Anything, |vm| Wanted::Tag((*vm).to_owned())),
         "policy" | "policies" => Wanted::Policy,
         "job" => Wanted::Job,
-        "config_dir" | "policy_file" | "input" => Wanted::Files,
+        "config_dir" | "policy_file" | "input" | "command" => Wanted::Files,
         _ => Wanted::Anything,
     }
 }
@@ -178,6 +183,13 @@ mod tests {
         assert_eq!(at(&["branch", "web", "s", ""]), Wanted::Anything, "the new VM's name");
         assert_eq!(at(&["list", "web", ""]), Wanted::Anything, "there is no more to give");
         assert_eq!(at(&["list", "--", "-"]), Wanted::Vm);
+        assert_eq!(at(&["-H", "far", "list", ""]), Wanted::Vm);
+        assert_eq!(at(&["time-travel", ""]), Wanted::Vm);
+        assert_eq!(
+            at(&["guard", "web", "--", ""]),
+            Wanted::Files,
+            "of another program's words files are likely"
+        );
     }
 
     #[test]

@@ -21,6 +21,7 @@ fn run(arguments: &[&str], input: &str) -> (u8, String, String) {
         err: &mut err,
         input: &mut io::BufReader::new(input.as_bytes()),
         interactive: false,
+        drawn: false,
         json: cli.global.json,
         watch: Watch {
             zone: TimeZone::get("Europe/Vienna").unwrap(),

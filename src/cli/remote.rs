@@ -1,0 +1,57 @@
+//! `-H HOST`: the system bus of another machine, as `systemctl` reaches it: ssh runs `systemd-stdio-bridge` there.
+
+use std::ffi::OsString;
+
+use zbus::{
+    Address,
+    address::transport::{Transport, Unixexec},
+};
+
+use super::exit::Failure;
+
+/// Runs on the other machine, where it is a part of systemd.
+const BRIDGE: &str = "systemd-stdio-bridge";
+
+/// The way to the bus of `[USER@]HOST[:PORT]`.
+pub(super) fn address(given: &str) -> Result<Address, Failure> {
+    // Not as text: zbus takes what is escaped there as it is.
+    Ok(Transport::Unixexec(Unixexec::new("ssh".into(), None, words(given)?)).into())
+}
+
+fn words(given: &str) -> Result<Vec<OsString>, Failure> {
+    let (host, port) = match given.rsplit_once(':') {
+        // An IPv6 address has colons of its own.
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, Some(port)),
+        _ => (given, None),
+    };
+    let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+    if host.is_empty() || port.is_some_and(|port| port.parse::<u16>().is_err()) {
+        return Err(Failure::Usage(format!("--host {given:?} is no host; give it as [USER@]HOST[:PORT]")));
+    }
+    // No terminal there, no X11; ssh asks for a password on this one all the same.
+    let mut words = vec!["-xT"];
+    words.extend(port.map(|port| ["-p", port]).into_iter().flatten());
+    words.extend(["--", host, BRIDGE]);
+    Ok(words.into_iter().map(OsString::from).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_one_word_of_ssh_s_whatever_it_is_called() {
+        for (given, wanted) in [
+            ("web", &["-xT", "--", "web"][..]),
+            ("root@web:2222", &["-xT", "-p", "2222", "--", "root@web"]),
+            ("::1", &["-xT", "--", "::1"]),
+            ("[::1]:22", &["-xT", "-p", "22", "--", "::1"]),
+            ("-oProxyCommand=x,y", &["-xT", "--", "-oProxyCommand=x,y"]),
+        ] {
+            assert_eq!(words(given).unwrap(), [wanted, &["systemd-stdio-bridge"]].concat());
+        }
+        for wrong in ["", "web:", "web:ssh", ":22"] {
+            assert!(matches!(words(wrong), Err(Failure::Usage(_))), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! The client on a terminal: what a person sees, types and interrupts. The terminal is a real one, of the kernel's.
+
+use std::{
+    fs::File,
+    io::{Read as _, Write as _},
+    process::{Child, Command, Stdio},
+    sync::mpsc::{Receiver, channel},
+};
+
+use nix::pty::{Winsize, openpty};
+use virtsnap::hypervisor::sim::{Op, VmSpec};
+
+use super::{
+    client::{none, soon},
+    rig::{DEADLINE, Rig, held, id, snapshot_path},
+};
+
+/// A terminal with a client on it.
+struct Terminal {
+    child: Child,
+    keys: File,
+    screen: Receiver<String>,
+    seen: String,
+}
+
+impl Terminal {
+    /// Runs it there, as what has this terminal.
+    fn run(rig: &Rig, environment: &[(&str, &str)], arguments: &[&str]) -> Self {
+        Self::run_as(&[], rig, environment, arguments)
+    }
+
+    /// The same, through another program.
+    fn run_as(through: &[&str], rig: &Rig, environment: &[(&str, &str)], arguments: &[&str]) -> Self {
+        let size = Winsize { ws_row: 25, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+        let ends = openpty(&size, None).unwrap();
+        let mut command = Command::new("setsid");
+        command.args(["--ctty", "--wait"]).args(through).arg(env!("CARGO_BIN_EXE_virtsnap"));
+        command.args(["--bus-address", &rig.address()]).args(arguments);
+        command
+            .env("TZ", "UTC")
+            .env("TERM", "xterm")
+            .env_remove("NO_COLOR")
+            .envs(environment.iter().copied());
+        let end = || Stdio::from(ends.slave.try_clone().unwrap());
+        let child = command.stdin(end()).stdout(end()).stderr(end()).spawn().unwrap();
+        // So that it ends when the client has.
+        drop((command, ends.slave));
+        let keys = File::from(ends.master);
+        let mut master = keys.try_clone().unwrap();
+        let (send, screen) = channel();
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            // When nobody has the other end any more, that is an error.
+            while let Ok(n @ 1..) = master.read(&mut bytes) {
+                let _ = send.send(String::from_utf8_lossy(&bytes[..n]).into_owned());
+            }
+        });
+        Self { child, keys, screen, seen: String::new() }
+    }
+
+    /// Reads until it shows this.
+    fn until(&mut self, text: &str) {
+        tokio::task::block_in_place(|| {
+            while !self.seen.contains(text) {
+                let more = self.screen.recv_timeout(DEADLINE);
+                self.seen += &more.unwrap_or_else(|_| panic!("no {text:?} in {:?}", self.seen));
+            }
+        });
+    }
+
+    fn type_in(&mut self, keys: &str) {
+        self.keys.write_all(keys.as_bytes()).unwrap();
+    }
+
+    /// The exit status, and all that was on the screen.
+    async fn ended(mut self) -> (Option<i32>, String) {
+        let ended = tokio::task::spawn_blocking(move || {
+            let status = self.child.wait().unwrap();
+            while let Ok(more) = self.screen.recv_timeout(DEADLINE) {
+                self.seen += &more;
+            }
+            (status.code(), self.seen)
+        });
+        soon("the client's end", ended).await.unwrap()
+    }
+}
+
+async fn web() -> Rig {
+    let rig = Rig::start("", |sim| {
+        sim.add_vm(VmSpec::new("web", 1));
+    })
+    .await;
+    for (name, value) in [("s1", 1), ("s2", 2)] {
+        assert!((0..4).all(|block| rig.sim.write(id(1), "vda", block, value)));
+        rig.client.create(id(1), name, none()).await.unwrap();
+    }
+    assert!((0..4).all(|block| rig.sim.write(id(1), "vda", block, 3)));
+    rig
+}
+
+const CLEAR: &str = "\r\u{1b}[2K";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_discards_something_is_done_when_a_person_types_yes() {
+    let rig = web().await;
+    for (keys, code, left) in [("n\r", 1, 2), ("\r", 1, 2), ("\u{4}", 1, 2), ("y\r", 0, 1)] {
+        let mut terminal = Terminal::run(&rig, &[], &["delete", "web", "s1"]);
+        terminal.until("Delete snapshot \"s1\" of \"web\", taken ");
+        terminal.until("? [y/N] ");
+        terminal.type_in(keys);
+        let (ended, seen) = terminal.ended().await;
+        assert_eq!(ended, Some(code), "{keys:?}: {seen}");
+        assert_eq!(rig.client.snapshots(id(1)).await.len(), left, "{keys:?}: {seen}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn progress_is_one_line_that_leaves_nothing_behind_with_colours_or_without() {
+    for no_color in ["", "1"] {
+        let rig = web().await;
+        let gate = rig.sim.gate(Op::Commit);
+        let mut terminal = Terminal::run(&rig, &[("NO_COLOR", no_color)], &["delete", "web", "s1", "--yes"]);
+        held(&gate);
+        terminal.until(" %  merging vda (1/1)");
+        gate.open();
+        let (code, seen) = terminal.ended().await;
+        assert_eq!(code, Some(0), "{seen:?}");
+        assert!(seen.ends_with(&format!("{CLEAR}web: snapshot \"s1\" deleted\r\n")), "{seen:?}");
+        assert_eq!(seen.matches('\n').count(), 1, "{seen:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dumb_terminal_gets_lines_and_nothing_else() {
+    let rig = web().await;
+    let gate = rig.sim.gate(Op::Commit);
+    let mut terminal = Terminal::run(&rig, &[("TERM", "dumb")], &["delete", "web", "s1", "--yes"]);
+    held(&gate);
+    terminal.until(" (delete): merging vda (1/1), 0 %\r\n");
+    gate.open();
+    let (code, seen) = terminal.ended().await;
+    assert_eq!(code, Some(0), "{seen:?}");
+    assert!(!seen.contains('\u{1b}') && !seen.replace("\r\n", "").contains('\r'), "{seen:?}");
+    assert!(seen.ends_with("web: snapshot \"s1\" deleted\r\n"), "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_leaves_the_job_to_the_daemon_and_says_how_to_follow_and_stop_it() {
+    let rig = web().await;
+    let gate = rig.sim.gate(Op::Commit);
+    let mut terminal = Terminal::run(&rig, &[], &["delete", "web", "s1", "--yes"]);
+    held(&gate);
+    terminal.until("merging vda");
+    terminal.type_in("\u{3}");
+    let (code, seen) = terminal.ended().await;
+    assert_eq!(code, Some(130), "{seen:?}");
+    let jobs = rig.client.managed().await;
+    let job = jobs.keys().filter_map(|path| path.strip_prefix("/org/virtsnap1/job/")).max().unwrap();
+    for words in [
+        format!("{CLEAR}error: interrupted; the daemon goes on with job {job} (delete)\r\n"),
+        format!("`virtsnap jobs` shows how far it is, `virtsnap cancel {job}` stops it"),
+    ] {
+        assert!(seen.contains(&words), "{words:?}: {seen:?}");
+    }
+    gate.open();
+    rig.client.until_there(&snapshot_path(id(1), "s1"), false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_reaches_what_is_guarded_once_and_the_vm_is_put_back() {
+    let rig = web().await;
+    let script = "trap 'echo got' INT; echo up; read line; echo read; exit 5";
+    let guard = ["guard", "web", "--keep-for", "never", "--", "sh", "-c", script];
+    let mut terminal = Terminal::run(&rig, &[], &guard);
+    terminal.until("up\r\n");
+    assert!((0..4).all(|block| rig.sim.write(id(1), "vda", block, 9)));
+    terminal.type_in("\u{3}");
+    terminal.until("got\r\n");
+    let (code, seen) = terminal.ended().await;
+    assert_eq!(seen.matches("got\r\n").count(), 1, "{seen:?}");
+    assert_eq!(code, Some(5), "{seen:?}");
+    assert!(seen.contains("ended with exit status 5; \"web\" was put back to snapshot"), "{seen:?}");
+    assert!(rig.sim.read(id(1), "vda").unwrap().values().all(|value| *value == 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn polkit_s_agent_is_there_for_whom_a_password_may_be_asked_of_and_for_nobody_else() {
+    let rig = web().await;
+    let directory = rig.directory().join("bin");
+    std::fs::create_dir(&directory).unwrap();
+    let log = rig.directory().join("log");
+    std::fs::write(&log, "").unwrap();
+    let agent = directory.join("pkttyagent");
+    // Registered at once; the descriptor that it closes says so.
+    let script = format!(
+        "#!/bin/sh\necho \"$@\" >>{0}\ntrap 'echo ended >>{0}; kill $!; exit' TERM\ntail -f /dev/null >/dev/null &\nexec \
+         >/dev/null\nwait\n",
+        log.display()
+    );
+    std::fs::write(&agent, script).unwrap();
+    for (path, mode) in [(&agent, 0o755), (&log, 0o666)] {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    }
+    let path = format!("{}:{}", directory.display(), std::env::var("PATH").unwrap());
+    let nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
+    let said = async |through: &[&str], verb: &[&str]| {
+        let terminal = Terminal::run_as(through, &rig, &[("PATH", &path)], verb);
+        let (code, seen) = terminal.ended().await;
+        let said = std::fs::read_to_string(&log).unwrap();
+        std::fs::write(&log, "").unwrap();
+        (code, said, seen)
+    };
+    let create = ["create", "web", "--name", "mine"];
+    let (code, log, seen) = said(&nobody, &create).await;
+    assert_eq!(code, Some(4), "there is no polkit on this bus: {seen}");
+    let lines: Vec<&str> = log.lines().collect();
+    assert!(lines[0].starts_with("--process ") && lines[0].ends_with(" --notify-fd 1 --fallback"), "{log:?}");
+    assert_eq!(lines[1..], ["ended"], "{log:?}");
+
+    let (code, log, seen) = said(&nobody, &["list"]).await;
+    assert_eq!((code, log.as_str()), (Some(0), ""), "to look wants nothing: {seen}");
+    let (_, log, _) = said(&nobody, &[&create[..], &["--no-ask-password"]].concat()).await;
+    assert_eq!(log, "");
+    let (code, log, seen) = said(&[], &create).await;
+    assert_eq!((code, log.as_str()), (Some(0), ""), "root is asked nothing: {seen}");
+}
