@@ -1,20 +1,32 @@
-//! `virtsnap delete`: deletes one snapshot, after a look at which.
+//! `virtsnap delete`: deletes a snapshot, or it and its descendants, after a look at which.
 
+use std::collections::BTreeSet;
+
+use serde::Serialize;
 use zbus::Connection;
 
 use super::{
     args::Delete,
     console::Console,
     exit::{Exit, Failure},
-    follow,
-    inventory::Inventory,
+    follow::{self, Ended},
+    inventory::{Inventory, Object},
     pace, pin,
-    props::Snapshot,
+    props::{Snapshot, Vm},
     proxy::{Options, SnapshotProxy},
-    render::{Watch, known_size, quoted, safe},
+    render::{Watch, count, known_size, quoted, safe},
+    view,
 };
 
-/// Deletes a snapshot.
+/// What was deleted with others.
+#[derive(Serialize)]
+struct Gone<'a> {
+    vm: &'a str,
+    deleted: Vec<&'a str>,
+    jobs: Vec<view::Job<'a>>,
+}
+
+/// Deletes a snapshot, or it and all that were taken on top of it.
 pub(super) async fn delete(
     args: &Delete,
     bus: &Connection,
@@ -27,23 +39,127 @@ pub(super) async fn delete(
     for (key, given) in [("foreign", args.foreign), ("metadata-only", args.metadata_only)] {
         options.extend(given.then(|| (key, given.into())));
     }
-    if !snapshot.managed && !args.foreign && !args.metadata_only {
-        let text =
-            format!("snapshot {} of {} was not made by virtsnap", quoted(&snapshot.name), quoted(&vm.name));
-        return Err(Failure::Answered { name: "org.virtsnap1.Error.NotManaged".to_owned(), message: text });
+    let doomed = if args.recursive { with_descendants(snapshot, all.snapshots(vm)) } else { vec![snapshot] };
+    for snapshot in &doomed {
+        refuse(args, &vm.name, snapshot, &console.watch)?;
     }
-    if let Some(by) = snapshot.pins.first().map(|_| pin::pins(snapshot, &console.watch).join(", ")) {
-        let text = format!("snapshot {} of {} is pinned by {by}", quoted(&snapshot.name), quoted(&vm.name));
-        return Err(Failure::Answered { name: "org.virtsnap1.Error.Pinned".to_owned(), message: text });
-    }
-    let question = question(&vm.name, snapshot, args.metadata_only, &console.watch);
+    let question = match doomed.as_slice() {
+        [snapshot] => question(&vm.name, snapshot, args.metadata_only, &console.watch),
+        several => question_of(&vm.name, several, &console.watch),
+    };
     console.confirm(&question, args.consent.yes)?;
+    if args.recursive {
+        return one_by_one(args, vm, &doomed, &options, bus, console).await;
+    }
 
     let job = SnapshotProxy::new(bus, &snapshot.path).await?.delete(options).await?;
     let name = quoted(&snapshot.name);
     let done = format!("{}: snapshot {name} deleted", safe(&vm.name));
     let failed = format!("snapshot {name} of {} was not deleted", quoted(&vm.name));
     follow::told(&job, &args.wait, (&done, &failed), bus, console).await
+}
+
+/// What the daemon would refuse is not asked about.
+fn refuse(args: &Delete, vm: &str, snapshot: &Snapshot, watch: &Watch) -> Result<(), Failure> {
+    let name = quoted(&snapshot.name);
+    if !snapshot.managed && !args.foreign && !args.metadata_only {
+        let text = format!("snapshot {name} of {} was not made by virtsnap", quoted(vm));
+        return Err(Failure::Answered { name: "org.virtsnap1.Error.NotManaged".to_owned(), message: text });
+    }
+    if let Some(by) = snapshot.pins.first().map(|_| pin::pins(snapshot, watch).join(", ")) {
+        let text = format!("snapshot {name} of {} is pinned by {by}", quoted(vm));
+        return Err(Failure::Answered { name: "org.virtsnap1.Error.Pinned".to_owned(), message: text });
+    }
+    Ok(())
+}
+
+/// In an order in which each can go: first what the VM does not run on, from the leaves on, for nothing can be merged
+/// where two branches begin; then the rest from the oldest on, so that as little as can be is copied more than once.
+fn with_descendants<'a>(
+    root: &'a Object<Snapshot>,
+    all: &'a [Object<Snapshot>],
+) -> Vec<&'a Object<Snapshot>> {
+    let mut tree = vec![root];
+    let mut at = 0;
+    while let Some(parent) = tree.get(at) {
+        let parent = parent.path.clone();
+        tree.extend(all.iter().filter(|s| s.parent == parent));
+        at += 1;
+    }
+    let mut under = BTreeSet::new();
+    let mut next = all.iter().find(|s| s.current);
+    while let Some(snapshot) = next {
+        next =
+            all.iter().find(|s| s.path == snapshot.parent).filter(|_| under.insert(snapshot.path.as_str()));
+    }
+    let (chain, mut aside): (Vec<_>, Vec<_>) =
+        tree.into_iter().partition(|s| under.contains(s.path.as_str()));
+    aside.reverse();
+    aside.into_iter().chain(chain).collect()
+}
+
+/// Each is a job, and begins when the one before has ended well.
+async fn one_by_one(
+    args: &Delete,
+    vm: &Object<Vm>,
+    doomed: &[&Object<Snapshot>],
+    options: &Options<'_>,
+    bus: &Connection,
+    console: &mut Console<'_>,
+) -> Result<Exit, Failure> {
+    let (mut jobs, mut deleted, mut exit) = (Vec::new(), Vec::new(), Exit::Done);
+    for snapshot in doomed {
+        let mut given = Options::new();
+        for (key, value) in options {
+            given.insert(key, value.try_clone()?);
+        }
+        let job = SnapshotProxy::new(bus, &snapshot.path).await?.delete(given).await?;
+        if args.wait.no_wait {
+            jobs.push(follow::read(&job, bus).await?);
+            continue;
+        }
+        let Some(ended) = follow::wait_for_one(&job, bus, console).await? else {
+            exit = Exit::Interrupted;
+            break;
+        };
+        jobs.push(follow::read(&job, bus).await?);
+        let name = quoted(&snapshot.name);
+        if let Ended::Failed { .. } | Ended::Unknown(_) = ended {
+            ended.report(&format!("snapshot {name} of {} was not deleted", quoted(&vm.name)), console);
+            exit = ended.exit();
+            break;
+        }
+        deleted.push(snapshot.name.as_str());
+        if !console.json {
+            console.line(&format!("{}: snapshot {name} deleted", safe(&vm.name)))?;
+        }
+    }
+    let left = doomed.len() - deleted.len();
+    if console.json {
+        let jobs = jobs.iter().map(|job| view::Job::new(job, &console.watch)).collect();
+        console.answer(&Gone { vm: &vm.name, deleted, jobs })?;
+    } else if args.wait.no_wait {
+        for job in &jobs {
+            console.line(&follow::started_line(job))?;
+        }
+    } else if exit != Exit::Done {
+        console.warning(&format!("{} of {} left as they are", count(left, "snapshot"), quoted(&vm.name)));
+    }
+    Ok(exit)
+}
+
+fn question_of(vm: &str, doomed: &[&Object<Snapshot>], watch: &Watch) -> String {
+    let each = doomed.iter().map(|snapshot| {
+        let whose = if snapshot.managed { "" } else { ", not made by virtsnap" };
+        let taken = watch.both(snapshot.created);
+        format!("  {}, taken {taken}, size {}{whose}\n", quoted(&snapshot.name), known_size(snapshot.size))
+    });
+    let each: String = each.collect();
+    format!(
+        "Of {} these are deleted, in this order:\n{each}Delete {}?",
+        quoted(vm),
+        count(doomed.len(), "snapshot")
+    )
 }
 
 fn question(vm: &str, snapshot: &Snapshot, metadata_only: bool, watch: &Watch) -> String {
@@ -80,5 +196,29 @@ mod tests {
             "Delete snapshot \"before\" of \"db\", taken 1970-01-01 01:00:00 (1 h ago), size 3 GiB, \
              not made by virtsnap?"
         );
+    }
+
+    #[test]
+    fn what_the_vm_does_not_run_on_goes_first_and_from_the_leaves_on() {
+        use crate::cli::inventory::tests::path;
+        // a ── b ── c ── d (current), and b ── x ── y, and a stranger.
+        let tree = [("a", "/"), ("b", "a"), ("c", "b"), ("x", "b"), ("y", "x"), ("d", "c"), ("z", "/")];
+        let at = |name: &str| path(&if name == "/" { "/".to_owned() } else { format!("/s/{name}") });
+        let all = tree.map(|(name, parent)| {
+            let props = Snapshot {
+                name: name.into(),
+                parent: at(parent),
+                current: name == "d",
+                ..Snapshot::default()
+            };
+            Object::new(at(name), props)
+        });
+        let order = |root: usize| {
+            with_descendants(&all[root], &all).iter().map(|s| s.name.as_str()).collect::<Vec<_>>()
+        };
+        assert_eq!(order(0), ["y", "x", "a", "b", "c", "d"]);
+        assert_eq!(order(3), ["y", "x"]);
+        assert_eq!(order(2), ["c", "d"]);
+        assert_eq!(order(6), ["z"]);
     }
 }

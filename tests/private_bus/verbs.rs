@@ -219,3 +219,35 @@ async fn what_comes_to_nothing_says_so() {
     assert!(err.contains("policy \"nobody\" ran on no VM"), "{err}");
     assert_eq!(rig.client.text(&vm_path(id(1)), "VM.LastError").await, "");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_goes_with_all_that_were_taken_on_top_of_it() {
+    let rig = web().await;
+    let take = async |name: &str, value: u64| {
+        assert!((0..4).all(|block| rig.sim.write(id(1), "vda", block, value)));
+        rig.client.create(id(1), name, none()).await.unwrap();
+    };
+    for (name, value) in [("s1", 1), ("s2", 2), ("s3", 3)] {
+        take(name, value).await;
+    }
+    // A branch of its own: s4 is taken on top of s2.
+    json(&rig, &["revert", "web", "s2", "--yes", "--no-safety"]).await;
+    take("s4", 4).await;
+    assert!((0..4).all(|block| rig.sim.write(id(1), "vda", block, 5)));
+
+    rig.client
+        .call::<_, ()>(&snapshot_path(id(1), "s4"), "Snapshot.Pin", &("why", 0_u64, none()))
+        .await
+        .unwrap();
+    let (code, _, err) = told(&rig, &["delete", "web", "s2", "--recursive", "--yes"]).await;
+    assert_eq!(code, Some(1), "{err}");
+    assert!(err.contains("snapshot \"s4\" of \"web\" is pinned"), "{err}");
+    assert_eq!(rig.client.snapshots(id(1)).await.len(), 4, "all or none");
+    rig.client.call::<_, ()>(&snapshot_path(id(1), "s4"), "Snapshot.Unpin", &(none(),)).await.unwrap();
+
+    let gone = json(&rig, &["delete", "web", "s2", "--recursive", "--yes"]).await;
+    assert_eq!(gone["deleted"], serde_json::json!(["s3", "s2", "s4"]), "{gone}");
+    assert_eq!(gone["jobs"].as_array().unwrap().len(), 3);
+    assert_eq!(rig.client.snapshots(id(1)).await, ["s1"]);
+    assert!(rig.sim.read(id(1), "vda").unwrap().values().all(|value| *value == 5));
+}

@@ -11,6 +11,9 @@ pub struct Delete {
     pub vm: String,
     /// The snapshot's name
     pub snapshot: String,
+    /// With all that were taken on top of it, one after the other
+    #[arg(long, conflicts_with = "metadata_only")]
+    pub recursive: bool,
     /// Delete it though others made it
     #[arg(long)]
     pub foreign: bool,
