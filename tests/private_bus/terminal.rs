@@ -15,8 +15,8 @@ use super::{
     rig::{DEADLINE, Rig, held, id, snapshot_path},
 };
 
-/// A terminal with a client on it.
-struct Terminal {
+/// A terminal with a program on it.
+pub struct Terminal {
     child: Child,
     keys: File,
     screen: Receiver<String>,
@@ -24,18 +24,24 @@ struct Terminal {
 }
 
 impl Terminal {
-    /// Runs it there, as what has this terminal.
+    /// Runs the client there.
     fn run(rig: &Rig, environment: &[(&str, &str)], arguments: &[&str]) -> Self {
         Self::run_as(&[], rig, environment, arguments)
     }
 
     /// The same, through another program.
     fn run_as(through: &[&str], rig: &Rig, environment: &[(&str, &str)], arguments: &[&str]) -> Self {
-        let size = Winsize { ws_row: 25, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+        let address = rig.address();
+        let client = [env!("CARGO_BIN_EXE_virtsnap"), "--bus-address", &address];
+        Self::start(&[through, &client, arguments].concat(), environment)
+    }
+
+    /// Runs a program there, as what has this terminal.
+    pub fn start(words: &[&str], environment: &[(&str, &str)]) -> Self {
+        let size = Winsize { ws_row: 25, ws_col: 200, ws_xpixel: 0, ws_ypixel: 0 };
         let ends = openpty(&size, None).unwrap();
         let mut command = Command::new("setsid");
-        command.args(["--ctty", "--wait"]).args(through).arg(env!("CARGO_BIN_EXE_virtsnap"));
-        command.args(["--bus-address", &rig.address()]).args(arguments);
+        command.args(["--ctty", "--wait"]).args(words);
         command
             .env("TZ", "UTC")
             .env("TERM", "xterm")
@@ -43,7 +49,7 @@ impl Terminal {
             .envs(environment.iter().copied());
         let end = || Stdio::from(ends.slave.try_clone().unwrap());
         let child = command.stdin(end()).stdout(end()).stderr(end()).spawn().unwrap();
-        // So that it ends when the client has.
+        // So that it ends when the program has.
         drop((command, ends.slave));
         let keys = File::from(ends.master);
         let mut master = keys.try_clone().unwrap();
@@ -58,8 +64,14 @@ impl Terminal {
         Self { child, keys, screen, seen: String::new() }
     }
 
+    /// Reads until it shows this; what it showed until now does not count any more.
+    pub fn next(&mut self, text: &str) -> String {
+        self.until(text);
+        std::mem::take(&mut self.seen)
+    }
+
     /// Reads until it shows this.
-    fn until(&mut self, text: &str) {
+    pub fn until(&mut self, text: &str) {
         tokio::task::block_in_place(|| {
             while !self.seen.contains(text) {
                 let more = self.screen.recv_timeout(DEADLINE);
@@ -68,12 +80,13 @@ impl Terminal {
         });
     }
 
-    fn type_in(&mut self, keys: &str) {
+    /// As a person does it.
+    pub fn type_in(&mut self, keys: &str) {
         self.keys.write_all(keys.as_bytes()).unwrap();
     }
 
     /// The exit status, and all that was on the screen.
-    async fn ended(mut self) -> (Option<i32>, String) {
+    pub async fn ended(mut self) -> (Option<i32>, String) {
         let ended = tokio::task::spawn_blocking(move || {
             let status = self.child.wait().unwrap();
             while let Ok(more) = self.screen.recv_timeout(DEADLINE) {
