@@ -193,8 +193,17 @@ async fn on_a_terminal_it_shows_how_far_a_job_is() {
         seen
     });
     is_closed.recv().unwrap();
-    let cli =
-        Cli::try_parse_from(["virtsnap", "--bus-address", &address, "delete", "web", "s1", "--yes"]).unwrap();
+    let cli = Cli::try_parse_from([
+        "virtsnap",
+        "--no-ask-password",
+        "--bus-address",
+        &address,
+        "delete",
+        "web",
+        "s1",
+        "--yes",
+    ])
+    .unwrap();
     let mut out = Vec::new();
     let mut terminal = Terminal(screen);
     let mut console = Console {

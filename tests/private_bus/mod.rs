@@ -57,6 +57,7 @@ mod remote;
 mod restart;
 mod revert;
 mod rig;
+mod screens;
 mod settling;
 mod signalled;
 mod stale;

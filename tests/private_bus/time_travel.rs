@@ -15,9 +15,11 @@ use super::{
 };
 
 /// A verb inside of the test, by the daemon's clock, with a person who gives this reply, or without one.
-async fn told(rig: &Rig, reply: Option<&str>, verb: &[&str]) -> (u8, String, String) {
+pub async fn told(rig: &Rig, reply: Option<&str>, verb: &[&str]) -> (u8, String, String) {
     let address = rig.address();
-    let cli = Cli::try_parse_from([&["virtsnap", "--bus-address", &address], verb].concat()).unwrap();
+    let cli =
+        Cli::try_parse_from([&["virtsnap", "--no-ask-password", "--bus-address", &address], verb].concat())
+            .unwrap();
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let mut console = Console {
         out: &mut out,
