@@ -81,6 +81,12 @@ harness::on_both! {
             assert!(explained.contains(text), "{text}: {explained}");
         }
 
+        assert_eq!(tb.ok("systemctl service-log-level virtsnapd").trim(), "info");
+        tb.ok("systemctl service-log-level virtsnapd debug");
+        assert_eq!(tb.ok("systemctl service-log-level virtsnapd").trim(), "debug");
+        assert_eq!(tb.ok("systemctl service-log-target virtsnapd").trim(), "journal");
+        tb.ok("systemctl service-log-level virtsnapd info");
+
         // Under the unit's umask, in its read-only system: who collects metrics is another user.
         wait_for(DEADLINE, "the metrics", || {
             let read = daemon.as_nobody("cat /run/virtsnap/virtsnap.prom").stdout;

@@ -6,6 +6,7 @@
 //!      │ Ask              ▼
 //!   manager.rs vm.rs snapshot.rs policy.rs job.rs   one file per object; they hold no state: a getter reads the
 //!      ▲                                            published view, a method authorises, asks and waits
+//!   log_control.rs  systemd's own interface, about the log
 //!   auth.rs  makes what no change can be asked for without; polkit.rs is asked whether it may
 //! ```
 //!
@@ -16,6 +17,7 @@ mod auth;
 mod error;
 mod hold;
 mod job;
+mod log_control;
 mod manager;
 mod path;
 mod policy;
@@ -40,7 +42,7 @@ use zbus::{
     fdo::{ObjectManager, RequestNameFlags},
 };
 
-use self::{auth::Caller, error::BusError, polkit::Polkit, publish::Publisher};
+use self::{auth::Caller, error::BusError, log_control::LogControl, polkit::Polkit, publish::Publisher};
 pub use self::{
     auth::{Permit, Permitted, Reload},
     path::{NAME, ROOT, escape_label},
@@ -230,6 +232,7 @@ pub async fn serve(builder: Builder<'_>, engine: Handle, patience: Patience) -> 
     let connection = builder
         .serve_at(path::ROOT, ObjectManager)
         .serve_at(path::ROOT, manager::Manager::new(manager))
+        .serve_at(log_control::PATH, LogControl)
         .build()
         .await?;
     let mut publisher =

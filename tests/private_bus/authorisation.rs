@@ -26,7 +26,7 @@ const PASSWORD: &str = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequi
 const DAEMON: u32 = 1;
 
 /// `busctl` as a user who is not root.
-async fn as_user(uid: u32, rig: &Rig, arguments: &[&str]) -> Output {
+pub async fn as_user(uid: u32, rig: &Rig, arguments: &[&str]) -> Output {
     let mut command = Command::new("setpriv");
     let uid = uid.to_string();
     command.args(["--reuid", &uid, "--regid", "65534", "--clear-groups", "busctl", "--timeout=15"]);

@@ -34,6 +34,7 @@ mod kept;
 mod lacking;
 mod left_over;
 mod life;
+mod log_control;
 mod looks;
 mod memory;
 mod merging;
