@@ -81,12 +81,27 @@ pub struct Matter {
     new_vm: Option<String>,
     policy: Option<PolicyName>,
     job: Option<JobId>,
+    /// What is announced.
     operation: Option<String>,
+    /// Also what others made.
+    foreign: bool,
+    /// Also beyond what one prune may delete, by whatever clock.
+    all: bool,
 }
 
 impl Matter {
     const fn plain(verb: Verb) -> Self {
-        Self { verb, vm: None, snapshot: None, new_vm: None, policy: None, job: None, operation: None }
+        Self {
+            verb,
+            vm: None,
+            snapshot: None,
+            new_vm: None,
+            policy: None,
+            job: None,
+            operation: None,
+            foreign: false,
+            all: false,
+        }
     }
 
     /// That of a reload.
@@ -110,7 +125,10 @@ impl Matter {
         };
         match change {
             Change::Create { vm, name, .. } => Self { snapshot: name.clone(), ..on_vm(Verb::Create, vm) },
-            Change::Delete { vm, name, .. } | Change::Forget { vm, name } => on(Verb::Delete, vm, name),
+            Change::Delete { vm, name, foreign, .. } => {
+                Self { foreign: *foreign, ..on(Verb::Delete, vm, name) }
+            }
+            Change::Forget { vm, name } => on(Verb::Delete, vm, name),
             Change::Describe { vm, name, .. } => Self::update(*vm, name.clone()),
             Change::Label { vm, name, edit } => on(verb_of(edit, user), vm, name),
             Change::Adopt { vm, .. } => on_vm(Verb::Adopt, vm),
@@ -119,7 +137,7 @@ impl Matter {
                 Self { new_vm: Some(job.new_vm.clone()), ..on(Verb::Branch, vm, &job.name) }
             }
             Change::Promote { vm, .. } => on_vm(Verb::Promote, vm),
-            Change::Prune { vm, .. } => on_vm(Verb::Prune, vm),
+            Change::Prune { vm, all, .. } => Self { all: *all, ..on_vm(Verb::Prune, vm) },
             Change::Run { policy, vm } => by(Verb::RunPolicy, policy, vm),
             Change::Suspend { policy, vm, .. } | Change::Resume { policy, vm } => {
                 by(Verb::SuspendPolicy, policy, vm)
@@ -143,32 +161,40 @@ impl Matter {
         let job = self.job.and_then(|id| view.jobs.get(&id));
         let vm = self.vm.or_else(|| job.map(|j| j.vm));
         let name = vm.and_then(|vm| view.vms.get(&vm)).map(|vm| vm.record.name.clone());
+        let announced = self.operation.as_ref().zip(vm.and_then(|vm| view.vms.get(&vm)));
+        let before = announced.and_then(|(operation, vm)| vm.before.get(operation));
+        let before = before.map(|all| all.iter().map(PolicyName::as_str).collect::<Vec<_>>().join(","));
+        let said = |so: bool| so.then(|| "true".to_owned());
         let snapshot = self.snapshot.as_ref().or_else(|| job.and_then(|j| j.snapshot.as_ref()));
         let all = [
             ("vm", name),
             ("vm-uuid", vm.map(|vm| vm.to_string())),
             ("snapshot", snapshot.map(ToString::to_string)),
             ("new-vm", self.new_vm.clone()),
-            ("policy", self.policy.as_ref().map(ToString::to_string)),
+            ("policy", self.policy.as_ref().map(ToString::to_string).or(before)),
             ("job", self.job.map(|id| id.to_string())),
             ("operation", self.operation.clone().or_else(|| job.map(|j| j.operation.to_owned()))),
             ("started-by-uid", job.map(|j| j.asker.uid.to_string())),
+            ("foreign", said(self.foreign)),
+            ("all", said(self.all)),
         ];
         all.into_iter().filter_map(|(key, value)| value.map(|v| (key, v))).collect()
     }
 
     /// What is done to what, in words, as it follows "may" and "to".
     pub fn sentence(&self, view: &View) -> String {
-        let shown = ["vm", "snapshot", "new-vm", "policy", "job"];
         let of: Vec<String> = self
             .details(view)
             .into_iter()
-            .filter(|(key, _)| shown.contains(key))
-            .map(|(key, value)| match key {
-                "vm" => format!("VM {value:?}"),
-                "new-vm" => format!("new VM {value:?}"),
-                "job" => format!("job {value}"),
-                key => format!("{key} {value:?}"),
+            .filter_map(|(key, value)| match key {
+                "vm" => Some(format!("VM {value:?}")),
+                "new-vm" => Some(format!("new VM {value:?}")),
+                "job" => Some(format!("job {value}")),
+                "operation" => self.operation.as_ref().map(|announced| format!("before {announced:?}")),
+                "foreign" => Some("made by others".to_owned()),
+                "all" => Some("however many".to_owned()),
+                "snapshot" | "policy" => Some(format!("{key} {value:?}")),
+                _ => None,
             })
             .collect();
         if of.is_empty() {

@@ -22,7 +22,7 @@ use super::{
     inventory::VmRecord,
     job::{Asker, JobId, JobState, Outcome},
     model::{PolicyName, SnapshotName, VmId, words},
-    policy::{Keep, Limits},
+    policy::{Keep, Limits, Policy},
     suspend::Suspension,
 };
 
@@ -79,6 +79,8 @@ pub struct VmView {
     pub record: Arc<VmRecord>,
     /// The policies that are for it.
     pub policies: Vec<PolicyName>,
+    /// Those of them that run before an operation that is announced, by its name.
+    pub before: BTreeMap<String, Vec<PolicyName>>,
     /// Those of them that their schedules do not run on it, and why.
     pub suspended: Vec<(PolicyName, Suspension)>,
     /// Those of them whose newest good snapshot of it is too old, and of when that is, if there is one.
@@ -98,7 +100,7 @@ pub struct VmView {
 }
 
 /// A policy.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PolicyView {
     /// Its name.
     pub name: PolicyName,
@@ -116,6 +118,8 @@ pub struct PolicyView {
     pub keep: Keep,
     /// Its limits.
     pub limits: Limits,
+    /// All that it says.
+    pub settings: Arc<Policy>,
     /// The VMs that it is for.
     pub vms: Vec<VmId>,
     /// Where it stands: `file:line`.

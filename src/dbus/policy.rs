@@ -8,6 +8,7 @@ use super::{Options, Shared, auth::Caller, error::BusError, path, publish::usec,
 use crate::core::{
     machine::{Change, Query, Reply},
     model::{PolicyName, VmId},
+    policy,
     preview::Foreseen,
     suspend::Suspension,
     view::PolicyView,
@@ -36,6 +37,15 @@ pub(super) type Suspended = (OwnedObjectPath, &'static str, String, u64);
 /// One, as the bus has it.
 pub(super) fn suspended(what: OwnedObjectPath, suspension: &Suspension) -> Suspended {
     (what, suspension.by.as_str(), suspension.reason.clone(), usec(Some(suspension.since)))
+}
+
+/// What there is of these.
+fn dictionary<const N: usize>(
+    all: [(&str, Option<Variant<'_>>); N],
+) -> fdo::Result<HashMap<String, OwnedVariant>> {
+    let there = all.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
+    let own = |value: Variant<'_>| value.try_into_owned().map_err(|e| fdo::Error::Failed(e.to_string()));
+    there.map(|(key, value)| Ok((key, own(value)?))).collect()
 }
 
 /// What a run would come to on one VM, by its keys.
@@ -179,14 +189,29 @@ impl Policy {
             ("max-size", l.max_size.map(Variant::from)),
             ("max-delete", l.max_delete.map(Variant::from)),
         ];
-        let mut limits = HashMap::new();
-        for (limit, value) in all {
-            if let Some(value) = value {
-                let value = value.try_into_owned().map_err(|e| fdo::Error::Failed(e.to_string()))?;
-                limits.insert(limit.to_owned(), value);
-            }
-        }
-        Ok(limits)
+        dictionary(all)
+    }
+
+    #[zbus(property)]
+    fn settings(&self) -> fdo::Result<HashMap<String, OwnedVariant>> {
+        let view = self.view()?;
+        let policy::Policy { before, how, retention, catch_up, catch_up_within, spread, .. } =
+            &*view.settings;
+        let usec = |d: &jiff::SignedDuration| Variant::from(u64::try_from(d.as_micros()).unwrap_or(u64::MAX));
+        dictionary([
+            ("before", Some(Variant::from(before.iter().cloned().collect::<Vec<String>>()))),
+            ("when", Some(Variant::from(how.when.iter().map(|s| s.as_str()).collect::<Vec<_>>()))),
+            ("quiesce", Some(Variant::from(how.quiesce.as_str()))),
+            ("memory", Some(Variant::from(how.memory.as_str()))),
+            ("combine", Some(Variant::from(retention.combine.as_str()))),
+            ("name", Some(Variant::from(how.name.clone()))),
+            ("catch-up", Some(Variant::from(catch_up.as_str()))),
+            ("catch-up-within", Some(usec(catch_up_within))),
+            ("freeze-timeout", Some(usec(&how.freeze_timeout))),
+            ("spread", Some(usec(spread))),
+            ("stale-after", view.settings.stale_after.as_ref().map(usec)),
+            ("suspend-after", view.settings.suspend_after.map(Variant::from)),
+        ])
     }
 
     #[zbus(property, name = "VMs")]

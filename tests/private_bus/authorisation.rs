@@ -212,6 +212,9 @@ async fn root_is_not_asked_about() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rule_sees_what_a_call_is_about() {
     let (rig, scene) = world().await;
+    let both = ["o", "p"].map(|name| format!("[policy.{name}]\nvms = [\"*\"]\nbefore = \"upgrade\"\n"));
+    rig.write_policies(&both.concat());
+    let () = rig.client.call(MANAGER, "Manager.Reload", &(none(),)).await.unwrap();
     let polkit = FakePolkit::start(&rig, Says::No).await;
     each(&rig, &scene, false).await;
     let (web, uuid) = (("vm", "web"), ("vm-uuid", "00000000-0000-0000-0000-000000000001"));
@@ -223,7 +226,10 @@ async fn a_rule_sees_what_a_call_is_about() {
         let expected: Vec<(&str, &str)> = match method {
             "VM.CreateSnapshot" => vec![web, uuid, ("snapshot", "x")],
             "Snapshot.Branch" => vec![web, uuid, ("snapshot", "s1"), ("new-vm", "x")],
-            "Manager.BeforeOperation" => vec![web, uuid, ("operation", "upgrade")],
+            "Manager.BeforeOperation" => {
+                assert!(message.ends_with("(VM \"web\", policy \"o,p\", before \"upgrade\")"), "{message}");
+                vec![web, uuid, ("policy", "o,p"), ("operation", "upgrade")]
+            }
             "Manager.Reload" | "Manager.Inhibit" => vec![],
             "Job.Cancel" => {
                 vec![
@@ -244,6 +250,17 @@ async fn a_rule_sees_what_a_call_is_about() {
         };
         let expected = expected.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         assert_eq!(details, expected, "{method}");
+    }
+    // What goes further than usual says so.
+    for (method, arguments, key, said) in [
+        ("Snapshot.Delete", &["1", "foreign", "b", "true"][..], "foreign", "made by others"),
+        ("VM.Prune", &["1", "all", "b", "true"], "all", "however many"),
+    ] {
+        let call = scene.call(method, arguments, false);
+        as_nobody(&rig, &call.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        let question = polkit.questions().remove(0);
+        assert_eq!(question.details[key], "true", "{method}");
+        assert!(question.details["polkit.message"].contains(said), "{:?}", question.details);
     }
     // A policy's run on one VM is about that one.
     let db = vm_path(id(2));

@@ -1,11 +1,14 @@
 //! Keeping what is published right: the parts of the view that an event made out of date, and no others.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{Effect, Machine, Note};
 use crate::core::{
     inventory::VmRecord,
-    model::{SnapshotState, VmId},
+    model::{PolicyName, SnapshotState, VmId},
     select::VmFacts,
     settings::check_against,
     view::{DaemonState, VmView},
@@ -119,12 +122,20 @@ impl Machine {
             .filter(|s| s.snapshot.managed && s.snapshot.state == SnapshotState::Ready)
             .map(|s| s.snapshot.created)
             .max();
-        let policies: Vec<_> = self.plan_of(record).policies.iter().map(|p| p.name.clone()).collect();
+        let plan = self.plan_of(record);
+        let policies: Vec<_> = plan.policies.iter().map(|p| p.name.clone()).collect();
+        let mut before: BTreeMap<String, Vec<PolicyName>> = BTreeMap::new();
+        for policy in &plan.policies {
+            for operation in &policy.before {
+                before.entry(operation.clone()).or_default().push(policy.name.clone());
+            }
+        }
         let suspended =
             policies.iter().filter_map(|p| Some((p.clone(), self.standings.suspension(p, id)?.clone())));
         let suspended = suspended.collect();
         Some(VmView {
             record: shown,
+            before,
             suspended,
             stale: self.watch_list.stale_on(id),
             policies,

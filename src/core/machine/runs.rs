@@ -358,6 +358,7 @@ impl Machine {
                 last_result: String::new(),
                 keep: policy.retention.keep.clone(),
                 limits: policy.retention.limits.clone(),
+                settings: Arc::clone(policy),
                 vms,
                 source: policy.source.to_string(),
                 suspended: None,
