@@ -1,9 +1,9 @@
 //! Who wants that nothing happens by itself for a while, and why: programs that copy images, or are about to do
 //! something with a VM. It lasts as long as they keep what they got for it, and never beyond their end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::job::Failure;
 
@@ -18,6 +18,9 @@ pub const AT_ONCE: usize = 128;
 pub const WHO_MAX: usize = 128;
 /// So many bytes a reason may have.
 pub const WHY_MAX: usize = 1024;
+
+/// Who wants it so for longer may have been forgotten.
+pub const LONG: SignedDuration = SignedDuration::from_hours(24);
 
 /// One who wants it so.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +40,8 @@ pub struct Inhibitor {
 pub struct Inhibitors {
     all: BTreeMap<InhibitorId, Inhibitor>,
     last: InhibitorId,
+    /// Those that were told of because it is long ago.
+    long: BTreeSet<InhibitorId>,
 }
 
 impl Inhibitors {
@@ -72,7 +77,26 @@ impl Inhibitors {
 
     /// One less.
     pub fn remove(&mut self, id: InhibitorId) -> Option<Inhibitor> {
+        self.long.remove(&id);
         self.all.remove(&id)
+    }
+
+    /// When the next one has wanted it so for long.
+    pub fn next(&self) -> Option<Timestamp> {
+        let new = self.all.iter().filter(|(id, _)| !self.long.contains(id));
+        new.map(|(_, inhibitor)| inhibitor.since.saturating_add(LONG).unwrap_or(Timestamp::MAX)).min()
+    }
+
+    /// Those who have wanted it so for long, each once.
+    pub fn take_forgotten(&mut self, now: Timestamp) -> Vec<Inhibitor> {
+        let long: Vec<_> = self
+            .all
+            .iter()
+            .filter(|(id, i)| !self.long.contains(id) && now.duration_since(i.since) >= LONG)
+            .map(|(id, inhibitor)| (*id, inhibitor.clone()))
+            .collect();
+        self.long.extend(long.iter().map(|(id, _)| *id));
+        long.into_iter().map(|(_, inhibitor)| inhibitor).collect()
     }
 
     /// All of them, the oldest first.

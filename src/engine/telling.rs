@@ -10,7 +10,7 @@ use crate::core::{
     inhibit::Inhibitor,
     job::{Job, JobState, Outcome},
     machine::Note,
-    model::{PolicyName, SnapshotName, VmId},
+    model::{PolicyName, SnapshotName, VmId, VmState},
     settings::Settings,
     suspend::Suspension,
     text::for_shell,
@@ -140,6 +140,10 @@ pub(super) fn log(note: &Note) {
                 "job {job} ({operation} of VM {vm_name}) is not stuck any more"
             );
         }
+        Note::NotBefore { policy, vm, vm_name, operation, state } => {
+            not_before(policy, (*vm, vm_name), operation, *state);
+        }
+        Note::HeldLong(inhibitor) => held_long(inhibitor),
         Note::Inhibited(inhibitor) => inhibited(inhibitor),
         Note::Released { inhibitor, held, last } => released(inhibitor, *held, *last),
         Note::Ended { job, vm_name, outcome } => ended(job, vm_name, outcome),
@@ -171,6 +175,22 @@ fn inhibited(Inhibitor { who, why, uid, .. }: &Inhibitor) {
     tracing::info!(
         MESSAGE_ID = message::INHIBITED,
         "{who} of user {uid} has all scheduled runs and prunes wait{because}"
+    );
+}
+
+fn not_before(policy: &PolicyName, (vm, vm_name): (VmId, &str), operation: &str, state: VmState) {
+    tracing::info!(
+        VIRTSNAP_POLICY = %policy, VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %vm,
+        "policy {policy} does not run before {operation} on VM {vm_name}: it is {state}, which is not in the policy's `when`"
+    );
+}
+
+fn held_long(Inhibitor { who, why, uid, since }: &Inhibitor) {
+    let because = if why.is_empty() { String::new() } else { format!(": {why}") };
+    tracing::warn!(
+        MESSAGE_ID = message::HELD_LONG,
+        "{who} of user {uid} has all scheduled runs and prunes wait since {since:.0}{because}; nothing is taken by itself \
+         until that program lets go or ends"
     );
 }
 

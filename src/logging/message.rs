@@ -51,6 +51,8 @@ messages! {
     POLICY_RESUMED = "e27b5d8834f14c0aa6c9d1f70b3e5a92";
     /// Somebody has all that is scheduled wait.
     INHIBITED = "39ce52000c684fb7bba5dac46491684e";
+    /// Somebody does so since long ago.
+    HELD_LONG = "7be1f20c95d84a36b1c47e03a8d25f69";
     /// Somebody does so no more.
     RELEASED = "2b67b9544c8d4b48984ebdb2a9e3092f";
     /// A policy's newest good snapshot of a VM is too old.

@@ -48,11 +48,12 @@ impl Machine {
         &mut self,
         vm: VmId,
         operation: &str,
-        uid: u32,
-        now: Timestamp,
+        (uid, now): (u32, Timestamp),
+        out: &mut Vec<Effect>,
     ) -> Result<Reply, Refusal> {
         operation_name(operation).map_err(|e| Refusal::new("InvalidArgument", e))?;
-        let plan = self.plan_of(self.known(vm)?);
+        let record = self.known(vm)?;
+        let (plan, vm_name, state) = (self.plan_of(record), record.name.clone(), record.state);
         let asker = Asker { origin: Origin::Operation, uid };
         let policies: Vec<_> = plan.policies.iter().filter(|p| p.before.contains(operation)).collect();
         if !policies.is_empty() {
@@ -63,6 +64,10 @@ impl Machine {
             if let Some(job) = self.enqueue_policy(policy, vm, asker, Some(operation), now) {
                 self.runs.entry(policy.name.clone()).or_default().begin(now);
                 jobs.insert(job);
+            } else {
+                let (policy, operation) = (policy.name.clone(), operation.to_owned());
+                let vm_name = vm_name.clone();
+                out.push(Effect::Log(Note::NotBefore { policy, vm, vm_name, operation, state }));
             }
         }
         Ok(Reply::Jobs(jobs.into_iter().collect()))

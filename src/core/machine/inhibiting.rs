@@ -5,10 +5,10 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use jiff::Timestamp;
 
-use super::{Effect, Machine, Note, Refusal, Reply};
+use super::{Effect, Entry, Machine, Note, Refusal, Reply};
 use crate::core::{
     inhibit::{Inhibitor, InhibitorId},
-    job::JobId,
+    job::{Job, JobId, Operation, Outcome},
 };
 
 impl Machine {
@@ -31,9 +31,45 @@ impl Machine {
         self.show_inhibitors();
         let (held, last) = (now.duration_since(inhibitor.since), !self.jobs.held);
         if last {
+            for job in self.jobs.automatic() {
+                self.judge_again(job, now, out);
+            }
             self.jobs.automatic_last();
         }
         out.push(Effect::Log(Note::Released { inhibitor, held, last }));
+    }
+
+    /// What was held for long may not be wanted as it was: a policy that is gone meanwhile, or is not for this VM any more
+    /// or not in its state, takes nothing. As after any other wait for its turn, one that was suspended does.
+    fn judge_again(&mut self, id: JobId, now: Timestamp, out: &mut Vec<Effect>) {
+        let Some((Job { vm, operation: Operation::Create(create), .. }, _)) = self.jobs.get(id) else {
+            return;
+        };
+        let (vm, before) = (*vm, create.policies.clone());
+        let (still, gone): (BTreeSet<_>, BTreeSet<_>) =
+            before.into_iter().partition(|policy| self.takes(policy, vm).is_some());
+        if gone.is_empty() {
+            return;
+        }
+        if still.is_empty() {
+            let why = "did not begin: while it was held, its policies went, or are not for this VM or its state any more. \
+                       Nothing was done";
+            return self.on_ended(id, Outcome::Cancelled(why.to_owned()), now, out);
+        }
+        for policy in gone {
+            if self.runs.get_mut(&policy).is_some_and(|run| run.debts.ended(vm, id)) {
+                self.journal.push(Entry::Settled(policy, vm));
+            }
+        }
+        self.jobs.take_only_for(id, still);
+    }
+
+    /// Tells of each who holds it for so long that they may have been forgotten.
+    pub(super) fn remind(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
+        if self.believes(now) {
+            let forgotten = self.inhibitors.take_forgotten(now).into_iter();
+            out.extend(forgotten.map(|inhibitor| Effect::Log(Note::HeldLong(inhibitor))));
+        }
     }
 
     /// The jobs that wait for the inhibitors' end, which each is told.

@@ -303,9 +303,9 @@ impl Machine {
             Outcome::Cancelled(_) => {}
         }
         // What is busy is looked at again; and a job that the daemon's end cancels is owed to the next life.
-        let busy = |f: &Failure| f.name == "Busy" && job.asker.origin == Origin::Schedule;
+        // Whoever asked for it: a person's may have paid what the schedule owes.
         let mut owed_on = BTreeSet::new();
-        if matches!(&outcome, Outcome::Failed(f) if busy(f)) && !self.stopping() {
+        if matches!(&outcome, Outcome::Failed(f) if f.name == "Busy") && !self.stopping() {
             owed_on = self.put_off(vm, id, now, out);
         } else if !(matches!(outcome, Outcome::Cancelled(_)) && self.stopping()) {
             self.paid(vm, id);

@@ -240,6 +240,7 @@ impl Machine {
             self.run_due(now, out);
         }
         self.judge(now, out);
+        self.remind(now, out);
         self.lapse(now, out);
         self.save_runs(out);
         self.judge_silence(out);

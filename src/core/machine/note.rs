@@ -7,7 +7,7 @@ use crate::core::{
     inhibit::Inhibitor,
     inventory::VmRecord,
     job::{Job, JobId, Outcome},
-    model::{PolicyName, SnapshotName, VmId},
+    model::{PolicyName, SnapshotName, VmId, VmState},
     suspend::Suspension,
 };
 
@@ -183,6 +183,21 @@ pub enum Note {
         /// What is wrong.
         text: String,
     },
+    /// A policy that lists an operation does not run before it.
+    NotBefore {
+        /// The policy.
+        policy: PolicyName,
+        /// The VM.
+        vm: VmId,
+        /// Its name.
+        vm_name: String,
+        /// What was announced.
+        operation: String,
+        /// The state that it is in, which is none of the policy's.
+        state: VmState,
+    },
+    /// Somebody holds what nobody asked for since long ago.
+    HeldLong(Inhibitor),
     /// What nobody asked for is held from now on.
     Inhibited(Inhibitor),
     /// Somebody does not hold it any more.

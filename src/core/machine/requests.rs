@@ -161,7 +161,7 @@ impl Machine {
             }
             Change::Resume { policy, vm } => self.resume_by_hand(&policy, vm, uid, out),
             Change::Cancel(job) => self.cancel(job, now, out),
-            Change::Before { vm, operation } => self.before(vm, &operation, uid, now),
+            Change::Before { vm, operation } => self.before(vm, &operation, (uid, now), out),
             Change::Inhibit { who, why } => self.inhibit(who, why, (uid, now), out),
         }
     }

@@ -334,7 +334,8 @@ impl Machine {
             return None;
         }
         // By a clock that cannot be right these wait, and one of the past would wake us again and again.
-        let others = self.watch_list.next().into_iter().chain(self.lapsing.next());
+        let others =
+            [self.watch_list.next(), self.lapsing.next(), self.inhibitors.next()].into_iter().flatten();
         self.next_fire().into_iter().chain(others.filter(|_| self.believes(now))).min()
     }
 

@@ -34,6 +34,10 @@ pub fn metrics(view: &View, version: &str, now: Timestamp) -> String {
     for ((operation, result), count) in &view.counts.jobs {
         out.sample("jobs_total", &[("operation", operation), ("result", result.as_str())], count);
     }
+    let held = "Since when somebody has scheduled runs and prunes wait, in seconds since the epoch; 0 if nobody does.";
+    out.about("inhibited_since_timestamp_seconds", Kind::Gauge, held);
+    let first = view.manager.inhibitors.iter().map(|i| i.since).min();
+    out.sample("inhibited_since_timestamp_seconds", &[], seconds(first));
     policies(view, &mut out);
     runs(view, now, &mut out);
     vms(view, &mut out);

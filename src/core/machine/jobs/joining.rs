@@ -9,12 +9,13 @@ use std::collections::BTreeSet;
 use super::Jobs;
 use crate::core::{
     job::{Asker, CreateJob, JobId, Operation},
-    model::{Origin, SnapshotName, VmId},
+    model::{Origin, PolicyName, SnapshotName, VmId},
 };
 
 impl Jobs {
     /// A job that waits, does the very same and is not undone by what waits behind it. What is held begins after what
-    /// somebody asks for now, and does nothing for them.
+    /// somebody asks for now, and does nothing for them. A snapshot before an operation says that it is one, so that no
+    /// other stands for it, nor it for others.
     pub(in crate::core::machine) fn same_queued(
         &mut self,
         vm: VmId,
@@ -26,7 +27,10 @@ impl Jobs {
             (Some(one), Some(other)) => one != other,
             _ => false,
         };
-        let before = self.queued_of(vm).filter(|(id, _)| !held.contains(id));
+        let before_one = |origin| origin == Origin::Operation;
+        let another =
+            |id| self.get(id).is_some_and(|(job, _)| before_one(job.asker.origin) != before_one(origin));
+        let before = self.queued_of(vm).filter(|(id, _)| !held.contains(id) && !another(*id));
         let mut behind = before.rev().skip_while(|(_, waiting)| apart(waiting));
         let same = behind.next().filter(|(_, waiting)| *waiting == operation).map(|(id, _)| id);
         drop(behind);
@@ -71,6 +75,16 @@ impl Jobs {
             entry.stale = true;
         }
         Some(shared)
+    }
+
+    /// A snapshot that waits is taken for these policies and no others.
+    pub(in crate::core::machine) fn take_only_for(&mut self, id: JobId, policies: BTreeSet<PolicyName>) {
+        if let Some(entry) = self.table.get_mut(&id)
+            && let Operation::Create(create) = &mut entry.job.operation
+        {
+            create.policies = policies;
+            entry.stale = true;
+        }
     }
 
     /// What waits on a VM, in the order in which it begins.

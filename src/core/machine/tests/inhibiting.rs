@@ -150,3 +150,42 @@ fn who_inhibits_and_lets_go_is_told_to_the_log() {
     let released = |e: &Effect| matches!(e, Effect::Log(Note::Released { held, last: true, .. }) if held.as_secs() == 90);
     assert!(effects.iter().any(released), "{effects:?}");
 }
+
+#[test]
+fn what_was_held_is_judged_again_when_it_may_begin() {
+    let mut b = bench();
+    let id = inhibit(&mut b, "backup");
+    night(&mut b);
+    let waiting = b.machine.view().jobs.len();
+    assert_eq!(waiting, 2);
+    // The one is not in a state that the policy is for, and of the other it is gone.
+    let settings = settings("[policy.nightly]\nvms = [\"vm2\"]\nschedule = \"30 2 * * *\"\n");
+    b.send(Event::Settings(settings));
+    assert_eq!(all_of(&mut b, Event::Released(id)), [vm(2)]);
+    let cancelled = |j: &&Arc<crate::core::view::JobView>| matches!(j.outcome, Some(Outcome::Cancelled(_)));
+    let cancelled: Vec<VmId> = b.machine.view().jobs.values().filter(cancelled).map(|j| j.vm).collect();
+    assert_eq!(cancelled, [vm(1)]);
+    b.now += SignedDuration::from_hours(24);
+    assert_eq!(all_of(&mut b, Event::Timer), [vm(2)], "and nothing is owed to the other");
+}
+
+#[test]
+fn who_holds_for_a_day_is_told_of_once() {
+    let mut b = bench();
+    let id = inhibit(&mut b, "backup");
+    let told =
+        |effects: &[Effect]| effects.iter().filter(|e| matches!(e, Effect::Log(Note::HeldLong(_)))).count();
+    b.now += SignedDuration::from_hours(23);
+    let effects = b.send(Event::Timer);
+    assert_eq!(told(&effects), 0);
+    let wake = effects.iter().find_map(|e| if let Effect::WakeAt(at) = e { *at } else { None }).unwrap();
+    assert!(wake <= b.now + SignedDuration::from_hours(1), "{wake}: it is woken for that");
+    b.now += SignedDuration::from_hours(1);
+    assert_eq!(told(&b.send(Event::Timer)), 1);
+    b.now += SignedDuration::from_hours(1);
+    assert_eq!(told(&b.send(Event::Timer)), 0);
+    b.send(Event::Released(id));
+    inhibit(&mut b, "another");
+    b.now += SignedDuration::from_hours(25);
+    assert_eq!(told(&b.send(Event::Timer)), 1, "each counts for itself");
+}

@@ -90,3 +90,54 @@ fn policies_share_no_snapshot_over_a_revert() {
         assert_eq!(creates, if reverts { 2 } else { 1 });
     }
 }
+
+/// A VM that is at work, and a run by hand that waits for it; both jobs.
+fn behind_a_prune(b: &mut Bench) -> (JobId, JobId) {
+    let prune = Change::Prune { vm: vm(1), all: false, pace: Pace::default() };
+    let at_work = started(&b.send(Event::Request(1, Request::Change(prune, 0))));
+    match b.ask(Change::Run { policy: nightly(), vm: Some(vm(1)) }) {
+        Ok(Reply::Jobs(jobs)) => (at_work[0].id, jobs[0]),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_the_schedule_owes_is_owed_on_where_a_persons_run_was_to_pay_and_found_the_vm_busy() {
+    let mut b = Bench::new(NIGHTLY, "2026-03-01T12:00:00Z", Some("2026-03-01T12:00:00Z"));
+    b.connect(&[1]);
+    let (prune, run) = behind_a_prune(&mut b);
+    b.now += SignedDuration::from_hours(24);
+    b.send(Event::Timer);
+    assert_eq!(b.machine.view().jobs.len(), 2, "the schedule's run is the same as the one that waits");
+    assert_eq!(started(&b.send(Event::Ended(prune, Outcome::Done(None))))[0].id, run);
+    let busy = Outcome::Failed(Failure::new("Busy", "a backup is running"));
+    let effects = b.send(Event::Ended(run, busy));
+    assert!(effects.iter().any(|e| matches!(e, Effect::Log(Note::PutOff { .. }))), "{effects:?}");
+    b.now += SignedDuration::from_hours(1);
+    assert_eq!(started(&b.send(Event::Timer)).len(), 1);
+}
+
+#[test]
+fn a_snapshot_before_an_operation_is_one_of_its_own_and_says_so() {
+    let before = format!("{NIGHTLY}before = \"upgrade\"\n");
+    let mut b = Bench::new(&before, "2026-03-01T12:00:00Z", Some("2026-03-01T12:00:00Z"));
+    b.connect(&[1]);
+    let (_, run) = behind_a_prune(&mut b);
+    let announce = || Change::Before { vm: vm(1), operation: "upgrade".to_owned() };
+    let Ok(Reply::Jobs(jobs)) = b.ask(announce()) else { panic!("it is refused") };
+    assert_ne!(jobs, [run]);
+    assert_eq!(b.machine.view().jobs[&jobs[0]].asker.origin, Origin::Operation);
+    assert_eq!(b.ask(announce()), Ok(Reply::Jobs(jobs)), "twice is once");
+}
+
+#[test]
+fn a_policy_that_is_not_for_the_vm_s_state_is_told_of_where_it_was_to_run_before_something() {
+    let text = format!("{NIGHTLY}before = \"upgrade\"\nwhen = \"shut-off\"\n");
+    let mut b = Bench::new(&text, "2026-03-01T12:00:00Z", None);
+    b.connect(&[1]);
+    let announce = Change::Before { vm: vm(1), operation: "upgrade".to_owned() };
+    let effects = b.send(Event::Request(5, Request::Change(announce, 0)));
+    let told = |e: &Effect| matches!(e, Effect::Log(Note::NotBefore { state: VmState::Running, .. }));
+    assert!(effects.iter().any(told), "{effects:?}");
+    assert!(effects.contains(&Effect::Reply(5, Ok(Reply::Jobs(vec![])))), "{effects:?}");
+}
