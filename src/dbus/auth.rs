@@ -11,49 +11,46 @@
 use nix::unistd::User;
 use zbus::{
     Connection,
-    fdo::DBusProxy,
     message::{Flags, Header},
 };
 use zbus_polkit::policykit1::Subject;
 
-use super::{Shared, error::BusError};
+use super::{Shared, calls::Call, error::BusError};
 use crate::core::{machine::Change, verb::Matter};
 
 /// Who calls.
 #[derive(Debug)]
 pub(super) struct Caller {
     connection: Connection,
-    uid: u32,
+    call: Call,
     user: Option<String>,
     subject: Subject,
     interactive: bool,
 }
 
 impl Caller {
-    /// The sender of this call, as the bus knows it.
-    pub(super) async fn of(connection: &Connection, call: &Header<'_>) -> Result<Self, BusError> {
+    /// The sender of this call, as the bus knows it. The call counts as under way for as long as this lives.
+    pub(super) async fn of(
+        shared: &Shared,
+        connection: &Connection,
+        header: &Header<'_>,
+    ) -> Result<Self, BusError> {
         // Without a bus, a peer could call itself what it likes, and answer for the bus and for polkit.
-        let known = call.sender().filter(|_| connection.is_bus());
-        let (Some(sender), Ok(subject)) = (known, Subject::new_for_message_header(call)) else {
+        let known = header.sender().filter(|_| connection.is_bus());
+        let (Some(sender), Ok(subject)) = (known, Subject::new_for_message_header(header)) else {
             return Err(BusError::access_denied(
                 "whoever wants to change something must come over a bus that knows who it is",
             ));
         };
-        let user =
-            async { DBusProxy::new(connection).await?.get_connection_unix_user(sender.clone().into()).await };
-        let interactive = call.primary().flags().contains(Flags::ALLOW_INTERACTIVE_AUTH);
-        match user.await {
-            Ok(uid) => Ok(Self { connection: connection.clone(), uid, user: None, subject, interactive }),
-            Err(e) => Err(BusError::access_denied(format!(
-                "the bus does not say who wants to change something: {e}"
-            ))),
-        }
+        let interactive = header.primary().flags().contains(Flags::ALLOW_INTERACTIVE_AUTH);
+        let call = shared.calls.enter(connection, header, sender.to_owned().into()).await?;
+        Ok(Self { connection: connection.clone(), call, user: None, subject, interactive })
     }
 
     /// The same, with the user's name, or the number of one that the system knows no name of. Where that is asked for,
     /// it may take its time.
     pub(super) async fn named(self) -> Self {
-        let uid = self.uid;
+        let uid = self.uid();
         let known = tokio::task::spawn_blocking(move || User::from_uid(uid.into()).ok().flatten());
         let name = known.await.ok().flatten().map_or_else(|| uid.to_string(), |user| user.name);
         Self { user: Some(name), ..self }
@@ -66,12 +63,12 @@ impl Caller {
 
     /// The user's number.
     pub(super) fn uid(&self) -> u32 {
-        self.uid
+        self.call.uid()
     }
 
     /// The user's name, or else the number.
     pub(super) fn user(&self) -> String {
-        self.user.clone().unwrap_or_else(|| self.uid.to_string())
+        self.user.clone().unwrap_or_else(|| self.uid().to_string())
     }
 
     /// The user's name, or else the number, if it was asked for.
@@ -155,10 +152,10 @@ impl<T> Permitted<T> {
 /// Root may without anybody being asked, as with systemd: whoever runs as root can do it all by other ways, and must be
 /// able to where polkit is absent or does not answer.
 pub(super) async fn authorise(caller: &Caller, matter: Matter, shared: &Shared) -> Result<Permit, BusError> {
-    if caller.uid != 0 {
+    if caller.uid() != 0 {
         shared.polkit.ask(caller, &matter, &shared.lens.view()).await?;
     }
-    Ok(Permit { uid: caller.uid, user: caller.user.clone(), matter })
+    Ok(Permit { uid: caller.uid(), user: caller.user.clone(), matter })
 }
 
 #[cfg(test)]

@@ -4,6 +4,9 @@ use zbus::{DBusError, Message, message::Header, names::ErrorName};
 
 use crate::core::job::Failure;
 
+/// So many bytes of a text are sent: a configuration's mistakes may fill some pages.
+const LONGEST: usize = 64 << 10;
+
 /// An error reply.
 #[derive(Debug, Clone)]
 pub(super) struct BusError {
@@ -69,7 +72,9 @@ impl From<BusError> for zbus::fdo::Error {
 
 impl DBusError for BusError {
     fn create_reply(&self, call: &Header<'_>) -> zbus::Result<Message> {
-        Message::error(call, self.name()).build(&(&self.message,))
+        // What was given may be quoted in it, and be of any length.
+        let text = &self.message[..self.message.floor_char_boundary(LONGEST)];
+        Message::error(call, self.name()).build(&(text,))
     }
 
     fn name(&self) -> ErrorName<'_> {

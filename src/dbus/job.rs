@@ -7,6 +7,7 @@ use zbus::{Connection, OwnedObjectPath, OwnedVariant, fdo, interface, message::H
 use super::{
     Options, Shared,
     auth::Caller,
+    calls,
     error::{BusError, full_name},
     path,
     publish::usec,
@@ -42,9 +43,19 @@ impl Job {
     async fn wait(
         &self,
         options: HashMap<String, OwnedVariant>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
     ) -> Result<(String, OwnedObjectPath), BusError> {
+        let call = self.shared.reads(connection, &header).await?;
         Options::new(options, &[])?;
-        let job = self.shared.ended(self.id).await?;
+        // A job may take hours, and who waited for it may be gone long before.
+        let job = tokio::select! {
+            biased;
+            job = self.shared.ended(self.id) => job?,
+            () = calls::gone(connection, call.as_ref()) => {
+                return Err(BusError::new("Cancelled", "nobody waits for it any more"));
+            }
+        };
         let object = match &job.outcome {
             Some(Outcome::Done(Some(Made::Snapshot(name)))) => path::snapshot(job.vm, name),
             Some(Outcome::Done(Some(Made::Vm(vm)))) => path::vm(*vm),
@@ -60,7 +71,7 @@ impl Job {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), BusError> {
         Options::new(options, &[])?;
-        let caller = Caller::of(connection, &header).await?;
+        let caller = Caller::of(&self.shared, connection, &header).await?;
         self.shared.change(Change::Cancel(self.id), &caller).await.map(drop)
     }
 

@@ -6,7 +6,7 @@
 
 use zbus::{Connection, fdo, interface, message::Header};
 
-use super::{auth::Caller, error::BusError};
+use super::{Shared, auth::Caller, error::BusError};
 use crate::logging;
 
 /// Where the interface's users look for it.
@@ -14,7 +14,15 @@ pub(super) const PATH: &str = "/org/freedesktop/LogControl1";
 
 /// The object there. It has no state: the log is the process's.
 #[derive(Debug)]
-pub(super) struct LogControl;
+pub(super) struct LogControl {
+    shared: Shared,
+}
+
+impl LogControl {
+    pub(super) fn new(shared: Shared) -> Self {
+        Self { shared }
+    }
+}
 
 #[interface(name = "org.freedesktop.LogControl1", introspection_docs = false)]
 impl LogControl {
@@ -33,7 +41,7 @@ impl LogControl {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), BusError> {
         let Some(header) = header else { return Err(BusError::access_denied("nobody knows who wants that")) };
-        let caller = Caller::of(connection, &header).await?;
+        let caller = Caller::of(&self.shared, connection, &header).await?;
         if caller.uid() != 0 {
             let uid = caller.uid();
             let text =

@@ -10,6 +10,7 @@ use zbus::{
 use super::{
     Options, Shared,
     auth::{self, Caller, Reload},
+    calls,
     error::BusError,
     hold, path,
 };
@@ -39,7 +40,13 @@ impl Manager {
 #[interface(name = "org.virtsnap1.Manager", introspection_docs = false)]
 impl Manager {
     #[zbus(name = "LookupVM", out_args("vm"))]
-    fn lookup_vm(&self, name_or_uuid: &str) -> Result<OwnedObjectPath, BusError> {
+    fn lookup_vm(
+        &self,
+        name_or_uuid: &str,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<OwnedObjectPath, BusError> {
+        let call = header;
+        calls::fits(&call)?;
         let view = self.shared.lens.view();
         // As long as not all VMs are known, that there is no such one would be a guess.
         let miss = || match &view.manager {
@@ -76,7 +83,7 @@ impl Manager {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), BusError> {
         Options::new(options, &[])?;
-        let caller = Caller::of(connection, &header).await?;
+        let caller = Caller::of(&self.shared, connection, &header).await?;
         let permit = auth::authorise(&caller, Matter::reload(), &self.shared).await?.on(Reload)?;
         let answer = self.shared.engine.ask(|reply| Ask::Reload(permit, reply)).await;
         self.shared.settle(answer).await.map(drop)
@@ -94,7 +101,7 @@ impl Manager {
         Options::new(options, &[])?;
         let vm = path::vm_of(vm.as_str())
             .ok_or_else(|| BusError::invalid(format!("{} is not a VM's path", vm.as_str())))?;
-        let caller = Caller::of(connection, &header).await?;
+        let caller = Caller::of(&self.shared, connection, &header).await?;
         match self.shared.change(Change::Before { vm, operation }, &caller).await? {
             Reply::Jobs(jobs) => Ok(jobs.into_iter().map(path::job).collect()),
             _ => Err(BusError::new("Failed", "the engine gave no jobs")),
@@ -111,7 +118,7 @@ impl Manager {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<OwnedFd, BusError> {
         Options::new(options, &[])?;
-        let caller = Caller::of(connection, &header).await?;
+        let caller = Caller::of(&self.shared, connection, &header).await?;
         let change = Change::Inhibit { who, why };
         let matter = Matter::of(&change, caller.known_user());
         // First: who waits for a password takes none of our descriptors.

@@ -14,6 +14,7 @@
 //! was given.
 
 mod auth;
+mod calls;
 mod error;
 mod hold;
 mod job;
@@ -40,9 +41,17 @@ use zbus::{
     Connection, OwnedVariant,
     connection::Builder,
     fdo::{ObjectManager, RequestNameFlags},
+    message::Header,
 };
 
-use self::{auth::Caller, error::BusError, log_control::LogControl, polkit::Polkit, publish::Publisher};
+use self::{
+    auth::Caller,
+    calls::{Call, Calls},
+    error::BusError,
+    log_control::LogControl,
+    polkit::Polkit,
+    publish::Publisher,
+};
 pub use self::{
     auth::{Permit, Permitted, Reload},
     path::{NAME, ROOT, escape_label},
@@ -86,11 +95,20 @@ struct Shared {
     engine: Handle,
     settled: watch::Receiver<u64>,
     polkit: Arc<Polkit>,
+    calls: Arc<Calls>,
 }
 
 impl Shared {
     fn held(&self, view: &Arc<View>) -> Self {
         Self { lens: Lens::Held(Arc::clone(view)), ..self.clone() }
+    }
+
+    /// Lets a call in that only reads, and may take a while. Where there is no bus, nobody has to be held apart.
+    async fn reads(&self, connection: &Connection, header: &Header<'_>) -> Result<Option<Call>, BusError> {
+        match header.sender().filter(|_| connection.is_bus()) {
+            None => calls::fits(header).map(|()| None),
+            Some(sender) => self.calls.enter(connection, header, sender.to_owned().into()).await.map(Some),
+        }
     }
 
     async fn query(&self, query: Query) -> Result<Reply, BusError> {
@@ -225,14 +243,14 @@ pub async fn serve(builder: Builder<'_>, engine: Handle, patience: Patience) -> 
     let (objects_sender, objects) = watch::channel(Arc::clone(&first));
     let (manager_sender, manager) = watch::channel(first);
     let polkit = Arc::new(Polkit::new(patience));
-    let shared = Shared { lens: Lens::Live(objects), engine, settled, polkit };
+    let shared = Shared { lens: Lens::Live(objects), engine, settled, polkit, calls: Arc::default() };
     let manager = Shared { lens: Lens::Live(manager), ..shared.clone() };
     // By the builder, which waits until the object server listens: added later, the first calls could come while
     // nobody does, and would never be answered.
     let connection = builder
         .serve_at(path::ROOT, ObjectManager)
         .serve_at(path::ROOT, manager::Manager::new(manager))
-        .serve_at(log_control::PATH, LogControl)
+        .serve_at(log_control::PATH, LogControl::new(shared.clone()))
         .build()
         .await?;
     let mut publisher =

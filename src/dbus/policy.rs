@@ -83,7 +83,7 @@ impl Policy {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<Vec<OwnedObjectPath>, BusError> {
         let vm = only(options)?;
-        let caller = Caller::of(connection, &header).await?;
+        let caller = Caller::of(&self.shared, connection, &header).await?;
         match self.shared.change(Change::Run { policy: self.name.clone(), vm }, &caller).await? {
             Reply::Jobs(jobs) => Ok(jobs.into_iter().map(path::job).collect()),
             _ => Err(BusError::new("Failed", "the engine gave no jobs")),
@@ -94,7 +94,10 @@ impl Policy {
     async fn preview(
         &self,
         options: HashMap<String, OwnedVariant>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
     ) -> Result<Vec<HashMap<&'static str, OwnedVariant>>, BusError> {
+        let _call = self.shared.reads(connection, &header).await?;
         let vm = only(options)?;
         match self.shared.query(Query::PreviewPolicy { policy: self.name.clone(), vm }).await? {
             Reply::Foreseen(all) => all
@@ -114,7 +117,7 @@ impl Policy {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), BusError> {
         let vm = only(options)?;
-        let caller = Caller::of(connection, &header).await?;
+        let caller = Caller::of(&self.shared, connection, &header).await?;
         let change = Change::Suspend { policy: self.name.clone(), vm, reason };
         self.shared.change(change, &caller).await.map(drop)
     }
@@ -126,7 +129,7 @@ impl Policy {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), BusError> {
         let vm = only(options)?;
-        let caller = Caller::of(connection, &header).await?;
+        let caller = Caller::of(&self.shared, connection, &header).await?;
         self.shared.change(Change::Resume { policy: self.name.clone(), vm }, &caller).await.map(drop)
     }
 

@@ -69,7 +69,7 @@ impl Snapshot {
         let foreign = options.take::<bool>("foreign", "a boolean")?.unwrap_or(false);
         let metadata_only = options.take::<bool>("metadata-only", "a boolean")?.unwrap_or(false);
         let pace = options.pace()?;
-        let caller = Caller::of(connection, &header).await?;
+        let caller = Caller::of(&self.shared, connection, &header).await?;
         let (vm, name) = (self.vm, self.name.clone());
         let change = if metadata_only {
             Change::Forget { vm, name }
@@ -90,7 +90,7 @@ impl Snapshot {
         let then = options.word("state")?.unwrap_or(Then::AsBefore);
         let definition = options.word("definition")?.unwrap_or(DefinitionOf::Snapshot);
         let safety = options.take::<bool>("safety", "a boolean")?.unwrap_or(true);
-        let caller = Caller::of(connection, &header).await?;
+        let caller = Caller::of(&self.shared, connection, &header).await?;
         let change = Change::Revert { vm: self.vm, name: self.name.clone(), then, definition, safety };
         self.shared.start(change, &caller).await
     }
@@ -106,7 +106,7 @@ impl Snapshot {
         let mut options = Options::new(options, &["start", "leave-out"])?;
         let start = options.take::<bool>("start", "a boolean")?.unwrap_or(false);
         let leave_out = options.take::<bool>("leave-out", "a boolean")?.unwrap_or(false);
-        let caller = Caller::of(connection, &header).await?;
+        let caller = Caller::of(&self.shared, connection, &header).await?;
         let (name, new_vm) = (self.name.clone(), new_vm.to_owned());
         let job = BranchJob { name, new_vm, start, leave_out };
         self.shared.start(Change::Branch { vm: self.vm, job }, &caller).await
@@ -122,7 +122,7 @@ impl Snapshot {
     ) -> Result<(), BusError> {
         Options::new(options, &[])?;
         let expires = super::time(expires).map_err(|e| BusError::invalid(format!("expires: {e}")))?;
-        let caller = Caller::of(connection, &header).await?.named().await;
+        let caller = Caller::of(&self.shared, connection, &header).await?.named().await;
         let pin = Pin { owner: caller.user(), reason, expires: expires.at() };
         self.edit(Edit::Pin(pin), &caller).await
     }
@@ -139,7 +139,7 @@ impl Snapshot {
         if all && owner.is_some() {
             return Err(BusError::invalid("the options \"all\" and \"owner\" exclude each other"));
         }
-        let caller = Caller::of(connection, &header).await?.named().await;
+        let caller = Caller::of(&self.shared, connection, &header).await?.named().await;
         let whose = if all { Whose::All } else { Whose::Owner(owner.unwrap_or_else(|| caller.user())) };
         self.edit(Edit::Unpin(whose), &caller).await
     }
@@ -153,7 +153,7 @@ impl Snapshot {
         let mut options = Options::new(options, &["description", "tags", "expires"])?;
         let description = options.take::<String>("description", "a string")?;
         let (tags, expires) = (options.tags()?, options.time("expires")?);
-        let caller = Caller::of(connection, &header).await?;
+        let caller = Caller::of(&self.shared, connection, &header).await?;
         // Once for all of it: whoever is asked for a password gives it once.
         let permit =
             auth::authorise(&caller, Matter::update(self.vm, self.name.clone()), &self.shared).await?;

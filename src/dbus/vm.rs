@@ -94,13 +94,19 @@ impl Vm {
             "" => None,
             name => Some(SnapshotName::for_new(name).map_err(|e| BusError::invalid(e.to_string()))?),
         };
-        let caller = Caller::of(connection, &header).await?;
+        let caller = Caller::of(&self.shared, connection, &header).await?;
         let change = Change::Create { vm: self.id, name, description, quiesce, memory, disks, label };
         self.shared.start(change, &caller).await
     }
 
     #[zbus(out_args("verdicts"))]
-    async fn preview_prune(&self, options: HashMap<String, OwnedVariant>) -> Result<Vec<Fate>, BusError> {
+    async fn preview_prune(
+        &self,
+        options: HashMap<String, OwnedVariant>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Vec<Fate>, BusError> {
+        let _call = self.shared.reads(connection, &header).await?;
         let mut options = Options::new(options, &["all"])?;
         let all = options.take::<bool>("all", "a boolean")?.unwrap_or(false);
         match self.shared.query(Query::PreviewPrune { vm: self.id, all }).await? {
@@ -110,7 +116,13 @@ impl Vm {
     }
 
     #[zbus(out_args("reasons"))]
-    async fn explain(&self, options: HashMap<String, OwnedVariant>) -> Result<Vec<Why>, BusError> {
+    async fn explain(
+        &self,
+        options: HashMap<String, OwnedVariant>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Vec<Why>, BusError> {
+        let _call = self.shared.reads(connection, &header).await?;
         Options::new(options, &[])?;
         match self.shared.query(Query::Explain(self.id)).await? {
             Reply::Explained(reasons) => Ok(reasons.iter().map(why).collect()),
@@ -128,7 +140,7 @@ impl Vm {
         let mut options = Options::new(options, &["all", "bandwidth", "until"])?;
         let all = options.take::<bool>("all", "a boolean")?.unwrap_or(false);
         let pace = options.pace()?;
-        let caller = Caller::of(connection, &header).await?;
+        let caller = Caller::of(&self.shared, connection, &header).await?;
         self.shared.start(Change::Prune { vm: self.id, all, pace }, &caller).await
     }
 
@@ -146,7 +158,7 @@ impl Vm {
         let strays = names("orphans")?;
         let policies = names("policies")?.iter().map(|p| p.parse()).collect::<Result<_, _>>();
         let policies = policies.map_err(|e| BusError::invalid(format!("option \"policies\": {e}")))?;
-        let caller = Caller::of(connection, &header).await?;
+        let caller = Caller::of(&self.shared, connection, &header).await?;
         let change = Change::Adopt { vm: self.id, adopt: AdoptJob { snapshots, policies, strays, layers } };
         match self.shared.change(change, &caller).await? {
             Reply::Job(id) => self.shared.ended(id).await.map(drop),
@@ -162,7 +174,7 @@ impl Vm {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<OwnedObjectPath, BusError> {
         let pace = Options::new(options, &["bandwidth", "until"])?.pace()?;
-        let caller = Caller::of(connection, &header).await?;
+        let caller = Caller::of(&self.shared, connection, &header).await?;
         self.shared.start(Change::Promote { vm: self.id, pace }, &caller).await
     }
 

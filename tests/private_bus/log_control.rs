@@ -49,7 +49,7 @@ async fn root_changes_how_much_is_logged_and_nobody_else_does() {
     set(&rig.client, "LogLevel", "warning").await.unwrap();
     assert_eq!((get(&rig, "LogLevel").await.as_str(), ours()), ("warning", [false, false, true]));
 
-    for wrong in ["", "Debug", "trace", &"x".repeat(100_000)] {
+    for wrong in ["", "Debug", "trace", &"x".repeat(10_000)] {
         let (name, text) = set(&rig.client, "LogLevel", wrong).await.unwrap_err();
         assert!(name == "InvalidArgument" && text.contains("stays \"warning\""), "{name}: {text}");
     }

@@ -27,6 +27,7 @@ mod foreseen;
 mod guard;
 mod hooked;
 mod hooks;
+mod hostile;
 mod inhibit;
 mod inside;
 mod introspection;

@@ -1,0 +1,203 @@
+//! Callers that want no good, or are broken: what they send is refused, and nobody else notices.
+
+use std::collections::HashMap;
+
+use futures_util::future::join_all;
+use jiff::SignedDuration;
+use tokio::sync::mpsc;
+use virtsnap::{
+    core::model::VmId,
+    hypervisor::sim::{Op, VmSpec},
+};
+use zbus::{DBusError as _, OwnedVariant, Variant};
+
+use super::{
+    actions::{CHANGERS, READERS},
+    authorisation::as_nobody,
+    client::{Client, Failure, MANAGER, none, options, soon},
+    rig::{DEADLINE, Rig, held, id, policy_path, snapshot_path, vm_path},
+};
+
+const HOURLY: &str = "[policy.p]\nvms = [\"db\"]\nschedule = \"5 * * * *\"\n";
+
+/// So many calls of one user may be under way, as the documented interface has it.
+const PER_USER: usize = 512;
+/// A `dbus-daemon` has one connection wait for so many answers.
+const PER_CONNECTION: usize = 125;
+
+async fn two() -> Rig {
+    Rig::start(HOURLY, |sim| {
+        sim.add_vm(VmSpec::new("web", 1));
+        sim.add_vm(VmSpec::new("db", 2));
+    })
+    .await
+}
+
+/// What `Explain` answers.
+type Reasons = (Vec<HashMap<String, OwnedVariant>>,);
+
+/// A job that does not end before the gate is opened.
+async fn stuck_on(rig: &Rig, vm: VmId) -> (String, virtsnap::hypervisor::sim::Gate<'_>) {
+    let gate = rig.sim.gate_vm(Op::Create, vm);
+    let job = rig.client.ask_create(vm, "held", none()).await.unwrap();
+    held(&gate);
+    (job, gate)
+}
+
+/// Waits for a job's end, however long that takes.
+async fn wait(client: &Client, job: &str) -> Result<(), String> {
+    let body = (none(),);
+    let name = Some("org.virtsnap1");
+    let call = client.connection.call_method(name, job, Some("org.virtsnap1.Job"), "Wait", &body);
+    match call.await {
+        Ok(_) => Ok(()),
+        Err(zbus::Error::MethodError(name, ..)) => Err(name.to_string()),
+        Err(zbus::Error::FDO(e)) => Err(e.name().to_string()),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+/// So many connections, each with as many calls for the job's end as a bus lets it have; how each call ended comes out
+/// of the channel.
+async fn flood(
+    rig: &Rig,
+    job: &str,
+    connections: usize,
+) -> (Vec<Client>, mpsc::UnboundedReceiver<Result<(), String>>) {
+    let address = rig.address();
+    let clients = join_all((0..connections).map(|_| Client::connect(&address))).await;
+    let (sender, ends) = mpsc::unbounded_channel();
+    for client in &clients {
+        for _ in 0..PER_CONNECTION {
+            let (client, job, sender) = (client.clone(), job.to_owned(), sender.clone());
+            tokio::spawn(async move {
+                let _ = sender.send(wait(&client, &job).await);
+            });
+        }
+    }
+    (clients, ends)
+}
+
+/// The next so many ends.
+async fn next(
+    ends: &mut mpsc::UnboundedReceiver<Result<(), String>>,
+    count: usize,
+) -> Vec<Result<(), String>> {
+    let mut all = Vec::with_capacity(count);
+    let taking = async {
+        while all.len() < count {
+            all.push(ends.recv().await.expect("calls are under way"));
+        }
+    };
+    let taken = tokio::time::timeout(6 * DEADLINE, taking).await;
+    assert!(taken.is_ok(), "{} of {count} calls were answered", all.len());
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_calls_at_once_stop_neither_scheduled_runs_nor_other_users() {
+    let rig = two().await;
+    let (job, gate) = stuck_on(&rig, id(1)).await;
+    let (clients, mut ends) = flood(&rig, &job, 80).await;
+    let refused = next(&mut ends, 80 * PER_CONNECTION - PER_USER).await;
+    let limit = Err("org.virtsnap1.Error.LimitExceeded".to_owned());
+    assert!(refused.iter().all(|end| *end == limit), "{:?}", refused.iter().find(|end| **end != limit));
+
+    // While all that one user may have is under way, another one's calls are answered,
+    let explain = ["call", "org.virtsnap1", &vm_path(id(1)), "org.virtsnap1.VM", "Explain", "a{sv}", "0"];
+    let output = as_nobody(&rig, &explain).await;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // that one reads all the same,
+    assert_eq!(rig.client.text(MANAGER, "Manager.State").await, "running");
+    let (name, text) = rig.client.call::<_, ()>(MANAGER, "Manager.Reload", &(none(),)).await.unwrap_err();
+    assert!(name == "LimitExceeded" && text.contains("user 0 has 512 calls under way"), "{name}: {text}");
+    // and the schedule goes on.
+    rig.clock.advance(SignedDuration::from_hours(1));
+    rig.sim.set_tags(id(2), &["later"]).unwrap();
+    rig.client.until(&vm_path(id(2)), "VM.LastSuccessUSec", |at: &u64| *at > 0).await;
+
+    gate.open();
+    let done = next(&mut ends, PER_USER).await;
+    assert!(done.iter().all(Result::is_ok), "{:?}", done.iter().find(|end| end.is_err()));
+    drop(clients);
+    rig.client.create(id(1), "after", none()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_vanishes_while_waiting_leaves_nothing_behind() {
+    let rig = two().await;
+    let (job, gate) = stuck_on(&rig, id(1)).await;
+    let (clients, mut ends) = flood(&rig, &job, 5).await;
+    next(&mut ends, 5 * PER_CONNECTION - PER_USER).await;
+    let explain = async || rig.client.call::<_, Reasons>(&vm_path(id(1)), "VM.Explain", &(none(),)).await;
+    assert_eq!(explain().await.unwrap_err().0, "LimitExceeded");
+    for client in clients {
+        client.connection.close().await.unwrap();
+    }
+    soon("room again, though the job goes on", async {
+        while let Err((name, _)) = explain().await {
+            assert_eq!(name, "LimitExceeded");
+        }
+    })
+    .await;
+    assert_eq!(rig.client.text(&job, "Job.State").await, "running");
+    gate.open();
+    rig.client.wait(&job).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_of_the_wrong_type_or_too_large_or_elsewhere_is_refused_and_changes_nothing() {
+    let rig = two().await;
+    let job = rig.client.ask_create(id(1), "s1", none()).await.unwrap();
+    rig.client.wait(&job).await.unwrap();
+    rig.client.until_idle().await;
+    let before = rig.client.managed().await;
+    let place = |interface: &str| match interface {
+        "Manager" => MANAGER.to_owned(),
+        "VM" => vm_path(id(1)),
+        "Snapshot" => snapshot_path(id(1), "s1"),
+        "Policy" => policy_path("p"),
+        "Job" => job.clone(),
+        other => panic!("where is {other}?"),
+    };
+    let huge = "\u{1}\"".repeat(1 << 20);
+    let nested = || Variant::from(vec![vec![1_u8; 100]]);
+    for method in READERS.into_iter().chain(CHANGERS.map(|(method, ..)| method)) {
+        let interface = method.split_once('.').unwrap().0;
+        let at = place(interface);
+        let call = async |path: &str, what: &str, answer: Result<(), Failure>| {
+            let (name, _) = answer.expect_err(&format!("{method} of {path} with {what}"));
+            assert_ne!(name, "org.freedesktop.DBus.Error.NoReply", "{method} with {what}");
+        };
+        call(&at, "a number", rig.client.call(&at, method, &(1_u32,)).await).await;
+        call(&at, "many numbers", rig.client.call(&at, method, &(vec![1_u64; 1000],)).await).await;
+        call(&at, "structs", rig.client.call(&at, method, &((1_u8, ("x", 2.0)), "y")).await).await;
+        let unknown = options([("no such option", nested())]);
+        call(&at, "an option", rig.client.call(&at, method, &(unknown,)).await).await;
+        call(&at, "a huge text", rig.client.call(&at, method, &(&huge,)).await).await;
+        call(&at, "two", rig.client.call(&at, method, &(&huge, none())).await).await;
+        let long = options([("description", Variant::from(huge.clone()))]);
+        call(&at, "a huge option", rig.client.call(&at, method, &("x", long)).await).await;
+        for elsewhere in
+            ["Manager", "VM", "Snapshot", "Policy", "Job"].into_iter().filter(|e| *e != interface)
+        {
+            let path = place(elsewhere);
+            call(&path, "nothing", rig.client.call(&path, method, &(none(),)).await).await;
+        }
+        for nowhere in ["/", "/org", "/org/virtsnap1/vm/x", &vm_path(id(9)), &snapshot_path(id(2), "s1")] {
+            call(nowhere, "nothing", rig.client.call(nowhere, method, &(none(),)).await).await;
+        }
+    }
+    let long = options([("description", Variant::from(huge.clone()))]);
+    let (name, text) = rig.client.ask_create(id(1), "x", long).await.unwrap_err();
+    assert!(name == "LimitExceeded" && text.contains("more than 65536"), "{name}: {text}");
+    for (name, option) in [("x", "description"), ("y", "tags")] {
+        let value = "x".repeat(60_000);
+        let value = if option == "tags" { Variant::from(vec![value]) } else { Variant::from(value) };
+        let refused = rig.client.ask_create(id(1), name, options([(option, value)])).await.unwrap_err();
+        assert_eq!(refused.0, "InvalidArgument", "{option}: {}", refused.1);
+    }
+    let refused = rig.client.ask_create(id(1), &"x".repeat(60_000), none()).await.unwrap_err();
+    assert_eq!(refused.0, "InvalidArgument");
+    assert_eq!(rig.client.managed().await, before);
+}
