@@ -3,16 +3,20 @@
 use std::collections::{BTreeMap, HashMap};
 
 use futures_util::{FutureExt as _, StreamExt as _};
+use jiff::SignedDuration;
 use virtsnap::hypervisor::{
     Error, ErrorKind,
     sim::{Fault, Mishap, Op, VmSpec},
 };
-use zbus::{Message, MessageStream, OwnedObjectPath, OwnedVariant};
+use zbus::{Message, MessageStream, ObjectPath, OwnedFd, OwnedObjectPath, OwnedVariant};
 
 use super::{
     client::{Client, MANAGER, Objects, none, of_ours, options, soon},
     rig::{Rig, id, policy_path, vm_path},
 };
+
+/// So many are done, unless the environment says otherwise.
+const OPERATIONS: usize = 400;
 
 /// What somebody knows who only listens.
 struct Mirror {
@@ -23,7 +27,7 @@ struct Mirror {
 impl Mirror {
     async fn new(client: &Client) -> Self {
         let signals = client.signals().await;
-        Self { objects: client.managed().await, signals }
+        Self { objects: everything(client).await, signals }
     }
 
     fn take(&mut self, message: &Message) {
@@ -49,12 +53,8 @@ impl Mirror {
                     body.deserialize().unwrap();
                 assert_eq!(invalidated, [] as [String; 0], "a change carries its value");
                 let path = header.path().unwrap().as_str();
-                // The daemon's own object is not below itself.
-                if path != MANAGER {
-                    let object =
-                        self.objects.get_mut(path).unwrap_or_else(|| panic!("{path} was never added"));
-                    object.get_mut(&interface).expect("its interface").extend(changed);
-                }
+                let object = self.objects.get_mut(path).unwrap_or_else(|| panic!("{path} was never added"));
+                object.get_mut(&interface).expect("its interface").extend(changed);
             }
             _ => {}
         }
@@ -64,7 +64,7 @@ impl Mirror {
     async fn until_right(&mut self, client: &Client) {
         let listening = async {
             loop {
-                let truth = client.managed().await;
+                let truth = everything(client).await;
                 while let Some(Some(message)) = self.signals.next().now_or_never() {
                     self.take(&message.unwrap());
                 }
@@ -78,7 +78,7 @@ impl Mirror {
         if tokio::time::timeout(super::rig::DEADLINE, listening).await.is_ok() {
             return;
         }
-        let truth = client.managed().await;
+        let truth = everything(client).await;
         let mut differences = Vec::new();
         for path in self.objects.keys().chain(truth.keys()).collect::<std::collections::BTreeSet<_>>() {
             let (mirrored, true_one) = (self.objects.get(path), truth.get(path));
@@ -88,6 +88,16 @@ impl Mirror {
         }
         panic!("signals do not tell all:\n{}", differences.join("\n"));
     }
+}
+
+/// All objects, and the daemon's own, which is not below itself.
+async fn everything(client: &Client) -> Objects {
+    let mut all = client.managed().await;
+    let method = "org.freedesktop.DBus.Properties.GetAll";
+    let (root,): (HashMap<String, OwnedVariant>,) =
+        client.call(MANAGER, method, &("org.virtsnap1.Manager",)).await.unwrap();
+    all.insert(MANAGER.to_owned(), of_ours([("org.virtsnap1.Manager".to_owned(), root)]));
+    all
 }
 
 /// Numbers that look random and are the same for the same seed.
@@ -104,16 +114,16 @@ impl Dice {
 }
 
 const POLICIES: [&str; 3] = [
-    "[policy.a]\nvms = [\"vm*\"]\nkeep-last = 2\n[policy.b]\nvms = [\"tag:b\"]\nkeep-last = 3\nschedule = \"@daily\"\n",
+    "[policy.a]\nvms = [\"vm*\"]\nkeep-last = 2\nbefore = \"upgrade\"\n[policy.b]\nvms = [\"tag:b\"]\nkeep-last = 3\nschedule = \"@daily\"\n",
     "[policy.a]\nvms = [\"vm1\", \"vm3\"]\nkeep-last = 1\n[policy.c]\nvms = [\"*\"]\nmax-count = 2\n",
     "[policy.b]\nvms = [\"*\"]\nkeep-last = 1\ntimezone = \"Europe/Vienna\"\nschedule = \"5 4 * * *\"\n",
 ];
 
-async fn something(rig: &Rig, dice: &mut Dice) {
+async fn something(rig: &Rig, dice: &mut Dice, kept: &mut Vec<OwnedFd>) {
     let vm = id(u128::from(dice.below(3) + 1));
     let client = &rig.client;
     // Whether it succeeds is not the question here; that all of it is told is.
-    match dice.below(18) {
+    match dice.below(23) {
         0..=3 => drop(client.ask_create(vm, "", none()).await),
         4 => drop(client.create(vm, "s", options([("quiesce", "never".into())])).await),
         5 | 6 => {
@@ -138,6 +148,28 @@ async fn something(rig: &Rig, dice: &mut Dice) {
             let op = [Op::Create, Op::Commit, Op::Prepare][usize::try_from(dice.below(3)).unwrap()];
             rig.sim.inject(Fault::new(op, Mishap::Refuse(Error::new(ErrorKind::Busy, "on request"))));
         }
+        17 => {
+            let body = (["backup", "another"][usize::from(dice.below(2) == 0)], "on request", none());
+            let kept_now: Result<(OwnedFd,), _> = client.call(MANAGER, "Manager.Inhibit", &body).await;
+            kept.extend(kept_now.map(|(fd,)| fd));
+        }
+        18 => drop(kept.pop()),
+        19 => {
+            let body = (ObjectPath::try_from(vm_path(vm)).unwrap(), "upgrade", none());
+            let jobs: Result<(Vec<OwnedObjectPath>,), _> =
+                client.call(MANAGER, "Manager.BeforeOperation", &body).await;
+            drop(jobs);
+        }
+        20 => {
+            let policy = policy_path(["a", "b", "c"][usize::try_from(dice.below(3)).unwrap()]);
+            if dice.below(2) == 0 {
+                let body = ("on request", none());
+                drop(client.call::<_, ()>(&policy, "Policy.Suspend", &body).await);
+            } else {
+                drop(client.call::<_, ()>(&policy, "Policy.Resume", &(none(),)).await);
+            }
+        }
+        21 => rig.clock.advance(SignedDuration::from_mins(i64::try_from(dice.below(600)).unwrap())),
         15 | 16 => {
             let snapshots = client.snapshots(vm).await;
             if !snapshots.is_empty() {
@@ -166,7 +198,7 @@ async fn something(rig: &Rig, dice: &mut Dice) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_only_listens_knows_all_after_200_random_operations() {
+async fn a_client_that_only_listens_knows_all_after_hundreds_of_random_operations() {
     let seed = std::env::var("VIRTSNAP_TEST_SEED").ok().and_then(|s| s.parse().ok());
     let seed = seed.unwrap_or_else(|| u64::from(std::process::id()) | 1);
     println!("VIRTSNAP_TEST_SEED={seed}");
@@ -179,10 +211,14 @@ async fn a_client_that_only_listens_knows_all_after_200_random_operations() {
     let mut mirror = Mirror::new(&rig.client).await;
     let mut dice = Dice(seed);
     let mut ended = BTreeMap::new();
-    for i in 0..200 {
-        something(&rig, &mut dice).await;
-        if i % 20 == 19 {
+    let mut kept = Vec::new();
+    let operations = std::env::var("VIRTSNAP_TEST_OPERATIONS").ok().and_then(|s| s.parse().ok());
+    for i in 0..operations.unwrap_or(OPERATIONS) {
+        something(&rig, &mut dice, &mut kept).await;
+        if i % 50 == 49 {
             rig.sim.heal();
+            // What is held would never end.
+            kept.clear();
             rig.client.until_idle().await;
             mirror.until_right(&rig.client).await;
             for (path, interfaces) in &mirror.objects {
