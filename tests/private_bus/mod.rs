@@ -20,6 +20,7 @@ mod connection;
 mod create;
 mod crowd;
 mod ended;
+mod examples;
 mod fake_polkit;
 mod faults;
 mod flood;
