@@ -186,7 +186,11 @@ impl Ready {
             Bus::System => zbus::connection::Builder::system(),
             Bus::Address(address) => zbus::connection::Builder::address(address.as_str()),
         };
-        let served = dbus::serve(builder, self.handle, self.patience).await.context(
+        let served = async {
+            let aside = self.bus.connect().await?;
+            dbus::serve(builder, Some(aside), self.handle, self.patience).await
+        };
+        let served = served.await.context(
             "cannot be org.virtsnap1 on D-Bus (is the bus there, does another virtsnapd run, does the bus policy \
              allow it?)",
         )?;

@@ -236,8 +236,13 @@ fn time(us: u64) -> Result<Expiry, String> {
 /// Puts everything on the bus and then takes the name, if it is a bus: a peer alone has no names. Returns when the name is
 /// ours and the first view is out.
 ///
-/// What is returned publishes until it is dropped.
-pub async fn serve(builder: Builder<'_>, engine: Handle, patience: Patience) -> zbus::Result<Served> {
+/// What is returned publishes until it is dropped. `aside`: another connection to the same bus, on which nothing is served.
+pub async fn serve(
+    builder: Builder<'_>,
+    aside: Option<Connection>,
+    engine: Handle,
+    patience: Patience,
+) -> zbus::Result<Served> {
     let (settled_sender, settled) = watch::channel(0);
     let first = Arc::clone(&engine.published.borrow().view);
     let (objects_sender, objects) = watch::channel(Arc::clone(&first));
@@ -250,7 +255,7 @@ pub async fn serve(builder: Builder<'_>, engine: Handle, patience: Patience) -> 
     let connection = builder
         .serve_at(path::ROOT, ObjectManager)
         .serve_at(path::ROOT, manager::Manager::new(manager))
-        .serve_at(log_control::PATH, LogControl::new(shared.clone()))
+        .serve_at(log_control::PATH, LogControl::new(shared.clone(), aside))
         .build()
         .await?;
     let mut publisher =

@@ -6,6 +6,9 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+/// What an administrator adds to the policy that is shipped, beside the socket.
+pub const LOCAL: &str = "local.conf";
+
 /// A `dbus-daemon` of our own, which ends with this.
 #[derive(Debug)]
 pub struct BusDaemon(Child);
@@ -42,9 +45,11 @@ impl BusDaemon {
                 <allow own="org.freedesktop.PolicyKit1"/>
               </policy>
               <include>{}</include>
+              <include ignore_missing="yes">{}</include>
             </busconfig>"#,
             socket.display(),
-            shipped.display()
+            shipped.display(),
+            directory.join(LOCAL).display()
         );
         let file = directory.join("bus.conf");
         std::fs::write(&file, config).unwrap();

@@ -1,6 +1,12 @@
 //! Callers that want no good, or are broken: what they send is refused, and nobody else notices.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use futures_util::future::join_all;
 use jiff::SignedDuration;
@@ -9,7 +15,7 @@ use virtsnap::{
     core::model::VmId,
     hypervisor::sim::{Op, VmSpec},
 };
-use zbus::{DBusError as _, OwnedVariant, Variant};
+use zbus::{DBusError as _, Message, OwnedVariant, Variant, message::Flags};
 
 use super::{
     actions::{CHANGERS, READERS},
@@ -121,6 +127,38 @@ async fn ten_thousand_calls_at_once_stop_neither_scheduled_runs_nor_other_users(
     assert!(done.iter().all(Result::is_ok), "{:?}", done.iter().find(|end| end.is_err()));
     drop(clients);
     rig.client.create(id(1), "after", none()).await.unwrap();
+}
+
+/// Sets how much is logged over and over, a hundred times for each answer it waits for.
+async fn flood_of_sets(address: String, going: Arc<AtomicBool>) {
+    let client = Client::connect(&address).await;
+    let (path, properties) = ("/org/freedesktop/LogControl1", "org.freedesktop.DBus.Properties");
+    let body = ("org.freedesktop.LogControl1", "LogLevel", Variant::from("none such"));
+    while going.load(Ordering::Relaxed) {
+        for _ in 0..100 {
+            let set = Message::method_call(path, "Set").with_flags(Flags::NO_REPLY_EXPECTED);
+            let set = set.destination("org.virtsnap1").interface(properties).build(&body);
+            client.connection.send(&set.unwrap()).await.unwrap();
+        }
+        client.call::<_, ()>(path, &format!("{properties}.Set"), &body).await.unwrap_err();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_calls_that_set_a_property_stops_no_object_from_coming_or_going() {
+    let rig = two().await;
+    let going = Arc::new(AtomicBool::new(true));
+    let floods = (0..3).map(|_| tokio::spawn(flood_of_sets(rig.address(), Arc::clone(&going))));
+    let floods: Vec<_> = floods.collect();
+    for _ in 0..8 {
+        let made = rig.client.create(id(1), "s", none()).await.unwrap();
+        rig.client.job(&made, "Snapshot.Delete", none()).await.unwrap();
+    }
+    going.store(false, Ordering::Relaxed);
+    for flood in floods {
+        soon("the flood's end", flood).await.unwrap();
+    }
+    assert_eq!(rig.client.snapshots(id(1)).await, [] as [String; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

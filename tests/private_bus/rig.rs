@@ -25,9 +25,10 @@ use virtsnap::{
     },
     store::Store,
 };
+use zbus::fdo::DBusProxy;
 
 use super::{
-    bus_daemon::BusDaemon,
+    bus_daemon::{BusDaemon, LOCAL},
     client::{Client, MANAGER, soon},
     clock::TestClock,
 };
@@ -156,6 +157,14 @@ impl Rig {
     /// The bus's address.
     pub fn address(&self) -> String {
         format!("unix:path={}", self.directory.path().join("bus").display())
+    }
+
+    /// Has the bus pass on whatever anybody sends to the daemon, from now on.
+    pub async fn loosen_bus(&self) {
+        let policy = r#"<busconfig><policy context="mandatory"><allow send_destination="org.virtsnap1"/></policy></busconfig>"#;
+        std::fs::write(self.directory.path().join(LOCAL), policy).unwrap();
+        let bus = soon("the bus", DBusProxy::new(&self.client.connection)).await.unwrap();
+        soon("the bus reads its configuration", bus.reload_config()).await.unwrap();
     }
 
     /// Writes `policies.d/test.toml`, which the daemon does not know of yet.

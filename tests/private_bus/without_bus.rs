@@ -78,7 +78,7 @@ async fn nobody_vouches_for_a_caller_without_a_bus() {
     let daemon = Builder::unix_stream(ours).server(Guid::generate()).p2p();
     let peer = Builder::unix_stream(theirs).p2p().serve_at("/org/freedesktop/DBus", MadeUpBus).build();
     let (served, peer) = soon("two peers", async {
-        tokio::join!(dbus::serve(daemon, rig.handle(), Patience::default()), peer)
+        tokio::join!(dbus::serve(daemon, None, rig.handle(), Patience::default()), peer)
     })
     .await;
     let (_served, peer) = (served.unwrap(), Client { connection: peer.unwrap() });
