@@ -30,9 +30,10 @@ impl Jobs {
         let before_one = |origin| origin == Origin::Operation;
         let another =
             |id| self.get(id).is_some_and(|(job, _)| before_one(job.asker.origin) != before_one(origin));
-        let before = self.queued_of(vm).filter(|(id, _)| !held.contains(id) && !another(*id));
+        let before = self.queued_of(vm).filter(|(id, _)| !held.contains(id));
         let mut behind = before.rev().skip_while(|(_, waiting)| apart(waiting));
-        let same = behind.next().filter(|(_, waiting)| *waiting == operation).map(|(id, _)| id);
+        let same = behind.next().filter(|(id, waiting)| *waiting == operation && !another(*id));
+        let same = same.map(|(id, _)| id);
         drop(behind);
         // Who inhibits what nobody asked for does not hold that one then.
         if let Some(entry) = same.and_then(|id| self.table.get_mut(&id)) {

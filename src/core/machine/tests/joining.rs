@@ -131,6 +131,17 @@ fn a_snapshot_before_an_operation_is_one_of_its_own_and_says_so() {
 }
 
 #[test]
+fn a_snapshot_before_an_operation_is_not_one_from_before_a_revert() {
+    let mut b = busy();
+    b.send(Event::Settings(settings(&format!("{NIGHTLY}before = \"upgrade\"\n"))));
+    let announce = || Change::Before { vm: vm(1), operation: "upgrade".to_owned() };
+    let Ok(Reply::Jobs(first)) = b.ask(announce()) else { panic!("it is refused") };
+    let reverted = asked(&mut b, revert());
+    let Ok(Reply::Jobs(then)) = b.ask(announce()) else { panic!("it is refused") };
+    assert!(first[0] < reverted && reverted < then[0], "{first:?}, {reverted}, {then:?}");
+}
+
+#[test]
 fn a_policy_that_is_not_for_the_vm_s_state_is_told_of_where_it_was_to_run_before_something() {
     let text = format!("{NIGHTLY}before = \"upgrade\"\nwhen = \"shut-off\"\n");
     let mut b = Bench::new(&text, "2026-03-01T12:00:00Z", None);
