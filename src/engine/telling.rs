@@ -43,7 +43,7 @@ pub(super) fn status_line(view: &View, settings: &Settings, store_fails: bool) -
 fn put_off(policy: &PolicyName, vm: VmId, until: Timestamp) {
     tracing::info!(
         VIRTSNAP_POLICY = %policy, VIRTSNAP_VM_UUID = %vm,
-        "policy {policy} tries VM {vm}, which is busy, again at {until:.0}"
+        "policy {policy} tries VM {vm}, which is busy or in a state that it is not for, again at {until:.0}"
     );
 }
 

@@ -13,7 +13,7 @@ pub(super) struct Debt {
     pub(super) owed: Owed,
     /// The job that pays it; `None` before the VM's turn.
     job: Option<JobId>,
-    /// A job was to pay it, and found the VM busy.
+    /// A job was to pay it, and found the VM busy or in another state.
     put_off: bool,
     /// It is from an earlier life of the daemon, which may have done it without having been able to say so.
     pub(super) restored: bool,

@@ -9,6 +9,7 @@ use super::{Effect, Entry, Machine, Note, Refusal, Reply};
 use crate::core::{
     inhibit::{Inhibitor, InhibitorId},
     job::{Job, JobId, Operation, Outcome},
+    model::{PolicyName, VmId},
 };
 
 impl Machine {
@@ -39,29 +40,38 @@ impl Machine {
         out.push(Effect::Log(Note::Released { inhibitor, held, last }));
     }
 
-    /// What was held for long may not be wanted as it was: a policy that is gone meanwhile, or is not for this VM any more
-    /// or not in its state, takes nothing. As after any other wait for its turn, one that was suspended does.
+    /// What was held for long may not be wanted as it was: a policy that is gone meanwhile, or is not for this VM any more,
+    /// takes nothing. As after any other wait for its turn, one that was suspended does. Where the VM is in another state
+    /// the policy owes it on: the VM may have changed that without having been read again yet.
     fn judge_again(&mut self, id: JobId, now: Timestamp, out: &mut Vec<Effect>) {
         let Some((Job { vm, operation: Operation::Create(create), .. }, _)) = self.jobs.get(id) else {
             return;
         };
         let (vm, before) = (*vm, create.policies.clone());
-        let (still, gone): (BTreeSet<_>, BTreeSet<_>) =
+        let (still, not_now): (BTreeSet<_>, BTreeSet<_>) =
             before.into_iter().partition(|policy| self.takes(policy, vm).is_some());
-        if gone.is_empty() {
+        if not_now.is_empty() {
             return;
         }
-        if still.is_empty() {
-            let why = "did not begin: while it was held, its policies went, or are not for this VM or its state any more. \
-                       Nothing was done";
-            return self.on_ended(id, Outcome::Cancelled(why.to_owned()), now, out);
-        }
-        for policy in gone {
-            if self.runs.get_mut(&policy).is_some_and(|run| run.debts.ended(vm, id)) {
+        for policy in not_now {
+            if self.is_selected_by(&policy, vm) {
+                self.put_off_by(&policy, vm, id, now, out);
+            } else if self.runs.get_mut(&policy).is_some_and(|run| run.debts.ended(vm, id)) {
                 self.journal.push(Entry::Settled(policy, vm));
             }
         }
+        if still.is_empty() {
+            let why = "did not begin: when it was not held any more, its policies were not for this VM or its state. Nothing was \
+                       done";
+            return self.on_ended(id, Outcome::Cancelled(why.to_owned()), now, out);
+        }
         self.jobs.take_only_for(id, still);
+    }
+
+    /// Whether a policy is for this VM, whatever state that is in.
+    fn is_selected_by(&self, policy: &PolicyName, vm: VmId) -> bool {
+        let record = self.vms.get(&vm);
+        record.is_some_and(|record| self.plan_of(record).policies.iter().any(|p| p.name == *policy))
     }
 
     /// Tells of each who holds it for so long that they may have been forgotten.

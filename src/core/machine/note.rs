@@ -150,7 +150,7 @@ pub enum Note {
         /// Its snapshot is there; else it is too late for it.
         done: bool,
     },
-    /// Something else has a VM: the run is tried again.
+    /// Something else has a VM, or its state is not the policy's: the run is tried again.
     PutOff {
         /// The policy.
         policy: PolicyName,

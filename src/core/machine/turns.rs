@@ -82,15 +82,25 @@ impl Machine {
         now: Timestamp,
         out: &mut Vec<Effect>,
     ) -> BTreeSet<PolicyName> {
-        let mut owed_on = BTreeSet::new();
-        for (name, run) in &mut self.runs {
-            if let Some(owed) = run.debts.put_off(vm, job, now, PUT_OFF) {
-                self.journal.push(Entry::Owed(name.clone(), vec![(vm, owed)]));
-                out.push(Effect::Log(Note::PutOff { policy: name.clone(), vm, until: owed.not_before }));
-                owed_on.insert(name.clone());
-            }
-        }
+        let mut owed_on: BTreeSet<PolicyName> = self.runs.keys().cloned().collect();
+        owed_on.retain(|name| self.put_off_by(name, vm, job, now, out));
         owed_on
+    }
+
+    /// The same for one policy; true if the job was to pay what that owes.
+    pub(super) fn put_off_by(
+        &mut self,
+        policy: &PolicyName,
+        vm: VmId,
+        job: JobId,
+        now: Timestamp,
+        out: &mut Vec<Effect>,
+    ) -> bool {
+        let run = self.runs.get_mut(policy);
+        let Some(owed) = run.and_then(|run| run.debts.put_off(vm, job, now, PUT_OFF)) else { return false };
+        self.journal.push(Entry::Owed(policy.clone(), vec![(vm, owed)]));
+        out.push(Effect::Log(Note::PutOff { policy: policy.clone(), vm, until: owed.not_before }));
+        true
     }
 
     /// A job ended, and with it what it was to pay.

@@ -169,6 +169,49 @@ fn what_was_held_is_judged_again_when_it_may_begin() {
     assert_eq!(all_of(&mut b, Event::Timer), [vm(2)], "and nothing is owed to the other");
 }
 
+/// Whoever holds it may stop a VM, copy, start it and let go, all of it before the VM is read again.
+#[test]
+fn what_was_held_is_owed_on_where_the_vm_seems_to_be_in_another_state() {
+    let text =
+        format!("{NIGHTLY}when = \"running\"\n[policy.any]\nvms = [\"vm2\"]\nschedule = \"30 2 * * *\"\n");
+    let mut b = Bench::new(&text, "2026-03-01T12:00:00Z", Some("2026-03-01T12:00:00Z"));
+    b.connect(&[1, 2]);
+    let id = inhibit(&mut b, "backup");
+    night(&mut b);
+    for n in [1, 2] {
+        let off = VmRecord { state: VmState::ShutOff, ..record(n, &[]) };
+        b.send(Event::VmRead(Box::new(off)));
+    }
+    let effects = b.send(Event::Released(id));
+    let begun = started(&effects);
+    assert_eq!(
+        begun.iter().map(|job| job.vm).collect::<Vec<_>>(),
+        [vm(2)],
+        "one of its policies is for that state"
+    );
+    let again = wake(&effects).expect("it is tried again");
+    assert!(again <= b.now + SignedDuration::from_mins(15), "{again}");
+    for job in begun {
+        all_of(&mut b, Event::Ended(job.id, created()));
+    }
+    for n in [1, 2] {
+        b.send(Event::VmRead(Box::new(record(n, &[]))));
+    }
+    b.now = again;
+    assert_eq!(all_of(&mut b, Event::Timer), [vm(1), vm(2)]);
+    // Where the state is what it seemed to be, it is owed no more.
+    let mut b = Bench::new(&text, "2026-03-01T12:00:00Z", Some("2026-03-01T12:00:00Z"));
+    b.connect(&[1]);
+    let id = inhibit(&mut b, "backup");
+    night(&mut b);
+    b.send(Event::VmRead(Box::new(VmRecord { state: VmState::ShutOff, ..record(1, &[]) })));
+    b.now = wake(&b.send(Event::Released(id))).expect("it is tried again");
+    b.send(Event::Timer);
+    b.send(Event::VmRead(Box::new(record(1, &[]))));
+    b.now += SignedDuration::from_mins(20);
+    assert_eq!(all_of(&mut b, Event::Timer), []);
+}
+
 #[test]
 fn who_holds_for_a_day_is_told_of_once() {
     let mut b = bench();
