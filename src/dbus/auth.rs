@@ -15,7 +15,11 @@ use zbus::{
 };
 use zbus_polkit::policykit1::Subject;
 
-use super::{Shared, calls::Call, error::BusError};
+use super::{
+    Shared,
+    calls::{Call, Kind},
+    error::BusError,
+};
 use crate::core::{machine::Change, verb::Matter};
 
 /// Who calls.
@@ -43,7 +47,7 @@ impl Caller {
             ));
         };
         let interactive = header.primary().flags().contains(Flags::ALLOW_INTERACTIVE_AUTH);
-        let call = shared.calls.enter(connection, header, sender.to_owned().into()).await?;
+        let call = shared.calls.enter(connection, header, sender.to_owned().into(), Kind::Work).await?;
         Ok(Self { connection: connection.clone(), call, user: None, subject, interactive })
     }
 

@@ -1,7 +1,8 @@
 //! Calls under way, and that no caller has too many of them or too large ones: each holds its arguments and a task of the
 //! daemon's until it is answered, which may take as long as a person takes to find a password, or a job to end.
 //!
-//! What is answered at once (properties, `GetManagedObjects`, `LookupVM`) is not counted: it holds nothing.
+//! What is answered at once (properties, `GetManagedObjects`, `LookupVM`) is not counted: it holds nothing. Who waits for
+//! jobs is counted apart: that many may as there may be jobs, and none of it keeps anybody from changing something.
 
 use std::{
     collections::HashMap,
@@ -12,13 +13,56 @@ use futures_util::StreamExt as _;
 use zbus::{Connection, fdo::DBusProxy, message::Header, names::OwnedUniqueName};
 
 use super::error::BusError;
+use crate::core::queue;
 
-/// So many calls of one user may be under way. The client waits for 64 jobs at once.
-pub(super) const PER_USER: usize = 512;
-/// So many of all users but root.
-pub(super) const AT_ONCE: usize = 4096;
 /// So many bytes a call's arguments may have.
 pub(super) const LONGEST: usize = 64 << 10;
+
+/// What is counted by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Kind {
+    /// It changes something, or reads for a while.
+    Work,
+    /// It waits for a job's end.
+    Wait,
+}
+
+impl Kind {
+    /// So many of one user may be under way. For each job that waits, one may wait.
+    const fn per_user(self) -> usize {
+        match self {
+            Self::Work => 512,
+            Self::Wait => queue::WAITING,
+        }
+    }
+
+    /// So many of all users but root.
+    const fn at_once(self) -> usize {
+        match self {
+            Self::Work => 4096,
+            Self::Wait => 2 * queue::WAITING,
+        }
+    }
+
+    /// What so many of them are.
+    const fn calls(self) -> &'static str {
+        match self {
+            Self::Work => "calls under way",
+            Self::Wait => "calls that wait for jobs",
+        }
+    }
+
+    fn refused(self, why: &str) -> BusError {
+        let so = match self {
+            Self::Work => "nothing was done; try again when one was answered",
+            Self::Wait => {
+                "this one does not wait, and the job goes on; its properties say how it ends, or wait again when another call \
+                 was answered"
+            }
+        };
+        BusError::new("LimitExceeded", format!("{why}: {so}"))
+    }
+}
 
 /// All that are under way.
 #[derive(Debug, Default)]
@@ -27,13 +71,14 @@ pub(super) struct Calls(Mutex<Counts>);
 #[derive(Debug, Default)]
 struct Counts {
     /// Counted before it is known whose they are.
-    by_sender: HashMap<OwnedUniqueName, usize>,
-    by_user: HashMap<u32, usize>,
+    by_sender: HashMap<(Kind, OwnedUniqueName), usize>,
+    by_user: HashMap<(Kind, u32), usize>,
 }
 
 impl Counts {
-    fn others(&self) -> usize {
-        self.by_user.iter().filter(|(uid, _)| **uid != 0).map(|(_, calls)| calls).sum()
+    fn others(&self, kind: Kind) -> usize {
+        let others = self.by_user.iter().filter(|((of, uid), _)| *of == kind && *uid != 0);
+        others.map(|(_, calls)| calls).sum()
     }
 }
 
@@ -41,6 +86,7 @@ impl Counts {
 #[derive(Debug)]
 pub(super) struct Call {
     calls: Arc<Calls>,
+    kind: Kind,
     sender: OwnedUniqueName,
     uid: Option<u32>,
 }
@@ -77,9 +123,10 @@ impl Calls {
         connection: &Connection,
         header: &Header<'_>,
         sender: OwnedUniqueName,
+        kind: Kind,
     ) -> Result<Call, BusError> {
         fits(header)?;
-        let mut call = self.begin(sender.clone())?;
+        let mut call = self.begin(kind, sender.clone())?;
         let user = async {
             DBusProxy::new(connection).await?.get_connection_unix_user(sender.inner().clone().into()).await
         };
@@ -91,28 +138,27 @@ impl Calls {
     }
 
     /// Before anything is asked: a flood is not to be passed on to the bus.
-    fn begin(self: &Arc<Self>, sender: OwnedUniqueName) -> Result<Call, BusError> {
+    fn begin(self: &Arc<Self>, kind: Kind, sender: OwnedUniqueName) -> Result<Call, BusError> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_sender = counts.by_sender.entry(sender.clone()).or_default();
-        if *of_sender >= PER_USER {
-            return Err(too_many(&format!(
-                "{sender} has {PER_USER} calls under way, and no user may have more"
-            )));
+        let of_sender = counts.by_sender.entry((kind, sender.clone())).or_default();
+        let (most, calls) = (kind.per_user(), kind.calls());
+        if *of_sender >= most {
+            return Err(kind.refused(&format!("{sender} has {most} {calls}, and no user may have more")));
         }
         *of_sender += 1;
-        Ok(Call { calls: Arc::clone(self), sender, uid: None })
+        Ok(Call { calls: Arc::clone(self), kind, sender, uid: None })
     }
 
     fn count(&self, call: &mut Call, uid: u32) -> Result<(), BusError> {
+        let kind = call.kind;
+        let (most, at_once, calls) = (kind.per_user(), kind.at_once(), kind.calls());
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if uid != 0 && counts.others() >= AT_ONCE {
-            return Err(too_many(&format!("there are {AT_ONCE} calls under way, which is all there may be")));
+        if uid != 0 && counts.others(kind) >= at_once {
+            return Err(kind.refused(&format!("there are {at_once} {calls}, which is all there may be")));
         }
-        let of_user = counts.by_user.entry(uid).or_default();
-        if *of_user >= PER_USER {
-            return Err(too_many(&format!(
-                "user {uid} has {PER_USER} calls under way, and no user may have more"
-            )));
+        let of_user = counts.by_user.entry((kind, uid)).or_default();
+        if *of_user >= most {
+            return Err(kind.refused(&format!("user {uid} has {most} {calls}, and no user may have more")));
         }
         *of_user += 1;
         call.uid = Some(uid);
@@ -139,17 +185,13 @@ pub(super) fn fits(header: &Header<'_>) -> Result<(), BusError> {
     ))
 }
 
-fn too_many(text: &str) -> BusError {
-    BusError::new("LimitExceeded", format!("{text}: nothing was done; try again when one was answered"))
-}
-
 impl Drop for Call {
     fn drop(&mut self) {
         let mut counts = self.calls.0.lock().unwrap_or_else(PoisonError::into_inner);
         let counts = &mut *counts;
-        less(&mut counts.by_sender, &self.sender);
+        less(&mut counts.by_sender, &(self.kind, self.sender.clone()));
         if let Some(uid) = self.uid {
-            less(&mut counts.by_user, &uid);
+            less(&mut counts.by_user, &(self.kind, uid));
         }
     }
 }
@@ -169,9 +211,15 @@ mod tests {
 
     use super::*;
 
-    fn one(calls: &Arc<Calls>, sender: usize, uid: u32) -> Result<Call, BusError> {
-        let mut call = calls.begin(format!(":1.{sender}").try_into().unwrap())?;
+    const PER_USER: usize = Kind::Work.per_user();
+
+    fn of(kind: Kind, calls: &Arc<Calls>, sender: usize, uid: u32) -> Result<Call, BusError> {
+        let mut call = calls.begin(kind, format!(":1.{sender}").try_into().unwrap())?;
         calls.count(&mut call, uid).map(|()| call)
+    }
+
+    fn one(calls: &Arc<Calls>, sender: usize, uid: u32) -> Result<Call, BusError> {
+        of(Kind::Work, calls, sender, uid)
     }
 
     #[test]
@@ -186,23 +234,48 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_for_all_jobs_there_can_be_keeps_nobody_from_changing_something() {
+        let calls = Arc::new(Calls::default());
+        for uid in [0, 1000] {
+            let waits: Vec<_> =
+                (0..queue::WAITING).map(|_| of(Kind::Wait, &calls, 1, uid).unwrap()).collect();
+            let over_one = of(Kind::Wait, &calls, 1, uid).unwrap_err();
+            let over_another = of(Kind::Wait, &calls, 2, uid).unwrap_err();
+            for refused in [over_one, over_another] {
+                let text = refused.description().unwrap();
+                assert!(text.contains("the job goes on") && !text.contains("nothing was done"), "{text}");
+            }
+            let work: Vec<_> = (0..PER_USER).map(|_| one(&calls, 1, uid).unwrap()).collect();
+            let refused = one(&calls, 1, uid).unwrap_err();
+            assert!(refused.description().unwrap().contains("nothing was done"), "{refused:?}");
+            let _theirs = of(Kind::Wait, &calls, 3, 1001).unwrap();
+            drop((waits, work));
+        }
+        assert!(calls.is_empty());
+    }
+
+    #[test]
     fn one_connection_is_refused_before_the_bus_is_asked_whose_it_is() {
         let calls = Arc::new(Calls::default());
         let sender = || OwnedUniqueName::try_from(":1.5").unwrap();
-        let all: Vec<_> = (0..PER_USER).map(|_| calls.begin(sender()).unwrap()).collect();
-        assert!(calls.begin(sender()).is_err());
+        let all: Vec<_> = (0..PER_USER).map(|_| calls.begin(Kind::Work, sender()).unwrap()).collect();
+        assert!(calls.begin(Kind::Work, sender()).is_err());
         drop(all);
         assert!(calls.is_empty());
     }
 
     #[test]
     fn there_is_an_end_for_all_and_root_has_room_beyond_it() {
-        let calls = Arc::new(Calls::default());
-        let all = (0..AT_ONCE).map(|n| one(&calls, n, 1000 + u32::try_from(n / PER_USER).unwrap()).unwrap());
-        let all: Vec<_> = all.collect();
-        assert!(one(&calls, AT_ONCE, 2000).unwrap_err().description().unwrap().contains("4096"));
-        let root: Vec<_> = (0..PER_USER).map(|n| one(&calls, n, 0).unwrap()).collect();
-        drop((all, root));
-        assert!(calls.is_empty(), "nothing is left of them");
+        for kind in [Kind::Work, Kind::Wait] {
+            let (each, at_once) = (kind.per_user(), kind.at_once());
+            let calls = Arc::new(Calls::default());
+            let user = |n: usize| 1000 + u32::try_from(n / each).unwrap();
+            let all: Vec<_> = (0..at_once).map(|n| of(kind, &calls, n, user(n)).unwrap()).collect();
+            let refused = of(kind, &calls, at_once, 2000).unwrap_err();
+            assert!(refused.description().unwrap().contains(&at_once.to_string()), "{refused:?}");
+            let root: Vec<_> = (0..each).map(|n| of(kind, &calls, n, 0).unwrap()).collect();
+            drop((all, root));
+            assert!(calls.is_empty(), "nothing is left of them");
+        }
     }
 }

@@ -46,7 +46,7 @@ impl Job {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(String, OwnedObjectPath), BusError> {
-        let call = self.shared.reads(connection, &header).await?;
+        let call = self.shared.waits(connection, &header).await?;
         Options::new(options, &[])?;
         // A job may take hours, and who waited for it may be gone long before.
         let job = tokio::select! {

@@ -6,7 +6,7 @@
 
 use zbus::{Connection, fdo, interface, message::Header};
 
-use super::{Shared, error::BusError};
+use super::{Shared, calls::Kind, error::BusError};
 use crate::logging;
 
 /// Where the interface's users look for it.
@@ -32,7 +32,7 @@ impl LogControl {
         let sender = header.and_then(|header| Some((header, header.sender()?)));
         match (sender, &self.aside) {
             (Some((header, sender)), Some(aside)) if connection.is_bus() => {
-                Ok(self.shared.calls.enter(aside, header, sender.to_owned().into()).await?.uid())
+                Ok(self.shared.calls.enter(aside, header, sender.to_owned().into(), Kind::Work).await?.uid())
             }
             _ => Err(BusError::access_denied("nobody knows who wants that")),
         }

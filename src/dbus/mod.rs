@@ -46,7 +46,7 @@ use zbus::{
 
 use self::{
     auth::Caller,
-    calls::{Call, Calls},
+    calls::{Call, Calls, Kind},
     error::BusError,
     log_control::LogControl,
     polkit::Polkit,
@@ -105,9 +105,25 @@ impl Shared {
 
     /// Lets a call in that only reads, and may take a while. Where there is no bus, nobody has to be held apart.
     async fn reads(&self, connection: &Connection, header: &Header<'_>) -> Result<Option<Call>, BusError> {
+        self.let_in(connection, header, Kind::Work).await
+    }
+
+    /// The same for one that waits for a job's end.
+    async fn waits(&self, connection: &Connection, header: &Header<'_>) -> Result<Option<Call>, BusError> {
+        self.let_in(connection, header, Kind::Wait).await
+    }
+
+    async fn let_in(
+        &self,
+        connection: &Connection,
+        header: &Header<'_>,
+        kind: Kind,
+    ) -> Result<Option<Call>, BusError> {
         match header.sender().filter(|_| connection.is_bus()) {
             None => calls::fits(header).map(|()| None),
-            Some(sender) => self.calls.enter(connection, header, sender.to_owned().into()).await.map(Some),
+            Some(sender) => {
+                self.calls.enter(connection, header, sender.to_owned().into(), kind).await.map(Some)
+            }
         }
     }
 

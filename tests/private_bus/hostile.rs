@@ -1,11 +1,8 @@
 //! Callers that want no good, or are broken: what they send is refused, and nobody else notices.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use futures_util::future::join_all;
@@ -15,7 +12,7 @@ use virtsnap::{
     core::model::VmId,
     hypervisor::sim::{Op, VmSpec},
 };
-use zbus::{DBusError as _, Message, OwnedVariant, Variant, message::Flags};
+use zbus::{DBusError as _, Message, Variant, message::Flags};
 
 use super::{
     actions::{CHANGERS, READERS},
@@ -26,8 +23,8 @@ use super::{
 
 const HOURLY: &str = "[policy.p]\nvms = [\"db\"]\nschedule = \"5 * * * *\"\n";
 
-/// So many calls of one user may be under way, as the documented interface has it.
-const PER_USER: usize = 512;
+/// So many calls of one user may wait for jobs, as the documented interface has it.
+const WAITS: usize = 4096;
 /// A `dbus-daemon` has one connection wait for so many answers.
 const PER_CONNECTION: usize = 125;
 
@@ -38,9 +35,6 @@ async fn two() -> Rig {
     })
     .await
 }
-
-/// What `Explain` answers.
-type Reasons = (Vec<HashMap<String, OwnedVariant>>,);
 
 /// A job that does not end before the gate is opened.
 async fn stuck_on(rig: &Rig, vm: VmId) -> (String, virtsnap::hypervisor::sim::Gate<'_>) {
@@ -105,7 +99,7 @@ async fn ten_thousand_calls_at_once_stop_neither_scheduled_runs_nor_other_users(
     let rig = two().await;
     let (job, gate) = stuck_on(&rig, id(1)).await;
     let (clients, mut ends) = flood(&rig, &job, 80).await;
-    let refused = next(&mut ends, 80 * PER_CONNECTION - PER_USER).await;
+    let refused = next(&mut ends, 80 * PER_CONNECTION - WAITS).await;
     let limit = Err("org.virtsnap1.Error.LimitExceeded".to_owned());
     assert!(refused.iter().all(|end| *end == limit), "{:?}", refused.iter().find(|end| **end != limit));
 
@@ -113,17 +107,19 @@ async fn ten_thousand_calls_at_once_stop_neither_scheduled_runs_nor_other_users(
     let explain = ["call", "org.virtsnap1", &vm_path(id(1)), "org.virtsnap1.VM", "Explain", "a{sv}", "0"];
     let output = as_nobody(&rig, &explain).await;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    // that one reads all the same,
+    // that one reads and changes all the same,
     assert_eq!(rig.client.text(MANAGER, "Manager.State").await, "running");
-    let (name, text) = rig.client.call::<_, ()>(MANAGER, "Manager.Reload", &(none(),)).await.unwrap_err();
-    assert!(name == "LimitExceeded" && text.contains("user 0 has 512 calls under way"), "{name}: {text}");
+    rig.client.call::<_, ()>(MANAGER, "Manager.Reload", &(none(),)).await.unwrap();
+    let (name, text) = rig.client.wait(&job).await.unwrap_err();
+    assert!(name == "LimitExceeded" && text.contains("user 0 has 4096 calls that wait"), "{name}: {text}");
+    assert!(text.contains("the job goes on"), "{text}");
     // and the schedule goes on.
     rig.clock.advance(SignedDuration::from_hours(1));
     rig.sim.set_tags(id(2), &["later"]).unwrap();
     rig.client.until(&vm_path(id(2)), "VM.LastSuccessUSec", |at: &u64| *at > 0).await;
 
     gate.open();
-    let done = next(&mut ends, PER_USER).await;
+    let done = next(&mut ends, WAITS).await;
     assert!(done.iter().all(Result::is_ok), "{:?}", done.iter().find(|end| end.is_err()));
     drop(clients);
     rig.client.create(id(1), "after", none()).await.unwrap();
@@ -165,16 +161,21 @@ async fn a_flood_of_calls_that_set_a_property_stops_no_object_from_coming_or_goi
 async fn whoever_vanishes_while_waiting_leaves_nothing_behind() {
     let rig = two().await;
     let (job, gate) = stuck_on(&rig, id(1)).await;
-    let (clients, mut ends) = flood(&rig, &job, 5).await;
-    next(&mut ends, 5 * PER_CONNECTION - PER_USER).await;
-    let explain = async || rig.client.call::<_, Reasons>(&vm_path(id(1)), "VM.Explain", &(none(),)).await;
-    assert_eq!(explain().await.unwrap_err().0, "LimitExceeded");
+    let (clients, mut ends) = flood(&rig, &job, 35).await;
+    next(&mut ends, 35 * PER_CONNECTION - WAITS).await;
+    // Whether there is room is seen before what it wants is.
+    let wrong = (options([("none such", true.into())]),);
+    let room = async || rig.client.call::<_, ()>(&job, "Job.Wait", &wrong).await.unwrap_err().0;
+    assert_eq!(room().await, "LimitExceeded");
     for client in clients {
         client.connection.close().await.unwrap();
     }
     soon("room again, though the job goes on", async {
-        while let Err((name, _)) = explain().await {
-            assert_eq!(name, "LimitExceeded");
+        loop {
+            match room().await.as_str() {
+                "InvalidArgument" => return,
+                name => assert_eq!(name, "LimitExceeded"),
+            }
         }
     })
     .await;
