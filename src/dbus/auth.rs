@@ -65,6 +65,11 @@ impl Caller {
         &self.connection
     }
 
+    /// The call, as it counts.
+    pub(super) fn call(&self) -> &Call {
+        &self.call
+    }
+
     /// The user's number.
     pub(super) fn uid(&self) -> u32 {
         self.call.uid()

@@ -7,7 +7,6 @@ use zbus::{Connection, OwnedObjectPath, OwnedVariant, fdo, interface, message::H
 use super::{
     Options, Shared,
     auth::Caller,
-    calls,
     error::{BusError, full_name},
     path,
     publish::usec,
@@ -48,14 +47,7 @@ impl Job {
     ) -> Result<(String, OwnedObjectPath), BusError> {
         let call = self.shared.waits(connection, &header).await?;
         Options::new(options, &[])?;
-        // A job may take hours, and who waited for it may be gone long before.
-        let job = tokio::select! {
-            biased;
-            job = self.shared.ended(self.id) => job?,
-            () = calls::gone(connection, call.as_ref()) => {
-                return Err(BusError::new("Cancelled", "nobody waits for it any more"));
-            }
-        };
+        let job = self.shared.ended_for(connection, call.as_ref(), self.id).await?;
         let object = match &job.outcome {
             Some(Outcome::Done(Some(Made::Snapshot(name)))) => path::snapshot(job.vm, name),
             Some(Outcome::Done(Some(Made::Vm(vm)))) => path::vm(*vm),

@@ -179,6 +179,22 @@ impl Shared {
         }
     }
 
+    /// The same, for as long as whoever called is there: a job may take hours.
+    async fn ended_for(
+        &self,
+        connection: &Connection,
+        call: Option<&Call>,
+        id: JobId,
+    ) -> Result<Arc<JobView>, BusError> {
+        tokio::select! {
+            biased;
+            job = self.ended(id) => job,
+            () = calls::gone(connection, call) => {
+                Err(BusError::new("Cancelled", "nobody waits for it any more"))
+            }
+        }
+    }
+
     fn job(&self, id: JobId) -> Option<Arc<JobView>> {
         self.lens.view().jobs.get(&id).cloned()
     }

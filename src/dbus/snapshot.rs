@@ -167,7 +167,7 @@ impl Snapshot {
         // Libvirt keeps it, and a job of this VM may have to end first.
         let change = Change::Describe { vm: self.vm, name: self.name.clone(), description };
         match self.shared.carry_out(permit.on(change)?).await? {
-            Reply::Job(id) => self.shared.ended(id).await.map(drop),
+            Reply::Job(id) => self.shared.ended_for(connection, Some(caller.call()), id).await.map(drop),
             _ => Err(BusError::new("Failed", "the engine gave no job")),
         }
     }

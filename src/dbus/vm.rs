@@ -161,7 +161,7 @@ impl Vm {
         let caller = Caller::of(&self.shared, connection, &header).await?;
         let change = Change::Adopt { vm: self.id, adopt: AdoptJob { snapshots, policies, strays, layers } };
         match self.shared.change(change, &caller).await? {
-            Reply::Job(id) => self.shared.ended(id).await.map(drop),
+            Reply::Job(id) => self.shared.ended_for(connection, Some(caller.call()), id).await.map(drop),
             _ => Err(BusError::new("Failed", "the engine gave no job")),
         }
     }

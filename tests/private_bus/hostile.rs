@@ -17,13 +17,15 @@ use zbus::{DBusError as _, Message, Variant, message::Flags};
 use super::{
     actions::{CHANGERS, READERS},
     authorisation::as_nobody,
-    client::{Client, Failure, MANAGER, none, options, soon},
+    client::{Client, Failure, MANAGER, Options, none, options, soon},
     rig::{DEADLINE, Rig, held, id, policy_path, snapshot_path, vm_path},
 };
 
 const HOURLY: &str = "[policy.p]\nvms = [\"db\"]\nschedule = \"5 * * * *\"\n";
 
-/// So many calls of one user may wait for jobs, as the documented interface has it.
+/// So many calls of one user may be under way, as the documented interface has it,
+const PER_USER: usize = 512;
+/// and so many may wait for jobs.
 const WAITS: usize = 4096;
 /// A `dbus-daemon` has one connection wait for so many answers.
 const PER_CONNECTION: usize = 125;
@@ -44,12 +46,12 @@ async fn stuck_on(rig: &Rig, vm: VmId) -> (String, virtsnap::hypervisor::sim::Ga
     (job, gate)
 }
 
-/// Waits for a job's end, however long that takes.
-async fn wait(client: &Client, job: &str) -> Result<(), String> {
-    let body = (none(),);
-    let name = Some("org.virtsnap1");
-    let call = client.connection.call_method(name, job, Some("org.virtsnap1.Job"), "Wait", &body);
-    match call.await {
+/// Calls a method that takes options alone, and waits however long that takes.
+async fn ask(client: &Client, path: &str, method: &str, options: Options) -> Result<(), String> {
+    let (interface, member) = method.split_once('.').unwrap();
+    let (name, interface) = ("org.virtsnap1", format!("org.virtsnap1.{interface}"));
+    let body = (options,);
+    match client.connection.call_method(Some(name), path, Some(interface.as_str()), member, &body).await {
         Ok(_) => Ok(()),
         Err(zbus::Error::MethodError(name, ..)) => Err(name.to_string()),
         Err(zbus::Error::FDO(e)) => Err(e.name().to_string()),
@@ -57,21 +59,27 @@ async fn wait(client: &Client, job: &str) -> Result<(), String> {
     }
 }
 
-/// So many connections, each with as many calls for the job's end as a bus lets it have; how each call ended comes out
-/// of the channel.
+/// Who calls, and how each call ended.
+type Flood = (Vec<Client>, mpsc::UnboundedReceiver<Result<(), String>>);
+
+/// So many connections, each with as many of these calls as a bus lets it have; how each call ended comes out of the
+/// channel.
 async fn flood(
     rig: &Rig,
-    job: &str,
+    path: &str,
+    method: &'static str,
+    options: fn() -> Options,
     connections: usize,
-) -> (Vec<Client>, mpsc::UnboundedReceiver<Result<(), String>>) {
+) -> Flood {
     let address = rig.address();
     let clients = join_all((0..connections).map(|_| Client::connect(&address))).await;
     let (sender, ends) = mpsc::unbounded_channel();
     for client in &clients {
         for _ in 0..PER_CONNECTION {
-            let (client, job, sender) = (client.clone(), job.to_owned(), sender.clone());
+            let (client, sender) = (client.clone(), sender.clone());
+            let path = path.to_owned();
             tokio::spawn(async move {
-                let _ = sender.send(wait(&client, &job).await);
+                let _ = sender.send(ask(&client, &path, method, options()).await);
             });
         }
     }
@@ -98,7 +106,7 @@ async fn next(
 async fn ten_thousand_calls_at_once_stop_neither_scheduled_runs_nor_other_users() {
     let rig = two().await;
     let (job, gate) = stuck_on(&rig, id(1)).await;
-    let (clients, mut ends) = flood(&rig, &job, 80).await;
+    let (clients, mut ends) = flood(&rig, &job, "Job.Wait", none, 80).await;
     let refused = next(&mut ends, 80 * PER_CONNECTION - WAITS).await;
     let limit = Err("org.virtsnap1.Error.LimitExceeded".to_owned());
     assert!(refused.iter().all(|end| *end == limit), "{:?}", refused.iter().find(|end| **end != limit));
@@ -157,15 +165,12 @@ async fn a_flood_of_calls_that_set_a_property_stops_no_object_from_coming_or_goi
     assert_eq!(rig.client.snapshots(id(1)).await, [] as [String; 0]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn whoever_vanishes_while_waiting_leaves_nothing_behind() {
-    let rig = two().await;
-    let (job, gate) = stuck_on(&rig, id(1)).await;
-    let (clients, mut ends) = flood(&rig, &job, 35).await;
-    next(&mut ends, 35 * PER_CONNECTION - WAITS).await;
+/// Who floods goes while all those calls are under way, and there is room again for what counts with them.
+async fn vanish(rig: &Rig, (clients, mut ends): Flood, most: usize, counted: (&str, &str)) {
+    next(&mut ends, clients.len() * PER_CONNECTION - most).await;
     // Whether there is room is seen before what it wants is.
-    let wrong = (options([("none such", true.into())]),);
-    let room = async || rig.client.call::<_, ()>(&job, "Job.Wait", &wrong).await.unwrap_err().0;
+    let wrong = || options([("none such", true.into())]);
+    let room = async || rig.client.call::<_, ()>(counted.0, counted.1, &(wrong(),)).await.unwrap_err().0;
     assert_eq!(room().await, "LimitExceeded");
     for client in clients {
         client.connection.close().await.unwrap();
@@ -179,9 +184,34 @@ async fn whoever_vanishes_while_waiting_leaves_nothing_behind() {
         }
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_vanishes_while_waiting_leaves_nothing_behind() {
+    let rig = two().await;
+    let (job, gate) = stuck_on(&rig, id(1)).await;
+    let waiting = flood(&rig, &job, "Job.Wait", none, 35).await;
+    vanish(&rig, waiting, WAITS, (&job, "Job.Wait")).await;
     assert_eq!(rig.client.text(&job, "Job.State").await, "running");
     gate.open();
     rig.client.wait(&job).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_does_who_vanishes_before_what_they_change_is_changed() {
+    let describe: fn() -> Options = || options([("description", "x".into())]);
+    let adopt: fn() -> Options = || options([("orphans", vec!["/images/none"].into())]);
+    let (web, snapshot) = (vm_path(id(1)), snapshot_path(id(1), "s1"));
+    for (path, method, given) in [(&snapshot, "Snapshot.Update", describe), (&web, "VM.Adopt", adopt)] {
+        let rig = two().await;
+        rig.client.create(id(1), "s1", none()).await.unwrap();
+        // All of them want the same, which is one job that waits for this one.
+        let (_, gate) = stuck_on(&rig, id(1)).await;
+        let changing = flood(&rig, path, method, given, 5).await;
+        vanish(&rig, changing, PER_USER, (&web, "VM.Explain")).await;
+        gate.open();
+        rig.client.until_idle().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
