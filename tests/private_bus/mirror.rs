@@ -1,6 +1,9 @@
 //! Signals alone keep a copy correct.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use futures_util::{FutureExt as _, StreamExt as _};
 use jiff::SignedDuration;
@@ -17,6 +20,9 @@ use super::{
 
 /// So many are done, unless the environment says otherwise.
 const OPERATIONS: usize = 400;
+
+/// Where nothing is told for so long, the truth is asked for again.
+const QUIET: Duration = Duration::from_millis(100);
 
 /// What somebody knows who only listens.
 struct Mirror {
@@ -71,8 +77,10 @@ impl Mirror {
                 if self.objects == truth {
                     return;
                 }
-                let next = self.signals.next().await.expect("the bus goes on").unwrap();
-                self.take(&next);
+                // The truth is two answers: what comes between them is in one of the two, and its signal may be the last.
+                if let Ok(next) = tokio::time::timeout(QUIET, self.signals.next()).await {
+                    self.take(&next.expect("the bus goes on").unwrap());
+                }
             }
         };
         if tokio::time::timeout(super::rig::DEADLINE, listening).await.is_ok() {
