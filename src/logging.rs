@@ -10,7 +10,7 @@ use tracing_subscriber::{
     EnvFilter, Layer, fmt::format, layer::SubscriberExt, reload, util::SubscriberInitExt,
 };
 
-pub use self::level::{LEVELS, Target, level, set_level, target};
+pub use self::level::{LEVELS, Target, is_less, level, set_level, target};
 
 /// The environment variable with the filter, such as `info,virtsnap=debug`.
 pub const FILTER: &str = "VIRTSNAPD_LOG";

@@ -62,9 +62,17 @@ impl LogControl {
             return Err(BusError::access_denied(text));
         }
         let before = logging::level().unwrap_or_default();
+        let tell = || tracing::info!("user {uid} sets the log level from {before} to {level}");
+        // Where the log shows it: before it lets less through, after it lets more through.
+        let less = logging::is_less(&level, before);
+        if less {
+            tell();
+        }
         logging::set_level(&level)
             .map_err(|e| BusError::invalid(format!("the log level stays {before:?}, not {level:?}: {e}")))?;
-        tracing::info!("user {uid} set the log level from {before} to {level}");
+        if !less {
+            tell();
+        }
         Ok(())
     }
 

@@ -71,6 +71,12 @@ pub fn level() -> Option<&'static str> {
     LOG.get().map(|log| *log.level.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
+/// Whether there is such a level, and it lets less through than the other.
+pub fn is_less(one: &str, other: &str) -> bool {
+    let place = |wanted: &str| LEVELS.iter().position(|(word, _)| *word == wanted);
+    place(one).is_some_and(|one| Some(one) < place(other))
+}
+
 /// Lets this through and what is worse, until the process ends. An error says why not.
 pub fn set_level(wanted: &str) -> Result<(), String> {
     let Some((word, filter)) = LEVELS.iter().find(|(word, _)| *word == wanted) else {

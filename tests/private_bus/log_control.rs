@@ -1,5 +1,7 @@
 //! systemd's way to see and change how much is logged.
 
+use std::process::{Command, Stdio};
+
 use tracing::{Level, enabled};
 use virtsnap::{hypervisor::sim::VmSpec, logging};
 
@@ -68,4 +70,27 @@ async fn root_changes_how_much_is_logged_and_nobody_else_does() {
     let read = as_nobody(&rig, &["get-property", "org.virtsnap1", PATH, INTERFACE, "LogLevel"]).await;
     assert_eq!(String::from_utf8_lossy(&read.stdout), "s \"warning\"\n");
     assert_eq!(ours(), [false, false, true]);
+}
+
+/// The log of a process of its own is all that tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_change_is_told_where_the_log_shows_it() {
+    let rig = Rig::without_daemon("", |_| {}).await;
+    rig.write_main("uri = \"test:///default\"\n");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_virtsnapd"));
+    command.arg("--config-dir").arg(rig.directory().join("etc"));
+    command.arg("--state-dir").arg(rig.directory().join("state"));
+    command.arg("--bus-address").arg(rig.address()).env_remove(logging::FILTER);
+    let mut daemon = command.stderr(Stdio::piped()).spawn().unwrap();
+    rig.client.until_name_is(true).await;
+    for level in ["warning", "err", "debug"] {
+        set(&rig.client, "LogLevel", level).await.unwrap();
+    }
+    daemon.kill().unwrap();
+    let output = daemon.wait_with_output().unwrap();
+    let log = String::from_utf8_lossy(&output.stderr);
+    let told: Vec<&str> =
+        log.lines().filter_map(|line| Some(line.split_once("sets the log level from ")?.1)).collect();
+    // From one level to another, neither of which shows it, nothing is told.
+    assert_eq!(told, ["info to warning", "err to debug"], "{log}");
 }
