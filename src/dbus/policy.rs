@@ -201,6 +201,11 @@ impl Policy {
         let policy::Policy { before, how, retention, catch_up, catch_up_within, spread, .. } =
             &*view.settings;
         let usec = |d: &jiff::SignedDuration| Variant::from(u64::try_from(d.as_micros()).unwrap_or(u64::MAX));
+        let mountpoints = match &how.mountpoints {
+            policy::Mountpoints::Auto => vec!["auto"],
+            policy::Mountpoints::All => vec!["all"],
+            policy::Mountpoints::List(paths) => paths.iter().map(String::as_str).collect(),
+        };
         dictionary([
             ("before", Some(Variant::from(before.iter().cloned().collect::<Vec<String>>()))),
             ("when", Some(Variant::from(how.when.iter().map(|s| s.as_str()).collect::<Vec<_>>()))),
@@ -211,6 +216,8 @@ impl Policy {
             ("catch-up", Some(Variant::from(catch_up.as_str()))),
             ("catch-up-within", Some(usec(catch_up_within))),
             ("freeze-timeout", Some(usec(&how.freeze_timeout))),
+            ("mountpoints", Some(Variant::from(mountpoints))),
+            ("skip-unchanged", Some(Variant::from(how.skip_unchanged))),
             ("spread", Some(usec(spread))),
             ("stale-after", view.settings.stale_after.as_ref().map(usec)),
             ("suspend-after", view.settings.suspend_after.map(Variant::from)),

@@ -1,8 +1,10 @@
 //! Runs of policies, by hand and by the clock.
 
+use std::collections::HashMap;
+
 use jiff::SignedDuration;
 use virtsnap::{core::model::VmState, hypervisor::sim::VmSpec};
-use zbus::{ObjectPath, OwnedObjectPath};
+use zbus::{ObjectPath, OwnedObjectPath, OwnedVariant};
 
 use super::{
     client::{none, options},
@@ -57,6 +59,25 @@ async fn a_run_takes_a_snapshot_of_each_vm_and_prunes_the_oldest() {
     assert_eq!(rig.client.text(newest, "Snapshot.Consistency").await, "filesystem");
     assert!(rig.client.text(newest, "Snapshot.Name").await.starts_with("p-2040"));
     assert_eq!(rig.client.text(&policy_path("p"), "Policy.LastResult").await, "done");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn which_file_systems_are_frozen_and_whether_what_did_not_change_is_left_out_is_shown() {
+    let all = "[policy.all]\nvms = [\"web\"]\nkeep-last = 1\nmountpoints = \"all\"\nskip-unchanged = true\n";
+    let some = "[policy.some]\nvms = [\"web\"]\nkeep-last = 1\nmountpoints = [\"/\", \"/srv\"]\n";
+    let rig = Rig::start(&format!("{POLICIES}{all}{some}"), |sim| {
+        sim.add_vm(VmSpec::new("web", 1));
+    })
+    .await;
+    for (policy, mountpoints, skips) in
+        [("p", &["auto"][..], false), ("all", &["all"], true), ("some", &["/", "/srv"], false)]
+    {
+        let path = policy_path(policy);
+        let settings: HashMap<String, OwnedVariant> = rig.client.get(&path, "Policy.Settings").await;
+        let shown = Vec::<String>::try_from(settings["mountpoints"].clone()).unwrap();
+        assert_eq!(shown, mountpoints, "{policy}");
+        assert_eq!(bool::try_from(settings["skip-unchanged"].clone()).unwrap(), skips, "{policy}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
