@@ -166,6 +166,12 @@ impl Matter {
         let before = before.map(|all| all.iter().map(PolicyName::as_str).collect::<Vec<_>>().join(","));
         let said = |so: bool| so.then(|| "true".to_owned());
         let snapshot = self.snapshot.as_ref().or_else(|| job.and_then(|j| j.snapshot.as_ref()));
+        // To take away the metadata alone says no more than which one it is about.
+        let by_others = self.verb == Verb::Delete && {
+            let record = vm.and_then(|vm| view.vms.get(&vm)).zip(snapshot);
+            let record = record.and_then(|(vm, name)| vm.record.snapshots.get(name));
+            record.is_some_and(|record| !record.snapshot.managed)
+        };
         let all = [
             ("vm", name),
             ("vm-uuid", vm.map(|vm| vm.to_string())),
@@ -175,7 +181,7 @@ impl Matter {
             ("job", self.job.map(|id| id.to_string())),
             ("operation", self.operation.clone().or_else(|| job.map(|j| j.operation.to_owned()))),
             ("started-by-uid", job.map(|j| j.asker.uid.to_string())),
-            ("foreign", said(self.foreign)),
+            ("foreign", said(self.foreign || by_others)),
             ("all", said(self.all)),
         ];
         all.into_iter().filter_map(|(key, value)| value.map(|v| (key, v))).collect()

@@ -6,8 +6,10 @@ use virtsnap::hypervisor::{
 };
 
 use super::{
+    authorisation::as_nobody,
     client::{none, options},
     command_line::virtsnap,
+    fake_polkit::{FakePolkit, Says},
     rig::{Rig, id, policy_path, snapshot_path, vm_path},
 };
 
@@ -142,4 +144,22 @@ async fn the_client_adopts_and_deletes_what_others_made_when_it_is_told_to() {
     assert_eq!(code, Some(0));
     assert_eq!(serde_json::from_str::<serde_json::Value>(&out).unwrap()["snapshots"], serde_json::json!([]));
     assert_eq!(rig.client.snapshots(id(1)).await, ["f1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_decides_on_a_deletion_is_told_that_others_made_it() {
+    let rig = with_two().await;
+    adopt(&rig, &["f2"], &["p"]).await.unwrap();
+    let polkit = FakePolkit::start(&rig, Says::No).await;
+    for (name, option, foreign) in
+        [("f1", "metadata-only", true), ("f1", "foreign", true), ("f2", "metadata-only", false)]
+    {
+        let path = snapshot_path(id(1), name);
+        let interface = "org.virtsnap1.Snapshot";
+        let call = ["call", "org.virtsnap1", &path, interface, "Delete", "a{sv}", "1", option, "b", "true"];
+        assert!(!as_nobody(&rig, &call).await.status.success());
+        let question = polkit.questions().remove(0);
+        let told = question.details.get("foreign").map(String::as_str);
+        assert_eq!(told, foreign.then_some("true"), "{option} of {name}");
+    }
 }
