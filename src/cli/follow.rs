@@ -253,16 +253,23 @@ async fn wait(job: &OwnedObjectPath, bus: &Connection) -> Ended {
             name: "org.virtsnap1.Error.Cancelled".to_owned(),
             message: format!("the job was {result}"),
         },
-        Err(error) => match error.into() {
-            // Without the job itself it is not known how it ended.
-            Failure::Answered { name, message }
-                if name.starts_with("org.virtsnap1.Error.") && name != "org.virtsnap1.Error.NoSuchJob" =>
-            {
-                Ended::Failed { name, message }
-            }
-            other => Ended::Unknown(other),
-        },
+        Err(error) => not_done(error.into()),
     }
+}
+
+/// What became of a job, by the error that whoever waits for it was answered.
+fn not_done(answer: Failure) -> Ended {
+    match answer {
+        Failure::Answered { name, message } if is_of_job(&name) => Ended::Failed { name, message },
+        other => Ended::Unknown(other),
+    }
+}
+
+/// Whether an error says how a job ended: without the job itself nobody knows that, and where too many wait already, the
+/// job goes on.
+fn is_of_job(name: &str) -> bool {
+    let own = name.strip_prefix("org.virtsnap1.Error.");
+    own.is_some_and(|own| !matches!(own, "NoSuchJob" | "LimitExceeded"))
 }
 
 /// A job's properties. It stays for a while after its end, so this works then too.
@@ -313,5 +320,14 @@ mod tests {
         assert_eq!(failed("Cancelled").exit(), Exit::JobFailed);
         assert_eq!(failed("Disconnected").exit(), Exit::JobFailed);
         assert_eq!(failed("Busy").exit(), Exit::Busy);
+    }
+
+    #[test]
+    fn whom_the_daemon_does_not_let_wait_does_not_know_how_the_job_ends() {
+        for (error, known) in [("NoSpace", true), ("NoSuchJob", false), ("LimitExceeded", false)] {
+            let name = format!("org.virtsnap1.Error.{error}");
+            let ended = not_done(Failure::Answered { name, message: String::new() });
+            assert_eq!(matches!(ended, Ended::Failed { .. }), known, "{error}");
+        }
     }
 }
