@@ -75,6 +75,9 @@ const WINDOWS_HOLDS: Duration = Duration::from_secs(10);
 const GRACE: Duration = Duration::from_secs(10);
 /// So many guests that are thawed on and on are asked at the same time: libvirt takes five questions on a connection.
 const KEEPERS: u32 = 2;
+/// For so long a guest that is thawed on and on counts as frozen: one whose agent is dead uses none of what the number of
+/// those is limited for, and must not take freezing away from all others for ever.
+const COUNTS: Duration = Duration::from_mins(2);
 /// The keeper's pauses: the first and the longest.
 const KEEPER_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
@@ -196,7 +199,12 @@ impl Freezer {
         }
         let Some(slot) = self.slots.take(max_frozen) else {
             let why = format!("{max_frozen} other guests are frozen, and have been for too long");
-            return Self::without(how, Error::new(ErrorKind::Busy, why), quality, transaction);
+            let why = Error::new(ErrorKind::Busy, why);
+            if how.quiesce == Quiesce::Require {
+                // Nothing is wrong with this guest: a policy puts it off, and is not at fault.
+                return Err(why.context("the file systems could not be frozen, which was required"));
+            }
+            return Self::without(how, why, quality, transaction);
         };
         let (frozen, lacks) = match self.freeze(vm, how, targets, called, slot) {
             Ok(frozen) => frozen,

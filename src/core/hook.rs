@@ -90,6 +90,12 @@ pub fn at_the_end(job: &Job, outcome: &Outcome) -> (Event, Vec<(&'static str, St
     }
 }
 
+/// The environment at the end: what came to it replaces what was foreseen.
+pub fn with<V>(told: Vec<(&'static str, V)>, more: Vec<(&'static str, V)>) -> Vec<(&'static str, V)> {
+    let foreseen = told.into_iter().filter(|(key, _)| more.iter().all(|(k, _)| k != key));
+    foreseen.collect::<Vec<_>>().into_iter().chain(more).collect()
+}
+
 /// What the job comes to when one fails before it. `why`: what it did, as the end of a sentence.
 pub fn refused(job: &Job, vm: &str, hook: &str, why: &str) -> Failure {
     Failure::new(
@@ -125,5 +131,12 @@ mod tests {
             assert!(!is_hook(name), "{name}");
         }
         assert!(is_optional("50-db.optional") && !is_optional("50-optional"));
+    }
+
+    #[test]
+    fn nothing_is_told_twice() {
+        let told = vec![("VIRTSNAP_VM", "web"), ("VIRTSNAP_SNAPSHOT", "asked-for")];
+        let all = with(told, vec![("VIRTSNAP_SNAPSHOT", "taken"), ("VIRTSNAP_ERROR", "")]);
+        assert_eq!(all, [("VIRTSNAP_VM", "web"), ("VIRTSNAP_SNAPSHOT", "taken"), ("VIRTSNAP_ERROR", "")]);
     }
 }

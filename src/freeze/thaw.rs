@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Freezer, KEEPER_PAUSE, KEEPERS, News, STATUS_TIMEOUT, THAW_TIMEOUT, THAW_TRIES, helper::Watch,
+    COUNTS, Freezer, KEEPER_PAUSE, KEEPERS, News, STATUS_TIMEOUT, THAW_TIMEOUT, THAW_TRIES, helper::Watch,
     slots::Slot, telling,
 };
 use crate::{
@@ -232,6 +232,7 @@ impl Freezer {
         }
         kept.insert(vm, new);
         drop(kept);
+        let began = self.clock.elapsed();
         (self.report)(vm, News::Frozen);
         let this = Arc::clone(self);
         let work = move || {
@@ -253,6 +254,9 @@ impl Freezer {
                         telling::frozen(vm, &e, &format_args!("trying again in {pause:?}"));
                     }
                 }
+                if this.clock.elapsed().saturating_sub(began) >= COUNTS {
+                    this.uncount(vm);
+                }
                 this.clock.pause(pause);
                 pause = (pause * 2).min(KEEPER_PAUSE.1);
             };
@@ -273,6 +277,14 @@ impl Freezer {
             self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(&vm);
             telling::frozen(vm, &e, &"there is no thread for the thaw; the next start tries again");
         }
+    }
+
+    /// Others may be frozen in its stead.
+    fn uncount(&self, vm: VmId) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let slots = kept.get_mut(&vm).map(|kept| std::mem::take(&mut kept.slots)).unwrap_or_default();
+        drop(kept);
+        slots.iter().for_each(Slot::let_go);
     }
 
     /// Thaws every VM that an earlier life of the daemon may have left frozen: one try each, here and now. What is

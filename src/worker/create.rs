@@ -55,7 +55,7 @@ pub(super) fn take(work: &Work<'_>, create: &CreateJob, origin: Origin) -> Resul
         vm = hypervisor.vm(vm.id)?;
     }
     let records = hypervisor.snapshots(vm.id)?;
-    let disks = preflight(work, create, &vm, &records)?;
+    let disks = preflight(work, create, origin, &vm, &records)?;
 
     let id = Uuid::new_v4();
     let now = work.tools.clock.now();
@@ -198,6 +198,7 @@ pub(super) fn choose_name(
 fn preflight<'a>(
     work: &Work<'_>,
     create: &CreateJob,
+    origin: Origin,
     vm: &'a Vm,
     records: &[SnapshotRecord],
 ) -> Result<Vec<&'a Disk>, Stop> {
@@ -223,7 +224,9 @@ fn preflight<'a>(
     let targets: Vec<&str> = disks.iter().map(|d| d.target.as_str()).collect();
     let internal = records.iter().find(|r| r.storage == Storage::Internal).map(|r| &r.name);
     let limits = Limits {
-        max_chain: work.settings.daemon.max_chain as usize,
+        // A safety snapshot's layer is off the VM's line as soon as the revert is done: on a full chain, where way back
+        // is wanted as well, it is one too many for a moment only.
+        max_chain: work.settings.daemon.max_chain as usize + usize::from(origin == Origin::Safety),
         // Which libvirt it is the driver knows, and looks once more.
         layer_limit: usize::MAX,
     };

@@ -69,7 +69,7 @@ pub(super) fn around(work: &Work<'_>, job: impl FnOnce() -> Outcome) -> Outcome 
     }
     let outcome = refused.unwrap_or_else(job);
     let (event, more) = hook::at_the_end(work.job, &outcome);
-    let told: Vec<_> = told.into_iter().chain(more).collect();
+    let told = hook::with(told, more);
     if let Err(e) = work.tools.store.hooks_tell(work.job.vm, directory, &told, event) {
         tracing::error!(
             MESSAGE_ID = message::STORE_FAILED, VIRTSNAP_VM = %vm, VIRTSNAP_VM_UUID = %work.job.vm, error = %e,

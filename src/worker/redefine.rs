@@ -138,7 +138,9 @@ fn settle_on(tools: &Tools, vm: &Vm, begun: &Redefined) -> Result<()> {
 fn gone(tools: &Tools, vm: &Vm, name: &SnapshotName, around: &Redefining) -> Result<Option<String>> {
     let hypervisor = tools.hypervisor.as_ref();
     for path in around.images() {
-        if !hypervisor.images_beside(path)?.iter().any(|image| image.path == *path) {
+        let there = hypervisor.images_beside(path)?;
+        // Where there is nothing at all, storage may only not be mounted yet; what is put back touches no image.
+        if !there.is_empty() && there.iter().all(|image| image.path != *path) {
             return Ok(Some(format!("{path} is not there any more")));
         }
     }

@@ -225,9 +225,9 @@ fn is_automatic(job: &Job) -> bool {
     job.asker.origin == Origin::Schedule && job.operation != Operation::Finish
 }
 
-/// Whose turn it is when it starts.
+/// Whose turn it is when it starts: nobody's, where the daemon itself wants it.
 fn who(job: &Job) -> Who {
-    (job.asker.origin != Origin::Schedule).then_some(job.asker.uid)
+    matches!(job.asker.origin, Origin::Manual | Origin::Operation).then_some(job.asker.uid)
 }
 
 impl Machine {

@@ -65,6 +65,11 @@ impl Line {
         let way = Arc::new(Shared::new(Way { left: vms, at: None, thread: 0, over: false }, &self.clock));
         let (work, late) = (Arc::new(work), Arc::new(late));
         loop {
+            if self.behind.load(Ordering::SeqCst) > BEHIND {
+                // They were told of when they were left behind.
+                all.unreached.extend(way.change(|way| std::mem::take(&mut way.left)));
+                return all;
+            }
             let number = way.look(|way| way.thread);
             let walk = {
                 let (line, way) = (self.clone(), Arc::clone(&way));
@@ -246,6 +251,9 @@ mod tests {
         let late =
             line.each(vms(&[1, 2, 3, 4]), hang, move |vm| told.lock().unwrap().send((vm, true)).unwrap());
         assert_eq!(late, Late { behind: vms(&[1, 3]), unreached: vms(&[4]) });
+        // Nor is another one left behind the next time.
+        let next = line.each(vms(&[5, 6]), |vm| panic!("{vm} is looked at"), |_| {});
+        assert_eq!(next, Late { behind: BTreeSet::new(), unreached: vms(&[5, 6]) });
         drop(open);
         let mut back = BTreeSet::new();
         while back.len() < 2 {

@@ -46,7 +46,7 @@ pub(super) type Late = Arc<dyn Fn(VmId, bool) + Send + Sync>;
 
 /// Settles everything, on a new connection, but what is about a VM that somebody has, who does that himself.
 pub(super) fn run(tools: &Tools, held: &Held, line: &Line, late: &Late) -> Left {
-    let hung = thaw(tools, held, line);
+    let hung = thaw(tools, held, line, late);
     let begun = intents(tools).into_iter().map(|i| i.vm).chain(unsure(tools)).chain(redefined(tools));
     let mut vms: BTreeSet<VmId> =
         awake(tools).into_iter().chain(stilled(tools).into_keys()).chain(begun).collect();
@@ -67,12 +67,12 @@ pub(super) fn run(tools: &Tools, held: &Held, line: &Line, late: &Late) -> Left 
     worker::tidy_branches(tools);
     let skipped = std::mem::take(&mut *locked(&skipped));
     let mut merges = merges(tools);
-    merges.retain(|vm| !skipped.contains(vm) && !behind.contains(vm));
+    merges.retain(|vm| !skipped.contains(vm) && !behind.contains(vm) && !hung.contains(vm));
     Left { merges, skipped }
 }
 
 /// What was left frozen comes before all else. The VMs that libvirt does not answer of.
-fn thaw(tools: &Tools, held: &Held, line: &Line) -> BTreeSet<VmId> {
+fn thaw(tools: &Tools, held: &Held, line: &Line, late: &Late) -> BTreeSet<VmId> {
     let frozen = match tools.store.frozen() {
         Ok(frozen) => frozen,
         Err(e) => {
@@ -90,13 +90,23 @@ fn thaw(tools: &Tools, held: &Held, line: &Line) -> BTreeSet<VmId> {
             }
         }
     };
-    let late = line.each(frozen, thaw, |_| {});
-    for vm in late.unreached {
+    // What else was begun on it has waited for this.
+    let at_last = {
+        let (tools, held, late) = (tools.clone(), held.clone(), Arc::clone(late));
+        move |vm| {
+            if let Some(_hold) = held.try_take(vm) {
+                settle_vm(&tools, vm);
+            }
+            late(vm, merges(&tools).contains(&vm));
+        }
+    };
+    let left = line.each(frozen, thaw, at_last);
+    for vm in left.unreached {
         if let Some(_hold) = held.try_take(vm) {
             tools.freezer.keep_thawing(vm);
         }
     }
-    late.behind
+    left.behind
 }
 
 fn locked<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

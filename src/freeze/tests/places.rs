@@ -118,6 +118,24 @@ impl Clock for Standing {
 }
 
 #[test]
+fn who_cannot_be_thawed_for_minutes_takes_freezing_away_from_nobody_else() {
+    let World { sim, .. } = world("ready\n");
+    let clock = Arc::new(Standing::default());
+    let store = Arc::new(Store::in_memory().unwrap());
+    let freezer = Freezer::new(sim.clone(), store, clock.clone(), Arc::new(Nobody), Box::new(|_, _| {}));
+    sim.inject(Fault::new(Op::Thaw, refused()).always());
+    around(&freezer, &sim, Quiesce::Prefer, || Ok(())).unwrap();
+    assert!(freezer.slots.take_within(1, Duration::ZERO).is_none(), "it may still be thawed soon");
+    *clock.0.lock().unwrap() += COUNTS;
+    let others = freezer.slots.take(1).expect("others have their turn");
+    // It is thawed on all the same.
+    let error = around(&freezer, &sim, Quiesce::Require, || Ok(())).unwrap_err();
+    assert!(error.message.contains("still being thawed"), "{error}");
+    sim.heal();
+    drop(others);
+}
+
+#[test]
 fn a_snapshot_that_windows_did_not_hold_still_for_does_not_count_as_consistent() {
     for (windows, lets_go, seconds, held) in [
         (false, false, 29, true),

@@ -48,7 +48,8 @@ impl Images for Libvirt {
 
 fn beside(connection: &Connect, path: &str) -> Result<Vec<Image>> {
     let pool = match storage::refreshed(connection, storage::directory(path)?) {
-        Err(e) if no_such_file(&e) => return Ok(Vec::new()),
+        // A daemon of libvirt's that cannot be reached says the same of its socket.
+        Err(e) if e.kind != ErrorKind::Disconnected && no_such_file(&e) => return Ok(Vec::new()),
         pool => pool?,
     };
     let mut images: Vec<Image> = Vec::new();

@@ -65,7 +65,7 @@ fn so_many_wait_in_all() {
         let name = SnapshotName::existing("s");
         b.machine.jobs.add(vm(10 + n as u128), Operation::Forget(name), asker, b.now);
     }
-    b.machine.jobs.add(vm(9), Operation::Sweep, Asker { origin: Origin::Schedule, uid: 990 }, b.now);
+    b.machine.jobs.add(vm(9), Operation::Sweep, Asker { origin: Origin::Safety, uid: 990 }, b.now);
     refused(&mut b, create(2, 1), &["4096 jobs"]);
     b.ask(create(2, 1)).expect("one has begun meanwhile");
 }
