@@ -71,6 +71,8 @@ const FENCES: &[Fence] = &[
             "src/daemon.rs",
             // To lock the state directory.
             "src/daemon/alone.rs",
+            // To ask the kernel which signals are ignored.
+            "src/cli/guard/signals.rs",
             "src/cli/simulate/mod.rs",
             // To move a damaged database aside, and to know a file by two names.
             "src/store/birth.rs",

@@ -23,7 +23,7 @@ pub enum Exit {
     JobFailed,
     /// Not now; the same may work later (`EX_TEMPFAIL`).
     Busy,
-    /// Of `guard`: its command failed, and the VM could not be put back.
+    /// Of `guard`: its command failed, and the VM could not be put back, or nobody knows whether it was.
     NotRolledBack,
     /// Ctrl-C: the client went, the job goes on.
     Interrupted,

@@ -1,6 +1,6 @@
 //! Jobs that a verb started: waiting for them, and saying how they ended.
 
-use std::{ops::ControlFlow, pin::pin};
+use std::{future::pending, ops::ControlFlow, pin::pin};
 
 use futures_util::{StreamExt as _, stream};
 use nix::unistd::geteuid;
@@ -83,6 +83,21 @@ pub(super) async fn wait_for(
     bus: &Connection,
     console: &mut Console<'_>,
 ) -> Result<Option<Vec<Followed>>, Failure> {
+    let interrupted = async {
+        if tokio::signal::ctrl_c().await.is_err() {
+            pending::<()>().await;
+        }
+    };
+    wait_until(interrupted, jobs, bus, console).await
+}
+
+/// The same, for a person who says otherwise that they would not wait.
+pub(super) async fn wait_until(
+    stop: impl Future<Output = ()>,
+    jobs: &[OwnedObjectPath],
+    bus: &Connection,
+    console: &mut Console<'_>,
+) -> Result<Option<Vec<Followed>>, Failure> {
     console.flush()?;
     // Not in their order: one that takes long must not keep those behind it from being waited for.
     let each = jobs.iter().enumerate().map(async |(place, job)| (place, follow(job, bus).await));
@@ -90,11 +105,12 @@ pub(super) async fn wait_for(
     let shown = !console.json && !jobs.is_empty();
     let ended = tokio::select! {
         ended = all => Some(ended),
-        Ok(()) = tokio::signal::ctrl_c() => None,
+        () = stop => None,
         () = progress::show(jobs, bus, console.drawn, console.err), if shown => None,
     };
     if shown && console.drawn {
-        write!(console.err, "{}", progress::CLEAR)?;
+        // How they ended is worth more than a terminal that has gone.
+        let _ = write!(console.err, "{}", progress::CLEAR);
     }
     if let Some(mut ended) = ended {
         ended.sort_by_key(|(place, _)| *place);
@@ -237,8 +253,8 @@ pub(super) async fn answer(
     console.answer(&OneJob { job: Some(shown) })
 }
 
-/// The job is read at once: while others still run, the daemon may let go of it.
-async fn follow(job: &OwnedObjectPath, bus: &Connection) -> Followed {
+/// Waits until it has ended, whatever a person says. The job is read at once: while others still run, the daemon may let go of it.
+pub(super) async fn follow(job: &OwnedObjectPath, bus: &Connection) -> Followed {
     // Before, too: if the daemon is gone by its end, this still says what it was about.
     let before = read(job, bus).await.ok();
     let ended = wait(job, bus).await;

@@ -2,23 +2,23 @@
 //!
 //! What it says goes to standard error: standard output is the command's.
 
+mod back;
 mod command;
 mod point;
+mod signals;
 
 use std::ops::ControlFlow;
 
 use serde::Serialize;
 use zbus::{Connection, OwnedObjectPath};
 
-use self::command::{Signals, Unfit};
+use self::{back::Back, command::Unfit, point::done_with, signals::Signals};
 use super::{
     args::Guard,
     console::Console,
-    exit::{Exit, Failure, hint_for},
-    follow::{self, Ended},
+    exit::{Exit, Failure},
     inventory::{Inventory, Object},
     props::{Snapshot, Vm},
-    proxy::{Options, SnapshotProxy},
     render::{pasted, quoted, safe},
     revert, view,
 };
@@ -30,7 +30,8 @@ struct Guarded<'a> {
     exit_status: u8,
     /// The signal that the client got, if it got one.
     signal: Option<&'static str>,
-    rolled_back: bool,
+    /// Nothing where that is not known.
+    rolled_back: Option<bool>,
     snapshot: Option<view::Snapshot<'a>>,
     /// What was taken before the VM was put back.
     safety: Option<view::Snapshot<'a>>,
@@ -49,7 +50,8 @@ pub(super) async fn guard(
     };
     let all = Inventory::about(&args.vm, bus).await?;
     let vm = all.vm(&args.vm)?;
-    let point = match point::take(args, vm, bus, console).await {
+    let mut signals = Signals::catch()?;
+    let point = match point::take(args, vm, &mut signals, bus, console).await {
         Ok(ControlFlow::Continue(point)) => point,
         Ok(ControlFlow::Break(exit)) => {
             console.warning("the command was not run");
@@ -61,9 +63,7 @@ pub(super) async fn guard(
             return Ok(failure.exit());
         }
     };
-    console.flush()?;
-    let ended = async { command::run(&program, &args.command, &mut Signals::catch()?).await };
-    let ended = match ended.await {
+    let ended = match command::run(&program, &args.command, &mut signals).await {
         Ok(ended) => ended,
         Err(error) => {
             console.error(&format!("{} could not be run: {error}", quoted(&point::shown(args))), None);
@@ -72,7 +72,7 @@ pub(super) async fn guard(
         }
     };
     let what = format!("{} {}", quoted(&point::shown(args)), ended.how());
-    let (mut exit, mut safety, mut back) = (Exit::OfCommand(ended.code()), None, false);
+    let (mut exit, mut safety, mut rolled_back) = (Exit::OfCommand(ended.code()), None, Some(false));
     if ended.well() {
         done_with(&point, bus, console).await;
     } else if args.no_rollback {
@@ -80,84 +80,60 @@ pub(super) async fn guard(
         console.error(&format!("{what}; {} was left as it is", quoted(&vm.name)), Some(&hint));
         done_with(&point, bus, console).await;
     } else {
-        match roll_back(vm, &point, bus, console).await {
-            Ok(made) => {
-                back = true;
+        match back::put_back(vm, &point, &mut signals, bus, console).await {
+            Back::Done(made) => {
+                rolled_back = Some(true);
                 let way_back = revert::way_back(made.as_ref(), bus).await.unwrap_or_default();
-                console.error(
-                    &format!(
-                        "{what}; {} was put back to snapshot {}{way_back}",
-                        quoted(&vm.name),
-                        quoted(&point.name)
-                    ),
-                    None,
-                );
+                let (name, at) = (quoted(&vm.name), quoted(&point.name));
+                console.error(&format!("{what}; {name} was put back to snapshot {at}{way_back}"), None);
                 safety = made;
                 done_with(&point, bus, console).await;
             }
-            Err((why, hint)) => {
+            Back::Not(why, hint) => {
                 exit = Exit::NotRolledBack;
                 not_rolled_back((&what, &why, hint), vm, &point, console);
+            }
+            Back::Unknown(job, why) => {
+                (exit, rolled_back) = (Exit::NotRolledBack, None);
+                not_known((&what, job, &why), vm, &point, console);
             }
         }
     }
     if console.json {
-        let all = Inventory::fetch(bus).await?;
+        // Without the daemon it is told all the same how the command ended.
+        let all = Inventory::fetch(bus).await.ok();
         let shown = |path: &OwnedObjectPath| {
+            let all = all.as_ref()?;
             let (one, siblings) = all.snapshot_at(&vm.path, path)?;
-            Some(view::Snapshot::new(one, siblings, &all, &console.watch))
+            Some(view::Snapshot::new(one, siblings, all, &console.watch))
         };
         let guarded = Guarded {
             vm: &vm.name,
             command: args.command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
             exit_status: ended.code(),
             signal: ended.told.map(nix::sys::signal::Signal::as_str),
-            rolled_back: back,
+            rolled_back,
             snapshot: shown(&point.path),
             safety: safety.as_ref().and_then(shown),
         };
-        console.answer(&guarded)?;
+        let answered = console.answer(&guarded).and_then(|()| console.flush());
+        // The exit status says how the command ended, whether or not anybody reads this.
+        if let Err(failure) = answered.or_else(closed) {
+            console.warning(&format!("how it went could not be told: {failure}"));
+        }
     }
     Ok(exit)
+}
+
+/// Who reads no more wants to hear no more.
+fn closed(failure: Failure) -> Result<(), Failure> {
+    if failure.exit() == Exit::Done { Ok(()) } else { Err(failure) }
 }
 
 fn unfit_exit(args: &Guard, unfit: Unfit, console: &mut Console<'_>) -> Exit {
     let name = quoted(&args.command[0].to_string_lossy());
     console.error(&format!("{name}: {}; nothing was done", unfit.why()), None);
     Exit::OfCommand(unfit.code())
-}
-
-/// The snapshot is as any other from here on. If that cannot be had, the command's end is told all the same.
-async fn done_with(point: &Object<Snapshot>, bus: &Connection, console: &mut Console<'_>) {
-    if let Err(failure) = point::let_go(point, bus).await {
-        console.warning(&format!("snapshot {} is still pinned: {failure}", quoted(&point.name)));
-    }
-}
-
-/// Puts the VM back, with the power state that it had; what was taken before that. Else why not, and a hint.
-async fn roll_back(
-    vm: &Object<Vm>,
-    point: &Object<Snapshot>,
-    bus: &Connection,
-    console: &mut Console<'_>,
-) -> Result<Option<OwnedObjectPath>, (String, Option<&'static str>)> {
-    let failed = |failure: Failure| (failure.to_string(), failure.hint());
-    let begun = async {
-        let job = SnapshotProxy::new(bus, &point.path).await?.revert(state(vm)).await?;
-        follow::wait_for_one(&job, bus, console).await
-    };
-    match begun.await.map_err(failed)? {
-        Some(Ended::Done(safety)) => Ok(safety),
-        Some(Ended::Failed { name, message }) => Err((message, hint_for(&name))),
-        Some(Ended::Unknown(failure)) => Err(failed(failure)),
-        None => Err(("it was not waited for; the daemon goes on with it".to_owned(), None)),
-    }
-}
-
-/// What it was before the command, and not what the command has made of it.
-fn state(vm: &Vm) -> Options<'static> {
-    let known = ["running", "paused", "shut-off"].into_iter().find(|word| *word == vm.state);
-    known.map(|word| ("state", word.into())).into_iter().collect()
 }
 
 /// What a person types to go back.
@@ -192,5 +168,33 @@ fn not_rolled_back(
         pasted(&point.name),
         pasted(&vm.name),
         safe(&vm.name),
+    ));
+}
+
+fn not_known(
+    (what, job, why): (&str, Option<u32>, &str),
+    vm: &Object<Vm>,
+    point: &Object<Snapshot>,
+    console: &mut Console<'_>,
+) {
+    let (name, at) = (quoted(&vm.name), quoted(&point.name));
+    let put = match job {
+        Some(id) => {
+            format!("job {id} is putting {name} back to snapshot {at}, and how that ends is not known")
+        }
+        None => format!("it is not known whether {name} is being put back to snapshot {at}"),
+    };
+    console.error(
+        &format!("{what}; {put}: {why}"),
+        Some("`virtsnap jobs` shows what is under way; a daemon that went ends or undoes it when it is back"),
+    );
+    console.warning(&format!(
+        "once that is over, `virtsnap list {}` shows where the VM is: it was put back if there is a new \
+         \"before-revert-\" snapshot and {at} is the current one, else `{}` goes back; and then `virtsnap unpin {} {}` \
+         lets go of the snapshot, which is pinned until then",
+        pasted(&vm.name),
+        by_hand(vm, point),
+        pasted(&vm.name),
+        pasted(&point.name),
     ));
 }

@@ -90,6 +90,11 @@ pub async fn run(cli: &Cli, address: Option<&str>, console: &mut Console<'_>) ->
     let outcome = match dispatch(cli, way, console).await {
         Ok(exit) => console.flush().map(|()| exit),
         Err(failure) => Err(failure),
+        // It says how the command ended, whether or not anybody reads the rest.
+        Ok(exit @ (Exit::OfCommand(_) | Exit::NotRolledBack)) => {
+            let _ = console.flush();
+            Ok(exit)
+        }
     };
     if let Some(agent) = agent {
         agent.end().await;

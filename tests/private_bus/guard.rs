@@ -1,9 +1,13 @@
 //! `virtsnap guard`: what becomes of the VM for each way in which a command can end.
 
+mod back;
+mod signals;
+mod told;
+
 use std::{
     fs::File,
-    io::{BufRead as _, BufReader, Write as _},
-    process::{Child, ChildStdout, Command, Output, Stdio},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    process::{Child, ChildStderr, ChildStdout, Command, Stdio},
 };
 
 use nix::{
@@ -48,25 +52,37 @@ fn all(value: u64) -> Blocks {
     (0..4).map(|block| (block, value)).collect()
 }
 
+/// Whatever of signals is ignored around the tests.
+const DEFAULT: [&str; 2] = ["env", "--default-signal"];
+
 /// A guard at work, whose command waits to be told to go on.
 struct Guarded {
     child: Child,
     out: BufReader<ChildStdout>,
+    err: BufReader<ChildStderr>,
+    /// What was read of that.
+    said: String,
     gate: File,
 }
 
 /// Runs `then` in a shell, after a line from the gate; comes back when it waits there.
 async fn begin(rig: &Rig, options: &[&str], then: &str) -> Guarded {
+    begin_through(&DEFAULT, rig, options, then).await
+}
+
+/// The same for a guard that another program becomes.
+async fn begin_through(through: &[&str], rig: &Rig, options: &[&str], then: &str) -> Guarded {
     let gate = rig.directory().join("gate");
     mkfifo(&gate, Mode::S_IRWXU).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_virtsnap"));
-    command.args(["--bus-address", &rig.address(), "guard", "web"]).args(options);
+    let address = rig.address();
+    let client = [env!("CARGO_BIN_EXE_virtsnap"), "--bus-address", &address, "guard", "web"];
     // The daemon's clock is ahead of the client's.
-    if !options.contains(&"--operation") {
-        command.args(["--keep-for", "2041-01-01"]);
-    }
-    command.args(["--", "sh", "-c", &format!("exec <{}; echo up; read line; {then}", gate.display())]);
-    let mut child = command.env("TZ", "UTC").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let kept: &[&str] = if options.contains(&"--operation") { &[] } else { &["--keep-for", "2041-01-01"] };
+    let script = format!("exec <{}; echo up; read line; {then}", gate.display());
+    let words = [through, &client, options, kept, &["--", "sh", "-c", &script]].concat();
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).env("TZ", "UTC").stdin(Stdio::null());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut out = BufReader::new(child.stdout.take().unwrap());
     // Opening waits for the other side.
     let opened = tokio::task::spawn_blocking(move || File::options().write(true).open(gate));
@@ -82,7 +98,8 @@ async fn begin(rig: &Rig, options: &[&str], then: &str) -> Guarded {
     .await
     .unwrap();
     assert_eq!(line, "up\n", "standard output is the command's");
-    Guarded { child, out, gate }
+    let err = BufReader::new(child.stderr.take().unwrap());
+    Guarded { child, out, err, said: String::new(), gate }
 }
 
 impl Guarded {
@@ -94,18 +111,30 @@ impl Guarded {
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
     }
 
+    /// Waits until it has said that.
+    async fn until(mut self, text: &'static str) -> Self {
+        let saying = tokio::task::spawn_blocking(move || {
+            while !self.said.contains(text) {
+                let more = self.err.read_line(&mut self.said).unwrap();
+                assert_ne!(more, 0, "no {text:?} in {:?}", self.said);
+            }
+            self
+        });
+        soon(text, saying).await.unwrap()
+    }
+
     /// Its exit status, what came after the command's first word, and its complaints.
     async fn ended(mut self) -> (Option<i32>, String, String) {
         let rest = soon(
             "the guard's end",
             tokio::task::spawn_blocking(move || {
                 let mut out = String::new();
-                std::io::Read::read_to_string(&mut self.out, &mut out).unwrap();
-                (out, self.child.wait_with_output().unwrap())
+                self.out.read_to_string(&mut out).unwrap();
+                self.err.read_to_string(&mut self.said).unwrap();
+                (self.child.wait().unwrap().code(), out, self.said)
             }),
         );
-        let (out, Output { status, stderr, .. }) = rest.await.unwrap();
-        (status.code(), out, String::from_utf8(stderr).unwrap())
+        rest.await.unwrap()
     }
 }
 
@@ -196,25 +225,6 @@ async fn what_the_client_is_told_the_command_is_told_and_the_vm_is_put_back() {
         assert_eq!(rig.sim.read(id(1), "vda").unwrap(), all(1));
         assert_eq!(rig.sim.vm(id(1)).unwrap().state, VmState::Running);
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn where_it_cannot_be_put_back_that_is_loud_and_the_way_by_hand_is_named() {
-    let rig = web().await;
-    let guarded = begin(&rig, &[], "exit 7").await;
-    rig.sim.block_job(id(1), true).unwrap();
-    guarded.go_on();
-    let (code, _, err) = guarded.ended().await;
-    assert_eq!(code, Some(125), "{err}");
-    let point = point(&rig).await;
-    for words in [
-        "ended with exit status 7, and \"web\" was NOT put back to snapshot".to_owned(),
-        format!("`virtsnap revert web {point} --start`"),
-        format!("`virtsnap unpin web {point}`"),
-    ] {
-        assert!(err.contains(&words), "{words}: {err}");
-    }
-    assert_eq!(pins(&rig).await.len(), 1, "it is still needed");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,10 +14,9 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::{AccessFlags, Pid, access, getpgrp, tcgetpgrp},
 };
-use tokio::{
-    process::Command,
-    signal::unix::{self, SignalKind},
-};
+use tokio::process::Command;
+
+use super::signals::Signals;
 
 /// Where a shell looks that has no PATH.
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -75,36 +74,11 @@ fn is_executable(path: &Path) -> bool {
     path.is_file() && access(path, AccessFlags::X_OK).is_ok()
 }
 
-/// Those that the client would die of: from when this is made it does not, and passes them on.
-#[derive(Debug)]
-pub(super) struct Signals {
-    interrupt: unix::Signal,
-    terminate: unix::Signal,
-    hangup: unix::Signal,
-}
-
-impl Signals {
-    pub(super) fn catch() -> io::Result<Self> {
-        Ok(Self {
-            interrupt: unix::signal(SignalKind::interrupt())?,
-            terminate: unix::signal(SignalKind::terminate())?,
-            hangup: unix::signal(SignalKind::hangup())?,
-        })
-    }
-
-    pub(super) async fn next(&mut self) -> Signal {
-        tokio::select! {
-            Some(()) = self.interrupt.recv() => Signal::SIGINT,
-            Some(()) = self.terminate.recv() => Signal::SIGTERM,
-            Some(()) = self.hangup.recv() => Signal::SIGHUP,
-        }
-    }
-}
-
 /// How a command ended.
 #[derive(Debug)]
 pub(super) struct Ended {
-    status: ExitStatus,
+    /// Else why that cannot be had.
+    status: Result<ExitStatus, String>,
     /// The first signal that the client got meanwhile.
     pub(super) told: Option<Signal>,
 }
@@ -112,13 +86,13 @@ pub(super) struct Ended {
 impl Ended {
     /// Whether it did what it was for. Who interrupts a command does not expect that, even if it ends in peace.
     pub(super) fn well(&self) -> bool {
-        self.status.success() && self.told.is_none()
+        self.status.as_ref().is_ok_and(ExitStatus::success) && self.told.is_none()
     }
 
     /// The exit status that a shell would have for it.
     pub(super) fn code(&self) -> u8 {
-        let by_signal = |signal: i32| u8::try_from(128 + signal).unwrap_or(u8::MAX);
-        match (self.status.code(), self.status.signal(), self.told) {
+        let Ok(status) = &self.status else { return u8::MAX };
+        match (status.code(), status.signal(), self.told) {
             (Some(0), _, Some(told)) => by_signal(told as i32),
             (Some(code), ..) => u8::try_from(code).unwrap_or(u8::MAX),
             (None, Some(signal), _) => by_signal(signal),
@@ -128,7 +102,11 @@ impl Ended {
 
     /// `ended with exit status 3`
     pub(super) fn how(&self) -> String {
-        match (self.status.code(), self.status.signal(), self.told) {
+        let status = match &self.status {
+            Ok(status) => status,
+            Err(why) => return format!("ended, and how is not known ({why})"),
+        };
+        match (status.code(), status.signal(), self.told) {
             (Some(0), _, Some(told)) => format!("was interrupted by {told}"),
             (Some(code), ..) => format!("ended with exit status {code}"),
             (None, signal, _) => {
@@ -139,7 +117,12 @@ impl Ended {
     }
 }
 
-/// Runs it to its end.
+/// The exit status that a shell has for what a signal ended.
+pub(super) fn by_signal(signal: i32) -> u8 {
+    u8::try_from(128 + signal).unwrap_or(u8::MAX)
+}
+
+/// Runs it to its end. An error says that it did not begin.
 pub(super) async fn run(program: &Path, command: &[OsString], signals: &mut Signals) -> io::Result<Ended> {
     let mut child = Command::new(program);
     // What it is called by, as busybox and the like want it.
@@ -149,13 +132,18 @@ pub(super) async fn run(program: &Path, command: &[OsString], signals: &mut Sign
     let mut told = None;
     loop {
         tokio::select! {
-            status = child.wait() => return Ok(Ended { status: status?, told }),
+            // First: what ends as it is interrupted was interrupted.
+            biased;
             signal = signals.next() => {
                 told = told.or(Some(signal));
                 // What is typed at a terminal has reached it by itself, and twice is more than once to many a program.
-                if !(signal == Signal::SIGINT && typed()) && let Some(pid) = pid {
+                let by_key = matches!(signal, Signal::SIGINT | Signal::SIGQUIT) && typed();
+                if !by_key && let Some(pid) = pid {
                     let _ = kill(pid, signal);
                 }
+            }
+            status = child.wait() => {
+                return Ok(Ended { status: status.map_err(|error| error.to_string()), told });
             }
         }
     }
@@ -199,12 +187,14 @@ mod tests {
 
     #[test]
     fn its_exit_status_is_the_shell_s() {
-        let ended = |raw, told| Ended { status: ExitStatus::from_raw(raw), told };
+        let ended = |raw, told| Ended { status: Ok(ExitStatus::from_raw(raw)), told };
         assert!(ended(0, None).well());
         assert_eq!((ended(3 << 8, None).code(), ended(3 << 8, None).well()), (3, false));
         assert_eq!((ended(15, None).code(), ended(15, None).how().as_str()), (143, "was killed by SIGTERM"));
         let in_peace = ended(0, Some(Signal::SIGINT));
         assert_eq!((in_peace.code(), in_peace.well()), (130, false));
         assert_eq!(ended(7 << 8, Some(Signal::SIGINT)).code(), 7);
+        let lost = Ended { status: Err("No child processes".to_owned()), told: None };
+        assert_eq!((lost.code(), lost.well()), (255, false), "it has run, and may have done anything");
     }
 }

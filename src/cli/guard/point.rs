@@ -2,8 +2,10 @@
 
 use std::ops::ControlFlow;
 
+use nix::sys::signal::Signal;
 use zbus::{Connection, OwnedObjectPath};
 
+use super::{command, signals::Signals};
 use crate::cli::{
     args::Guard,
     console::Console,
@@ -26,20 +28,21 @@ const SHOWN: usize = 200;
 pub(super) async fn take(
     args: &Guard,
     vm: &Object<Vm>,
+    signals: &mut Signals,
     bus: &Connection,
     console: &mut Console<'_>,
 ) -> Result<ControlFlow<Exit, Object<Snapshot>>, Failure> {
     let asked = args.keep_for.as_deref();
     let until = |text: &str| crate::cli::when::or_never("keep-for", text, &console.watch);
     let (given, usual) = (asked.map(until).transpose()?, until(asked.unwrap_or(KEPT_FOR))?);
-    let announced = match &args.operation {
-        None => vec![],
-        Some(operation) => announce(operation, vm, bus, console).await?,
+    let (jobs, by_policies) = tokio::select! {
+        begun = begin(args, vm, usual, bus, console) => begun?,
+        signal = signals.next() => return Ok(ControlFlow::Break(stopped(signal))),
     };
-    let jobs =
-        if announced.is_empty() { vec![plain(args, vm, usual, bus).await?] } else { announced.clone() };
-    let Some(followed) = follow::wait_for(&jobs, bus, console).await? else {
-        return Ok(ControlFlow::Break(Exit::Interrupted));
+    let mut told = None;
+    let stop = async { told = Some(signals.next().await) };
+    let Some(followed) = follow::wait_until(stop, &jobs, bus, console).await? else {
+        return Ok(ControlFlow::Break(told.map_or(Exit::Interrupted, stopped)));
     };
     let mut all = Vec::new();
     for one in followed {
@@ -55,11 +58,12 @@ pub(super) async fn take(
     let best = all.into_iter().max_by_key(|snapshot: &Object<Snapshot>| rank(snapshot));
     let best = best.ok_or_else(|| Failure::Answer("the jobs ended and made no snapshot".to_owned()))?;
     if !console.json {
-        let kept = if announced.is_empty() { Some(usual) } else { given };
-        let kept = match kept {
-            Some(0) => ", kept until it is deleted".to_owned(),
-            Some(at) => format!(", kept until {}", console.watch.local(at)),
-            None => String::new(),
+        let kept = match (given, by_policies) {
+            (Some(0) | None, true) => String::new(),
+            // Theirs may let go of it before.
+            (Some(at), true) => format!(", kept until {} at most", console.watch.local(at)),
+            _ if usual == 0 => ", kept until it is deleted".to_owned(),
+            _ => format!(", kept until {}", console.watch.local(usual)),
         };
         console.warning(&format!("{}: {}{kept}", safe(&vm.name), taken(&best)));
         if let Some(line) = shortfall(&best) {
@@ -69,14 +73,33 @@ pub(super) async fn take(
     let proxy = SnapshotProxy::new(bus, &best.path).await?;
     // A prune must not take away what the command may need, however long it runs.
     proxy.pin(&format!("virtsnap guard runs {}", shown(args)), 0, Options::new()).await?;
-    if let (Some(expires), false) = (given, announced.is_empty()) {
-        proxy.update(Options::from([("expires", expires.into())])).await?;
+    if let (Some(expires), true) = (given, by_policies)
+        && let Err(error) = proxy.update(Options::from([("expires", expires.into())])).await
+    {
+        done_with(&best, bus, console).await;
+        return Err(error.into());
+    }
+    if let Some(signal) = signals.come().await {
+        done_with(&best, bus, console).await;
+        return Ok(ControlFlow::Break(stopped(signal)));
     }
     Ok(ControlFlow::Continue(best))
 }
 
+/// What a shell would say of who a signal ended.
+fn stopped(signal: Signal) -> Exit {
+    Exit::OfCommand(command::by_signal(signal as i32))
+}
+
+/// The snapshot is as any other from here on. If that cannot be had, all else is told as it is.
+pub(super) async fn done_with(point: &Object<Snapshot>, bus: &Connection, console: &mut Console<'_>) {
+    if let Err(failure) = let_go(point, bus).await {
+        console.warning(&format!("snapshot {} is still pinned: {failure}", quoted(&point.name)));
+    }
+}
+
 /// Lets the prunes have it again.
-pub(super) async fn let_go(snapshot: &Object<Snapshot>, bus: &Connection) -> Result<(), Failure> {
+async fn let_go(snapshot: &Object<Snapshot>, bus: &Connection) -> Result<(), Failure> {
     Ok(SnapshotProxy::new(bus, &snapshot.path).await?.unpin(Options::new()).await?)
 }
 
@@ -88,6 +111,23 @@ pub(super) fn shown(args: &Guard) -> String {
         Some((end, _)) => format!("{}…", &line[..end]),
         None => line,
     }
+}
+
+/// Has what there is to go back to taken; by which jobs, and whether they are of policies.
+async fn begin(
+    args: &Guard,
+    vm: &Object<Vm>,
+    expires: u64,
+    bus: &Connection,
+    console: &mut Console<'_>,
+) -> Result<(Vec<OwnedObjectPath>, bool), Failure> {
+    if let Some(operation) = &args.operation {
+        let announced = announce(operation, vm, bus, console).await?;
+        if !announced.is_empty() {
+            return Ok((announced, true));
+        }
+    }
+    Ok((vec![plain(args, vm, expires, bus).await?], false))
 }
 
 async fn announce(
