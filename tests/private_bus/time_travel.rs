@@ -119,3 +119,27 @@ async fn where_nothing_is_old_enough_the_oldest_is_named() {
     }
     assert_eq!(holds(&rig), 3);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_left_by_a_revert_is_not_what_it_was_afterwards() {
+    let rig = web().await;
+    let (code, _, err) = told(&rig, None, &["revert", "web", "first", "--yes"]).await;
+    assert_eq!(code, 0, "{err}");
+    rig.clock.advance(SignedDuration::from_hours(1));
+    let found = async |to: &str| {
+        let asked = ["time-travel", "web", "--to", to, "--dry-run", "--json"];
+        let (code, out, err) = told(&rig, None, &asked).await;
+        assert_eq!(code, 0, "{err}");
+        let found: Value = serde_json::from_str(&out).unwrap();
+        (found["snapshot"]["name"].as_str().unwrap().to_owned(), found["on_line"].as_bool().unwrap())
+    };
+    assert_eq!(found("30min ago").await, ("first".to_owned(), true));
+    assert_eq!(found("90min ago").await, ("second".to_owned(), true), "it was on that one then");
+    let (_, out, _) = told(&rig, None, &["time-travel", "web", "--to", "30min ago", "--dry-run"]).await;
+    assert!(
+        out.contains(
+            "; passed over, as the VM had been put back from there: \"second\", \"before-revert-first-"
+        ),
+        "{out}"
+    );
+}
