@@ -1,6 +1,6 @@
 //! Times that a person gives: a point in time, or how long from now on.
 
-use jiff::{SignedDuration, Span, Timestamp, ToSpan as _, civil};
+use jiff::{SignedDuration, Span, Timestamp, ToSpan as _, Zoned, civil, fmt::temporal::Pieces};
 
 use super::{exit::Failure, render::Watch};
 use crate::config;
@@ -56,7 +56,7 @@ fn earlier(text: &str, watch: &Watch) -> Option<Timestamp> {
         _ => None,
     };
     if let Some(day) = day {
-        let time = if rest.is_empty() { civil::Time::midnight() } else { rest.trim().parse().ok()? };
+        let time = if rest.is_empty() { civil::Time::midnight() } else { of_day(rest.trim())? };
         return Some(day.to_datetime(time).to_zoned(watch.zone.clone()).ok()?.timestamp());
     }
     if let Some(long) = text.strip_suffix("ago") {
@@ -66,9 +66,7 @@ fn earlier(text: &str, watch: &Watch) -> Option<Timestamp> {
     }
     let at = point(text, watch)?;
     // Not the next one.
-    let of_day =
-        at > watch.now && text.parse::<civil::DateTime>().is_err() && text.parse::<civil::Time>().is_ok();
-    if of_day {
+    if at > watch.now && of_day(text).is_some() {
         Some(at.to_zoned(watch.zone.clone()).checked_sub(1.day()).ok()?.timestamp())
     } else {
         Some(at)
@@ -77,19 +75,31 @@ fn earlier(text: &str, watch: &Watch) -> Option<Timestamp> {
 
 /// In the reader's zone; a time of day is the next one.
 pub(super) fn point(text: &str, watch: &Watch) -> Option<Timestamp> {
-    if let Ok(at) = text.parse::<Timestamp>() {
-        return Some(at);
+    if let Ok(given) = Pieces::parse(text) {
+        let named = given.time_zone_annotation().is_some();
+        // As a time without a zone it would be read, too, and the zone that was given be left out.
+        return match given.offset() {
+            _ if named => Some(text.parse::<Zoned>().ok()?.timestamp()),
+            Some(_) => text.parse().ok(),
+            None => {
+                let at: civil::DateTime = text.parse().ok()?;
+                Some(at.to_zoned(watch.zone.clone()).ok()?.timestamp())
+            }
+        };
     }
-    if let Ok(at) = text.parse::<civil::DateTime>() {
-        return Some(at.to_zoned(watch.zone.clone()).ok()?.timestamp());
-    }
-    let time: civil::Time = text.parse().ok()?;
+    let time = of_day(text)?;
     let today = watch.now.to_zoned(watch.zone.clone()).date();
     let on = |day: civil::Date| Some(day.to_datetime(time).to_zoned(watch.zone.clone()).ok()?.timestamp());
     match on(today)? {
         at if at > watch.now => Some(at),
         _ => on(today.tomorrow().ok()?),
     }
+}
+
+/// Nothing but that: it would be read off a date or be given a zone, and these be left out.
+fn of_day(text: &str) -> Option<civil::Time> {
+    let bare = text.chars().all(|c| c.is_ascii_digit() || matches!(c, ':' | '.' | ','));
+    text.parse().ok().filter(|_| bare)
 }
 
 #[cfg(test)]
@@ -108,6 +118,8 @@ mod tests {
             ("2026-12-31", "2026-12-31T00:00:00+01:00"),
             ("2026-12-31 18:00", "2026-12-31T18:00:00+01:00"),
             ("06:00", "2026-11-21T06:00:00+01:00"),
+            ("2026-12-31 18:00[America/New_York]", "2026-12-31T18:00:00-05:00"),
+            ("2026-12-31T18:00+05:00", "2026-12-31T18:00:00+05:00"),
         ] {
             let at: Timestamp = at.parse().unwrap();
             assert_eq!(
@@ -117,7 +129,7 @@ mod tests {
             );
         }
         assert_eq!(or_never("expires", "never", &watch).unwrap(), 0);
-        for wrong in ["never", "soon", "2026-11-20", "-1h", "0h", ""] {
+        for wrong in ["never", "soon", "2026-11-20", "-1h", "0h", "", "06:00+05:00", "06:00[Asia/Tokyo]"] {
             let failure = given("until", wrong, &watch).unwrap_err();
             assert!(
                 matches!(&failure, Failure::Usage(text) if text.contains("--until")),
@@ -145,13 +157,31 @@ mod tests {
             ("1 day ago", "2026-03-29T10:00:00+02:00"),
             ("1 month ago", "2026-02-28T10:00:00+01:00"),
             ("now", "2026-03-30T10:00:00+02:00"),
+            ("2026-01-31 14:30[America/New_York]", "2026-01-31T14:30:00-05:00"),
+            ("2026-01-31 14:30-05:00[America/New_York]", "2026-01-31T14:30:00-05:00"),
+            ("2026-01-31 14:30+00:00", "2026-01-31T14:30:00+00:00"),
         ] {
             let at: Timestamp = at.parse().unwrap();
             assert_eq!(past("to", text, &watch).unwrap(), at, "{text}");
         }
-        for wrong in
-            ["2027-01-01", "today 11:00", "", "soon", "ago", "-2h ago", "2h", "yesterday 25:00", "now 12:00"]
-        {
+        for wrong in [
+            "2027-01-01",
+            "today 11:00",
+            "",
+            "soon",
+            "ago",
+            "-2h ago",
+            "2h",
+            "yesterday 25:00",
+            "now 12:00",
+            // No part of it is left out.
+            "14:30+00:00",
+            "today 09:30+00:00",
+            "today 09:30[Asia/Tokyo]",
+            "yesterday 2026-01-01 14:30",
+            "2026-01-31 14:30+05:00[America/New_York]",
+            "2026-01-31 14:30[Nowhere/At_All]",
+        ] {
             let refused = past("to", wrong, &watch).unwrap_err();
             assert!(matches!(&refused, Failure::Usage(text) if text.contains("--to")), "{wrong}: {refused}");
         }
