@@ -21,13 +21,21 @@ pub(super) struct Agent(Child);
 
 impl Agent {
     /// Starts one for this process, and waits until polkit knows of it. root is asked nothing, and without polkit there
-    /// is none.
-    pub(super) async fn start() -> Option<Self> {
+    /// is none. A steady one stays when Ctrl-C is typed or the terminal goes, so that what is then to be done can be asked
+    /// about.
+    pub(super) async fn start(steady: bool) -> Option<Self> {
         if geteuid().is_root() {
             return None;
         }
         let own = std::process::id().to_string();
-        let mut agent = Command::new("pkttyagent");
+        let mut agent = if steady {
+            let mut shell = Command::new("sh");
+            let run = "trap '' INT HUP QUIT; command -v pkttyagent >/dev/null && exec pkttyagent \"$@\"";
+            shell.args(["-c", run, "pkttyagent"]);
+            shell
+        } else {
+            Command::new("pkttyagent")
+        };
         // It closes its standard output once it is registered; to ask, it opens the terminal itself.
         agent.args(["--process", &own, "--notify-fd", "1", "--fallback"]).stdin(Stdio::null());
         let mut agent = agent.stdout(Stdio::piped()).kill_on_drop(true).spawn().ok()?;

@@ -71,30 +71,32 @@ use self::{
 enum Way<'a> {
     System,
     Address(&'a str),
-    /// Of another machine.
-    Host(&'a str),
+    /// Of another machine; whether what leads there outlives the signals of the terminal.
+    Host(&'a str, bool),
 }
 
 /// Does what the command line says, and reports what went wrong. `address` is the environment's idea of where
 /// the bus is; the command line's comes first, the system bus last.
 pub async fn run(cli: &Cli, address: Option<&str>, console: &mut Console<'_>) -> Exit {
     let global = &cli.global;
+    // The others die of them with all that they run.
+    let steady = matches!(cli.verb, Verb::Guard(_));
     let way = match (&global.host, global.bus_address.as_deref().or(address.filter(|_| !global.system))) {
-        (Some(host), _) => Way::Host(host),
+        (Some(host), _) => Way::Host(host, steady),
         (None, Some(address)) => Way::Address(address),
         (None, None) => Way::System,
     };
     // Who is far away is asked there, or not at all.
-    let asks = console.interactive && !global.no_ask_password && !matches!(way, Way::Host(_));
-    let agent = if asks && cli.verb.changes() { Agent::start().await } else { None };
+    let asks = console.interactive && !global.no_ask_password && !matches!(way, Way::Host(..));
+    let agent = if asks && cli.verb.changes() { Agent::start(steady).await } else { None };
     let outcome = match dispatch(cli, way, console).await {
-        Ok(exit) => console.flush().map(|()| exit),
-        Err(failure) => Err(failure),
         // It says how the command ended, whether or not anybody reads the rest.
         Ok(exit @ (Exit::OfCommand(_) | Exit::NotRolledBack)) => {
             let _ = console.flush();
             Ok(exit)
         }
+        Ok(exit) => console.flush().map(|()| exit),
+        Err(failure) => Err(failure),
     };
     if let Some(agent) = agent {
         agent.end().await;
@@ -162,7 +164,9 @@ async fn connect(way: Way<'_>) -> Result<Connection, Failure> {
         Way::System => Builder::system(),
         Way::Address(address) => Builder::address(address),
         // The bridge is whom ssh has let in, whoever that is here.
-        Way::Host(host) => Builder::address(remote::address(host)?).auth_mechanism(AuthMechanism::Anonymous),
+        Way::Host(host, steady) => {
+            Builder::address(remote::address(host, steady)?).auth_mechanism(AuthMechanism::Anonymous)
+        }
     };
     // Whatever stops us here, it is the way to the bus.
     bus.build().await.map_err(|error| {
@@ -171,7 +175,7 @@ async fn connect(way: Way<'_>) -> Result<Connection, Failure> {
             other => other.to_string(),
         };
         match way {
-            Way::Host(host) => Failure::NoHost { host: host.to_owned(), why },
+            Way::Host(host, _) => Failure::NoHost { host: host.to_owned(), why },
             _ => Failure::NoBus(why),
         }
     })

@@ -12,10 +12,19 @@ use super::exit::Failure;
 /// Runs on the other machine, where it is a part of systemd.
 const BRIDGE: &str = "systemd-stdio-bridge";
 
-/// The way to the bus of `[USER@]HOST[:PORT]`.
-pub(super) fn address(given: &str) -> Result<Address, Failure> {
+/// The way to the bus of `[USER@]HOST[:PORT]`; a steady one stays when Ctrl-C is typed or the terminal goes. ssh leaves
+/// alone what it finds ignored, and in a process group of its own it could not ask for a password.
+pub(super) fn address(given: &str, steady: bool) -> Result<Address, Failure> {
+    let mut words = words(given)?;
+    let program = if steady {
+        let run = ["-c", "trap '' INT HUP QUIT; exec ssh \"$@\"", "ssh"];
+        words.splice(..0, run.into_iter().map(OsString::from));
+        "sh"
+    } else {
+        "ssh"
+    };
     // Not as text: zbus takes what is escaped there as it is.
-    Ok(Transport::Unixexec(Unixexec::new("ssh".into(), None, words(given)?)).into())
+    Ok(Transport::Unixexec(Unixexec::new(program.into(), None, words)).into())
 }
 
 fn words(given: &str) -> Result<Vec<OsString>, Failure> {

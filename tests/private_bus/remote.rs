@@ -41,7 +41,8 @@ async fn another_machine_is_reached_over_ssh_as_systemctl_does_it() {
     let log = rig.directory().join("log");
     // An ssh that leads to this machine's bus, over the real bridge.
     let script = format!(
-        "#!/bin/sh\necho \"$@\" >>{}\n[ \"$5\" = root@far ] || exit 255\nexec systemd-stdio-bridge --bus-path={}\n",
+        "#!/bin/sh\necho \"$@\" >>{0}\n[ \"$5\" = root@far ] || exit 255\ngrep SigIgn: /proc/self/status >{0}.ignored\nexec \
+         systemd-stdio-bridge --bus-path={1}\n",
         log.display(),
         rig.address()
     );
@@ -62,6 +63,12 @@ async fn another_machine_is_reached_over_ssh_as_systemctl_does_it() {
     assert_eq!(rig.client.snapshots(id(1)).await, ["s1", "s2"]);
     let (code, _, err) = far(&["-H", "root@far:2222", "modify", "web", "s2", "--description", "d"]).await;
     assert_eq!(code, Some(0), "{err}");
+    // With the way there its own way back would be gone: INT, HUP and QUIT.
+    let guard = ["-H", "root@far:2222", "guard", "web", "--keep-for", "never", "--", "false"];
+    assert_eq!(far(&guard).await.0, Some(1));
+    let ignored = fs::read_to_string(log.with_extension("ignored")).unwrap();
+    let mask = ignored.strip_prefix("SigIgn:").unwrap().trim();
+    assert_eq!(u64::from_str_radix(mask, 16).unwrap() & 0b111, 0b111, "{ignored}");
     let said = fs::read_to_string(&log).unwrap();
     assert!(said.lines().all(|line| line == "-xT -p 2222 -- root@far systemd-stdio-bridge"), "{said}");
 
