@@ -255,7 +255,10 @@ harness::on_both! {
             tb.ok("systemctl show virtsnapd -p ActiveState").contains("deactivating").then_some(())
         });
         lab.stops.let_go();
-        wait_for(DEADLINE, "it has stopped", || (!tb.sh("systemctl is-active virtsnapd").success()).then_some(()));
+        // `is-active` says no while it is still about to stop, too.
+        wait_for(DEADLINE, "it has stopped", || {
+            tb.ok("systemctl show virtsnapd -p ActiveState").contains("=inactive").then_some(())
+        });
         assert_eq!(lab.guest.freeze_status(), "thawed");
         assert_eq!(tb.ok("systemctl show virtsnapd -p Result").trim(), "Result=success");
         lab.daemon.start();
