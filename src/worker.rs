@@ -47,7 +47,7 @@ use crate::{
     access::Access,
     clock::Clock,
     core::{
-        job::{Failure, Job, JobId, Made, Operation, Outcome, Pace},
+        job::{Copied, Failure, Far, Job, JobId, Made, Operation, Outcome, Pace},
         model::SnapshotName,
         retention::Need,
         settings::Settings,
@@ -83,8 +83,8 @@ pub struct Progress {
     pub job: JobId,
     /// What it does now.
     pub phase: String,
-    /// How far it is, if that can be told.
-    pub progress: Option<f64>,
+    /// How far it is.
+    pub far: Far,
     /// The snapshot it works on now.
     pub snapshot: Option<SnapshotName>,
     /// Nothing stops what it does now: the hypervisor does it by itself.
@@ -137,32 +137,34 @@ struct Work<'a> {
     needed: &'a BTreeMap<SnapshotName, Need>,
     wire: &'a Wire,
     /// When it was told last that it goes on, and how much was copied by then.
-    told: Cell<(Duration, u64)>,
+    told: Cell<(Duration, Copied)>,
 }
 
-/// While something is copied, that is told at least so often.
-const SIGN_OF_LIFE: Duration = Duration::from_mins(1);
+/// While something is copied, that is told so often at least: who watches wants to see how fast that is, and a job of
+/// which nothing is heard is taken for one that hangs.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
 impl Work<'_> {
     fn phase(&self, phase: &str, progress: Option<f64>, snapshot: Option<&SnapshotName>) {
+        self.copies(phase, Far { share: progress, ..Far::default() }, snapshot);
+    }
+
+    /// The same, of what copies.
+    fn copies(&self, phase: &str, far: Far, snapshot: Option<&SnapshotName>) {
         (self.wire.progress)(Progress {
             job: self.job.id,
             phase: phase.to_owned(),
-            progress,
+            far,
             snapshot: snapshot.cloned(),
             to_its_end: false,
         });
-        self.told.set((self.tools.clock.elapsed(), self.told.get().1));
+        self.told.set((self.tools.clock.elapsed(), far.copied));
     }
 
     /// Whether it is to be told once more that it goes on: something was copied, and that was told long ago.
-    fn is_news(&self, copied: u64) -> bool {
+    fn is_news(&self, copied: Copied) -> bool {
         let ((at, then), now) = (self.told.get(), self.tools.clock.elapsed());
-        let news = copied != then && now.saturating_sub(at) >= SIGN_OF_LIFE;
-        if news {
-            self.told.set((now, copied));
-        }
-        news
+        copied != then && now.saturating_sub(at) >= SIGN_OF_LIFE
     }
 
     /// What comes now nobody can stop.
@@ -170,7 +172,7 @@ impl Work<'_> {
         (self.wire.progress)(Progress {
             job: self.job.id,
             phase: phase.to_owned(),
-            progress: None,
+            far: Far::default(),
             snapshot: Some(snapshot.clone()),
             to_its_end: true,
         });

@@ -11,11 +11,14 @@ use std::{
 use clap::Parser as _;
 use jiff::{Timestamp, tz::TimeZone};
 use serde_json::Value;
-use virtsnap::cli::{
-    self,
-    args::Cli,
-    console::Console,
-    render::{Watch, safe_lines},
+use virtsnap::{
+    cli::{
+        self,
+        args::Cli,
+        console::{Console, Screen},
+        render::{Watch, safe_lines},
+    },
+    clock::SystemClock,
 };
 
 use super::is_harmful;
@@ -65,7 +68,7 @@ fn simulate(hours: Option<u64>, zone: &TimeZone, json: bool, input: &str) -> (u8
         err: &mut err,
         input: &mut input.as_bytes(),
         interactive: false,
-        drawn: false,
+        screen: Screen { columns: None, clock: &SystemClock::default() },
         json,
         watch: Watch { zone: zone.clone(), now: NOW },
     };

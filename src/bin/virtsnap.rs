@@ -11,7 +11,12 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use jiff::tz::TimeZone;
 use virtsnap::{
-    cli::{self, args::Cli, console::Console, render::Watch},
+    cli::{
+        self,
+        args::Cli,
+        console::{Console, Screen},
+        render::Watch,
+    },
     clock::{Clock as _, SystemClock},
 };
 
@@ -25,18 +30,27 @@ fn main() -> anyhow::Result<ExitCode> {
         .build()
         .context("cannot set up the event loop")?;
     let address = env::var("VIRTSNAP_BUS_ADDRESS").ok();
+    let clock = SystemClock::default();
     let mut console = Console {
         out: &mut BufWriter::new(anstream::stdout().lock()),
         // As it is: nothing coloured is written there, and what clears a line is no colour that NO_COLOR takes away.
         err: &mut io::stderr().lock(),
         input: &mut io::stdin().lock(),
         interactive: io::stdin().is_terminal() && io::stderr().is_terminal(),
-        drawn: io::stderr().is_terminal()
-            && env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb"),
+        screen: Screen { columns: columns(), clock: &clock },
         json: cli.global.json,
-        watch: Watch { zone: TimeZone::system(), now: SystemClock::default().now() },
+        watch: Watch { zone: TimeZone::system(), now: clock.now() },
     };
     Ok(runtime.block_on(cli::run(&cli, address.as_deref(), &mut console)).into())
+}
+
+/// How wide the terminal is that something can be drawn over on.
+fn columns() -> Option<usize> {
+    let drawn = io::stderr().is_terminal()
+        && env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb");
+    let wide = || terminal_size::terminal_size_of(io::stderr()).map(|(wide, _)| usize::from(wide.0));
+    // A line of its own may not know.
+    drawn.then(|| wide().filter(|wide| *wide > 0).unwrap_or(80))
 }
 
 /// What clap has to say; to a script as any other error.

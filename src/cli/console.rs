@@ -12,6 +12,16 @@ use super::{
     exit::Failure,
     render::{Watch, safe_lines},
 };
+use crate::clock::Clock;
+
+/// What progress is shown on, and the clock that it is measured with.
+#[derive(Debug, Clone, Copy)]
+pub struct Screen<'a> {
+    /// In so many columns something can be drawn over; `None`: it is no terminal, or a dumb one.
+    pub columns: Option<usize>,
+    /// The clock.
+    pub clock: &'a dyn Clock,
+}
 
 /// The client's ends towards a person or a script.
 pub struct Console<'a> {
@@ -23,8 +33,8 @@ pub struct Console<'a> {
     pub input: &'a mut dyn BufRead,
     /// Whether a person sits there to be asked: input and `err` are terminals.
     pub interactive: bool,
-    /// Whether what stands on `err` can be drawn over: it is a terminal, and no dumb one.
-    pub drawn: bool,
+    /// What `err` stands on.
+    pub screen: Screen<'a>,
     /// Whether the answer is to be JSON.
     pub json: bool,
     /// How times are shown.
@@ -35,7 +45,7 @@ impl fmt::Debug for Console<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Console")
             .field("interactive", &self.interactive)
-            .field("drawn", &self.drawn)
+            .field("screen", &self.screen)
             .field("json", &self.json)
             .field("watch", &self.watch)
             .finish_non_exhaustive()
@@ -150,6 +160,7 @@ mod tests {
     use jiff::{Timestamp, tz::TimeZone};
 
     use super::*;
+    use crate::clock::SystemClock;
 
     struct Closed;
 
@@ -169,7 +180,7 @@ mod tests {
             err: &mut err,
             input: &mut reply.as_bytes(),
             interactive,
-            drawn: false,
+            screen: Screen { columns: None, clock: &SystemClock::default() },
             json: false,
             watch: Watch { zone: TimeZone::UTC, now: Timestamp::UNIX_EPOCH },
         }
@@ -201,7 +212,7 @@ mod tests {
             err: &mut err,
             input: &mut io::empty(),
             interactive: false,
-            drawn: false,
+            screen: Screen { columns: None, clock: &SystemClock::default() },
             json: false,
             watch: Watch { zone: TimeZone::UTC, now: Timestamp::UNIX_EPOCH },
         };
@@ -223,7 +234,7 @@ mod tests {
             err: &mut err,
             input: &mut io::empty(),
             interactive: true,
-            drawn: true,
+            screen: Screen { columns: Some(80), clock: &SystemClock::default() },
             json: true,
             watch: Watch { zone: TimeZone::UTC, now: Timestamp::UNIX_EPOCH },
         };

@@ -106,9 +106,9 @@ pub(super) async fn wait_until(
     let ended = tokio::select! {
         ended = all => Some(ended),
         () = stop => None,
-        () = progress::show(jobs, bus, console.drawn, console.err), if shown => None,
+        () = progress::show(jobs, bus, console.screen, console.err), if shown => None,
     };
-    if shown && console.drawn {
+    if shown && console.screen.columns.is_some() {
         // How they ended is worth more than a terminal that has gone.
         let _ = write!(console.err, "{}", progress::CLEAR);
     }
@@ -181,9 +181,9 @@ pub(super) async fn within(
     let ended = tokio::select! {
         ended = call => Some(ended),
         Ok(()) = tokio::signal::ctrl_c() => None,
-        () = progress::show(&jobs, bus, console.drawn, console.err), if shown => None,
+        () = progress::show(&jobs, bus, console.screen, console.err), if shown => None,
     };
-    if shown && console.drawn {
+    if shown && console.screen.columns.is_some() {
         write!(console.err, "{}", progress::CLEAR)?;
     }
     if let Some(ended) = ended {

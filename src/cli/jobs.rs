@@ -11,7 +11,7 @@ use super::{
     inventory::Inventory,
     props::Job,
     proxy::{JobProxy, Options},
-    render::{Column, cell, names, quoted, safe, table},
+    render::{Column, cell, names, quoted, safe, size, table},
     view,
 };
 
@@ -117,6 +117,9 @@ pub(super) fn state(job: &Job) -> String {
             if job.progress_valid {
                 text = format!("{text} {:.0} %", (job.progress * 100.0).clamp(0.0, 100.0));
             }
+            if job.bytes_total > 0 {
+                text = format!("{text}, {} of {}", size(job.bytes_done), size(job.bytes_total));
+            }
             text
         }
     }
@@ -135,6 +138,8 @@ mod tests {
         job.progress = 0.456;
         job.progress_valid = true;
         assert_eq!(state(&job), "running: merging vda 46 %");
+        (job.bytes_done, job.bytes_total) = (3 << 29, 5 << 30);
+        assert_eq!(state(&job), "running: merging vda 46 %, 1.5 GiB of 5 GiB");
         job.state = "done".into();
         job.result = "failed".into();
         job.error_message = "no\nspace".into();

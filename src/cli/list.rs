@@ -210,6 +210,7 @@ mod tests {
 
     use super::*;
     use crate::cli::inventory::tests::sample;
+    use crate::{cli::console::Screen, clock::SystemClock};
 
     fn shown(vm: Option<&str>, json: bool) -> String {
         shown_as(vm, json, false)
@@ -223,7 +224,7 @@ mod tests {
             err: &mut std::io::sink(),
             input: &mut std::io::empty(),
             interactive: false,
-            drawn: false,
+            screen: Screen { columns: None, clock: &SystemClock::default() },
             json,
             watch: Watch { zone: TimeZone::UTC, now: Timestamp::from_second(60).unwrap() },
         };

@@ -38,6 +38,7 @@ mod promote;
 pub mod props;
 pub mod proxy;
 mod prune;
+mod rate;
 mod reload;
 mod remote;
 pub mod render;

@@ -204,6 +204,10 @@ properties! {
         progress: f64 = "Progress",
         /// Whether that is known.
         progress_valid: bool = "ProgressValid",
+        /// What of it is copied in this phase.
+        bytes_done: u64 = "BytesDone",
+        /// Of how much, if that is known.
+        bytes_total: u64 = "BytesTotal",
         /// What it is about.
         objects: Vec<OwnedObjectPath> = "Objects",
         /// Who asked for it.

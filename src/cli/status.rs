@@ -291,6 +291,7 @@ mod tests {
         inventory::tests::{path, sample},
         props::{Interfaces, Job, Policy, Snapshot},
     };
+    use crate::{cli::console::Screen, clock::SystemClock};
 
     fn watch() -> Watch {
         Watch { zone: TimeZone::UTC, now: Timestamp::from_second(60).unwrap() }
@@ -369,7 +370,7 @@ mod tests {
             err: &mut err,
             input: &mut std::io::empty(),
             interactive: false,
-            drawn: false,
+            screen: Screen { columns: None, clock: &SystemClock::default() },
             json: false,
             watch: watch(),
         };

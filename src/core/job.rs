@@ -167,6 +167,24 @@ pub struct Job {
     pub asked: Timestamp,
 }
 
+/// How far something is copied, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Copied {
+    /// So much is done.
+    pub done: u64,
+    /// Of so much, which may grow while the guest writes; 0: it has not begun.
+    pub total: u64,
+}
+
+/// How far a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Far {
+    /// From 0 to 1, if that can be told.
+    pub share: Option<f64>,
+    /// What it copies in this phase.
+    pub copied: Copied,
+}
+
 words! {
     /// Where a job is.
     JobState {

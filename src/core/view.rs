@@ -20,7 +20,7 @@ pub use self::{
 use super::{
     inhibit::Inhibitor,
     inventory::VmRecord,
-    job::{Asker, JobId, JobState, Outcome},
+    job::{Asker, Far, JobId, JobState, Outcome},
     model::{PolicyName, SnapshotName, VmId, words},
     policy::{Keep, Limits, Policy},
     suspend::Suspension,
@@ -145,8 +145,8 @@ pub struct JobView {
     pub state: JobState,
     /// What it does at the moment.
     pub phase: String,
-    /// How far it is, from 0 to 1, if that can be told.
-    pub progress: Option<f64>,
+    /// How far it is.
+    pub far: Far,
     /// Who asked for it.
     pub asker: Asker,
     /// When it was asked for.

@@ -89,12 +89,22 @@ impl Job {
 
     #[zbus(property)]
     fn progress(&self) -> fdo::Result<f64> {
-        Ok(self.view()?.progress.unwrap_or(0.0))
+        Ok(self.view()?.far.share.unwrap_or(0.0))
     }
 
     #[zbus(property)]
     fn progress_valid(&self) -> fdo::Result<bool> {
-        Ok(self.view()?.progress.is_some())
+        Ok(self.view()?.far.share.is_some())
+    }
+
+    #[zbus(property)]
+    fn bytes_done(&self) -> fdo::Result<u64> {
+        Ok(self.view()?.far.copied.done)
+    }
+
+    #[zbus(property)]
+    fn bytes_total(&self) -> fdo::Result<u64> {
+        Ok(self.view()?.far.copied.total)
     }
 
     #[zbus(property)]

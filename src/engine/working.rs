@@ -51,8 +51,8 @@ impl Engine {
                     let _ = passed.send(Input::Machine(Event::Passed(at)));
                 }),
                 progress: Box::new(move |p: Progress| {
-                    let Progress { job, phase, progress: how_far, snapshot, to_its_end } = p;
-                    let event = Event::Progress { job, phase, progress: how_far, snapshot, to_its_end };
+                    let Progress { job, phase, far, snapshot, to_its_end } = p;
+                    let event = Event::Progress { job, phase, far, snapshot, to_its_end };
                     let _ = progress.send(Input::Machine(event));
                 }),
             };

@@ -3,6 +3,7 @@
 use std::num::NonZeroU64;
 
 use super::Result;
+pub use crate::core::job::Copied;
 use crate::core::model::VmId;
 
 /// One disk's merge: all images above `base`, up to `top`, go into `base`.
@@ -14,15 +15,6 @@ pub struct Commit {
     pub base: String,
     /// The path of the uppermost image whose data goes into it.
     pub top: String,
-}
-
-/// How far a merge is, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Copied {
-    /// So much is done.
-    pub done: u64,
-    /// Of so much, which may grow while the guest writes; 0: it has not begun.
-    pub total: u64,
 }
 
 /// What becomes of a merge that is going on.

@@ -143,7 +143,7 @@ fn carry_out(
         intent,
         disks: recipe.disks.len(),
         phase: String::new(),
-        told: None,
+        told: share.0,
         share,
         recipe,
         room,

@@ -15,7 +15,12 @@ use std::ops::Range;
 
 use super::{Stop, Work};
 use crate::{
-    core::{copied::CopiedDisk, job::Failure, model::VmState, room::Growth},
+    core::{
+        copied::CopiedDisk,
+        job::{Failure, Far},
+        model::VmState,
+        room::Growth,
+    },
     hypervisor::{Committed, Copied, Disk, Error, ErrorKind, Image, Layer, Steer, Vm},
     rooms::Reserved,
 };
@@ -221,9 +226,9 @@ fn pull_all(work: &Work<'_>, vm: &Vm, disks: &[Part<'_>], which: Range<usize>) -
             let of_disk = if copied.total == 0 { 0.0 } else { copied.done as f64 / copied.total as f64 };
             let now = (i as f64 + of_disk) / disks.len() as f64;
             // Not each look is news.
-            if now - told >= 0.01 || work.is_news(copied.done) {
+            if now - told >= 0.01 || work.is_news(copied) {
                 told = now;
-                work.phase(&phase, Some(now), None);
+                work.copies(&phase, Far { share: Some(now), copied }, None);
             }
             Steer::On { limit: work.pace().bandwidth }
         };

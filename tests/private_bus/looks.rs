@@ -14,7 +14,13 @@ use nix::{
 };
 use serde_json::Value;
 use virtsnap::{
-    cli::{self, args::Cli, console::Console, render::Watch},
+    cli::{
+        self,
+        args::Cli,
+        console::{Console, Screen},
+        render::Watch,
+    },
+    clock::SystemClock,
     hypervisor::sim::{Op, VmSpec},
 };
 
@@ -211,7 +217,7 @@ async fn on_a_terminal_it_shows_how_far_a_job_is() {
         err: &mut terminal,
         input: &mut io::empty(),
         interactive: true,
-        drawn: true,
+        screen: Screen { columns: Some(80), clock: &SystemClock::default() },
         json: false,
         watch: Watch { zone: TimeZone::UTC, now: Timestamp::UNIX_EPOCH },
     };

@@ -4,7 +4,11 @@ use std::{
     fs::File,
     io::{Read as _, Write as _},
     process::{Child, Command, Stdio},
-    sync::mpsc::{Receiver, channel},
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{Receiver, channel},
+    },
 };
 
 use nix::pty::{Winsize, openpty};
@@ -141,6 +145,30 @@ async fn progress_is_one_line_that_leaves_nothing_behind_with_colours_or_without
         assert!(seen.ends_with(&format!("{CLEAR}web: snapshot \"s1\" deleted\r\n")), "{seen:?}");
         assert_eq!(seen.matches('\n').count(), 1, "{seen:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_much_is_copied_is_shown_and_on_the_bus() {
+    let rig = web().await;
+    let (go, wait) = channel::<()>();
+    let (asked_for, wait) = (AtomicUsize::new(0), Mutex::new(wait));
+    rig.sim.before_each_call(move |asked| {
+        // Before the merge itself and before each of its blocks; that before the fourth one waits for the test's end.
+        if asked.op == Op::Commit && asked_for.fetch_add(1, Ordering::SeqCst) == 4 {
+            let _ = wait.lock().unwrap().recv();
+        }
+        Ok(())
+    });
+    let mut terminal = Terminal::run(&rig, &[], &["delete", "web", "s1", "--yes"]);
+    terminal.until("]  50 %  merging vda (1/1), 128 KiB of 256 KiB");
+    let jobs = rig.client.managed().await;
+    let job = jobs.keys().filter(|path| path.contains("/job/")).max().unwrap().clone();
+    let bytes = async |name: &str| rig.client.get::<u64>(&job, &format!("Job.{name}")).await;
+    assert_eq!((bytes("BytesDone").await, bytes("BytesTotal").await), (128 << 10, 256 << 10));
+    drop(go);
+    let (code, seen) = terminal.ended().await;
+    assert_eq!(code, Some(0), "{seen:?}");
+    assert_eq!((bytes("BytesDone").await, bytes("BytesTotal").await), (0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

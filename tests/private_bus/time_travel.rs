@@ -4,7 +4,12 @@ use clap::Parser as _;
 use jiff::{SignedDuration, tz::TimeZone};
 use serde_json::Value;
 use virtsnap::{
-    cli::{self, args::Cli, console::Console, render::Watch},
+    cli::{
+        self,
+        args::Cli,
+        console::{Console, Screen},
+        render::Watch,
+    },
     clock::Clock as _,
     hypervisor::sim::VmSpec,
 };
@@ -26,7 +31,7 @@ pub async fn told(rig: &Rig, reply: Option<&str>, verb: &[&str]) -> (u8, String,
         err: &mut err,
         input: &mut reply.unwrap_or_default().as_bytes(),
         interactive: reply.is_some(),
-        drawn: reply.is_some(),
+        screen: Screen { columns: reply.map(|_| 80), clock: &*rig.clock },
         json: cli.global.json,
         watch: Watch { zone: TimeZone::UTC, now: rig.clock.now() },
     };

@@ -143,9 +143,9 @@ impl Way<'_> {
             let told = tokio::select! {
                 followed = &mut end => Ok(followed),
                 signal = signals.next() => Err(signal),
-                () = progress::show(jobs, self.bus, console.drawn, console.err), if !console.json => continue,
+                () = progress::show(jobs, self.bus, console.screen, console.err), if !console.json => continue,
             };
-            if console.drawn && !console.json {
+            if console.screen.columns.is_some() && !console.json {
                 // A terminal that has gone changes nothing.
                 let _ = write!(console.err, "{}", progress::CLEAR);
             }

@@ -6,7 +6,13 @@ use clap::Parser as _;
 use jiff::tz::TimeZone;
 
 use super::*;
-use crate::cli::args::{Cli, Verb};
+use crate::{
+    cli::{
+        args::{Cli, Verb},
+        console::Screen,
+    },
+    clock::SystemClock,
+};
 
 /// The exit status, the answer and the complaints of `virtsnap simulate ARGS < INPUT`.
 fn run(arguments: &[&str], input: &str) -> (u8, String, String) {
@@ -21,7 +27,7 @@ fn run(arguments: &[&str], input: &str) -> (u8, String, String) {
         err: &mut err,
         input: &mut io::BufReader::new(input.as_bytes()),
         interactive: false,
-        drawn: false,
+        screen: Screen { columns: None, clock: &SystemClock::default() },
         json: cli.global.json,
         watch: Watch {
             zone: TimeZone::get("Europe/Vienna").unwrap(),

@@ -8,7 +8,7 @@ use super::{Entry, Labelled, Note, Refusal, Reply, Request, RequestId};
 use crate::core::{
     inhibit::InhibitorId,
     inventory::VmRecord,
-    job::{Job, JobId, Outcome},
+    job::{Far, Job, JobId, Outcome},
     model::{SnapshotName, VmId},
     settings::Settings,
 };
@@ -57,8 +57,8 @@ pub enum Event {
         job: JobId,
         /// What it does now.
         phase: String,
-        /// How far it is, if that can be told.
-        progress: Option<f64>,
+        /// How far it is.
+        far: Far,
         /// The snapshot that it works on now, if it is known by now.
         snapshot: Option<SnapshotName>,
         /// Nothing stops what it does now.

@@ -14,7 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{Effect, Machine, Note};
 use crate::core::{
-    job::{Asker, Failure, Job, JobId, JobState, Made, Operation, Outcome},
+    job::{Asker, Failure, Far, Job, JobId, JobState, Made, Operation, Outcome},
     model::{Origin, SnapshotName, VmId},
     queue::{self, Turn, Waiting, Who},
     view::JobView,
@@ -28,7 +28,7 @@ struct Entry {
     job: Job,
     state: JobState,
     phase: String,
-    progress: Option<f64>,
+    far: Far,
     snapshot: Option<SnapshotName>,
     /// Nothing stops what it does now.
     to_its_end: bool,
@@ -115,7 +115,7 @@ impl Jobs {
                 job,
                 state: JobState::Queued,
                 phase: "waiting".to_owned(),
-                progress: None,
+                far: Far::default(),
                 snapshot,
                 ended: None,
                 outcome: None,
@@ -167,7 +167,8 @@ impl Jobs {
         }
         entry.state = JobState::Done;
         entry.phase = String::new();
-        entry.progress = matches!(outcome, Outcome::Done(_)).then_some(1.0);
+        let share = matches!(outcome, Outcome::Done(_)).then_some(1.0);
+        entry.far = Far { share, ..Far::default() };
         if let Outcome::Done(Some(Made::Snapshot(name))) = &outcome {
             entry.snapshot = Some(name.clone());
         }
@@ -203,7 +204,7 @@ impl Jobs {
                 snapshot: e.snapshot.clone(),
                 state: e.state,
                 phase: self.phase(*id, e),
-                progress: e.progress,
+                far: e.far,
                 asker: e.job.asker,
                 asked: e.job.asked,
                 ended: e.ended,
@@ -275,12 +276,12 @@ impl Machine {
     pub(super) fn on_progress(
         &mut self,
         id: JobId,
-        (phase, progress, to_its_end): (String, Option<f64>, bool),
+        (phase, far, to_its_end): (String, Far, bool),
         snapshot: Option<SnapshotName>,
     ) {
         if let Some(entry) = self.jobs.table.get_mut(&id).filter(|e| e.state == JobState::Running) {
             entry.phase = phase;
-            entry.progress = progress;
+            entry.far = far;
             entry.to_its_end = to_its_end;
             entry.heard = self.elapsed;
             if snapshot.is_some() {

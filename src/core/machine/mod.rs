@@ -223,8 +223,8 @@ impl Machine {
             }
             Event::Request(id, request) => self.on_request(id, request, now, out),
             Event::Labelled(id, labelled, stored) => self.on_labelled(id, *labelled, stored, out),
-            Event::Progress { job, phase, progress, snapshot, to_its_end } => {
-                self.on_progress(job, (phase, progress, to_its_end), snapshot);
+            Event::Progress { job, phase, far, snapshot, to_its_end } => {
+                self.on_progress(job, (phase, far, to_its_end), snapshot);
             }
             Event::Unfinished(vm) => self.finish_merges(vm, now),
             Event::QuarantineOver(vm) => self.sweep(vm, now),

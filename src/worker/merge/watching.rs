@@ -3,6 +3,7 @@
 use crate::{
     access,
     core::{
+        job::Far,
         merge::{DiskPart, Recipe},
         model::{SnapshotName, VmId, VmState},
     },
@@ -22,8 +23,8 @@ pub(super) struct Watching<'a> {
     pub(super) intent: &'a Intent,
     pub(super) disks: usize,
     pub(super) phase: String,
-    /// What was told last.
-    pub(super) told: Option<f64>,
+    /// How far it was told to be last.
+    pub(super) told: f64,
     pub(super) share: (f64, f64),
     pub(super) recipe: &'a Recipe,
     pub(super) room: &'a Reserved,
@@ -73,7 +74,7 @@ fn written(stored: std::result::Result<(), StoreError>) -> Result<()> {
 impl Watcher for Watching<'_> {
     fn phase(&mut self, phase: &str) {
         phase.clone_into(&mut self.phase);
-        self.work.phase(phase, self.told, Some(&self.intent.name));
+        self.work.phase(phase, Some(self.told), Some(&self.intent.name));
     }
 
     #[expect(clippy::cast_precision_loss, reason = "a progress bar's precision")]
@@ -85,9 +86,9 @@ impl Watcher for Watching<'_> {
         let (from, to) = self.share;
         let now = from + (to - from) * (disk as f64 + of_disk) / self.disks.max(1) as f64;
         // Not each look is news.
-        if self.told.is_none_or(|told| now - told >= 0.01) || self.work.is_news(copied.done) {
-            self.told = Some(now);
-            self.work.phase(&self.phase, self.told, Some(&self.intent.name));
+        if now - self.told >= 0.01 || self.work.is_news(copied) {
+            self.told = now;
+            self.work.copies(&self.phase, Far { share: Some(now), copied }, Some(&self.intent.name));
         }
         self.going = true;
         if copied.total > 0 && copied.done == copied.total {
@@ -105,7 +106,7 @@ impl Watcher for Watching<'_> {
         if vm.confined_by.is_none() {
             return Ok(());
         }
-        let say = |phase: &str| self.work.phase(phase, self.told, Some(&self.intent.name));
+        let say = |phase: &str| self.work.phase(phase, Some(self.told), Some(&self.intent.name));
         say("letting it write its images");
         // libvirt's work on a merge that ended goes on for a moment, and the profile is the last of it; to be asked for
         // block jobs it has to be done.

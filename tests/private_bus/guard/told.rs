@@ -6,7 +6,12 @@ use clap::Parser as _;
 use jiff::tz::TimeZone;
 use serde_json::Value;
 use virtsnap::{
-    cli::{self, args::Cli, console::Console, render::Watch},
+    cli::{
+        self,
+        args::Cli,
+        console::{Console, Screen},
+        render::Watch,
+    },
     clock::Clock as _,
 };
 
@@ -49,7 +54,7 @@ async fn guard(
         err: ends.1,
         input: &mut io::empty(),
         interactive: true,
-        drawn: true,
+        screen: Screen { columns: Some(80), clock: &*rig.clock },
         json: cli.global.json,
         watch: Watch { zone: TimeZone::UTC, now: rig.clock.now() },
     };

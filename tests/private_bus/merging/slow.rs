@@ -2,6 +2,8 @@
 
 use std::{sync::mpsc, time::Duration};
 
+use virtsnap::core::job::{Copied, Far};
+
 use super::*;
 
 #[test]
@@ -19,11 +21,16 @@ fn each_minute_in_which_something_is_copied_is_told() {
         }
         Ok(())
     });
-    let (send, told) = mpsc::channel();
+    let (send, told) = mpsc::channel::<Progress>();
     let newest =
         Operation::Delete { name: SnapshotName::existing("s5"), pace: Pace::default(), foreign: false };
-    let outcome = world.does(world.sim.clone(), newest, move |p| send.send(p.phase).unwrap());
+    let outcome = world.does(world.sim.clone(), newest, move |p| send.send(p).unwrap());
     assert!(matches!(outcome, Outcome::Done(_)), "{outcome:?}");
-    let merging = told.iter().filter(|phase| phase.contains("vda")).count();
-    assert!(merging as u64 >= BLOCKS, "told {merging} times in {BLOCKS} minutes");
+    let merging: Vec<Progress> = told.iter().filter(|p| p.phase.contains("vda")).collect();
+    let times = merging.len();
+    assert!(times as u64 >= BLOCKS, "told {times} times in {BLOCKS} minutes");
+    assert_eq!(merging[0].far, Far { share: Some(0.0), copied: Copied::default() }, "known as it begins");
+    let copied: Vec<u64> = merging.iter().map(|p| p.far.copied.done).collect();
+    assert!(copied.is_sorted() && copied.last() > Some(&0), "{copied:?}");
+    assert!(merging[1..].iter().all(|p| p.far.copied.total == copied[times - 1]), "{merging:?}");
 }

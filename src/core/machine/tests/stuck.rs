@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::*;
-use crate::core::health::{self, Health};
+use crate::core::{
+    health::{self, Health},
+    job::Far,
+};
 
 const MIN: Duration = Duration::from_mins(1);
 
@@ -26,7 +29,7 @@ impl Bench {
     fn hears(&mut self, job: JobId, elapsed: Duration) -> Vec<Effect> {
         self.machine.passes(elapsed);
         let phase = "merging vda".to_owned();
-        self.send(Event::Progress { job, phase, progress: None, snapshot: None, to_its_end: false })
+        self.send(Event::Progress { job, phase, far: Far::default(), snapshot: None, to_its_end: false })
     }
 
     fn phase(&self, job: JobId) -> String {
