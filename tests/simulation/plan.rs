@@ -11,7 +11,7 @@ use std::{
 use jiff::SignedDuration;
 use virtsnap::{
     clock::Clock as _,
-    core::model::VmId,
+    core::model::{VmId, VmState},
     hypervisor::{
         Error, ErrorKind,
         sim::{Asked, Fault, Mishap, Op, Sim},
@@ -197,6 +197,12 @@ impl Plan {
         drop(armed);
         assert!(!bug, "{}", ON_REQUEST);
         let trouble = self.pass(&Boundary::Call(asked), &thread);
+        if let (Op::Resume, Some(vm), Some(Trouble::Kill | Trouble::Lost | Trouble::Half)) =
+            (asked.op, asked.vm, trouble)
+        {
+            // Memory goes on once and no more: where nobody saw whether it did, the VM is left off, and that is told.
+            self.oracle.either(vm, VmState::ShutOff);
+        }
         match trouble {
             None => {}
             Some(Trouble::Kill) => {
