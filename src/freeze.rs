@@ -29,6 +29,7 @@ mod telling;
 mod tests;
 mod thaw;
 pub mod thawer;
+mod window;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -43,6 +44,7 @@ use std::{
 
 use jiff::SignedDuration;
 
+pub use self::window::Called;
 use self::{
     fuse::Fuse,
     helper::{Helper, Watch},
@@ -118,11 +120,6 @@ impl std::fmt::Debug for Freezer {
     }
 }
 
-/// Who watches a guest that is about to be frozen was called, and may still be on the way.
-#[derive(Debug)]
-#[must_use = "whoever comes comes for nothing"]
-pub struct Called(io::Result<Option<Watch>>);
-
 impl Freezer {
     /// `report` is told whenever a VM may be frozen, when it surely is not any more, and for how long it was.
     pub fn new(
@@ -148,12 +145,12 @@ impl Freezer {
 
     /// Calls the helper for a guest that will be frozen, if it is to be and can be: it may have to be started, which is
     /// better done while there is something else to do.
-    pub fn call(&self, vm: &Vm, how: &How) -> Called {
+    pub fn call(&self, vm: &Vm, how: &How) -> Called<'static> {
         let wanted = how.quiesce != Quiesce::Never;
         if !wanted || vm.state != VmState::Running || vm.agent != Agent::Connected {
-            return Called(Ok(None));
+            return Called::new(Ok(None));
         }
-        Called(Watch::ask(self.helper.as_ref(), vm.id))
+        Called::new(Watch::ask(self.helper.as_ref(), vm.id))
     }
 
     /// Runs `transaction` with the guest's file systems frozen as far as policy and guest allow, and says what was
@@ -164,7 +161,7 @@ impl Freezer {
         how: &How,
         targets: &[String],
         max_frozen: u32,
-        called: Called,
+        mut called: Called<'_>,
         transaction: impl FnOnce() -> Result<T>,
     ) -> Result<(T, Quality)> {
         let mut quality = Quality {
@@ -197,6 +194,7 @@ impl Freezer {
                        another freeze, too";
             return Self::without(how, Error::new(ErrorKind::Busy, why), quality, transaction);
         }
+        let window = called.window(self, vm.id);
         let Some(slot) = self.slots.take(max_frozen) else {
             let why = format!("{max_frozen} other guests are frozen, and have been for too long");
             let why = Error::new(ErrorKind::Busy, why);
@@ -212,11 +210,17 @@ impl Freezer {
         };
         let (count, from) = (frozen.count, frozen.from);
         let fuse = Fuse::set(&frozen);
-        let result = transaction();
+        let result = window.pass().and_then(|()| transaction());
         let overdue = fuse.over();
         let (thawed, time) = frozen.thaw();
         quality.frozen = SignedDuration::try_from(time).unwrap_or(SignedDuration::MAX);
-        let value = result?;
+        let value = result.map_err(|e| {
+            if self.is_kept(vm.id) {
+                e.context("the guest may be frozen still, and its thaw is tried on")
+            } else {
+                e
+            }
+        })?;
         match thawed {
             Ok(thawed) => match lacks.or(overdue).or_else(|| self.not_held(vm.id, count, &thawed, from)) {
                 None => quality.reached = Consistency::Filesystem,
@@ -251,7 +255,7 @@ impl Freezer {
         vm: &Vm,
         how: &How,
         targets: &[String],
-        called: Called,
+        called: Called<'_>,
         slot: Slot,
     ) -> Result<(Frozen<'a>, Option<String>)> {
         match vm.agent {
@@ -277,7 +281,7 @@ impl Freezer {
         if let Some(why) = lacks.as_ref().filter(|_| how.quiesce == Quiesce::Require) {
             return Err(Error::new(ErrorKind::Unsupported, why));
         }
-        let watch = self.watch(called.0)?;
+        let watch = self.watch(called.watch)?;
         let stored = self.store.freeze_begins(vm.id, self.clock.now());
         let first = stored.map_err(|e| {
             Error::new(ErrorKind::Failed, format!("the intent to freeze could not be stored: {e}"))

@@ -1,4 +1,4 @@
-//! Runs hooks: one program after the other, none for longer than a minute, what it says into the journal.
+//! Runs hooks: one program after the other, none for longer than it may, what it says into the journal.
 
 use std::{
     fs,
@@ -64,14 +64,84 @@ pub fn all(directory: &Path) -> io::Result<Vec<Hook>> {
     Ok(all)
 }
 
+/// A hook that has been run.
+#[derive(Debug)]
+pub struct Ran {
+    /// How it ended. The error is the end of a sentence that begins with its name.
+    pub result: Result<(), String>,
+    /// The hook's name.
+    pub hook: String,
+    event: Event,
+    said: Vec<String>,
+}
+
+impl Ran {
+    /// Puts into the journal what it said.
+    pub fn tell(&self) {
+        for line in &self.said {
+            tracing::info!(VIRTSNAP_HOOK = %self.hook, "hook {} ({}): {line}", self.hook, self.event.as_str());
+        }
+    }
+}
+
+/// A time that several share. Real time, whatever the daemon's clock is.
+#[derive(Debug)]
+pub struct Budget {
+    clock: SystemClock,
+    all: Duration,
+}
+
+impl Budget {
+    /// It begins to pass.
+    pub fn begin(all: Duration) -> Self {
+        Self { clock: SystemClock::default(), all }
+    }
+
+    /// What is left of it.
+    pub fn left(&self) -> Duration {
+        self.all.saturating_sub(self.clock.elapsed())
+    }
+}
+
 impl Hook {
-    /// Runs it. The error is the end of a sentence that begins with its name.
+    /// Runs it, and has what it says in the journal. The error is the end of a sentence that begins with its name.
     pub fn run(
         &self,
         event: Event,
         operation: &str,
         environment: &[(&str, String)],
         timeout: Duration,
+    ) -> Result<(), String> {
+        let ran = self.run_quietly(event, operation, environment, timeout);
+        ran.tell();
+        ran.result
+    }
+
+    /// Runs it where there is no time for the journal.
+    pub fn run_quietly(
+        &self,
+        event: Event,
+        operation: &str,
+        environment: &[(&str, String)],
+        timeout: Duration,
+    ) -> Ran {
+        let mut said = Vec::new();
+        let result = self.watch(event, operation, environment, timeout, &mut said);
+        Ran { result, hook: self.name.clone(), event, said }
+    }
+
+    /// One that is not run, and counts as failed.
+    pub fn left_out(&self, event: Event, why: String) -> Ran {
+        Ran { result: Err(why), hook: self.name.clone(), event, said: Vec::new() }
+    }
+
+    fn watch(
+        &self,
+        event: Event,
+        operation: &str,
+        environment: &[(&str, String)],
+        timeout: Duration,
+        lines: &mut Vec<String>,
     ) -> Result<(), String> {
         if self.loose {
             return Err(format!(
@@ -94,20 +164,22 @@ impl Hook {
         // A program takes real time, whatever the daemon's clock is.
         let system: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let alarm = Alarm::set(&system, timeout, move || {
-            if let Ok(group) = i32::try_from(group) {
-                mark.store(true, Ordering::SeqCst);
-                let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
-            }
+            mark.store(true, Ordering::SeqCst);
+            kill(group);
         });
+        if alarm.is_err() {
+            // Nothing would end it.
+            kill(group);
+        }
         let ended = child.wait();
+        if let Err(e) = &alarm {
+            return Err(format!("was killed, as there was no thread to watch its time: {e}"));
+        }
         drop(alarm);
         let mut bytes = Vec::new();
         let read = said.rewind().and_then(|()| said.take(LONGEST).read_to_end(&mut bytes));
         let text = String::from_utf8_lossy(&bytes);
-        let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|l| !l.is_empty()).collect();
-        for line in &lines {
-            tracing::info!(VIRTSNAP_HOOK = %self.name, "hook {} ({}): {line}", self.name, event.as_str());
-        }
+        lines.extend(text.lines().map(str::trim_end).filter(|l| !l.is_empty()).map(str::to_owned));
         if let Err(e) = read {
             tracing::debug!(error = %e, "what hook {} said cannot be read", self.name);
         }
@@ -115,11 +187,19 @@ impl Hook {
         match ended {
             Ok(status) if status.success() => Ok(()),
             Ok(_) if killed.load(Ordering::SeqCst) => {
-                Err(format!("was killed, as it had not ended after {} s{last}", timeout.as_secs()))
+                let tenths = (timeout.as_secs_f64() * 10.0).round() / 10.0;
+                Err(format!("was killed, as it had not ended after {tenths} s{last}"))
             }
             Ok(status) => Err(format!("failed ({status}){last}")),
             Err(e) => Err(format!("cannot be waited for: {e}")),
         }
+    }
+}
+
+/// With what it has started.
+fn kill(group: u32) {
+    if let Ok(group) = i32::try_from(group) {
+        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
     }
 }
 

@@ -22,7 +22,7 @@ mod space;
 mod sweep;
 
 use std::{
-    cell::Cell,
+    cell::{Cell, OnceCell},
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -138,6 +138,8 @@ struct Work<'a> {
     wire: &'a Wire,
     /// When it was told last that it goes on, and how much was copied by then.
     told: Cell<(Duration, Copied)>,
+    /// What is run beside it, once that has begun.
+    hooks: OnceCell<hooked::Beside>,
 }
 
 /// While something is copied, that is told so often at least: who watches wants to see how fast that is, and a job of
@@ -237,7 +239,7 @@ pub fn run(
     needed: &BTreeMap<SnapshotName, Need>,
     wire: &Wire,
 ) -> Outcome {
-    let work = Work { tools, settings, job, needed, wire, told: Cell::default() };
+    let work = Work { tools, settings, job, needed, wire, told: Cell::default(), hooks: OnceCell::new() };
     // What ran before a panic in the job has to run after it, too.
     caught(&work, || hooked::around(&work, || caught(&work, || perform(&work))))
 }

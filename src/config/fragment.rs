@@ -21,8 +21,17 @@ use super::{
 use crate::core::{model::PolicyName, policy::Source};
 
 const TOP: &[&str] = &["daemon", "policy", "vm"];
-pub(super) const DAEMON: &[&str] =
-    &["uri", "timezone", "max-jobs", "max-frozen", "min-free", "max-chain", "metrics-textfile", "hooks"];
+pub(super) const DAEMON: &[&str] = &[
+    "uri",
+    "timezone",
+    "max-jobs",
+    "max-frozen",
+    "min-free",
+    "max-chain",
+    "metrics-textfile",
+    "hooks",
+    "hooks-frozen",
+];
 const VM: &[&str] = &["disks", "max-size", "policy"];
 /// More jobs than this are no help on any host.
 const JOBS_MAX: u32 = 1024;
@@ -278,6 +287,7 @@ fn daemon(item: &Item<'_>, environment: &Environment, out: &mut Diagnostics) -> 
             "hooks" => {
                 set(&mut daemon.hooks, item.text("a directory such as \"/etc/virtsnap/hooks.d\"", path, out));
             }
+            "hooks-frozen" => set(&mut daemon.hooks_frozen, item.bool(out)),
             _ => item.unknown("[daemon]", DAEMON, out),
         }
     }

@@ -37,6 +37,8 @@ pub struct Daemon {
     pub metrics_textfile: Option<PathBuf>,
     /// The directory of hooks.
     pub hooks: PathBuf,
+    /// They are run while guests are frozen, too.
+    pub hooks_frozen: bool,
 }
 
 /// How much of a file system must stay free.
@@ -82,6 +84,7 @@ impl Daemon {
             max_chain: 16,
             metrics_textfile: None,
             hooks: PathBuf::from("/etc/virtsnap/hooks.d"),
+            hooks_frozen: false,
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use super::{
     job::{Failure, Job, Made, Operation, Outcome},
-    model::words,
+    model::{SnapshotName, words},
 };
 
 words! {
@@ -12,6 +12,8 @@ words! {
     Event {
         /// Before anything is touched.
         Before = "before",
+        /// The guest's file systems are frozen, and the snapshot comes next: only if the administrator asks for that.
+        Frozen = "frozen",
         /// It is done.
         After = "after",
         /// It failed or was stopped, or the daemon ended in the middle of it.
@@ -94,6 +96,15 @@ pub fn at_the_end(job: &Job, outcome: &Outcome) -> (Event, Vec<(&'static str, St
 pub fn with<V>(told: Vec<(&'static str, V)>, more: Vec<(&'static str, V)>) -> Vec<(&'static str, V)> {
     let foreseen = told.into_iter().filter(|(key, _)| more.iter().all(|(k, _)| k != key));
     foreseen.collect::<Vec<_>>().into_iter().chain(more).collect()
+}
+
+/// What comes to it while the guest is frozen for this snapshot.
+pub fn while_frozen(job: &Job, taken: &SnapshotName) -> Vec<(&'static str, String)> {
+    match job.operation {
+        Operation::Create(_) => vec![("VIRTSNAP_SNAPSHOT", taken.as_str().to_owned())],
+        // It is about another one.
+        _ => Vec::new(),
+    }
 }
 
 /// What the job comes to when one fails before it. `why`: what it did, as the end of a sentence.

@@ -40,6 +40,8 @@ pub enum ErrorKind {
     LetGo,
     /// A freeze that was required was not to be had; the text says why.
     QuiesceFailed,
+    /// A hook in the frozen window failed: the hypervisor was not asked for anything.
+    HookFailed,
     /// No room.
     NoSpace,
     /// Access denied, by libvirt or by mandatory access control.
@@ -69,6 +71,7 @@ impl ErrorKind {
                 | Self::Busy
                 | Self::InUse
                 | Self::ChainMismatch
+                | Self::HookFailed
         )
     }
 
@@ -87,6 +90,7 @@ impl ErrorKind {
             Self::AgentTimeout => "AgentTimeout",
             Self::AgentFailed | Self::Refused | Self::LetGo => "AgentFailed",
             Self::QuiesceFailed => "QuiesceFailed",
+            Self::HookFailed => "HookFailed",
             Self::NoSpace => "NoSpace",
             Self::Denied => "Denied",
             Self::Disconnected => "Disconnected",

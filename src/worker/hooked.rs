@@ -5,23 +5,35 @@
 //! |---|---|
 //! | what they are told is stored | no hook was run |
 //! | the hooks before it | those that were run, the failing one too, are told that it failed; the job does nothing |
+//! | in the job, where the administrator asks for it: the hooks while the guest is frozen | the guest is thawed, and the job has failed, or goes on, as with those before it |
 //! | the job | the next start tells all hooks that it failed, before any other job of the VM |
 //! | how it ended is stored | as before; where it cannot be stored, the job's result stays |
 //! | the hooks after it | the next start tells all hooks the same once more; one that fails is told in the journal, and the job's result stays |
 //! | what was stored is removed | it is over. Where it cannot be removed, this life knows that it is |
 
-use std::path::Path;
+use std::{cell::RefCell, path::Path, time::Duration};
 
 use super::{Tools, Work};
 use crate::{
     core::{
         hook::{self, Event},
         job::{Failure, Outcome},
-        model::VmId,
+        model::{SnapshotName, VmId},
     },
-    hooks::{self, Hook, TIMEOUT},
+    freeze::Called,
+    hooks::{self, Budget, Hook, Ran, TIMEOUT},
+    hypervisor::{Error, ErrorKind, Result},
     logging::message,
 };
+
+/// The hooks that have been run before a job.
+#[derive(Debug)]
+pub(super) struct Beside {
+    hooks: Vec<Hook>,
+    /// The VM's name.
+    vm: String,
+    told: Vec<(&'static str, String)>,
+}
 
 pub(super) fn around(work: &Work<'_>, job: impl FnOnce() -> Outcome) -> Outcome {
     if !hook::has_hooks(&work.job.operation) {
@@ -67,7 +79,12 @@ pub(super) fn around(work: &Work<'_>, job: impl FnOnce() -> Outcome) -> Outcome 
             Ok(()) => {}
         }
     }
-    let outcome = refused.unwrap_or_else(job);
+    let outcome = refused.unwrap_or_else(|| {
+        let (hooks, vm, told) = (all.clone(), vm.clone(), told.clone());
+        // Nobody else has.
+        let _ = work.hooks.set(Beside { hooks, vm, told });
+        job()
+    });
     let (event, more) = hook::at_the_end(work.job, &outcome);
     let told = hook::with(told, more);
     if let Err(e) = work.tools.store.hooks_tell(work.job.vm, directory, &told, event) {
@@ -84,6 +101,66 @@ pub(super) fn around(work: &Work<'_>, job: impl FnOnce() -> Outcome) -> Outcome 
     }
     over(work.tools, work.job.vm);
     outcome
+}
+
+/// The hooks of a job that are run while the guest is frozen for a snapshot.
+pub(super) struct Window<'a> {
+    work: &'a Work<'a>,
+    /// `None`: there are none, or nobody has asked for that.
+    beside: Option<&'a Beside>,
+    taken: &'a SnapshotName,
+    /// Those that were.
+    ran: RefCell<Vec<Ran>>,
+}
+
+impl<'a> Window<'a> {
+    /// For this snapshot.
+    pub(super) fn of(work: &'a Work<'a>, taken: &'a SnapshotName) -> Self {
+        let beside = work.hooks.get().filter(|_| work.settings.daemon.hooks_frozen);
+        Self { work, beside, taken, ran: RefCell::default() }
+    }
+
+    /// Has them run in between.
+    pub(super) fn come_in<'b>(&'b self, called: Called<'b>) -> Called<'b> {
+        match self.beside {
+            Some(beside) => called.with(move |limit| self.run(beside, limit)),
+            None => called,
+        }
+    }
+
+    fn run(&self, beside: &Beside, limit: Duration) -> Result<()> {
+        let (job, budget) = (self.work.job, Budget::begin(limit));
+        let told = hook::with(beside.told.clone(), hook::while_frozen(job, self.taken));
+        for hook in &beside.hooks {
+            let left = budget.left();
+            let ran = if left.is_zero() {
+                let all = limit.as_secs();
+                hook.left_out(
+                    Event::Frozen,
+                    format!("was not run, as all may take {all} s while a guest is frozen"),
+                )
+            } else {
+                hook.run_quietly(Event::Frozen, job.operation.as_str(), &told, left)
+            };
+            let failed = ran.result.clone();
+            self.ran.borrow_mut().push(ran);
+            if let (Err(why), false) = (failed, hook::is_optional(&hook.name)) {
+                let text = format!("hook {} {why}. The file systems were frozen meanwhile", hook.name);
+                return Err(Error::new(ErrorKind::HookFailed, text));
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts what they did into the journal, now that there is time for it.
+    pub(super) fn tell(&self) {
+        for ran in self.ran.borrow().iter() {
+            ran.tell();
+            if let (Err(why), Some(beside)) = (&ran.result, self.beside) {
+                warn(&beside.vm, self.work.job.vm, &ran.hook, why);
+            }
+        }
+    }
 }
 
 /// An earlier life of the daemon ended in the middle of a job of this VM: its hooks are told, by who has the VM.

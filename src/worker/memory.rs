@@ -6,7 +6,7 @@
 
 use uuid::Uuid;
 
-use super::{Stop, Work, beside};
+use super::{Stop, Work, beside, hooked};
 use crate::{
     core::{
         inventory::Quality,
@@ -114,7 +114,7 @@ pub(super) fn take(
     vm: &Vm,
     spec: CreateSpec,
     wish: &Wish,
-    called: Called,
+    called: Called<'_>,
 ) -> Result<(CreateSpec, Quality)> {
     let hypervisor = &work.tools.hypervisor;
     let why = match wish {
@@ -136,8 +136,11 @@ pub(super) fn take(
     let spec = CreateSpec { memory: None, ..spec };
     let targets: Vec<String> = spec.overlays.iter().map(|o| o.target.clone()).collect();
     let most = work.settings.daemon.max_frozen;
+    let hooks = hooked::Window::of(work, &spec.name);
+    let called = hooks.come_in(called);
     let taken =
         work.tools.freezer.around(vm, how, &targets, most, called, || hypervisor.create(vm.id, &spec));
+    hooks.tell();
     let ((), mut quality) = taken?;
     if let Some(why) = why {
         debug_assert_ne!(quality.reached, Consistency::Memory);

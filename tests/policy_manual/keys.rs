@@ -115,6 +115,7 @@ const OTHERWISE: &[(&str, &str)] = &[
     ("spread", "\"1min\""),
     ("metrics-textfile", "\"/run/virtsnap/virtsnap.prom\""),
     ("hooks", "\"/etc/virtsnap/other.d\""),
+    ("hooks-frozen", "true"),
     ("min-free", "\"20%\""),
     ("max-chain", "8"),
     ("max-jobs", "1"),

@@ -6,13 +6,13 @@ use virtsnap::{
     core::hook::Event,
     hypervisor::{
         Error, ErrorKind, Hypervisor as _,
-        sim::{Fault, Mishap, Op, VmSpec},
+        sim::{Fault, Mishap, Op, Sim, VmSpec},
     },
 };
 
 use super::{
-    client::none,
-    rig::{Rig, id, snapshot_path},
+    client::{MANAGER, none, options},
+    rig::{Rig, held, id, snapshot_path, vm_path},
 };
 
 /// A line for each run.
@@ -138,4 +138,127 @@ async fn what_they_were_told_once_they_are_told_again_and_nothing_else() {
     rig.client.create(id(1), "s3", none()).await.unwrap();
     assert_eq!(said(&rig)[..2], ["20-b after create web:s0::", "10-a after create web:s0::"]);
     assert_eq!(rig.store().hooked().unwrap(), []);
+}
+
+/// They are run while the guest is frozen, too.
+async fn with_frozen(arrange: impl FnOnce(&Sim)) -> Rig {
+    let mut rig = Rig::without_daemon("", |sim| {
+        sim.add_vm(VmSpec::new("web", 1).with_disks(&["vda", "vdb"]));
+        arrange(sim);
+    })
+    .await;
+    rig.write_main("hooks-frozen = true\n");
+    put(&rig, "10-a", "");
+    rig.boot().await;
+    rig.until_running().await;
+    rig
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_guest_is_frozen_none_is_run_unless_that_is_asked_for_and_then_right_before_the_snapshot() {
+    let rig = with_frozen(|_| {}).await;
+    // Nobody is in the frozen window but the hook and the test: it goes on when the test has looked.
+    let (come, go) = (rig.directory().join("come"), rig.directory().join("go"));
+    nix::unistd::mkfifo(&come, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let meet = format!("[ $1 != frozen ] || {{ echo >{}; read x <{}; }}", come.display(), go.display());
+    put(&rig, "20-b", &meet);
+    rig.sim.clear_calls();
+    let job = rig.client.ask_create(id(1), "s1", options([("quiesce", "require".into())])).await.unwrap();
+    tokio::task::block_in_place(|| fs::read_to_string(&come)).unwrap();
+    assert!(!rig.sim.frozen(id(1)).unwrap().is_empty(), "nothing is frozen");
+    assert_eq!(rig.sim.changes(), [Op::Prepare, Op::Freeze]);
+    tokio::task::block_in_place(|| fs::write(&go, "\n")).unwrap();
+    rig.client.wait(&job).await.unwrap();
+    assert_eq!(rig.sim.changes(), [Op::Prepare, Op::Freeze, Op::Create, Op::Thaw]);
+    let both = ["10-a", "20-b"].map(|hook| format!("{hook} frozen create web:s1:manual:"));
+    assert_eq!(said(&rig)[2..4], both);
+    let path = snapshot_path(id(1), "s1");
+    assert_eq!(rig.client.text(&path, "Snapshot.Consistency").await, "filesystem");
+    rig.assert_thawed(id(1)).await;
+
+    // Nothing is frozen for this one.
+    rig.client.create(id(1), "s2", options([("quiesce", "never".into())])).await.unwrap();
+    assert!(said(&rig).iter().all(|line| !line.contains("frozen")));
+    // Nor is it asked for any more.
+    rig.write_main("");
+    rig.client.call::<_, ()>(MANAGER, "Manager.Reload", &(none(),)).await.unwrap();
+    rig.client.create(id(1), "s3", options([("quiesce", "require".into())])).await.unwrap();
+    assert!(said(&rig).iter().all(|line| !line.contains("frozen")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_fails_while_the_guest_is_frozen_keeps_the_snapshot_from_being_taken_and_the_guest_is_thawed()
+ {
+    let rig = with_frozen(|_| {}).await;
+    put(&rig, "15-no", "[ $1 != frozen ] || { echo the log is full; exit 1; }");
+    let images = rig.images();
+    let (error, text) = rig.client.create(id(1), "s1", none()).await.unwrap_err();
+    assert_eq!(error, "HookFailed", "{text}");
+    for words in ["VM web", "15-no", "the log is full", "were frozen meanwhile", "The VM runs on as before"] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    assert!(rig.sim.snapshots(id(1)).unwrap().is_empty());
+    assert_eq!((rig.images(), rig.store().intents().unwrap()), (images, vec![]), "nothing is left");
+    rig.assert_thawed(id(1)).await;
+    assert_eq!(
+        said(&rig)[3..],
+        ["15-no frozen", "15-no failed", "10-a failed"].map(|what| {
+            let error = if what.ends_with("failed") { "HookFailed" } else { "" };
+            format!("{what} create web:s1:manual:{error}")
+        })
+    );
+    // By its name its failure is no reason.
+    fs::rename(rig.hooks().join("15-no"), rig.hooks().join("15-no.optional")).unwrap();
+    rig.client.create(id(1), "s1", none()).await.unwrap();
+    assert_eq!(rig.client.text(&snapshot_path(id(1), "s1"), "Snapshot.Consistency").await, "filesystem");
+    rig.assert_thawed(id(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_hangs_while_the_guest_is_frozen_is_killed_and_windows_is_held_for_less() {
+    let rig = with_frozen(|sim| sim.runs_windows(id(1)).unwrap()).await;
+    let pid = rig.directory().join("pid");
+    let hang = format!("[ $1 != frozen ] || {{ tail -f /dev/null & echo $! >{}; wait; }}", pid.display());
+    put(&rig, "20-b", &hang);
+    put(&rig, "30-c", "");
+    let (error, text) = rig.client.create(id(1), "s1", none()).await.unwrap_err();
+    assert_eq!(error, "HookFailed", "{text}");
+    // What the one before it took is not its own.
+    assert!(
+        text.contains("20-b was killed, as it had not ended after 2 s") || text.contains("after 1."),
+        "{text}"
+    );
+    rig.assert_thawed(id(1)).await;
+    assert!(rig.sim.snapshots(id(1)).unwrap().is_empty());
+    let started: i32 = fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
+    let state = fs::read_to_string(format!("/proc/{started}/stat")).unwrap_or_default();
+    assert!(state.is_empty() || state.contains(") Z "), "what it had started goes on: {state}");
+
+    // Where that is no reason, there is no time left for the next one.
+    fs::rename(rig.hooks().join("20-b"), rig.hooks().join("20-b.optional")).unwrap();
+    let (error, text) = rig.client.create(id(1), "s1", none()).await.unwrap_err();
+    assert_eq!(error, "HookFailed", "{text}");
+    assert!(text.contains("hook 30-c was not run, as all may take 2 s while a guest is frozen"), "{text}");
+    rig.assert_thawed(id(1)).await;
+    fs::remove_file(rig.hooks().join("30-c")).unwrap();
+    rig.client.create(id(1), "s1", none()).await.unwrap();
+    rig.assert_thawed(id(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thaw_that_fails_after_a_hook_did_is_told_with_it_and_tried_on() {
+    let rig = with_frozen(|_| {}).await;
+    put(&rig, "15-no", "[ $1 != frozen ]");
+    let gate = rig.sim.gate(Op::Thaw);
+    let job = rig.client.ask_create(id(1), "s1", none()).await.unwrap();
+    held(&gate);
+    rig.sim.agent_stuck(id(1), true).unwrap();
+    gate.open();
+    let (error, text) = rig.client.wait(&job).await.unwrap_err();
+    assert_eq!(error, "HookFailed", "{text}");
+    assert!(text.contains("may be frozen still, and its thaw is tried on"), "{text}");
+    assert!(rig.client.get::<bool>(&vm_path(id(1)), "VM.Frozen").await);
+    rig.sim.agent_stuck(id(1), false).unwrap();
+    rig.assert_thawed(id(1)).await;
 }

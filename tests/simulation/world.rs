@@ -98,7 +98,10 @@ impl World {
         let directory = directory();
         let path = directory.path();
         std::fs::create_dir_all(path.join("etc/policies.d")).unwrap();
-        let main = format!("[daemon]\ntimezone = \"UTC\"\n{keys}\nhooks = \"{}/hooks.d\"\n", path.display());
+        let main = format!(
+            "[daemon]\ntimezone = \"UTC\"\n{keys}\nhooks = \"{}/hooks.d\"\nhooks-frozen = true\n",
+            path.display()
+        );
         std::fs::write(path.join("etc/virtsnapd.toml"), main).unwrap();
         std::fs::write(path.join("etc/policies.d/test.toml"), policies).unwrap();
         let roots = ConfigRoots::new([path.join("etc")]);
@@ -152,7 +155,13 @@ impl World {
         let mut wrong = Vec::new();
         for line in text.lines() {
             let (hook, event) = line.rsplit_once(' ').unwrap_or((line, ""));
-            if event != "before" {
+            if event == "frozen" {
+                if !open.contains(hook) {
+                    wrong.push(format!(
+                        "hook {hook} is run in the middle of a job that it was not told of:\n{text}"
+                    ));
+                }
+            } else if event != "before" {
                 open.remove(hook);
             } else if !open.insert(hook) {
                 wrong.push(format!("hook {hook} was not told how a job ended before the next one:\n{text}"));

@@ -248,7 +248,7 @@ fn keys_of_one_vm() {
 #[test]
 fn keys_of_the_daemon() {
     let text = "[daemon]\nuri = \"xen:///\"\ntimezone = \"Nowhere\"\nmax-jobs = 0\nmax-frozen = \"all\"\nmin-free = \"10\"\n\
-                max-chain = 2\nmetrics-textfile = \"metrics\"\nhooks = \"hooks\"\nmax_jobs = 3\n";
+                max-chain = 2\nmetrics-textfile = \"metrics\"\nhooks = \"hooks\"\nhooks-frozen = \"yes\"\nmax_jobs = 3\n";
     assert_eq!(
         read(&[("virtsnapd.toml", text)]).unwrap_err().lines(),
         [
@@ -260,7 +260,8 @@ fn keys_of_the_daemon() {
             "virtsnapd.toml:7:13: error: `max-chain` must be a whole number from 3 to 25, not 2",
             "virtsnapd.toml:8:20: error: `metrics-textfile`: \"metrics\" is not an absolute path",
             "virtsnapd.toml:9:9: error: `hooks`: \"hooks\" is not an absolute path",
-            "virtsnapd.toml:10:1: error: unknown key `max_jobs` in [daemon]",
+            "virtsnapd.toml:10:16: error: `hooks-frozen` must be true or false, not a string",
+            "virtsnapd.toml:11:1: error: unknown key `max_jobs` in [daemon]",
         ]
     );
     let text = "[daemon]\nmetrics-textfile = \"/run/metrics\"\n";

@@ -90,6 +90,7 @@ min-free = "10%"
 max-chain = 16
 metrics-textfile = "/run/virtsnap/virtsnap.prom"
 hooks = "/etc/virtsnap/hooks.d"
+hooks-frozen = false
 "#;
     let policy = r#"
 [policy.nightly]
