@@ -15,6 +15,11 @@ use super::{job::JobId, model::VmId};
 pub const WAITING_ON_VM: usize = 64;
 /// So many do on all VMs together: a policy run by hand on a host's thousand VMs is fewer.
 pub const WAITING: usize = 4096;
+/// So many of them one user's at most, on one VM: the others are for others. The superuser's are counted for themselves, so
+/// that nobody takes their places.
+pub const SHARE_ON_VM: usize = WAITING_ON_VM / 2;
+/// So many one user's on all VMs together.
+pub const SHARE: usize = WAITING / 2;
 
 /// Whose turn it is to have one started: a user's, or, `None`, what nobody asked for.
 pub type Who = Option<u32>;
@@ -52,20 +57,23 @@ impl fmt::Display for Turn {
     }
 }
 
-/// Which of the waiting jobs start, and why the others don't, in their order.
+/// Which of the waiting jobs start, and why the others don't, in their order; and who was served then.
 ///
-/// A job never overtakes an earlier one of its own VM; one whose VM is busy does not hold up other VMs. `counted`: how many
-/// of those that run count against `max_jobs`. `served`: when somebody's job was started last, by a number that grows;
-/// whose was longest ago comes first.
+/// A job never overtakes an earlier one of its own VM; one whose VM is busy does not hold up other VMs. Who waits behind
+/// somebody else's job has a turn all the same: it goes to the one that is in the way. `counted`: how many of those that run
+/// count against `max_jobs`. `served`: when somebody had a turn last, by a number that grows; whose was longest ago comes
+/// first.
 pub fn admit(
     waiting: &[Waiting],
     running: &BTreeMap<JobId, VmId>,
     counted: usize,
     max_jobs: usize,
     served: &BTreeMap<Who, u64>,
-) -> Vec<(JobId, Turn)> {
+) -> (Vec<(JobId, Turn)>, BTreeMap<Who, u64>) {
     let mut holders: BTreeMap<VmId, JobId> = running.iter().map(|(job, vm)| (*vm, *job)).collect();
-    let mut first: BTreeMap<Who, VecDeque<usize>> = BTreeMap::new();
+    let mut heads: BTreeMap<VmId, usize> = BTreeMap::new();
+    // Of each, in order: where the job is in the queue, and where the one that has to start for it.
+    let mut lines: BTreeMap<Who, VecDeque<(usize, usize)>> = BTreeMap::new();
     let mut turns = Vec::with_capacity(waiting.len());
     for (place, &Waiting { job, vm, who }) in waiting.iter().enumerate() {
         let turn = match holders.entry(vm) {
@@ -73,22 +81,29 @@ pub fn admit(
             Entry::Vacant(nobody) => {
                 // Claimed even when it cannot start, so that a later job of this VM stays behind it.
                 nobody.insert(job);
-                first.entry(who).or_default().push_back(place);
+                heads.insert(vm, place);
                 Turn::Full(max_jobs)
             }
         };
         turns.push((job, turn));
+        if let Some(head) = heads.get(&vm) {
+            lines.entry(who).or_default().push_back((place, *head));
+        }
     }
     let mut served = served.clone();
     for _ in counted..max_jobs {
         let last = |who: &Who| served.get(who).copied().unwrap_or(0);
-        let next = first.iter().filter_map(|(who, places)| Some((last(who), *places.front()?, *who))).min();
-        let Some((_, place, who)) = next else { break };
-        turns[place].1 = Turn::Now;
-        first.entry(who).or_default().pop_front();
+        for line in lines.values_mut() {
+            while line.front().is_some_and(|(_, head)| turns[*head].1 == Turn::Now) {
+                line.pop_front();
+            }
+        }
+        let next = lines.iter().filter_map(|(who, line)| Some((last(who), *line.front()?, *who))).min();
+        let Some((_, (_, head), who)) = next else { break };
+        turns[head].1 = Turn::Now;
         served.insert(who, served.values().max().map_or(1, |last| last + 1));
     }
-    turns
+    (turns, served)
 }
 
 #[cfg(test)]
@@ -112,7 +127,7 @@ mod tests {
         let waiting = jobs(&[(11, 1), (12, 1), (13, 2), (14, 3)]);
         let turns = |running: &[(JobId, VmId)], max| {
             let running_now = running.iter().copied().collect();
-            let all = admit(&waiting, &running_now, running.len(), max, &BTreeMap::new());
+            let (all, _) = admit(&waiting, &running_now, running.len(), max, &BTreeMap::new());
             assert!(all.iter().map(|(job, _)| *job).eq(waiting.iter().map(|waiting| waiting.job)));
             all.into_iter().map(|(_, turn)| turn).collect::<Vec<_>>()
         };
@@ -124,7 +139,7 @@ mod tests {
     #[test]
     fn what_does_not_count_leaves_its_place_to_others_and_holds_its_vm() {
         let (waiting, running) = (jobs(&[(11, 1), (12, 2), (13, 3)]), [(1, vm(1))].into());
-        let turns = admit(&waiting, &running, 0, 1, &BTreeMap::new());
+        let (turns, _) = admit(&waiting, &running, 0, 1, &BTreeMap::new());
         assert_eq!(turns, [(11, Turn::After(1)), (12, Turn::Now), (13, Turn::Full(1))]);
     }
 
@@ -135,7 +150,7 @@ mod tests {
         waiting[1].who = None;
         let served = [(Some(0), 5)].into();
         let turns = |running: &[(JobId, VmId)], max| {
-            admit(&waiting, &running.iter().copied().collect(), running.len(), max, &served)
+            admit(&waiting, &running.iter().copied().collect(), running.len(), max, &served).0
         };
         assert_eq!(turns(&[(1, vm(9))], 1), [(11, Turn::Full(1)), (12, Turn::After(11))]);
         assert_eq!(turns(&[], 9), [(11, Turn::Now), (12, Turn::After(11))]);
@@ -147,7 +162,7 @@ mod tests {
         waiting[4].who = None;
         waiting[5].who = Some(1000);
         let started = |max, served: &[(Who, u64)]| {
-            let turns = admit(&waiting, &BTreeMap::new(), 0, max, &served.iter().copied().collect());
+            let (turns, _) = admit(&waiting, &BTreeMap::new(), 0, max, &served.iter().copied().collect());
             turns.into_iter().filter(|(_, turn)| *turn == Turn::Now).map(|(job, _)| job).collect::<Vec<_>>()
         };
         assert_eq!(started(1, &[]), [11], "first come first served");
@@ -156,5 +171,26 @@ mod tests {
         assert_eq!(started(1, &[(Some(0), 1), (None, 2), (Some(1000), 3)]), [11]);
         assert_eq!(started(3, &[(Some(0), 1)]), [11, 15, 16]);
         assert_eq!(started(9, &[]).len(), 6);
+    }
+
+    #[test]
+    fn who_waits_behind_another_s_job_has_a_turn_for_it_and_pays_for_it() {
+        let mut waiting = jobs(&[(11, 1), (12, 2), (13, 3), (14, 4), (15, 3), (16, 4)]);
+        // The first four are a flood; these come late, behind two of them.
+        waiting[4].who = None;
+        waiting[5].who = Some(1000);
+        let started = |max, served: &[(Who, u64)]| {
+            let (turns, served) =
+                admit(&waiting, &BTreeMap::new(), 0, max, &served.iter().copied().collect());
+            let now = turns.into_iter().filter(|(_, turn)| *turn == Turn::Now);
+            (now.map(|(job, _)| job).collect::<Vec<_>>(), served)
+        };
+        let flood = (Some(0), 1);
+        assert_eq!(started(1, &[flood]), (vec![13], [flood, (None, 2)].into()));
+        let others = [flood, (None, 2), (Some(1000), 3)];
+        assert_eq!(started(2, &[flood]), (vec![13, 14], others.into()), "each in turn");
+        assert_eq!(started(1, &others).0, [11], "and then it is the flood's own");
+        // What is in the way starts once, whoever has it do so.
+        assert_eq!(started(9, &[flood]).0, [11, 12, 13, 14]);
     }
 }

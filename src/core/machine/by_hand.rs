@@ -33,13 +33,35 @@ impl Machine {
         }
         let policy = self.policy(name)?;
         let vms = self.those_of(&policy, vm)?;
-        // All or none: whoever runs a policy does not want some of its VMs.
-        self.may_wait(&vms)?;
         let asker = Asker { origin: Origin::Manual, uid };
+        // All or none: whoever runs a policy does not want some of its VMs.
+        let more = |vm: &VmId| self.is_one_more(&policy, *vm, asker, None);
+        self.may_wait(&vms.iter().copied().filter(more).collect::<Vec<_>>(), uid)?;
         self.runs.entry(name.clone()).or_default().begin(now);
         Ok(Reply::Jobs(
             vms.into_iter().filter_map(|vm| self.enqueue_policy(&policy, vm, asker, None, now)).collect(),
         ))
+    }
+
+    /// What a policy takes before this operation, if it is before one.
+    pub(super) fn takes_before(
+        &self,
+        policy: &PolicyName,
+        vm: VmId,
+        operation: Option<&str>,
+    ) -> Option<CreateJob> {
+        let mut create = self.takes(policy, vm)?;
+        if let Some(operation) = operation {
+            // Only letters, digits and hyphens: nothing that a template takes for a placeholder.
+            create.how.name = create.how.name.replace("{operation}", operation);
+        }
+        Some(create)
+    }
+
+    /// Whether that makes a job: not where it is the same as one that waits already, nor where the policy takes nothing.
+    fn is_one_more(&self, policy: &Policy, vm: VmId, asker: Asker, operation: Option<&str>) -> bool {
+        let create = self.takes_before(&policy.name, vm, operation);
+        create.is_some_and(|create| self.jobs.is_one_more(vm, &create, asker))
     }
 
     /// Runs each policy on a VM that is to run before this operation, suspended or not: who announces one would go on
@@ -56,8 +78,8 @@ impl Machine {
         let (plan, vm_name, state) = (self.plan_of(record), record.name.clone(), record.state);
         let asker = Asker { origin: Origin::Operation, uid };
         let policies: Vec<_> = plan.policies.iter().filter(|p| p.before.contains(operation)).collect();
-        if !policies.is_empty() {
-            self.may_wait(&[vm])?;
+        if policies.iter().any(|policy| self.is_one_more(policy, vm, asker, Some(operation))) {
+            self.may_wait(&[vm], uid)?;
         }
         let mut jobs = BTreeSet::new();
         for policy in policies {

@@ -254,7 +254,9 @@ impl Machine {
             .collect();
         let limit = usize::try_from(self.settings.daemon.max_jobs).unwrap_or(usize::MAX);
         let (running, counted) = (&self.jobs.running, self.jobs.counted());
-        for (id, turn) in queue::admit(&waiting, running, counted, limit, &self.jobs.served) {
+        let (turns, served) = queue::admit(&waiting, running, counted, limit, &self.jobs.served);
+        self.jobs.served = served;
+        for (id, turn) in turns {
             let stuck = matches!(turn, Turn::After(job) if self.jobs.stuck.contains_key(&job));
             self.jobs.waits(id, &if stuck { format!("{turn}, which is stuck") } else { turn.to_string() });
             if turn != Turn::Now {
@@ -265,8 +267,6 @@ impl Machine {
                 entry.state = JobState::Running;
                 entry.heard = self.elapsed;
                 self.jobs.running.insert(id, entry.job.vm);
-                let last = self.jobs.served.values().max().map_or(1, |last| last + 1);
-                self.jobs.served.insert(who(&entry.job), last);
                 self.stale.insert(entry.job.vm);
                 out.push(Effect::Start(entry.job.clone()));
             }

@@ -202,7 +202,7 @@ impl Machine {
         if let Some(same) = self.jobs.same_queued(vm, &operation, Origin::Manual) {
             return Ok(Reply::Job(same));
         }
-        self.may_wait(&[vm])?;
+        self.may_wait(&[vm], uid)?;
         let asker = Asker { origin: Origin::Manual, uid };
         Ok(Reply::Job(self.jobs.add(vm, operation, asker, now)))
     }

@@ -262,11 +262,7 @@ impl Machine {
         operation: Option<&str>,
         now: Timestamp,
     ) -> Option<JobId> {
-        let mut create = self.takes(&policy.name, vm)?;
-        if let Some(operation) = operation {
-            // Only letters, digits and hyphens: nothing that a template takes for a placeholder.
-            create.how.name = create.how.name.replace("{operation}", operation);
-        }
+        let create = self.takes_before(&policy.name, vm, operation)?;
         if asker.origin != Origin::Manual
             && let Some(shared) = self.jobs.shareable(vm, &create, asker)
         {

@@ -124,13 +124,16 @@ impl Bench {
     }
 
     fn ask(&mut self, change: Change) -> Result<Reply, Refusal> {
-        let effects = self.send(Event::Request(7, Request::Change(change, 0)));
-        let answers: Vec<_> = effects
-            .into_iter()
-            .filter_map(|e| if let Effect::Reply(7, answer) = e { Some(answer) } else { None })
-            .collect();
-        assert_eq!(answers.len(), 1, "one answer for one request");
-        answers.into_iter().next().unwrap()
+        self.ask_as(0, change)
+    }
+
+    fn ask_as(&mut self, uid: u32, change: Change) -> Result<Reply, Refusal> {
+        let effects = self.send(Event::Request(7, Request::Change(change, uid)));
+        let answer = |e| if let Effect::Reply(7, answer) = e { Some(answer) } else { None };
+        let mut answers = effects.into_iter().filter_map(answer);
+        let first = answers.next();
+        assert!(answers.next().is_none(), "one answer for one request");
+        first.unwrap()
     }
 }
 

@@ -22,6 +22,16 @@ impl Jobs {
         operation: &Operation,
         origin: Origin,
     ) -> Option<JobId> {
+        let same = self.finds_same(vm, operation, origin)?;
+        // Who inhibits what nobody asked for does not hold that one then.
+        if let Some(entry) = self.table.get_mut(&same) {
+            entry.wanted |= origin != Origin::Schedule;
+        }
+        Some(same)
+    }
+
+    /// The same, of who only asks.
+    fn finds_same(&self, vm: VmId, operation: &Operation, origin: Origin) -> Option<JobId> {
         let held = if self.held && origin != Origin::Schedule { self.automatic() } else { BTreeSet::new() };
         let apart = |waiting: &Operation| match (about(waiting), about(operation)) {
             (Some(one), Some(other)) => one != other,
@@ -33,13 +43,13 @@ impl Jobs {
         let before = self.queued_of(vm).filter(|(id, _)| !held.contains(id));
         let mut behind = before.rev().skip_while(|(_, waiting)| apart(waiting));
         let same = behind.next().filter(|(id, waiting)| *waiting == operation && !another(*id));
-        let same = same.map(|(id, _)| id);
-        drop(behind);
-        // Who inhibits what nobody asked for does not hold that one then.
-        if let Some(entry) = same.and_then(|id| self.table.get_mut(&id)) {
-            entry.wanted |= origin != Origin::Schedule;
-        }
-        same
+        same.map(|(id, _)| id)
+    }
+
+    /// Whether a snapshot by policy would be a job of its own, and wait for itself.
+    pub(in crate::core::machine) fn is_one_more(&self, vm: VmId, create: &CreateJob, asker: Asker) -> bool {
+        let shares = asker.origin != Origin::Manual && self.finds_shareable(vm, create, asker).is_some();
+        !shares && self.finds_same(vm, &Operation::Create(create.clone()), asker.origin).is_none()
     }
 
     /// What the daemon wants done waits to be, sooner or later.
@@ -55,6 +65,17 @@ impl Jobs {
         create: &CreateJob,
         asker: Asker,
     ) -> Option<JobId> {
+        let shared = self.finds_shareable(vm, create, asker)?;
+        let entry = self.table.get_mut(&shared)?;
+        if let Operation::Create(waiting) = &mut entry.job.operation {
+            waiting.policies.extend(create.policies.iter().cloned());
+            waiting.how.freeze_timeout = waiting.how.freeze_timeout.max(create.how.freeze_timeout);
+            entry.stale = true;
+        }
+        Some(shared)
+    }
+
+    fn finds_shareable(&self, vm: VmId, create: &CreateJob, asker: Asker) -> Option<JobId> {
         let same = |waiting: &CreateJob| {
             let same = waiting.disks == create.disks && waiting.how.takes_the_same(&create.how);
             same && waiting.name.is_none() && create.name.is_none()
@@ -63,19 +84,10 @@ impl Jobs {
         let by_policy = |id: JobId| self.get(id).is_some_and(|(job, _)| job.asker == asker);
         let behind = self.queued_of(vm).rev();
         let mut behind = behind.take_while(|(_, waiting)| !matches!(waiting, Operation::Revert(_)));
-        let shared = behind.find_map(|(id, waiting)| match waiting {
+        behind.find_map(|(id, waiting)| match waiting {
             Operation::Create(waiting) if by_policy(id) && same(waiting) => Some(id),
             _ => None,
-        });
-        drop(behind);
-        let shared = shared?;
-        let entry = self.table.get_mut(&shared)?;
-        if let Operation::Create(waiting) = &mut entry.job.operation {
-            waiting.policies.extend(create.policies.iter().cloned());
-            waiting.how.freeze_timeout = waiting.how.freeze_timeout.max(create.how.freeze_timeout);
-            entry.stale = true;
-        }
-        Some(shared)
+        })
     }
 
     /// A snapshot that waits is taken for these policies and no others.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::core::{
     job::Asker,
-    queue::{WAITING, WAITING_ON_VM},
+    queue::{SHARE, SHARE_ON_VM, WAITING, WAITING_ON_VM},
 };
 
 const ONE_VM: &str = "[daemon]\nmax-jobs = 1\n[policy.nightly]\nvms = [\"vm1\"]\nschedule = \"30 2 * * *\"\n";
@@ -28,7 +28,12 @@ fn create(n: u128, number: usize) -> Change {
 
 #[track_caller]
 fn refused(b: &mut Bench, change: Change, parts: &[&str]) {
-    let refusal = b.ask(change).unwrap_err();
+    refused_to(0, b, change, parts);
+}
+
+#[track_caller]
+fn refused_to(uid: u32, b: &mut Bench, change: Change, parts: &[&str]) {
+    let refusal = b.ask_as(uid, change).unwrap_err();
     assert_eq!(refusal.name, "LimitExceeded", "{}", refusal.message);
     for part in ["Nothing was begun", "virtsnap jobs"].iter().chain(parts) {
         assert!(refusal.message.contains(part), "no {part:?} in {}", refusal.message);
@@ -58,16 +63,56 @@ fn so_many_wait_on_a_vm_and_scheduled_runs_need_no_place() {
 }
 
 #[test]
+fn nobody_has_the_places_of_others() {
+    let mut b = bench();
+    let (one, other) = (1000, 1001);
+    // The first one runs.
+    for number in 0..=SHARE_ON_VM {
+        b.ask_as(one, create(1, number)).unwrap();
+    }
+    refused_to(one, &mut b, create(1, 1000), &["32 jobs that user 1000 asked for", "VM vm1", "of one user"]);
+    b.ask_as(one, create(2, 1)).expect("another VM has room");
+    for number in 100..100 + SHARE_ON_VM {
+        b.ask_as(other, create(1, number)).unwrap();
+    }
+    refused_to(1002, &mut b, create(1, 1000), &["64 jobs that were asked for", "VM vm1"]);
+    b.ask(create(1, 1000)).expect("the superuser has places of his own");
+    b.ask(Change::Run { policy: nightly(), vm: None }).unwrap();
+}
+
+#[test]
+fn what_waits_already_needs_no_place() {
+    let mut b = bench();
+    // The first one runs.
+    for number in 0..WAITING_ON_VM {
+        b.ask(create(1, number)).unwrap();
+    }
+    let run = || Change::Run { policy: nightly(), vm: None };
+    let first = b.ask(run());
+    assert!(matches!(&first, Ok(Reply::Jobs(jobs)) if jobs.len() == 1), "{first:?}");
+    refused(&mut b, create(1, 1000), &["64 jobs", "VM vm1"]);
+    assert_eq!(b.ask(run()), first, "it is the one that waits");
+}
+
+#[test]
 fn so_many_wait_in_all() {
     let mut b = bench();
-    let asker = Asker { origin: Origin::Manual, uid: 1000 };
-    for n in 0..WAITING {
-        let name = SnapshotName::existing("s");
-        b.machine.jobs.add(vm(10 + n as u128), Operation::Forget(name), asker, b.now);
-    }
+    let add = |b: &mut Bench, uid, n: usize| {
+        let asker = Asker { origin: Origin::Manual, uid };
+        let forget = Operation::Forget(SnapshotName::existing("s"));
+        b.machine.jobs.add(vm(10 + n as u128), forget, asker, b.now);
+    };
+    (0..SHARE).for_each(|n| add(&mut b, 1000, n));
     b.machine.jobs.add(vm(9), Operation::Sweep, Asker { origin: Origin::Safety, uid: 990 }, b.now);
-    refused(&mut b, create(2, 1), &["4096 jobs"]);
-    b.ask(create(2, 1)).expect("one has begun meanwhile");
+    refused_to(1000, &mut b, create(2, 1), &["2048 jobs that user 1000 asked for"]);
+    b.ask_as(1000, create(2, 1)).expect("one has begun meanwhile");
+    let mut b = bench();
+    (0..WAITING).for_each(|n| add(&mut b, 1000 + u32::from(n >= SHARE), n));
+    refused_to(1002, &mut b, create(2, 1), &["4096 jobs that were asked for"]);
+    b.ask(create(2, 1)).unwrap();
+    let mut b = bench();
+    (0..WAITING).for_each(|n| add(&mut b, 0, n));
+    refused(&mut b, create(2, 1), &["4096 jobs that user 0 asked for"]);
 }
 
 #[test]
