@@ -39,10 +39,20 @@ impl Slots {
         self.take_within(max, PATIENCE)
     }
 
-    /// The same; `None` if it takes longer than this.
+    /// The same as [`take`](Self::take); `None` if it takes longer than this.
     pub(super) fn take_within(&self, max: u32, patience: Duration) -> Option<Slot> {
         let free = self.taken.wait_within(patience, |taken| (*taken < max.max(1)).then(|| *taken += 1));
-        free.map(|()| Slot(Arc::new(Place { taken: Arc::clone(&self.taken), over: AtomicBool::new(false) })))
+        free.map(|()| self.one())
+    }
+
+    /// For who is frozen already, however many are.
+    pub(super) fn add(&self) -> Slot {
+        self.taken.change(|taken| *taken += 1);
+        self.one()
+    }
+
+    fn one(&self) -> Slot {
+        Slot(Arc::new(Place { taken: Arc::clone(&self.taken), over: AtomicBool::new(false) }))
     }
 }
 

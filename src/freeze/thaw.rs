@@ -215,9 +215,12 @@ impl Freezer {
         self.unnoted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Thaws a VM that may be frozen, on and on, on a thread of its own, until it is proven.
+    /// Thaws a VM that may be frozen, on and on, on a thread of its own, until it is proven. An earlier life of the daemon
+    /// froze it, so that it has no place yet among those that may be frozen at once.
     pub fn keep_thawing(self: &Arc<Self>, vm: VmId) {
-        self.keep(vm, Kept::default());
+        if !self.is_kept(vm) {
+            self.keep(vm, Kept { slots: vec![self.slots.add()], ..Kept::default() });
+        }
     }
 
     /// The same; who watches from outside does so until then.

@@ -168,3 +168,73 @@ fn a_snapshot_that_windows_did_not_hold_still_for_does_not_count_as_consistent()
         assert_eq!(sim.changes(), [Op::Freeze, Op::Thaw], "{case}");
     }
 }
+
+#[test]
+fn who_an_earlier_life_left_frozen_counts_among_those_that_may_be() {
+    let world = world("ready\n");
+    world.sim.freeze_behind(VM).unwrap();
+    world.sim.inject(Fault::new(Op::Thaw, refused()).always());
+    world.freezer.keep_thawing(VM);
+    world.freezer.keep_thawing(VM);
+    assert!(world.freezer.slots.take_within(1, Duration::ZERO).is_none(), "it is frozen");
+    assert!(world.freezer.slots.take_within(2, Duration::ZERO).is_some(), "and is one");
+    world.sim.heal();
+    drop(world.freezer.slots.take(1).expect("it is thawed at last"));
+    assert!(world.sim.frozen(VM).unwrap().is_empty());
+}
+
+/// A clock on which whoever waits has waited for as long as he would, and nothing has come.
+#[derive(Debug, Default)]
+struct Hurried(Arc<Mutex<Duration>>);
+
+impl Clock for Hurried {
+    fn now(&self) -> jiff::Timestamp {
+        jiff::Timestamp::UNIX_EPOCH
+    }
+
+    fn elapsed(&self) -> Duration {
+        *self.0.lock().unwrap()
+    }
+
+    fn pause(&self, _: Duration) {}
+
+    fn start(&self, name: &str, work: threads::Work) -> io::Result<()> {
+        // Nor does an alarm ring that nobody waits for.
+        if name == "alarm" { Ok(()) } else { threads::start(name, work) }
+    }
+
+    fn bell(&self) -> Arc<dyn threads::Bell> {
+        Arc::new(Self(Arc::clone(&self.0)))
+    }
+}
+
+impl threads::Bell for Hurried {
+    fn rung(&self) -> u64 {
+        0
+    }
+
+    fn ring(&self) {}
+
+    fn wait(&self, _: u64, limit: Option<Duration>) -> bool {
+        *self.0.lock().unwrap() += limit.expect("nobody waits for ever");
+        false
+    }
+}
+
+#[test]
+fn where_all_places_are_taken_for_too_long_it_is_put_off_and_nobody_is_frozen() {
+    let World { sim, ear, .. } = world("ready\n");
+    let clock = Arc::new(Hurried::default());
+    let store = Arc::new(Store::in_memory().unwrap());
+    let freezer = Freezer::new(sim.clone(), store, clock, ear, Box::new(|_, _| {}));
+    let others = [freezer.slots.add(), freezer.slots.add()];
+    let error = around(&freezer, &sim, Quiesce::Require, || panic!("there is no snapshot")).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Busy, "a policy tries again later, and is not at fault");
+    assert!(error.message.contains("2 other guests are frozen"), "{error}");
+    let quality = around(&freezer, &sim, Quiesce::Prefer, || Ok(())).unwrap();
+    assert_eq!(quality.reached, Consistency::Crash);
+    assert!(quality.note.contains("2 other guests are frozen"), "{}", quality.note);
+    assert_eq!(sim.changes(), [], "nobody is frozen");
+    drop(others);
+    assert_eq!(around(&freezer, &sim, Quiesce::Require, || Ok(())).unwrap().reached, Consistency::Filesystem);
+}
