@@ -2,7 +2,7 @@
 
 use rusqlite::{Row, params};
 
-use super::{Result, Store};
+use super::{Result, Store, begun::json};
 use crate::core::{copied::CopiedDisk, model::VmId};
 
 fn read(row: &Row<'_>) -> rusqlite::Result<(String, String, String, Option<i64>)> {
@@ -13,7 +13,7 @@ impl Store {
     /// Before a disk is copied in this life of its VM. One that is written down already keeps its images: what they name
     /// was there then.
     pub fn copying(&self, disk: &CopiedDisk) -> Result<()> {
-        let images = serde_json::to_string(&disk.images).unwrap_or_default();
+        let images = json(&disk.images)?;
         self.write(
             "INSERT INTO copied VALUES (?1, ?2, ?3, ?4) ON CONFLICT (vm, target) DO UPDATE SET life = ?4",
             params![disk.vm.to_string(), disk.target, images, number(disk.life)],
