@@ -15,6 +15,8 @@ pub enum ErrorKind {
     NoSuchVm,
     /// No such snapshot.
     NoSuchSnapshot,
+    /// A file, or the directory that it would be in, is not there.
+    NoSuchFile,
     /// There is one of that name, or a file where the overlay would go.
     Exists,
     /// The VM, its disks or this libvirt cannot do it.
@@ -95,7 +97,7 @@ impl ErrorKind {
             Self::Denied => "Denied",
             Self::Disconnected => "Disconnected",
             Self::Cancelled => "Cancelled",
-            Self::Failed => "Failed",
+            Self::Failed | Self::NoSuchFile => "Failed",
         }
     }
 }

@@ -14,12 +14,13 @@
 pub(super) mod block;
 
 use std::{
-    ffi::{CString, c_int, c_void},
+    ffi::{CStr, CString, c_int, c_void},
     ops::Deref,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::OnceLock,
 };
 
+use nix::errno::Errno;
 use virt::{connect::Connect, domain::Domain, error::Error};
 
 /// What a domain event says, as far as anybody here asks.
@@ -81,6 +82,18 @@ pub(super) fn answers(domain: &Domain) -> Result<bool, Error> {
     // SAFETY: as above.
     let done = unsafe { virt_sys::virDomainGetControlInfo(domain.as_ptr(), &raw mut info, 0) };
     if done < 0 { Err(Error::last_error()) } else { Ok(info.state == virt_sys::VIR_DOMAIN_CONTROL_OK) }
+}
+
+/// What the operating system said to libvirt, if this is the last error that libvirt gave this thread and comes from there.
+pub(super) fn errno_of(error: &Error) -> Option<Errno> {
+    // SAFETY: libvirt gives null, or its error of this thread, which stays what it is until this thread's next call.
+    let last = unsafe { virt_sys::virGetLastError().as_ref() }?;
+    if last.message.is_null() || last.code.cast_unsigned() != virt_sys::VIR_ERR_SYSTEM_ERROR {
+        return None;
+    }
+    // SAFETY: as above; a message that is there ends with a zero.
+    let text = unsafe { CStr::from_ptr(last.message) };
+    (text.to_string_lossy() == error.message()).then(|| Errno::from_raw(last.int1))
 }
 
 unsafe extern "C" fn no_timer(_timer: c_int, _opaque: *mut c_void) {}

@@ -5,11 +5,18 @@
 
 use virt::error::{Error as VirtError, ErrorNumber};
 
-use crate::hypervisor::{Error, ErrorKind};
+use nix::errno::Errno;
+
+use crate::hypervisor::{Error, ErrorKind, ffi};
 
 impl From<VirtError> for Error {
     fn from(e: VirtError) -> Self {
-        Self::new(classify(&e), with_holder(e.message()))
+        let kind = match classify(&e) {
+            // Its text is in the language that libvirt's daemon speaks.
+            ErrorKind::Failed if ffi::errno_of(&e) == Some(Errno::ENOENT) => ErrorKind::NoSuchFile,
+            kind => kind,
+        };
+        Self::new(kind, with_holder(e.message()))
     }
 }
 

@@ -48,8 +48,7 @@ impl Images for Libvirt {
 
 fn beside(connection: &Connect, path: &str) -> Result<Vec<Image>> {
     let pool = match storage::refreshed(connection, storage::directory(path)?) {
-        // A daemon of libvirt's that cannot be reached says the same of its socket.
-        Err(e) if e.kind != ErrorKind::Disconnected && no_such_file(&e) => return Ok(Vec::new()),
+        Err(e) if e.kind == ErrorKind::NoSuchFile => return Ok(Vec::new()),
         pool => pool?,
     };
     let mut images: Vec<Image> = Vec::new();
@@ -302,7 +301,7 @@ fn explore(connection: &Connect, path: &str, looked: &mut BTreeSet<String>) -> R
     {
         return match e.kind {
             ErrorKind::Disconnected => Err(e),
-            _ if no_such_file(&e) => Ok(File::Missing),
+            ErrorKind::NoSuchFile => Ok(File::Missing),
             _ => Ok(unreadable(&e)),
         };
     }
@@ -314,18 +313,15 @@ fn explore(connection: &Connect, path: &str, looked: &mut BTreeSet<String>) -> R
     }
 }
 
-/// Nor is there the directory.
-pub(super) fn no_such_file(e: &Error) -> bool {
-    e.message.contains("No such file or directory")
-}
-
 /// A volume as its header is now; `None` if the file is gone.
 pub(super) fn read(volume: &StorageVol) -> Result<Option<xml::VolumeXml>> {
     match volume.xml_desc(0) {
         Ok(text) => xml::volume(&text).map(Some),
         Err(e) if e.code() == Enum::Known(ErrorNumber::NoStorageVolume) => Ok(None),
-        Err(e) if e.message().contains("No such file or directory") => Ok(None),
-        Err(e) => Err(e.into()),
+        Err(e) => match Error::from(e) {
+            e if e.kind == ErrorKind::NoSuchFile => Ok(None),
+            e => Err(e),
+        },
     }
 }
 

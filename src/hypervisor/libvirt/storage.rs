@@ -181,7 +181,7 @@ pub(super) fn chain_to_its_end(connection: &Connect, top: Layer) -> (Vec<Layer>,
         let read = match known(connection, &last.path) {
             Ok(Some(volume)) => images::read(&volume),
             Ok(None) => Ok(None),
-            Err(e) if images::no_such_file(&e) => Ok(None),
+            Err(e) if e.kind == ErrorKind::NoSuchFile => Ok(None),
             Err(e) => Err(e),
         };
         let next = match read {
@@ -256,8 +256,12 @@ fn pool_over(connection: &Connect, directory: &str) -> Result<StoragePool> {
     let name = pool_name(directory);
     match connection.create_storage_pool_xml(&xml::directory_pool(&name, directory), 0) {
         Ok(pool) => Ok(pool),
-        // Another of our threads was quicker.
-        Err(e) => existing_pool(connection, directory)?.ok_or_else(|| unreadable(directory, e.into())),
+        Err(e) => {
+            // Before libvirt is asked again: it knows its last error alone.
+            let e = Error::from(e);
+            // Another of our threads was quicker.
+            existing_pool(connection, directory)?.ok_or_else(|| unreadable(directory, e))
+        }
     }
 }
 
