@@ -80,7 +80,8 @@ impl Engine {
             let begun = self.thread("recovery", move || {
                 let news = send.clone();
                 // Whoever has it may be at what libvirt never answers.
-                line.each(now, move |vm| settle(&tools, &held, &news, vm), move |vm| late(vm, false));
+                let of = tools.clone();
+                recovery::the_skipped(&of, &line, now, move |vm| settle(&tools, &held, &news, vm), &late);
                 let _ = send.send(Input::Recovered(number, told, BTreeSet::new()));
             });
             if begun {

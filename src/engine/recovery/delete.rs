@@ -3,11 +3,20 @@
 use super::find;
 use crate::{
     hypervisor::{ErrorKind, Result, SnapshotRecord},
-    store::{Intent, StoreError},
+    store::{Begun, Intent, StoreError},
     worker::Tools,
 };
 
 type Stored = std::result::Result<(), StoreError>;
+
+/// Whether the hypervisor did it: then only its end is to be written down, and what is left of it cleared up.
+pub(super) fn is_done(tools: &Tools, intent: &Intent) -> bool {
+    intent.what == Begun::Delete
+        && match tools.hypervisor.snapshots(intent.vm) {
+            Ok(records) => find(&records, intent.vm, intent.id).is_none(),
+            Err(e) => e.kind == ErrorKind::NoSuchVm,
+        }
+}
 
 pub(super) fn settle(tools: &Tools, intent: &Intent, records: &[SnapshotRecord]) -> Result<Stored> {
     let name = &intent.name;

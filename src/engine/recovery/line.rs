@@ -51,6 +51,12 @@ impl Line {
         Self { clock: Arc::clone(clock), behind: Arc::default() }
     }
 
+    /// As many are left behind as may be.
+    #[cfg(test)]
+    pub(super) fn full(clock: &Arc<dyn Clock>) -> Self {
+        Self { behind: Arc::new(AtomicU32::new(BEHIND + 1)), ..Self::new(clock) }
+    }
+
     /// Does something with each of these, in their order; `late` is told of each that was left behind, when it is done.
     pub(in crate::engine) fn each(
         &self,

@@ -113,7 +113,24 @@ fn locked<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Settles what could not be until now. Merges and deletions are not among it: jobs end those. The VMs with merges of
+/// Settles what is about VMs that somebody had, when nobody has them any more. Those that it does not come to are told as
+/// those that are late: what else was begun on them is settled from time to time.
+pub(super) fn the_skipped(
+    tools: &Tools,
+    line: &Line,
+    vms: BTreeSet<VmId>,
+    settle: impl Fn(VmId) + Send + Sync + 'static,
+    late: &Late,
+) {
+    let at_last = Arc::clone(late);
+    let left = line.each(vms, settle, move |vm| at_last(vm, false));
+    for vm in left.unreached {
+        late(vm, merges(tools).contains(&vm));
+    }
+}
+
+/// Settles what could not be until now. Merges and deletions that did not come to their end are not among it: jobs end
+/// those. The VMs with merges of
 /// which there is nothing left to be asked for once more: all of their snapshots are gone already, and nobody sees them.
 pub(super) fn again(tools: &Tools, held: &Held, line: &Line) -> BTreeSet<VmId> {
     for vm in tools.freezer.thawed_unnoted() {
@@ -124,7 +141,9 @@ pub(super) fn again(tools: &Tools, held: &Held, line: &Line) -> BTreeSet<VmId> {
     let again = |i: &Intent| {
         i.is_adrift() || i.is_unsure() || !matches!(i.what, Begun::Merge(_) | Begun::Delete) && !i.is_wrong()
     };
-    let begun = intents(tools).into_iter().filter(again).map(|i| i.vm);
+    // Whether a deletion came to its end is asked with the VM in hand: libvirt may not answer of this one.
+    let perhaps = |i: &Intent| again(i) || i.what == Begun::Delete;
+    let begun = intents(tools).into_iter().filter(perhaps).map(|i| i.vm);
     let begun = begun.chain(unsure(tools)).chain(redefined(tools));
     let vms = awake(tools).into_iter().chain(stilled(tools).into_keys()).chain(begun).collect();
     let settle = {
@@ -135,7 +154,7 @@ pub(super) fn again(tools: &Tools, held: &Held, line: &Line) -> BTreeSet<VmId> {
                 let_sleep(&tools, vm);
                 promote::settle(&tools, vm);
                 put_back(&tools, vm);
-                settle_those(&tools, |i| i.vm == vm && again(i));
+                settle_those(&tools, |i| i.vm == vm && (again(i) || delete::is_done(&tools, i)));
             }
         }
     };
@@ -216,7 +235,7 @@ pub(super) fn before_job(tools: &Tools, vm: VmId, operation: &Operation) -> std:
     let kind =
         |what: &Begun| matches!(what, Begun::Create(_) | Begun::Drop | Begun::Revert(_) | Begun::Branch(_));
     let now = |i: &Intent| kind(&i.what) && !i.is_wrong() || i.is_adrift() || i.is_unsure();
-    let failed = settle_those(tools, |i| i.vm == vm && now(i));
+    let failed = settle_those(tools, |i| i.vm == vm && (now(i) || delete::is_done(tools, i)));
     // Images that still wait for their removal are in nobody's way, or are found to be: it is looked who stands on what.
     let adrift = |(i, e): &&(Intent, Error)| {
         matches!(i.what, Begun::Create(_) | Begun::Merge(_)) && e.kind == ErrorKind::ChainMismatch

@@ -9,7 +9,10 @@ use crate::{
     clock::SystemClock,
     core::model::SnapshotName,
     freeze::{Freezer, helper::Nobody},
-    hypervisor::sim::{Fault, Mishap, Op, Sim, VmSpec},
+    hypervisor::{
+        Metadata as _, Redefine,
+        sim::{Fault, Mishap, Op, Sim, VmSpec},
+    },
     store::Store,
 };
 
@@ -114,11 +117,53 @@ fn what_a_job_is_to_end_is_left_to_it_and_said_at_a_connection_alone() {
         marked: vec![],
         begun: false,
     };
-    world.sim.make_foreign_snapshot(VM, "s").unwrap();
+    let s = world.sim.make_foreign_snapshot(VM, "s").map(|()| SnapshotName::existing("s")).unwrap();
+    let marker = marker::Marker {
+        vm: VM,
+        id: Uuid::from_u128(3),
+        created: world.tools.clock.now(),
+        origin: crate::core::model::Origin::Manual,
+        policies: [].into(),
+        nvram: false,
+        tpm: false,
+    };
+    let ours = Redefine { description: Some(marker::compose("", &marker)), ..Redefine::new(s.clone()) };
+    world.sim.redefine(VM, &ours).unwrap();
     world.begin(4, Begun::Merge(recipe), &[]);
     again(&world.tools, &held);
     assert_eq!(world.left(), (2, false));
     assert_eq!(run(&world.tools, &held).merges, [VM].into());
+    // What libvirt has done only has to be written down, and nobody waits for a connection for that.
+    world.sim.forget_snapshot(VM, &s).unwrap();
+    again(&world.tools, &held);
+    assert_eq!(world.left().0, 1);
+    world.begin(5, Begun::Delete, &[]);
+    before_job(&world.tools, VM, &Operation::Finish).unwrap();
+    assert_eq!(world.left().0, 1);
+}
+
+#[test]
+fn those_that_nobody_came_to_are_told_with_their_merges() {
+    let world = World::new();
+    let recipe = crate::core::merge::Recipe {
+        run: vec![],
+        disks: vec![],
+        told: vec![],
+        files: vec![],
+        current: None,
+        marked: vec![],
+        begun: false,
+    };
+    world.begin(4, Begun::Merge(recipe), &[]);
+    let other = VmId(Uuid::from_u128(7));
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let late: Late = {
+        let told = Arc::clone(&told);
+        Arc::new(move |vm, merges| told.lock().unwrap().push((vm, merges)))
+    };
+    let line = Line::full(&world.tools.clock);
+    the_skipped(&world.tools, &line, [VM, other].into(), |vm| panic!("VM {vm} is come to"), &late);
+    assert_eq!(*told.lock().unwrap(), [(VM, true), (other, false)]);
 }
 
 #[test]
