@@ -156,7 +156,8 @@ impl<'a> Window<'a> {
     pub(super) fn tell(&self) {
         for ran in self.ran.borrow().iter() {
             ran.tell();
-            if let (Err(why), Some(beside)) = (&ran.result, self.beside) {
+            // Of any other the job's own error tells.
+            if let (Err(why), Some(beside), true) = (&ran.result, self.beside, hook::is_optional(&ran.hook)) {
                 warn(&beside.vm, self.work.job.vm, &ran.hook, why);
             }
         }
