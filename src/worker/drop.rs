@@ -46,12 +46,24 @@ pub(super) fn run(
     tools.store.begin(&intent, tools.clock.now())?;
     work.phase("removing images", None, Some(name));
     if let Err(e) = redefine::forget(tools, vm.id, name) {
-        // It may be forgotten all the same; where that is not certain, whoever settles this looks.
-        let left = hypervisor.snapshots(vm.id);
-        if left.is_ok_and(|records| records.iter().any(|r| r.name == *name)) {
-            tools.store.abandoned(intent.id)?;
+        return Err(match hypervisor.snapshots(vm.id) {
+            Ok(records) if records.iter().any(|r| r.name == *name) => {
+                tools.store.abandoned(intent.id)?;
+                refused(e)
+            }
+            Ok(_) => {
+                tools.store.drop_copy(vm.id, name)?;
+                e.context(format_args!(
+                    "snapshot {name} of VM {} is deleted, and its images go when what is beside it is as it should be again",
+                    vm.name
+                ))
+            }
+            Err(_) => e.context(format_args!(
+                "whether snapshot {name} of VM {} is deleted is not known before libvirt answers again, and then that is ended",
+                vm.name
+            )),
         }
-        return Err(refused(e).into());
+        .into());
     }
     // A merge that was cut short puts back what it lost: this went because it was to go.
     tools.store.drop_copy(vm.id, name)?;
@@ -74,6 +86,11 @@ pub(crate) fn settle(tools: &Tools, intent: &Intent) -> Result<()> {
     let gone_with_vm = |e: &Error| e.kind == ErrorKind::NoSuchVm;
     let records = match tools.hypervisor.snapshots(intent.vm) {
         Err(e) if gone_with_vm(&e) => Vec::new(),
+        // What libvirt has lost of the others may lie on them.
+        Ok(_) if !stored(tools.store.redefining(intent.vm))?.is_empty() => {
+            let why = "the metadata of other snapshots of the VM was being changed, and that comes first";
+            return Err(Error::new(ErrorKind::Busy, why));
+        }
         records => records?,
     };
     if records.iter().any(|r| marker::split(&r.description, intent.vm).1.is_some_and(|m| m.id == intent.id)) {

@@ -200,3 +200,27 @@ async fn a_change_that_was_refused_leaves_nothing_to_put_back() {
     rig.until_running().await;
     assert_eq!(records(&rig).len(), 2);
 }
+
+async fn revert(rig: &Rig, to: &str) {
+    let given = options([("safety", false.into())]);
+    rig.client.job(&snapshot_path(id(1), to), "Snapshot.Revert", given).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_deleted_is_not_said_to_be_there_where_only_what_is_beside_it_is_lost() {
+    let rig = with(&["s1", "s2"]).await;
+    revert(&rig, "s1").await;
+    let images = rig.images();
+    rig.sim.inject(Fault::new(Op::Forget, Mishap::Half(full())));
+    rig.sim.inject(Fault::new(Op::PutBack, Mishap::Refuse(full())).always());
+    let (_, text) = rig.client.job(&snapshot_path(id(1), "s2"), "Snapshot.Delete", none()).await.unwrap_err();
+    assert!(text.contains("snapshot s2 of VM web is deleted") && text.contains("No space left"), "{text}");
+    assert_eq!(records(&rig), [], "one is deleted, and the other one lost");
+    assert_eq!(rig.images(), images, "what is lost may lie on them");
+    rig.sim.heal();
+    rig.client.create(id(1), "afterwards", none()).await.unwrap();
+    let names: Vec<_> = records(&rig).into_iter().map(|r| r.name).collect();
+    assert_eq!(names, ["afterwards", "s1"].map(name));
+    assert_eq!((rig.images().len(), rig.store().intents().unwrap()), (images.len(), vec![]));
+    assert!(rig.store().redefined().unwrap().is_empty());
+}
