@@ -31,6 +31,9 @@ pub struct Redefining {
     /// It is changed as this child of it is forgotten: as long as that one is there, what is around it is as before.
     #[serde(default)]
     forgets: Option<SnapshotName>,
+    /// All of its overlays: target and overlay. None is known of what an older version wrote.
+    #[serde(default)]
+    overlays: Vec<(String, String)>,
 }
 
 /// How one is to be put back.
@@ -48,6 +51,11 @@ impl Redefining {
         let Some(own) = facts.snapshots.iter().find(|s| s.name == name) else { return around };
         (around.current, around.internal) = (own.current, own.internal);
         around.parent = own.parent.cloned();
+        around.overlays = own
+            .disks
+            .iter()
+            .map(|(target, overlay, _)| ((*target).to_owned(), (*overlay).to_owned()))
+            .collect();
         for (target, overlay, image) in &own.disks {
             if lies(facts, target, overlay, image) {
                 around.layers.push(((*target).to_owned(), (*overlay).to_owned(), (*image).to_owned()));
@@ -76,6 +84,25 @@ impl Redefining {
             (s.name.clone(), Self { forgets, ..Self::of(s.name, &after) })
         };
         written.map(around).collect()
+    }
+
+    /// Its parent.
+    pub fn parent(&self) -> Option<&SnapshotName> {
+        self.parent.as_ref()
+    }
+
+    /// Whether the snapshot of this name, which is on the list, was left with overlays that are not its own. A libvirt that
+    /// forgets a child of one that was reverted to takes the revert's overlays for those that the other children lie on,
+    /// and whoever was about to put that right did not come to it.
+    pub fn is_left_wrong(&self, name: &SnapshotName, facts: &Facts<'_>) -> bool {
+        let now = |name: &SnapshotName| facts.snapshots.iter().find(|s| s.name == name);
+        let forgotten = self.forgets.as_ref().is_some_and(|child| now(child).is_none());
+        let other = |(target, overlay, _): &(&str, &str, &str)| {
+            self.overlays.iter().any(|(of, was)| of == target && was != overlay)
+        };
+        forgotten
+            && facts.snapshots.iter().any(|s| s.parent == Some(name))
+            && now(name).is_some_and(|own| own.disks.iter().any(other))
     }
 
     /// The files that must be there, or somebody deleted it.
@@ -155,6 +182,24 @@ mod tests {
             layer_limit: 25,
             unfinished: false,
         }
+    }
+
+    #[test]
+    fn overlays_of_a_revert_in_the_place_of_its_own_are_seen_when_the_child_is_forgotten() {
+        let [a, b, c] = ["a", "b", "c"].map(SnapshotName::existing);
+        let before = facts(&["/3", "/2", "/1", "/0"], &[(&a, None), (&b, Some(&a)), (&c, Some(&a))]);
+        let around = Redefining::beside(&b, &before).remove(0).1;
+        let right = without(&before, &b);
+        assert!(!around.is_left_wrong(&a, &right));
+        let mut wrong = right.clone();
+        wrong.snapshots[0].disks[0].1 = "/reverted";
+        assert!(around.is_left_wrong(&a, &wrong));
+        assert!(!Redefining { forgets: None, ..around.clone() }.is_left_wrong(&a, &wrong));
+        let leaf = without(&wrong, &c);
+        assert!(!around.is_left_wrong(&a, &leaf), "nobody lies on its own any more");
+        let mut there = before;
+        there.snapshots[0].disks[0].1 = "/reverted";
+        assert!(!around.is_left_wrong(&a, &there), "the child is not forgotten yet");
     }
 
     fn without<'a>(facts: &Facts<'a>, name: &SnapshotName) -> Facts<'a> {

@@ -124,6 +124,10 @@ pub trait Metadata {
     /// The whole metadata of a snapshot.
     fn copy(&self, vm: VmId, name: &SnapshotName) -> Result<SnapshotXml>;
 
+    /// The same, as it is when this one is its parent, or none is.
+    fn copy_under(&self, vm: VmId, name: &SnapshotName, parent: Option<&SnapshotName>)
+    -> Result<SnapshotXml>;
+
     /// Makes a snapshot's metadata what it was when it was copied; also of one that is not there any more, whose
     /// parent must be. `current`: it is to be the current one; false leaves that as it is.
     fn put_back(&self, vm: VmId, copy: &SnapshotXml, current: bool) -> Result<()>;

@@ -61,7 +61,8 @@ pub(super) fn forget(tools: &Tools, id: VmId, name: &SnapshotName) -> Result<()>
 
 /// Writes down what is about to be changed.
 fn begin(tools: &Tools, vm: VmId, name: &SnapshotName, around: Redefining) -> Result<Redefined> {
-    let xml = tools.hypervisor.copy(vm, name)?.as_str().to_owned();
+    // Under the parent that it has then: none can be put back under one that is gone.
+    let xml = tools.hypervisor.copy_under(vm, name, around.parent())?.as_str().to_owned();
     tools.store.redefines(vm, (name, &xml), &around, tools.clock.now()).map_err(|e| stored(&e))?;
     Ok(Redefined { name: name.clone(), xml, around: Ok(around) })
 }
@@ -95,6 +96,20 @@ fn settle_on(tools: &Tools, vm: &Vm, begun: &Redefined) -> Result<()> {
     let over = || tools.store.drop_copy(id, name).map_err(|e| stored(&e));
     let records = hypervisor.snapshots(id)?;
     if records.iter().any(|r| r.name == *name) {
+        let facts = hypervisor::facts(vm, &records, hypervisor.features()?, true);
+        if begun.around.as_ref().is_ok_and(|around| around.is_left_wrong(name, &facts)) {
+            let copy = SnapshotXml::new(begun.xml.clone());
+            let put_back = hypervisor.put_back(id, &copy, false);
+            put_back.map_err(|e| {
+                e.context("it names overlays that are not its own, and it cannot be put right yet")
+            })?;
+            tracing::warn!(
+                MESSAGE_ID = message::METADATA_REPAIRED,
+                VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %id, VIRTSNAP_SNAPSHOT = %name,
+                "snapshot {name} of VM {} named overlays that are not its own, as libvirt had forgotten a child of it: it \
+                 is as it was before that", vm.name
+            );
+        }
         return over();
     }
     let facts = hypervisor::facts(vm, &records, hypervisor.features()?, true);

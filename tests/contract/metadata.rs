@@ -81,12 +81,18 @@ pub(crate) fn forgetting_reparents_and_keeps_files(rig: &mut dyn Rig) {
         take(rig, &*hv, vm, label);
     }
     let before = chain(&*hv, vm, "vda");
+    let under = hv.copy_under(vm, &name("s3"), Some(&name("s1"))).unwrap();
     for _ in 0..2 {
         hv.forget(vm, &name("s2")).unwrap();
         let [s1, s3] = &records(&*hv, vm)[..] else { panic!("not two snapshots") };
         assert_eq!((&s1.parent, s3.parent.as_ref()), (&None, Some(&s1.name)));
         assert_eq!((s1.current, s3.current), (false, true));
     }
+    hv.forget(vm, &name("s3")).unwrap();
+    // One that was under another one is put back without that.
+    hv.put_back(vm, &under, true).unwrap();
+    let [s1, s3] = &records(&*hv, vm)[..] else { panic!("not two snapshots") };
+    assert_eq!((&s1.parent, s3.parent.as_ref(), s3.current), (&None, Some(&s1.name), true));
     hv.forget(vm, &name("s3")).unwrap();
     let [s1] = &records(&*hv, vm)[..] else { panic!("not one snapshot") };
     assert!(s1.current);

@@ -207,6 +207,15 @@ impl Metadata for Hooked {
         self.at(Op::Copy).copy(vm, name)
     }
 
+    fn copy_under(
+        &self,
+        vm: VmId,
+        name: &SnapshotName,
+        parent: Option<&SnapshotName>,
+    ) -> Result<SnapshotXml> {
+        self.at(Op::Copy).copy_under(vm, name, parent)
+    }
+
     fn put_back(&self, vm: VmId, copy: &SnapshotXml, current: bool) -> Result<()> {
         self.at(Op::PutBack).put_back(vm, copy, current)
     }

@@ -207,6 +207,33 @@ async fn revert(rig: &Rig, to: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_that_was_reverted_to_keeps_its_own_overlays_where_libvirt_goes_while_a_child_is_forgotten() {
+    for next_life in [false, true] {
+        let mut rig = with(&["s1", "s2"]).await;
+        revert(&rig, "s1").await;
+        rig.client.create(id(1), "s3", none()).await.unwrap();
+        revert(&rig, "s1").await;
+        let before: Vec<_> = records(&rig).into_iter().filter(|r| r.name != name("s3")).collect();
+        assert!(before.iter().any(|r| !r.revert_disks.is_empty()), "{before:?}");
+        rig.sim.inject(Fault::new(Op::Forget, Mishap::Half(gone())));
+        let deleted = rig.client.job(&snapshot_path(id(1), "s3"), "Snapshot.Delete", none()).await;
+        let (_, text) = deleted.unwrap_err();
+        assert!(text.contains("whether snapshot s3 of VM web is deleted is not known"), "{text}");
+        if next_life {
+            rig.stop().await;
+            rig.sim.connect();
+            assert_ne!(records(&rig), before, "it is left wrong");
+            rig.boot().await;
+            rig.until_running().await;
+        } else {
+            rig.reconnect().await;
+        }
+        assert_eq!(rig.store().intents().unwrap(), []);
+        settled(&rig, &before, "the one that was reverted to").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_deleted_is_not_said_to_be_there_where_only_what_is_beside_it_is_lost() {
     let rig = with(&["s1", "s2"]).await;
     revert(&rig, "s1").await;

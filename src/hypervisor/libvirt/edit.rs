@@ -7,7 +7,8 @@ use std::ops::Range;
 
 use roxmltree::Node;
 
-use super::nodes::{broken, child, escape, overlays, parse, source_in};
+use super::nodes::{broken, child, child_text, escape, overlays, parse, source_in};
+use crate::core::model::SnapshotName;
 use crate::hypervisor::{Error, ErrorKind, Layer, Redefine, Result, RevertDisks};
 
 /// What is to be put in the place of parts of a text.
@@ -68,6 +69,29 @@ pub(super) fn snapshot(text: &str, change: &Redefine) -> Result<String> {
     }
     if let Some(description) = &change.description {
         set_description(root, description, &mut edits);
+    }
+    Ok(edits.apply(text))
+}
+
+/// A snapshot's XML, as that of a child of this one, or of none.
+pub(super) fn under(text: &str, parent: Option<&SnapshotName>) -> Result<String> {
+    let doc = parse(text)?;
+    let root = doc.root_element();
+    let mut edits = Edits::default();
+    let before = child(root, "parent");
+    let is = before.and_then(|node| child_text(node, "name"));
+    match (before, parent) {
+        _ if is.as_deref() == parent.map(SnapshotName::as_str) => {}
+        (Some(node), None) => edits.remove(with_its_line(node)),
+        (before, Some(parent)) => {
+            let new = format!("<parent><name>{}</name></parent>", escaped(parent.as_str()));
+            match (before, child(root, "name")) {
+                (Some(node), _) => edits.replace(node.range(), new),
+                (None, Some(name)) => edits.insert(name.range().end, new),
+                (None, None) => return Err(broken("a snapshot without a name")),
+            }
+        }
+        (None, None) => {}
     }
     Ok(edits.apply(text))
 }
@@ -206,7 +230,6 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::{super::xml, *};
-    use crate::core::model::SnapshotName;
 
     /// Of a running VM with a qcow2 disk, a raw one and a loaded CD-ROM; the second snapshot of two.
     const SEEN: [&str; 2] = [include_str!("seen/snapshot-9.0.xml"), include_str!("seen/snapshot-11.3.xml")];
@@ -327,6 +350,23 @@ mod tests {
                 assert_eq!(after.matches("<description>").count(), 1);
                 assert_eq!(snapshot(&after, &wanted).unwrap(), after);
             }
+        }
+    }
+
+    #[test]
+    fn it_is_put_under_another_parent_or_none() {
+        for text in SEEN {
+            let parent = |text: &str| xml::snapshot(text).unwrap().parent;
+            let was = parent(text).expect("it has one");
+            assert_eq!(under(text, Some(&was)).unwrap(), text);
+            let other = SnapshotName::existing("a & <b>");
+            let moved = under(text, Some(&other)).unwrap();
+            assert_eq!(parent(&moved), Some(other));
+            let first = under(&moved, None).unwrap();
+            assert_eq!((parent(&first), under(&first, None).unwrap() == first), (None, true));
+            let back = under(&first, Some(&was)).unwrap();
+            assert_eq!(parent(&back), Some(was));
+            kept(&text.replace("<parent>", "").replace("</parent>", ""), &back);
         }
     }
 }

@@ -274,6 +274,16 @@ impl Metadata for Libvirt {
         redefine::copy(&*self.now()?, vm, name)
     }
 
+    fn copy_under(
+        &self,
+        vm: VmId,
+        name: &SnapshotName,
+        parent: Option<&SnapshotName>,
+    ) -> Result<SnapshotXml> {
+        let copy = redefine::copy(&*self.now()?, vm, name)?;
+        edit::under(copy.as_str(), parent).map(SnapshotXml::new)
+    }
+
     fn put_back(&self, vm: VmId, copy: &SnapshotXml, current: bool) -> Result<()> {
         redefine::put_back(&*self.now()?, vm, copy, current)
     }

@@ -169,9 +169,22 @@ impl State {
             return Ok(());
         };
         let before = machine.saved(&parent)?.clone();
+        let current = machine.current.clone();
+        let its = |current: &SnapshotName| {
+            machine.snapshots.get(current).is_some_and(|s| s.parent.as_ref() == Some(name))
+        };
+        let of_its_own = current.filter(its);
         machine.forget_any(name);
-        if half && (machine.children(&parent) > 0 || machine.current.as_ref() == Some(&parent)) {
-            machine.lose(&parent);
+        if half {
+            let has_others = machine.children(&parent) > 0;
+            match of_its_own {
+                // Killed before what libvirt made of the parent is put right.
+                _ if has_others && !before.revert_disks.is_empty() => return Ok(()),
+                // These are what is written once more.
+                Some(current) => machine.lose(&current),
+                None if has_others || machine.current.as_ref() == Some(&parent) => machine.lose(&parent),
+                None => {}
+            }
         }
         if machine.children(&parent) > 0
             && let Some(saved) = machine.snapshots.get_mut(&parent)
@@ -208,10 +221,13 @@ impl State {
         Ok(())
     }
 
-    fn copy(&mut self, vm: VmId, name: &SnapshotName) -> Result<SnapshotXml> {
-        let saved = self.machine(vm)?.saved(name)?.clone();
+    fn saved(&mut self, vm: VmId, name: &SnapshotName) -> Result<Saved> {
+        Ok(self.machine(vm)?.saved(name)?.clone())
+    }
+
+    fn copy(&mut self, name: &SnapshotName, saved: Saved) -> SnapshotXml {
         self.copies.push((name.clone(), saved));
-        Ok(SnapshotXml::new(format!("copy {}", self.copies.len() - 1)))
+        SnapshotXml::new(format!("copy {}", self.copies.len() - 1))
     }
 
     fn put_back(&mut self, vm: VmId, copy: &SnapshotXml, current: bool) -> Result<()> {
@@ -275,7 +291,22 @@ impl Metadata for Sim {
     }
 
     fn copy(&self, vm: VmId, name: &SnapshotName) -> Result<SnapshotXml> {
-        self.call(Asked::vm(Op::Copy, vm, name.as_str()), |s| s.copy(vm, name))
+        self.call(Asked::vm(Op::Copy, vm, name.as_str()), |s| {
+            let saved = s.saved(vm, name)?;
+            Ok(s.copy(name, saved))
+        })
+    }
+
+    fn copy_under(
+        &self,
+        vm: VmId,
+        name: &SnapshotName,
+        parent: Option<&SnapshotName>,
+    ) -> Result<SnapshotXml> {
+        self.call(Asked::vm(Op::Copy, vm, name.as_str()), |s| {
+            let saved = s.saved(vm, name)?;
+            Ok(s.copy(name, Saved { parent: parent.cloned(), ..saved }))
+        })
     }
 
     fn put_back(&self, vm: VmId, copy: &SnapshotXml, current: bool) -> Result<()> {
