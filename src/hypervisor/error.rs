@@ -117,6 +117,15 @@ impl Error {
         Self { kind, message: message.into() }
     }
 
+    /// Of a VM whose memory was saved: it belongs to the disks as they are, and a start is the use of it.
+    pub(crate) fn managed_save() -> Self {
+        Self::new(
+            ErrorKind::Unsupported,
+            "the VM has a managed save, which a changed disk would make unusable; start it or \
+             `virsh managedsave-remove` first",
+        )
+    }
+
     /// The same error, with what was being done put before it.
     #[must_use]
     pub fn context(mut self, doing: impl fmt::Display) -> Self {

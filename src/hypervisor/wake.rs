@@ -8,6 +8,9 @@ pub trait Wake {
     /// Starts a stopped VM with its CPUs stopped, such that it is off again when the connection ends. Not after a
     /// restart of libvirtd, which forgets that: so whoever calls this writes it down first.
     ///
+    /// One with a managed save is refused ([`ErrorKind::Unsupported`](super::ErrorKind::Unsupported)): to start it would use
+    /// that up.
+    ///
     /// If it fails, nothing was started.
     fn wake(&self, vm: VmId) -> Result<()>;
 

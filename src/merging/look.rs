@@ -132,12 +132,7 @@ fn check_inside(hypervisor: &dyn Hypervisor, vm: &Vm, recipe: &Recipe) -> Result
 fn check_vm(vm: &Vm) -> Result<()> {
     let refuse = |kind, text: String| Err(Error::new(kind, text));
     if vm.managed_save {
-        return refuse(
-            ErrorKind::Unsupported,
-            "the VM has a managed save, which a changed disk would make unusable; start it or \
-             `virsh managedsave-remove` first"
-                .to_owned(),
-        );
+        return Err(Error::managed_save());
     }
     match vm.state {
         VmState::PmSuspended => {

@@ -80,6 +80,10 @@ pub(super) fn finish(work: &Work<'_>, vm: &Vm) -> std::result::Result<Vec<Snapsh
             drop::settle_or_warn(work.tools, &intent);
         }
         if let Begun::Merge(recipe) = &intent.what {
+            // libvirt saves a VM also when the host goes down, which is what cut the merge short.
+            if vm.managed_save {
+                return Err(unfinished(vm, recipe, &Error::managed_save()));
+            }
             let what = "was cut short; it is finished now";
             work.told_merge(vm, &intent.name, &list(&names(recipe)), what);
             // Images that cannot be followed are for who merges to tell of.

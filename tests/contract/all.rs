@@ -100,6 +100,7 @@ macro_rules! contracts {
                 it_is_not_ended_into_what_another_vm_has_by_now [];
                 a_definition_that_lags_behind_it_is_put_right [];
                 a_branch_waits_for_what_it_lies_on_and_nothing_else [];
+                it_waits_for_a_managed_save_to_be_used [];
                 a_revert_ends_it_first [];
             }
             memory [Images] {
@@ -169,6 +170,7 @@ macro_rules! contracts {
             }
             internal [Images] {
                 one_inside_is_deleted_on_request_from_all_disks [];
+                a_managed_save_outlives_what_would_start_the_vm [];
                 one_inside_is_reverted_to_and_that_can_be_reverted [];
                 without_a_current_one_those_inside_are_deleted_and_reverted_to [Foreign];
                 inside_and_outside_are_never_mixed [Foreign];

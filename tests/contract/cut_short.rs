@@ -4,7 +4,7 @@ use uuid::Uuid;
 use virtsnap::{
     core::{
         branch::BranchJob,
-        job::{Failure, Made, Operation, Outcome},
+        job::{Failure, Made, Operation, Outcome, Pace},
         merge::Recipe,
         model::{SnapshotName, VmId},
     },
@@ -111,6 +111,32 @@ pub(crate) fn a_branch_waits_for_what_it_lies_on_and_nothing_else(rig: &mut dyn 
     for target in TARGETS {
         assert_eq!((rig.marker_now(older, target), rig.marker_now(newer, target)), (1, 5));
     }
+}
+
+/// libvirt saves a VM's memory when the host goes down, which cuts a merge short as well.
+pub(crate) fn it_waits_for_a_managed_save_to_be_used(rig: &mut dyn Rig) {
+    let (hv, _events) = connected(rig);
+    let daemon = Daemon::new(&hv);
+    let vm = with_five(rig, &*hv);
+    let recipe = cut_short(&*hv, vm, &["s2", "s3"]);
+    noted(&daemon, vm, &recipe);
+    rig.managed_save(vm);
+    let before = (hv.vm(vm).unwrap(), records(&*hv, vm), daemon.tools.store.intents().unwrap());
+    let delete = || Operation::Delete { name: name("s5"), pace: Pace::default(), foreign: true };
+    for operation in [Operation::Finish, delete()] {
+        let Outcome::Failed(failure) = daemon.run(vm, operation) else { panic!("it used up the save") };
+        assert!(
+            failure.name == "Unsupported"
+                && failure.message.contains("managed save")
+                && failure.message.contains("snapshots s2, s3 of"),
+            "{failure:?}"
+        );
+    }
+    refused(merging::carry_out(&*hv, vm, &recipe, AGAIN, &mut Noted::default()), ErrorKind::Unsupported);
+    assert_eq!((hv.vm(vm).unwrap(), records(&*hv, vm), daemon.tools.store.intents().unwrap()), before);
+    rig.start_vm(vm);
+    assert_eq!(daemon.run(vm, Operation::Finish), Outcome::Done(None));
+    check(rig, &*hv, vm, &["s1", "s4", "s5"]);
 }
 
 pub(crate) fn a_revert_ends_it_first(rig: &mut dyn Rig) {

@@ -7,13 +7,13 @@ use virtsnap::{
         revert::Then,
     },
     forgotten,
-    hypervisor::{Event, Hypervisor},
+    hypervisor::{ErrorKind, Event, Hypervisor},
 };
 
 use super::{
     Rig, RigVm, chain, connected,
     daemon::{Daemon, usual},
-    name, records, take,
+    name, records, refused, take,
 };
 
 const TWO: RigVm = RigVm { disks: 2, running: true, agent: false };
@@ -86,6 +86,26 @@ pub(crate) fn one_inside_is_deleted_on_request_from_all_disks(rig: &mut dyn Rig)
         assert_eq!(daemon.tools.store.intents().unwrap(), []);
         assert!(daemon.tools.store.awake().unwrap().is_empty());
     }
+}
+
+/// To delete one of a stopped VM its QEMU is started, and a start is the use of a managed save.
+pub(crate) fn a_managed_save_outlives_what_would_start_the_vm(rig: &mut dyn Rig) {
+    let (hv, _events) = connected(rig);
+    let daemon = Daemon::new(&hv);
+    let vm = two_inside(rig, true);
+    rig.managed_save(vm);
+    let before = hv.vm(vm).unwrap();
+    assert!(before.managed_save);
+    failed(daemon.run(vm, delete("a", true)), "Unsupported", "managed save");
+    refused(hv.wake(vm), ErrorKind::Unsupported);
+    refused(hv.wake_on(vm, &[]), ErrorKind::Unsupported);
+    assert_eq!((hv.vm(vm).unwrap(), names(&*hv, vm)), (before, vec!["a".to_owned(), "b".to_owned()]));
+    assert_eq!(daemon.tools.store.intents().unwrap(), []);
+    assert!(daemon.tools.store.awake().unwrap().is_empty());
+    rig.start_vm(vm);
+    assert!(!hv.vm(vm).unwrap().managed_save);
+    assert_eq!(daemon.run(vm, delete("a", true)), Outcome::Done(None));
+    now(rig, vm, 3);
 }
 
 fn revert(daemon: &Daemon, vm: VmId, label: &str, then: Then) -> SnapshotName {

@@ -173,11 +173,7 @@ fn check_vm(vm: &Vm, domain: &Domain, storage: Storage) -> Result<()> {
         ));
     }
     if vm.managed_save {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            "the VM has a managed save, which a changed disk would make unusable; start it or \
-             `virsh managedsave-remove` first",
-        ));
+        return Err(Error::managed_save());
     }
     if vm.state == VmState::PmSuspended {
         return Err(Error::new(ErrorKind::Unsupported, "the VM is suspended by its guest; wake it first"));

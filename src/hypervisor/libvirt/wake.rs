@@ -26,6 +26,7 @@ pub(super) fn wake_on(connections: &Connections, id: VmId, chains: &[(String, Ve
     if domain.is_active()? {
         return Err(Error::new(ErrorKind::Busy, "the VM is on: somebody has it"));
     }
+    check_saved(&domain)?;
     connections.work.create_domain_xml(&text, START).map(drop).map_err(not_begun)
 }
 
@@ -34,7 +35,17 @@ pub(super) fn let_sleep(connections: &Connections, id: VmId) -> Result<bool> {
 }
 
 pub(super) fn begin(domain: &Domain) -> Result<()> {
+    check_saved(domain)?;
     domain.create_with_flags(START).map(drop).map_err(not_begun)
+}
+
+/// Of a VM with a managed save a start is the use of that, which is gone with it: what the guest had in its memory would end
+/// with the QEMU that is started here.
+fn check_saved(domain: &Domain) -> Result<()> {
+    if domain.has_managed_save(0)? {
+        return Err(Error::managed_save());
+    }
+    Ok(())
 }
 
 fn not_begun(e: virt::error::Error) -> Error {

@@ -8,6 +8,9 @@ use crate::{
 
 impl State {
     fn wake(&mut self, vm: VmId) -> Result<()> {
+        if self.machine(vm)?.managed_save {
+            return Err(Error::managed_save());
+        }
         let busy = |e: Error| Error::new(ErrorKind::Busy, e.message);
         self.check_bootable(vm).map_err(busy)?;
         self.set_state(vm, &[VmState::ShutOff], VmState::Paused).map_err(busy)
