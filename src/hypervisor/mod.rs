@@ -53,7 +53,7 @@ pub use self::{
     power::Power,
     switch::{Definition, Switch},
     told::{line_to_current, told},
-    wake::Wake,
+    wake::{Slept, Wake},
 };
 use crate::core::model::{Content, SnapshotName, Storage, VmId, VmState};
 

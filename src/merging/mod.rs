@@ -2,7 +2,7 @@
 //!
 //! | step | done again, or after a crash |
 //! |---|---|
-//! | a stopped VM is woken | it was written down before; it is let sleep again whatever comes |
+//! | a stopped VM is woken | it was written down before; it is let sleep again whatever comes, but for one that somebody let go on |
 //! | each disk's images are merged, one disk after the other | what is done is passed over; what was cut short is copied anew |
 //! | who stays is told of its new image | what is told already is not written; what libvirt lost is put back |
 //! | who goes is forgotten, the newest first | one that is not there is passed over |
@@ -136,20 +136,20 @@ pub fn carry_out(
             check_users(hypervisor, &vm, recipe)?;
         }
         if vm.state == VmState::ShutOff {
-            watcher.phase("starting it, paused");
-            watcher.awake(true)?;
+            wake(hypervisor, id, watcher)?;
             awake = true;
         }
         // What QEMU has really opened is looked at once more before each disk.
-        let woken = if vm.state == VmState::ShutOff { hypervisor.wake(id) } else { Ok(()) };
-        woken.and_then(|()| merge(hypervisor, id, (recipe, &records), earlier, watcher))
+        merge(hypervisor, id, (recipe, &records), earlier, watcher)
     } else {
         Ok(())
     };
     if awake {
-        let slept = hypervisor.let_sleep(id).and_then(|_ended| watcher.awake(false));
+        // Whoever has let it go on meanwhile has it, on the images that it is on now: as with one that ran.
+        let slept = hypervisor.let_sleep(id).and_then(|_whichever| watcher.awake(false));
         match &merged {
-            Ok(()) => slept?,
+            // The disks are merged, whatever the kind of this is.
+            Ok(()) => slept.map_err(touched)?,
             Err(e) => return Err(e.clone().and_rollback(&slept, "ending the QEMU that was started for it")),
         }
     }
@@ -157,6 +157,19 @@ pub fn carry_out(
     tell(hypervisor, id, recipe, watcher).and_then(|()| watcher.known()).map_err(touched)?;
     watcher.phase("removing images");
     hypervisor.discard(id, &recipe.removed()).map_err(touched)
+}
+
+/// If that fails, whoever is on is not ours to end.
+fn wake(hypervisor: &dyn Hypervisor, id: VmId, watcher: &mut dyn Watcher) -> Result<()> {
+    watcher.phase("starting it, paused");
+    watcher.awake(true)?;
+    let woken = hypervisor.wake(id);
+    if let Err(e) = &woken
+        && e.kind != ErrorKind::Disconnected
+    {
+        watcher.awake(false)?;
+    }
+    woken
 }
 
 fn merge(

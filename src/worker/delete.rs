@@ -15,9 +15,9 @@ use crate::{
         marker::{self, Marker},
         model::{SnapshotName, Storage, VmId, VmState},
     },
-    hypervisor::{self, Hypervisor, SnapshotRecord, Vm},
+    hypervisor::{self, ErrorKind, SnapshotRecord, Vm},
     reader,
-    store::{Begun, Intent},
+    store::{Begun, Intent, StoreError},
 };
 
 /// Deletes one.
@@ -34,10 +34,12 @@ pub(super) fn run(work: &Work<'_>, name: &SnapshotName, foreign: bool) -> Result
     };
     let marker = adopt::mark(work, (&vm, &records), record, &BTreeSet::new())?;
     let deleted = all(work, std::slice::from_ref(name), (0.0, 1.0));
-    // What was refused stays theirs.
+    // What was refused stays theirs. Also what follows a deletion can fail.
     if deleted.is_err() && !work.tools.store.half_deleted(vm.id)?.has(name, Some(marker.id)) {
         let records = work.tools.hypervisor.snapshots(vm.id)?;
-        adopt::describe(work, (&vm, &records), name, &record.description)?;
+        if records.iter().any(|r| r.name == *name) {
+            adopt::describe(work, (&vm, &records), name, &record.description)?;
+        }
     }
     deleted
 }
@@ -131,12 +133,12 @@ fn natively(
         work.tools.store.wakes(vm.id, work.tools.clock.now())?;
     }
     let inside = records.iter().all(|r| r.storage == Storage::Internal);
-    let deleted = if off && inside {
-        awake(work.tools.hypervisor.as_ref(), vm.id, name)
+    let (deleted, slept) = if off && inside {
+        awake(work, vm.id, name)
     } else {
-        work.tools.hypervisor.delete(vm.id, name)
+        (work.tools.hypervisor.delete(vm.id, name), Ok(()))
     };
-    if off && work.tools.hypervisor.vm(vm.id).is_ok_and(|vm| vm.state == VmState::ShutOff) {
+    if off && !inside && work.tools.hypervisor.vm(vm.id).is_ok_and(|vm| vm.state == VmState::ShutOff) {
         work.tools.store.sleeps(vm.id)?;
     }
     match deleted {
@@ -149,7 +151,13 @@ fn natively(
             })?;
             work.tools.store.gone(marker.id)?;
             work.told_deleted(vm, name);
-            Ok(())
+            Ok(slept.map_err(|e| {
+                e.context(format_args!(
+                    "snapshot {name} of VM {} is deleted, but the VM, which was off and was started for that, paused, is \
+                     not off again yet, which is tried again",
+                    vm.name
+                ))
+            })?)
         }
         Err(e) => {
             // Refused before anything was touched, it is as good as before. Else its image may hold newer data by now:
@@ -157,20 +165,28 @@ fn natively(
             if e.kind.untouched() && !begun_before {
                 work.tools.store.abandoned(marker.id)?;
             }
+            let e = e.and_rollback(&slept, "ending the QEMU that was started for it");
             Err(e.context(format_args!("snapshot {name} of VM {} was not deleted", vm.name)).into())
         }
     }
 }
 
 /// Deletes one inside the images of a stopped VM with its QEMU awake: what cannot be deleted in the images of a stopped
-/// one libvirt only logs, and forgets the snapshot all the same.
-fn awake(hypervisor: &dyn Hypervisor, vm: VmId, name: &SnapshotName) -> hypervisor::Result<()> {
-    let deleted = hypervisor.wake(vm).and_then(|()| hypervisor.delete(vm, name));
-    let slept = hypervisor.let_sleep(vm).map(drop);
-    match deleted {
-        Ok(()) => slept,
-        Err(e) => Err(e.and_rollback(&slept, "ending the QEMU that was started for it")),
+/// one libvirt only logs, and forgets the snapshot all the same. Also says whether the VM is off again, or somebody's.
+fn awake(work: &Work<'_>, vm: VmId, name: &SnapshotName) -> (hypervisor::Result<()>, hypervisor::Result<()>) {
+    let (hypervisor, store) = (&work.tools.hypervisor, &work.tools.store);
+    let written = |stored: Result<(), StoreError>| {
+        stored.map_err(|e| hypervisor::Error::new(ErrorKind::Failed, e.to_string()))
+    };
+    if let Err(e) = hypervisor.wake(vm) {
+        // Whoever is on then is not ours to end; but with the connection the answer is lost.
+        let lost = e.kind == ErrorKind::Disconnected;
+        return (Err(e), if lost { Ok(()) } else { written(store.sleeps(vm)) });
     }
+    let noted =
+        hypervisor.life(vm).and_then(|life| life.map_or(Ok(()), |life| written(store.woken(vm, life))));
+    let deleted = noted.and_then(|()| hypervisor.delete(vm, name));
+    (deleted, hypervisor.let_sleep(vm).and_then(|_whichever| written(store.sleeps(vm))))
 }
 
 fn fail(name: &'static str, message: String) -> Stop {

@@ -5,7 +5,7 @@
 //! there shows whether it was done.
 
 use super::{Stop, Work, merge};
-use crate::{core::model::VmState, logging::message, merging};
+use crate::{core::model::VmState, hypervisor::Slept, logging::message, merging};
 
 /// Ends it if it is certain that it is that; whether it was.
 pub(super) fn end(work: &Work<'_>) -> std::result::Result<bool, Stop> {
@@ -18,7 +18,9 @@ pub(super) fn end(work: &Work<'_>) -> std::result::Result<bool, Stop> {
         return Ok(false);
     }
     work.phase("ending what libvirt left", None, None);
-    hypervisor.let_sleep(id)?;
+    if hypervisor.let_sleep(id)? == Slept::Taken {
+        return Ok(false);
+    }
     tracing::warn!(
         MESSAGE_ID = message::LEFT_BEHIND, VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %id, VIRTSNAP_JOB = work.job.id,
         "VM {} was left paused by a deletion of libvirt's own that libvirtd did not live to end; it is off again", vm.name

@@ -21,7 +21,7 @@ use crate::{
         model::VmState,
         room::Growth,
     },
-    hypervisor::{Committed, Copied, Disk, Error, ErrorKind, Image, Layer, Steer, Vm},
+    hypervisor::{self, Committed, Copied, Disk, Error, ErrorKind, Image, Layer, Slept, Steer, Vm},
     rooms::Reserved,
 };
 
@@ -92,7 +92,14 @@ fn awake(
 ) -> Result<(), Stop> {
     work.phase("starting it, paused", None, None);
     work.tools.store.wakes(vm.id, work.tools.clock.now())?;
-    let done = wake(work, vm, part).and_then(|()| pull());
+    if let Err(e) = wake(work, vm, part) {
+        // Whoever is on then is not ours to end; but with the connection the answer is lost.
+        if e.kind != ErrorKind::Disconnected {
+            work.tools.store.sleeps(vm.id)?;
+        }
+        return Err(e.context(format_args!("VM {} was not made independent", vm.name)).into());
+    }
+    let done = note_life(work, vm).and_then(|()| pull());
     let slept = unsure::let_sleep(work.tools, vm.id);
     if slept.is_ok() {
         work.tools.store.sleeps(vm.id)?;
@@ -102,26 +109,28 @@ fn awake(
         let e = e.and_rollback(&slept.map(drop), "ending the QEMU that was started for it");
         return refuse(failure.name, e.message);
     }
-    if !slept? && done.is_ok() {
+    // One that somebody has by now writes it as one that ran does, when that is settled.
+    if slept? == Slept::WasOff && done.is_ok() {
         return refuse("Failed", "the QEMU that was started for it ended by itself".to_owned());
     }
     done
 }
 
-/// What tells this life of it from others is written down: one that somebody starts later is theirs.
-fn wake(work: &Work<'_>, vm: &Vm, part: &Part<'_>) -> Result<(), Stop> {
+fn wake(work: &Work<'_>, vm: &Vm, part: &Part<'_>) -> hypervisor::Result<()> {
     let hypervisor = &work.tools.hypervisor;
-    let not = |e: Error| Stop::from(e.context(format_args!("VM {} was not made independent", vm.name)));
     if part.again {
         let layers = part.on.iter().map(|i| Layer { path: i.path.clone(), format: i.format.clone() });
-        hypervisor.wake_on(vm.id, &[(part.disk.target.clone(), layers.collect())]).map_err(not)?;
+        hypervisor.wake_on(vm.id, &[(part.disk.target.clone(), layers.collect())])
     } else {
-        hypervisor.wake(vm.id).map_err(not)?;
+        hypervisor.wake(vm.id)
     }
-    if let Some(life) = hypervisor.life(vm.id).map_err(not)? {
-        work.tools.store.woken(vm.id, life)?;
-    }
-    Ok(())
+}
+
+/// What tells this life of it from others is written down: one that somebody starts later is theirs.
+fn note_life(work: &Work<'_>, vm: &Vm) -> Result<(), Stop> {
+    let life = work.tools.hypervisor.life(vm.id);
+    let life = life.map_err(|e| e.context(format_args!("VM {} was not made independent", vm.name)))?;
+    life.map_or(Ok(()), |life| work.tools.store.woken(vm.id, life)).map_err(Stop::from)
 }
 
 /// All that can be known before anything is touched; the disks that lie on something.

@@ -91,6 +91,7 @@ macro_rules! contracts {
                 what_stays_can_be_reverted_to_also_after_a_restart [Disconnect, Branches];
                 snapshots_of_some_disks_are_merged_between_each_other [];
                 a_stopped_vm_is_woken_and_sleeps_again [];
+                a_woken_vm_that_somebody_let_go_on_is_theirs_and_its_merge_is_told [];
                 a_merge_that_was_stopped_is_finished_later [];
                 a_merge_that_was_stopped_is_not_ended_on_other_images [Branches];
                 a_snapshot_taken_meanwhile_is_told_as_well [];

@@ -10,7 +10,7 @@ use virtsnap::{
         job::{Failure, Operation, Outcome, Pace},
         model::{VmId, VmState},
     },
-    hypervisor::{Committed, Copied, ErrorKind, Steer},
+    hypervisor::{Committed, Copied, ErrorKind, Slept, Steer},
     reader,
 };
 
@@ -174,7 +174,7 @@ pub(crate) fn a_disk_whose_qemu_was_killed_before_it_wrote_all_is_copied_again(r
         hv.pull(branch, &target, &mut |_| Steer::On { limit: None }).unwrap();
     }
     rig.kill_qemu(branch);
-    assert_eq!(hv.let_sleep(branch), Ok(false), "nobody knows how it ended");
+    assert_eq!(hv.let_sleep(branch), Ok(Slept::WasOff), "nobody knows how it ended");
     assert!((0..DISKS.len()).all(|disk| hv.chain(&top(disk)).unwrap().len() == 1));
 
     let read = reader::read(&*hv, store, branch).unwrap();

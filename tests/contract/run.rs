@@ -2,7 +2,7 @@
 
 use virtsnap::{
     core::model::{SnapshotName, VmId, VmState},
-    hypervisor::{Copied, ErrorKind, Hypervisor, Result, SnapshotXml, Steer},
+    hypervisor::{Copied, ErrorKind, Hypervisor, Result, Slept, SnapshotXml, Steer},
     merging::{self, Earlier, Watcher},
 };
 
@@ -205,6 +205,57 @@ pub(crate) fn a_stopped_vm_is_woken_and_sleeps_again(rig: &mut dyn Rig) {
     merge(&*hv, vm, &["s4", "s5"]);
     assert_eq!(hv.vm(vm).unwrap().state, VmState::ShutOff);
     check(rig, &*hv, vm, &["s3"]);
+    rig.start_vm(vm);
+    check(rig, &*hv, vm, &["s3"]);
+}
+
+/// Whose CPUs somebody lets go on after the first disk, and then stops or not.
+struct Taken<'a> {
+    hv: &'a dyn Hypervisor,
+    vm: VmId,
+    suspends: bool,
+    awake: Vec<bool>,
+}
+
+impl Watcher for Taken<'_> {
+    fn awake(&mut self, awake: bool) -> Result<()> {
+        self.awake.push(awake);
+        Ok(())
+    }
+
+    fn merged(&mut self, part: &virtsnap::core::merge::DiskPart) -> Result<()> {
+        if part.target == "vda" {
+            self.hv.go_on(self.vm)?;
+            if self.suspends {
+                assert_eq!(self.hv.suspend(self.vm), Ok(true));
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn a_woken_vm_that_somebody_let_go_on_is_theirs_and_its_merge_is_told(rig: &mut dyn Rig) {
+    let (hv, _events) = connected(rig);
+    let vm = with_five(rig, &*hv);
+    for (suspends, run, left) in
+        [(true, ["s1", "s2"], vec!["s3", "s4", "s5"]), (false, ["s4", "s5"], vec!["s3"])]
+    {
+        rig.stop_vm(vm);
+        let recipe = merging::look(&*hv, vm, &run.map(name)).unwrap();
+        let mut taken = Taken { hv: &*hv, vm, suspends, awake: Vec::new() };
+        merging::carry_out(&*hv, vm, &recipe, Earlier::default(), &mut taken).unwrap();
+        assert_eq!(taken.awake, [true, false]);
+        let state = if suspends { VmState::Paused } else { VmState::Running };
+        assert_eq!(hv.vm(vm).unwrap().state, state);
+        check(rig, &*hv, vm, &left);
+        assert_eq!(hv.let_sleep(vm), Ok(Slept::Taken));
+        refused(hv.wake(vm), ErrorKind::Busy);
+        assert_eq!(hv.vm(vm).unwrap().state, state);
+    }
+    rig.stop_vm(vm);
+    assert_eq!(hv.let_sleep(vm), Ok(Slept::WasOff));
+    hv.wake(vm).unwrap();
+    assert_eq!(hv.let_sleep(vm), Ok(Slept::Ended));
     rig.start_vm(vm);
     check(rig, &*hv, vm, &["s3"]);
 }

@@ -21,8 +21,8 @@ use virtsnap::{
     hypervisor::{
         BlockJob, Commit, Committed, Copied, CreateSpec, Definition, Event, Features, FreezeStatus,
         GuestFileSystem, GuestSystem, Hypervisor, Inside, Layer, Merge, Metadata, NewRecord, Opened,
-        OpenedDisk, Overlay, Power, Redefine, Result, SnapshotRecord, SnapshotXml, Space, Steer, Switch, Vm,
-        WaitingJob, Wake,
+        OpenedDisk, Overlay, Power, Redefine, Result, Slept, SnapshotRecord, SnapshotXml, Space, Steer,
+        Switch, Vm, WaitingJob, Wake,
         sim::{Op, Sim},
     },
 };
@@ -79,7 +79,7 @@ impl Wake for Hooked {
         self.at(Op::Wake).wake_on(vm, chains)
     }
 
-    fn let_sleep(&self, vm: VmId) -> Result<bool> {
+    fn let_sleep(&self, vm: VmId) -> Result<Slept> {
         self.at(Op::LetSleep).let_sleep(vm)
     }
 

@@ -66,6 +66,7 @@ mod signalled;
 mod stale;
 mod stuck;
 mod suspended;
+mod taken;
 mod terminal;
 mod time_travel;
 mod tpm;

@@ -151,7 +151,9 @@ async fn what_cannot_be_promoted_is_refused_before_anything_is_touched() {
 async fn a_step_that_fails_leaves_a_branch_that_reads_the_same_and_is_promoted_later() {
     for running in [true, false] {
         for op in steps(running) {
-            for mishap in [Mishap::Refuse, Mishap::Half, Mishap::Lose] {
+            // One that could not be woken was not started.
+            let mishaps = if op == Op::Wake { 1 } else { 3 };
+            for mishap in [Mishap::Refuse, Mishap::Half, Mishap::Lose].into_iter().take(mishaps) {
                 let (rig, trial) = branched(running).await;
                 let what = format!("{op:?}, running: {running}");
                 // It is tried to let it go on twice.

@@ -1,15 +1,21 @@
 //! A run of snapshots that was being merged away, and the VM that was woken for it.
 
+use std::time::Duration;
+
 use crate::{
     core::{
         merge::Recipe,
         model::{VmId, VmState},
     },
-    hypervisor::{Error, ErrorKind, Result, SnapshotRecord},
+    hypervisor::{Error, ErrorKind, Result, SnapshotRecord, Vm},
     merging::{self, Word},
     store::{Intent, StoreError},
     worker::{self, Tools},
 };
+
+/// Between two looks at a VM that is being started, and how many.
+const PAUSE: Duration = Duration::from_millis(250);
+const LOOKS: u32 = 20;
 
 pub(super) fn settle(
     tools: &Tools,
@@ -58,19 +64,35 @@ pub(super) fn settle(
     Ok(Ok(()))
 }
 
-/// Lets a VM sleep that was woken only for a merge. A libvirtd that was restarted meanwhile does not do it.
+/// Lets a VM sleep that was woken only for a merge: nobody else does it.
 pub(super) fn let_sleep(tools: &Tools, vm: VmId) -> Result<()> {
     let hypervisor = &tools.hypervisor;
-    let slept = match hypervisor.vm(vm) {
-        Err(e) if e.kind == ErrorKind::NoSuchVm => Ok(()),
-        Err(e) => return Err(e),
-        Ok(vm_now) if vm_now.state == VmState::Paused && worker::is_woken(tools, vm)? => {
+    // What a daemon that died was starting libvirt goes on to start, and calls it off until that has ended.
+    let look = || -> Result<Option<Vm>> {
+        match hypervisor.vm(vm) {
+            Err(e) if e.kind == ErrorKind::NoSuchVm => Ok(None),
+            Ok(now) if now.state == VmState::ShutOff && hypervisor.life(vm)?.is_some() => {
+                Err(Error::new(ErrorKind::Busy, "it is being started"))
+            }
+            now => now.map(Some),
+        }
+    };
+    let mut now = look();
+    for _ in 0..LOOKS {
+        if now.as_ref().err().is_none_or(|e| e.kind != ErrorKind::Busy) {
+            break;
+        }
+        tools.clock.pause(PAUSE);
+        now = look();
+    }
+    let slept = match now? {
+        Some(now) if now.state == VmState::Paused && worker::is_woken(tools, vm)? => {
             // What it was doing is not wanted any more, and goes with it. To end its jobs first can crash a libvirtd that was
             // restarted meanwhile, and may wait for one that nobody hears of.
             worker::unsure::let_sleep(tools, vm).map(drop)
         }
-        // Off, or somebody has resumed it, or started it anew: then it is theirs.
-        Ok(_) => Ok(()),
+        // Gone or off; or somebody has it, or started it anew: then it is theirs.
+        _ => Ok(()),
     };
     slept?;
     if let Err(e) = tools.store.sleeps(vm) {

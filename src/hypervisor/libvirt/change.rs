@@ -138,7 +138,7 @@ fn perhaps_begun(e: virt::error::Error) -> Error {
 ///
 /// libvirt 9.0 cannot merge any but the newest snapshot of a stopped VM ("could not find base disk source in disk
 /// source chain"), and both 9.0 and 11.3 leave its QEMU behind, paused, when libvirtd dies meanwhile. Started like
-/// this it merges as a running one does, and is off again when this connection ends, however it ends.
+/// this it merges as a running one does; whoever calls this has written down that it is to be off again.
 struct Awake<'a>(&'a Domain);
 
 impl<'a> Awake<'a> {

@@ -77,8 +77,8 @@ use self::connection::{Connections, Signal, Slot, Use};
 use super::{
     BlockJob, Branch, Commit, Committed, Copied, CreateSpec, Definition, Drawn, Error, ErrorKind, Event,
     Features, FreezeStatus, GuestFileSystem, GuestSystem, Hypervisor, Layer, Merge, Metadata, NewRecord,
-    NewVm, Opened, OpenedDisk, Overlay, Power, Redefine, Result, SnapshotRecord, SnapshotXml, Space, Steer,
-    Switch, Vm, WaitingJob, Wake,
+    NewVm, Opened, OpenedDisk, Overlay, Power, Redefine, Result, Slept, SnapshotRecord, SnapshotXml, Space,
+    Steer, Switch, Vm, WaitingJob, Wake,
 };
 use crate::core::model::{SnapshotName, VmId};
 
@@ -151,7 +151,7 @@ impl Wake for Libvirt {
         wake::wake_on(&*self.now()?, vm, chains)
     }
 
-    fn let_sleep(&self, vm: VmId) -> Result<bool> {
+    fn let_sleep(&self, vm: VmId) -> Result<Slept> {
         wake::let_sleep(&*self.now()?, vm)
     }
 

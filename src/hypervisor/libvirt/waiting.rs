@@ -45,13 +45,18 @@ pub(super) fn jobs(connections: &Connections, id: VmId) -> Result<Option<Vec<Wai
     if inspect::state(&domain)? != VmState::Paused || domain.job_info()?.r#type != 0 {
         return Ok(None);
     }
-    let Some(Status { status }) = ask(&domain, "query-status")? else { return Ok(None) };
-    // From a QEMU's start until its CPUs run for the first time.
-    if status != "prelaunch" {
+    if !never_ran(&domain)? {
         return Ok(None);
     }
     let jobs: Option<Vec<Job>> = ask(&domain, "query-block-jobs")?;
     Ok(jobs.and_then(|jobs| waiting(&jobs)))
+}
+
+/// Whether its CPUs have stood still since its QEMU was started. Of one that somebody let go on and suspended since QEMU says
+/// another word, and of one that was restored or received from another host as well; a restart of libvirtd changes nothing
+/// (seen with 9.0 and 11.3).
+pub(super) fn never_ran(domain: &Domain) -> Result<bool> {
+    Ok(ask::<Status>(domain, "query-status")?.is_some_and(|now| now.status == "prelaunch"))
 }
 
 fn waiting(jobs: &[Job]) -> Option<Vec<WaitingJob>> {
@@ -76,10 +81,15 @@ fn waits(job: &Job) -> Option<WaitingJob> {
 fn ask<T: DeserializeOwned>(domain: &Domain, command: &str) -> Result<Option<T>> {
     let text = match domain.qemu_monitor_command(&format!(r#"{{"execute":"{command}"}}"#), 0) {
         Err(e) if e.code() == Enum::Known(ErrorNumber::NoSupport) => return Ok(None),
-        answer => answer.map_err(|e| Error::from(e).context("asking the VM's QEMU for its jobs"))?,
+        answer => {
+            answer.map_err(|e| Error::from(e).context("asking the VM's QEMU for its state and its jobs"))?
+        }
     };
     let answer: Answer<T> = serde_json::from_str(&text).map_err(|e| {
-        Error::new(ErrorKind::Failed, format!("what QEMU says of its jobs cannot be read: {e}: {text}"))
+        Error::new(
+            ErrorKind::Failed,
+            format!("what QEMU says of its state and its jobs cannot be read: {e}: {text}"),
+        )
     })?;
     Ok(Some(answer.said))
 }

@@ -5,14 +5,14 @@
 
 use virt::domain::Domain;
 
-use super::{Connections, definition, domain, inspect};
+use super::{Connections, definition, domain, inspect, waiting};
 use crate::{
     core::model::{VmId, VmState},
-    hypervisor::{Error, ErrorKind, Layer, Result},
+    hypervisor::{Error, ErrorKind, Layer, Result, Slept},
 };
 
-/// Off again when the connection ends.
-const START: u32 = virt_sys::VIR_DOMAIN_START_PAUSED | virt_sys::VIR_DOMAIN_START_AUTODESTROY;
+/// Not such that it ends with our connection: whoever lets it go on would lose it with that.
+const START: u32 = virt_sys::VIR_DOMAIN_START_PAUSED;
 
 pub(super) fn wake(connections: &Connections, id: VmId) -> Result<()> {
     begin(&domain(&connections.work, id)?)
@@ -30,7 +30,7 @@ pub(super) fn wake_on(connections: &Connections, id: VmId, chains: &[(String, Ve
     connections.work.create_domain_xml(&text, START).map(drop).map_err(not_begun)
 }
 
-pub(super) fn let_sleep(connections: &Connections, id: VmId) -> Result<bool> {
+pub(super) fn let_sleep(connections: &Connections, id: VmId) -> Result<Slept> {
     end(&domain(&connections.work, id)?)
 }
 
@@ -54,30 +54,31 @@ fn not_begun(e: virt::error::Error) -> Error {
         error.message += ". Somebody has its files: it may be the VM's own QEMU, if libvirtd was killed and lost sight of \
                           it (`pgrep -af qemu`)";
     }
-    // Whatever kept it from starting, nothing was merged.
-    if !error.kind.untouched() {
+    // Whatever kept it from starting, nothing was merged; but with the connection the answer is lost.
+    if !error.kind.untouched() && error.kind != ErrorKind::Disconnected {
         error.kind = ErrorKind::Busy;
     }
     error
 }
 
-pub(super) fn end(domain: &Domain) -> Result<bool> {
+pub(super) fn end(domain: &Domain) -> Result<Slept> {
     match inspect::state(domain)? {
-        VmState::ShutOff => Ok(false),
-        // Not by force after a while, as without that flag: it may have much to write.
-        VmState::Paused => match domain.destroy_flags(virt_sys::VIR_DOMAIN_DESTROY_GRACEFUL) {
-            Ok(()) => Ok(true),
-            Err(e) if domain.is_active()? => Err(Error::from(e).context(
-                "ending it, which was started to merge its images; it may still write to them, and is looked after \
-                 again in a few minutes (`virsh destroy` ends it at once, and what it has not written is lost)",
-            )),
-            Err(_) => Ok(false),
-        },
-        state => Err(Error::new(
-            ErrorKind::Busy,
-            format!(
-                "the VM, which was started, paused, to merge its images, is {state} now: somebody has it"
-            ),
-        )),
+        // So it calls one that it is starting.
+        VmState::ShutOff if domain.is_active()? => Err(Error::new(ErrorKind::Busy, "it is being started")),
+        VmState::ShutOff => Ok(Slept::WasOff),
+        // Paused is also one that somebody let go on and suspended since, or restored, or is receiving.
+        VmState::Paused if waiting::never_ran(domain)? => {
+            // Not by force after a while, as without that flag: it may have much to write.
+            match domain.destroy_flags(virt_sys::VIR_DOMAIN_DESTROY_GRACEFUL) {
+                Ok(()) => Ok(Slept::Ended),
+                Err(e) if domain.is_active()? => Err(Error::from(e).context(
+                    "ending it, which was started to merge its images; it may still write to them, and is looked after \
+                     again in a few minutes (`virsh destroy` ends it at once, and what it has not written is lost)",
+                )),
+                Err(_) => Ok(Slept::WasOff),
+            }
+        }
+        _ if domain.is_active()? => Ok(Slept::Taken),
+        _ => Ok(Slept::WasOff),
     }
 }

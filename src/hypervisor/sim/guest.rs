@@ -39,6 +39,8 @@ pub(super) struct Machine {
     pub(super) state: VmState,
     /// Counts its starts.
     pub(super) life: u64,
+    /// Its CPUs ran since then, or before it was saved.
+    pub(super) ran: bool,
     pub(super) persistent: bool,
     pub(super) managed_save: bool,
     pub(super) confined_by: Option<String>,
@@ -89,6 +91,7 @@ impl Machine {
             name: spec.name,
             state: spec.state,
             life: 1,
+            ran: spec.state == VmState::Running,
             persistent: spec.persistent,
             managed_save: spec.managed_save,
             confined_by: spec.confined_by,
@@ -183,7 +186,11 @@ impl State {
             let text = format!("Requested operation is not valid: the domain is {}", machine.state);
             return Err(Error::new(ErrorKind::Failed, text));
         }
-        machine.life += u64::from(machine.state == VmState::ShutOff && to != VmState::ShutOff);
+        if machine.state == VmState::ShutOff && to != VmState::ShutOff {
+            machine.life += 1;
+            machine.ran = machine.managed_save;
+        }
+        machine.ran |= to == VmState::Running;
         machine.state = to;
         self.tell(Event::Changed(vm));
         Ok(())
@@ -215,6 +222,11 @@ impl Sim {
     /// Starts it; a managed save is used up. Two `Changed`, the second when the agent connects.
     pub fn start(&self, vm: VmId) -> Result<()> {
         self.with(|s| s.power_on(vm, VmState::Running))
+    }
+
+    /// `virsh start --paused`.
+    pub fn start_paused(&self, vm: VmId) -> Result<()> {
+        self.with(|s| s.power_on(vm, VmState::Paused))
     }
 
     /// Stops it as pulling the plug does. A transient one is gone then, and its snapshots' metadata with it,

@@ -41,6 +41,7 @@ impl State {
             Taken::Off | Taken::DiskOnly => VmState::ShutOff,
         };
         machine.state = then.unwrap_or(was);
+        machine.ran = true;
         machine.memory = saved.memory;
         machine.set_current(name);
         self.tell(Event::Changed(vm));

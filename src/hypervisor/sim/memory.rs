@@ -114,7 +114,9 @@ impl State {
             }
         }
         self.power_on(vm, to)?;
-        self.machine(vm)?.ram.value = value;
+        let machine = self.machine(vm)?;
+        machine.ram.value = value;
+        machine.ran = true;
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use super::{Asked, Op, Sim, State};
 use crate::{
     core::model::{VmId, VmState},
-    hypervisor::{Error, ErrorKind, Layer, Result, Wake},
+    hypervisor::{Error, ErrorKind, Layer, Result, Slept, Wake},
 };
 
 impl State {
@@ -38,14 +38,14 @@ impl Wake for Sim {
         })
     }
 
-    fn let_sleep(&self, vm: VmId) -> Result<bool> {
-        self.call(Asked::vm(Op::LetSleep, vm, ""), |s| match s.machine(vm)?.state {
-            VmState::ShutOff => Ok(false),
-            VmState::Paused => {
+    fn let_sleep(&self, vm: VmId) -> Result<Slept> {
+        self.call(Asked::vm(Op::LetSleep, vm, ""), |s| match s.machine(vm)? {
+            machine if machine.state == VmState::ShutOff => Ok(Slept::WasOff),
+            machine if machine.state == VmState::Paused && !machine.ran => {
                 s.flush(vm)?;
-                s.power_off(vm).map(|()| true)
+                s.power_off(vm).map(|()| Slept::Ended)
             }
-            state => Err(Error::new(ErrorKind::Busy, format!("the VM is {state} now: somebody has it"))),
+            _ => Ok(Slept::Taken),
         })
     }
 

@@ -7,7 +7,7 @@ use crate::{
         copied::{CopiedDisk, Standing},
         model::{VmId, VmState},
     },
-    hypervisor::{self, Error, ErrorKind, Result, Vm},
+    hypervisor::{self, Error, ErrorKind, Result, Slept, Vm},
     store::StoreError,
     worker::Tools,
 };
@@ -47,11 +47,11 @@ pub(crate) fn settle(tools: &Tools, id: VmId) -> Result<Vec<CopiedDisk>> {
     Ok(unknown)
 }
 
-/// Ends the QEMU of a VM that was woken for our work; whether it did. In good order it writes what it copied.
-pub(crate) fn let_sleep(tools: &Tools, vm: VmId) -> Result<bool> {
+/// Ends the QEMU of a VM that was woken for our work, unless somebody has it. In good order it writes what it copied.
+pub(crate) fn let_sleep(tools: &Tools, vm: VmId) -> Result<Slept> {
     let life = tools.hypervisor.life(vm)?;
-    let ended = tools.hypervisor.let_sleep(vm)?;
-    if ended && life.is_some() {
+    let slept = tools.hypervisor.let_sleep(vm)?;
+    if slept == Slept::Ended && life.is_some() {
         // Not what another one copied before it.
         for disk in
             tools.store.unsure_of(vm).map_err(|e| of_store(&e))?.into_iter().filter(|disk| disk.life == life)
@@ -59,7 +59,7 @@ pub(crate) fn let_sleep(tools: &Tools, vm: VmId) -> Result<bool> {
             tools.store.copied(vm, &disk.target).map_err(|e| of_store(&e))?;
         }
     }
-    Ok(ended)
+    Ok(slept)
 }
 
 /// Refuses what would change or remove an image that a disk may have to be copied from once more.
