@@ -7,7 +7,7 @@ use virtsnap::hypervisor::{
 
 use super::{
     client::none,
-    rig::{Rig, id, snapshot_path},
+    rig::{Rig, held, id, snapshot_path},
 };
 
 const VARIABLES: &str = "/nvram/web.fd";
@@ -121,5 +121,44 @@ async fn a_snapshot_without_them_is_not_reverted_to() {
         assert_eq!(error, "Unsupported", "{text}");
         assert!(text.contains("firmware's variables") && text.contains(name), "{text}");
         assert_eq!((rig.images(), rig.sim.snapshots(id(1)).unwrap()), before);
+    }
+}
+
+/// A watchdog, or a person, starts it in the moment in which it has the snapshot's.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_only_copy_of_what_a_vm_had_stays_where_that_is_not_put_back() {
+    for killed in [false, true] {
+        let mut rig = web().await;
+        rig.client.create(id(1), "s1", none()).await.unwrap();
+        rig.sim.put_bytes(VARIABLES, b"two");
+        let before = kept(&rig);
+        if killed {
+            let gone = Error::new(ErrorKind::Disconnected, "the daemon was killed");
+            rig.sim.inject(Fault::new(Op::Define, Mishap::Refuse(gone)));
+            revert(&rig, "s1").await.unwrap_err();
+            rig.stop().await;
+            rig.sim.connect();
+            rig.sim.start(id(1)).unwrap();
+            rig.boot().await;
+            rig.until_running().await;
+        } else {
+            let gate = rig.sim.gate(Op::Define);
+            let path = snapshot_path(id(1), "s1");
+            let (job,): (zbus::OwnedObjectPath,) =
+                rig.client.call(&path, "Snapshot.Revert", &(none(),)).await.unwrap();
+            held(&gate);
+            rig.sim.start(id(1)).unwrap();
+            gate.open();
+            let (_, text) = rig.client.wait(&job).await.unwrap_err();
+            assert!(text.contains("the firmware's variables may be the snapshot's"), "{text}");
+        }
+        assert_eq!(rig.sim.bytes_of(VARIABLES).unwrap(), b"one", "nothing is changed under a guest");
+        let copy = || kept(&rig).into_iter().find(|path| rig.sim.bytes_of(path).unwrap() == b"two");
+        // The safety snapshot has it, too, and may go.
+        let safety = rig.client.snapshots(id(1)).await.into_iter().find(|name| name != "s1").unwrap();
+        rig.client.job(&snapshot_path(id(1), &safety), "Snapshot.Delete", none()).await.unwrap();
+        let copy = copy().expect("what it had is gone");
+        assert!(!before.contains(&copy), "{copy}");
+        assert_eq!(rig.store().intents().unwrap(), []);
     }
 }

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     core::{
         model::VmState,
-        revert::{Place, RevertPlan},
+        revert::{Beside, Place, RevertPlan},
     },
     hypervisor::{Definition, Error, ErrorKind, Layer, Result, SnapshotXml, Vm},
     logging::message,
@@ -16,24 +16,60 @@ use crate::{
 };
 
 /// As it was before: definition, metadata, running or not. From then on all that is left to do is to remove overlays.
-pub(super) fn back(tools: &Tools, intent: &Intent, plan: &RevertPlan) -> Result<()> {
+/// Returns what is not as before all the same, empty if nothing is.
+pub(super) fn back(tools: &Tools, intent: &Intent, plan: &RevertPlan) -> Result<String> {
     let hypervisor = &tools.hypervisor;
     let at = reached(tools, intent)?;
     if at.step() >= Step::Stopped {
         let place = place(plan, &hypervisor.vm(intent.vm)?);
         // Before it was to be defined its disks were nobody's business but others'.
         if at.step() >= Step::Defining || (at != Reached::PutBack && place == Place::After) {
-            put_back(tools, intent, plan, at.step(), place)?;
+            let stay = put_back(tools, intent, plan, at.step(), place)?;
+            if !stay.is_empty() {
+                // Whoever comes after a crash finds it on again, or puts them in: until then it is not put back.
+                let kept = |path: &&String| !stay.iter().any(|(_, file)| file.before == **path);
+                becomes_removal(tools, intent, intent.overlays.iter().filter(kept).cloned().collect())?;
+                return Ok(told_of(intent, plan, &stay));
+            }
             reach(tools, intent, Reached::PutBack)?;
         }
         if is_on(plan.was) {
             hypervisor.start(intent.vm, plan.was == VmState::Paused)?;
         }
     }
-    becomes_removal(tools, intent, intent.overlays.clone())
+    becomes_removal(tools, intent, intent.overlays.clone())?;
+    Ok(String::new())
 }
 
-fn put_back(tools: &Tools, intent: &Intent, plan: &RevertPlan, from: Step, at: Place) -> Result<()> {
+/// Somebody started it before these were put back, and nothing is changed under a guest: the only copies of what it had
+/// are not to go.
+fn told_of(intent: &Intent, plan: &RevertPlan, stay: &[(&str, &Beside)]) -> String {
+    let each = |(what, file): &(&str, &Beside)| {
+        format!(
+            "{what} may be the snapshot's, and what it had is kept in {} (to put it back, shut the VM down and copy that to \
+             {})",
+            file.before, file.original
+        )
+    };
+    let text = format!(
+        "Somebody started it before all of that was put back: {}",
+        stay.iter().map(each).collect::<Vec<_>>().join("; ")
+    );
+    tracing::error!(
+        MESSAGE_ID = message::INTERRUPTED, VIRTSNAP_VM_UUID = %intent.vm, VIRTSNAP_SNAPSHOT = %plan.snapshot,
+        "the revert of VM {} to snapshot {} is taken back, but for this. {text}", intent.vm, plan.snapshot
+    );
+    text
+}
+
+/// Those of the files beside its disks that are not put back, because it is on.
+fn put_back<'a>(
+    tools: &Tools,
+    intent: &Intent,
+    plan: &'a RevertPlan,
+    from: Step,
+    at: Place,
+) -> Result<Vec<(&'static str, &'a Beside)>> {
     let hypervisor = &tools.hypervisor;
     // Who comes after a crash must not take the new overlays for a reason to go on.
     reach(tools, intent, Reached::Back(from))?;
@@ -52,8 +88,11 @@ fn put_back(tools: &Tools, intent: &Intent, plan: &RevertPlan, from: Step, at: P
             ));
         }
     }
+    let mut stay = Vec::new();
     for (what, file) in plan.beside() {
-        if !is_on(hypervisor.vm(intent.vm)?.state) {
+        if is_on(hypervisor.vm(intent.vm)?.state) {
+            stay.push((what, file));
+        } else {
             beside::put_in(hypervisor.as_ref(), (what, file), &file.before)?;
         }
     }
@@ -64,7 +103,7 @@ fn put_back(tools: &Tools, intent: &Intent, plan: &RevertPlan, from: Step, at: P
             hypervisor.put_back(intent.vm, &SnapshotXml::new(xml.clone()), true)?;
         }
     }
-    Ok(())
+    Ok(stay)
 }
 
 /// Ends a revert that was interrupted, or takes it back; for who holds the VM.

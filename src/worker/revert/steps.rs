@@ -48,10 +48,10 @@ pub(super) fn all(
         Err(error) => {
             phase("taking it back");
             let undone = back(tools, intent, plan);
-            let text = if undone.is_ok() {
-                format!(". It is {} on its disks as before", plan.was)
-            } else {
-                ". What state it is in is looked at again soon".to_owned()
+            let text = match &undone {
+                Ok(but) if but.is_empty() => format!(". It is {} on its disks as before", plan.was),
+                Ok(but) => format!(". It is on its disks as before. {but}"),
+                Err(_) => ". What state it is in is looked at again soon".to_owned(),
             };
             let mut error = error.and_rollback(&undone, "putting it back as it was");
             error.message.push_str(&text);
