@@ -269,7 +269,9 @@ fn check_disks(disks: &[DiskNow<'_>], line: &[&SnapshotRecord]) -> Result<()> {
 fn stands_on(hypervisor: &dyn Hypervisor, record: &SnapshotRecord) -> Result<Vec<String>> {
     let mut images = Vec::new();
     for disk in &record.disks {
-        let top = Layer { path: disk.state_image.clone(), format: "qcow2".to_owned() };
+        // A raw one is found where a revert's safety snapshot, which has all disks, is the first to have this one.
+        let format = if disk.format.is_empty() { "qcow2" } else { &disk.format };
+        let top = Layer { path: disk.state_image.clone(), format: format.to_owned() };
         let chain = hypervisor.chain(&top).map_err(|e| {
             e.context(format_args!(
                 "what snapshot {} on another branch stands on cannot be told",

@@ -215,6 +215,7 @@ macro_rules! contracts {
                 prepared_overlays_are_what_was_asked_for [];
                 eight_disks_go_together [];
                 a_raw_disk_becomes_the_base_of_a_chain [];
+                a_raw_disk_of_a_snapshot_on_another_branch_is_in_no_merge_s_way [];
                 a_paused_vm_is_snapshotted_and_stays_paused [];
                 strange_names_and_paths_are_taken_as_they_are [];
             }

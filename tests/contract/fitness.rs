@@ -3,9 +3,13 @@
 use virtsnap::{
     core::model::{SnapshotName, VmId, VmState},
     hypervisor::{ErrorKind, Event, Layer},
+    merging,
 };
 
-use super::{Rig, RigVm, chain, connected, name, overlays, records, refused, spec, take, wait_for, watched};
+use super::{
+    Rig, RigVm, chain, connected, daemon::Daemon, name, overlays, records, refused, run, spec, take,
+    wait_for, watched,
+};
 
 const STOPPED: RigVm = RigVm { disks: 1, running: false, agent: false };
 const RUNNING: RigVm = RigVm { disks: 1, running: true, agent: false };
@@ -159,6 +163,30 @@ pub(crate) fn a_raw_disk_becomes_the_base_of_a_chain(rig: &mut dyn Rig) {
     }
     assert_eq!(hv.vm(vm).unwrap().disks[0].chain, base);
     rig.start_vm(vm);
+}
+
+/// The safety snapshot of a revert has all disks, also those that no other one has.
+pub(crate) fn a_raw_disk_of_a_snapshot_on_another_branch_is_in_no_merge_s_way(rig: &mut dyn Rig) {
+    let (hv, _events) = connected(rig);
+    let daemon = Daemon::new(&hv);
+    let vm = rig.new_raw_vm();
+    rig.attach(vm, "vdb", false);
+    let take_vdb = |rig: &mut dyn Rig, label: &str| {
+        let mut on = overlays(rig, &*hv, vm);
+        on.retain(|o| o.target == "vdb");
+        hv.prepare(vm, &on).unwrap();
+        hv.create(vm, &spec(label, &on)).unwrap();
+    };
+    take_vdb(rig, "s1");
+    take_vdb(rig, "s2");
+    let safety = daemon.revert(vm, "s1");
+    take_vdb(rig, "s3");
+    let records = hv.snapshots(vm).unwrap();
+    let of_vda = &records.iter().find(|r| r.name == safety).unwrap().disks[0];
+    assert_eq!((of_vda.target.as_str(), of_vda.format.as_str()), ("vda", "raw"));
+    assert!(merging::ground(&*hv, &hv.vm(vm).unwrap(), &records).is_some(), "what a plan goes by");
+    run::merge(&*hv, vm, &["s3"]);
+    assert_eq!(hv.snapshots(vm).unwrap().len(), 3);
 }
 
 pub(crate) fn a_paused_vm_is_snapshotted_and_stays_paused(rig: &mut dyn Rig) {
