@@ -129,6 +129,12 @@ pub fn prepare(
         Err(StoreError::Damaged(what)) => renewal::renewed(&options.state, &what, now)?,
         store => store.with_context(|| unusable(&options.state))?,
     };
+    if let Some(boot) = boot_of(&options.settings.daemon.uri)
+        && let Err(e) = store.boots(&boot)
+        && store.trouble().is_none()
+    {
+        return Err(e.into());
+    }
     let bus = options.bus.clone();
     let (engine, handle, control) = assemble(options, Arc::new(store), hypervisor, access, helper, clock)?;
     Ok((Ready { engine, handle, bus, alone, patience: Patience::default() }, control))
@@ -202,6 +208,13 @@ impl Ready {
         drop(self.alone);
         result.context("the engine ended by a bug")?.context("the engine failed")
     }
+}
+
+/// Which boot the VMs' host is in; `None` of another host, which boots without us.
+fn boot_of(uri: &str) -> Option<String> {
+    let (_, place) = uri.split_once("://")?;
+    let boot = place.starts_with('/').then(|| std::fs::read_to_string("/proc/sys/kernel/random/boot_id"))?;
+    boot.ok().map(|boot| boot.trim().to_owned())
 }
 
 fn open_store(directory: &Path) -> Result<Store, StoreError> {

@@ -33,6 +33,7 @@ pub trait Wake {
     /// Ends the QEMU of one that was woken, in good order: it writes to the disks what it still has in its memory.
     fn let_sleep(&self, vm: VmId) -> Result<Slept>;
 
-    /// What tells a VM's life, from a start to its end, from those before and after it; `None` while it is off.
+    /// What tells a VM's life, from a start to its end, from those before and after it, for as long as its host runs: it
+    /// begins anew with each boot. `None` while it is off.
     fn life(&self, vm: VmId) -> Result<Option<u64>>;
 }

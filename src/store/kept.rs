@@ -3,12 +3,40 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{OptionalExtension, TransactionBehavior, params};
 
 use super::{Result, Store};
 use crate::core::model::{SnapshotName, VmId};
 
 impl Store {
+    /// The host that the VMs are on runs since this boot. What tells a VM's life from others begins anew with each, so what
+    /// is known of lives before it is nobody's now.
+    pub fn boots(&self, boot: &str) -> Result<()> {
+        let mut connection = self.writer()?;
+        let mut written = || -> Result<()> {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let last: Option<String> = transaction
+                .query_row("SELECT value FROM fact WHERE key = 'boot'", [], |row| row.get(0))
+                .optional()?;
+            if last.as_deref() == Some(boot) {
+                return Ok(());
+            }
+            transaction.execute(
+                "INSERT INTO fact VALUES ('boot', ?1) ON CONFLICT (key) DO UPDATE SET value = ?1",
+                params![boot],
+            )?;
+            // A store from before this was written down knows of no other boot.
+            if last.is_some() {
+                transaction.execute_batch(
+                    "DELETE FROM awake; DELETE FROM stilled; UPDATE copied SET life = NULL;",
+                )?;
+            }
+            Ok(transaction.commit()?)
+        };
+        let written = written();
+        self.noted(written)
+    }
+
     /// Before a stopped VM is started, paused, to work on its disks: it is to be off again, whatever comes.
     pub fn wakes(&self, vm: VmId, at: Timestamp) -> Result<()> {
         self.write(

@@ -1,5 +1,6 @@
 use super::*;
 use crate::core::{
+    copied::CopiedDisk,
     job::JobResult,
     machine::{Effort, Entry, Failed, Owed, Place},
     merge::{DiskPart, Doomed, Recipe},
@@ -236,6 +237,31 @@ fn who_was_woken_and_how_metadata_was_is_known_until_it_is_settled() {
     assert_eq!(store.copy(other, &b).unwrap(), None);
     store.drop_copy(vm, &b).unwrap();
     assert_eq!(store.copies(vm).unwrap(), [a]);
+}
+
+#[test]
+fn with_another_boot_of_the_host_all_lives_are_others() {
+    let store = Store::in_memory().unwrap();
+    let vm = VmId(Uuid::from_u128(7));
+    let disk = CopiedDisk { vm, target: "vda".to_owned(), images: Vec::new(), life: Some(4) };
+    let lives = || {
+        (
+            store.is_awake(vm, Some(4)).unwrap(),
+            store.stilled().unwrap().len(),
+            store.unsure().unwrap()[0].life,
+        )
+    };
+    store.wakes(vm, Timestamp::UNIX_EPOCH).unwrap();
+    store.woken(vm, 4).unwrap();
+    store.stills(vm, 4).unwrap();
+    store.copying(&disk).unwrap();
+    for boot in ["one", "one"] {
+        store.boots(boot).unwrap();
+        assert_eq!(lives(), (true, 1, Some(4)), "as far as is known");
+    }
+    store.boots("two").unwrap();
+    assert_eq!(lives(), (false, 0, None));
+    assert_eq!(store.awake().unwrap(), BTreeSet::new());
 }
 
 #[test]

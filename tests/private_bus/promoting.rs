@@ -307,6 +307,36 @@ async fn what_a_qemu_that_dies_takes_along_is_told_and_is_copied_again() {
     }
 }
 
+/// What tells lives apart begins anew with each boot of the host.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_life_of_the_same_number_after_another_boot_is_another_one() {
+    let (mut rig, trial) = branched(true).await;
+    let gone = || Error::new(ErrorKind::Disconnected, "the host lost power");
+    rig.sim.inject(Fault::new(Op::Suspend, Mishap::Refuse(gone())));
+    promote(&rig, trial).await.unwrap_err();
+    rig.stop().await;
+    let life = rig.store().unsure_of(trial).unwrap().first().expect("it is not written yet").life;
+    rig.sim.connect();
+    rig.sim.stop(trial).unwrap();
+    rig.sim.start(trial).unwrap();
+    let now = rig.sim.life(trial).unwrap().unwrap();
+    assert_ne!(life, Some(now));
+    // libvirt counts from the beginning: its number is the one from before.
+    rig.in_store(&format!(
+        "UPDATE copied SET life = {now}; UPDATE fact SET value = 'before' WHERE key = 'boot';"
+    ));
+    rig.boot().await;
+    rig.until_running().await;
+    let health = |word: &String| word.contains("copies it once more");
+    rig.client.until(&vm_path(trial), "VM.HealthReason", health).await;
+    assert_eq!(rig.store().unsure_of(trial).unwrap().len(), 1);
+    let (kind, text) = delete(&rig).await.unwrap_err();
+    assert!(kind == "InUse" && text.contains("trial"), "{kind}: {text}");
+    rig.sim.stop(trial).unwrap();
+    promote(&rig, trial).await.unwrap();
+    reads_the_same(&rig, trial, "copied again");
+}
+
 /// Its owner suspends it before it has written all: that is done as soon as it runs again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vm_that_is_suspended_in_between_writes_it_when_it_runs_again() {
