@@ -53,6 +53,8 @@ fn shown(policy: &Object<Policy>, all: &Inventory, watch: &Watch) -> Vec<(&'stat
         ("Next run", watch.both(policy.next_run)),
         ("Last run", last),
         ("Keeps", kept(policy)),
+        ("Takes", said(policy, |key| TAKING.contains(&key))),
+        ("Also", said(policy, |key| !TAKING.contains(&key))),
         ("VMs", names(&vms)),
         ("Written at", safe(&policy.source)),
         ("Suspended", suspend::of_whole(policy, watch).unwrap_or_default()),
@@ -72,13 +74,31 @@ fn kept(policy: &Policy) -> String {
     cell(&keep.chain(limits).collect::<Vec<_>>().join(", "))
 }
 
-/// A limit in the unit that it has.
-fn amount(limit: &str, value: &Variant<'_>) -> String {
+/// What of the settings is about how a snapshot is taken.
+const TAKING: [&str; 7] =
+    ["freeze-timeout", "memory", "mountpoints", "name", "quiesce", "skip-unchanged", "when"];
+
+/// `memory never, quiesce prefer`, of the settings that are wanted and say something.
+fn said(policy: &Policy, wanted: impl Fn(&str) -> bool) -> String {
+    let wanted = policy.settings.iter().filter(|(key, _)| wanted(key));
+    let all = wanted.map(|(key, value)| (key, amount(key, value))).filter(|(_, value)| !value.is_empty());
+    all.map(|(key, value)| format!("{} {value}", safe(key))).collect::<Vec<_>>().join(", ")
+}
+
+/// A limit or a setting in the unit that it has.
+fn amount(key: &str, value: &Variant<'_>) -> String {
     match value {
-        Variant::U64(bytes) if limit.ends_with("size") => size(*bytes),
+        Variant::U64(bytes) if key.ends_with("size") => size(*bytes),
+        Variant::U64(0) => "0".to_owned(),
         Variant::U64(usec) => span(*usec),
         Variant::U32(n) => n.to_string(),
-        other => format!("{other:?}"),
+        Variant::Bool(yes) => if *yes { "yes" } else { "no" }.to_owned(),
+        Variant::Str(text) => safe(text),
+        Variant::Array(all) => {
+            let all = all.inner().iter().map(|one| amount(key, one));
+            all.collect::<Vec<_>>().join(" ")
+        }
+        other => safe(&format!("{other:?}")),
     }
 }
 
@@ -89,6 +109,8 @@ fn span(usec: u64) -> String {
         0 => duration(0),
         _ if usec.is_multiple_of(24 * HOUR) => format!("{}d", usec / (24 * HOUR)),
         _ if usec.is_multiple_of(HOUR) => format!("{}h", usec / HOUR),
+        _ if usec < 60_000_000 && usec.is_multiple_of(1_000_000) => format!("{}s", usec / 1_000_000),
+        _ if usec < HOUR && usec.is_multiple_of(60_000_000) => format!("{}min", usec / 60_000_000),
         _ => duration(usec),
     }
 }
@@ -115,5 +137,31 @@ mod tests {
             "keep-daily 7, keep-within 90 min 0 s, max-age 400d, max-count 14, max-size 200 GiB"
         );
         assert_eq!(kept(&Policy::default()), "-");
+    }
+
+    #[test]
+    fn what_else_it_says_is_shown_as_a_file_has_it() {
+        let when = vec!["running", "shut-off"];
+        let settings = [
+            ("when", Variant::from(when)),
+            ("before", Variant::from(Vec::<&str>::new())),
+            ("quiesce", Variant::from("prefer")),
+            ("skip-unchanged", Variant::from(false)),
+            ("catch-up-within", Variant::U64(12 * 3_600_000_000)),
+            ("freeze-timeout", Variant::U64(8_000_000)),
+            ("spread", Variant::U64(0)),
+            ("from-the-future", Variant::from("a\u{1b}")),
+        ];
+        let policy = Policy {
+            settings: settings
+                .into_iter()
+                .map(|(k, v)| (k.to_owned(), v.try_into_owned().unwrap()))
+                .collect(),
+            ..Policy::default()
+        };
+        let taking = said(&policy, |key| TAKING.contains(&key));
+        assert_eq!(taking, "freeze-timeout 8s, quiesce prefer, skip-unchanged no, when running shut-off");
+        let others = said(&policy, |key| !TAKING.contains(&key));
+        assert_eq!(others, "catch-up-within 12h, from-the-future a\\u{1b}, spread 0");
     }
 }

@@ -168,6 +168,8 @@ properties! {
         keep: BTreeMap<String, u32> = "Keep",
         /// The other limits.
         limits: BTreeMap<String, OwnedVariant> = "Limits",
+        /// What else it says, under the names that a file gives that.
+        settings: BTreeMap<String, OwnedVariant> = "Settings",
         /// When it is due, in µs.
         next_run: u64 = "NextRunUSec",
         /// When it ran last, in µs.

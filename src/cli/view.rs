@@ -6,12 +6,14 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use serde_json::Value;
 use zbus::{OwnedObjectPath, Variant};
 
 use super::{
     inventory::{Inventory, Object},
     props,
     render::{Watch, rfc3339},
+    watch::json,
 };
 
 /// A VM.
@@ -223,6 +225,8 @@ pub struct Policy<'a> {
     timezone: &'a str,
     keep: &'a BTreeMap<String, u32>,
     limits: BTreeMap<&'a str, u64>,
+    /// The others, defaults included; durations are µs.
+    settings: BTreeMap<&'a str, Value>,
     next_run: Option<String>,
     last_run: Option<String>,
     last_result: Option<&'a str>,
@@ -244,6 +248,7 @@ impl<'a> Policy<'a> {
             timezone: &policy.timezone,
             keep: &policy.keep,
             limits: policy.limits.iter().filter_map(|(k, v)| Some((k.as_str(), number(v)?))).collect(),
+            settings: policy.settings.iter().map(|(k, v)| (k.as_str(), json(v))).collect(),
             next_run: rfc3339(policy.next_run, &watch.zone),
             last_run: rfc3339(policy.last_run, &watch.zone),
             last_result: text(&policy.last_result),

@@ -227,7 +227,7 @@ fn job_name(id: u32, operation: &str) -> String {
 }
 
 /// A property's value as JSON has it.
-fn json(value: &Variant<'_>) -> Value {
+pub(super) fn json(value: &Variant<'_>) -> Value {
     match value {
         Variant::Bool(yes) => Value::from(*yes),
         Variant::U8(n) => Value::from(*n),

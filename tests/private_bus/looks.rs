@@ -78,6 +78,8 @@ async fn a_vm_a_snapshot_and_the_policies_are_shown_as_a_whole() {
         "Policy:      day\n",
         "Runs:        30 2 * * * (UTC)\n",
         "keep-daily 7, max-delete 10, max-size 2 GiB\n",
+        "mountpoints auto, name {policy}-{timestamp}, quiesce prefer, skip-unchanged no, when running shut-off\n",
+        "catch-up once, ",
         "test.toml:1\n",
     ] {
         assert!(out.contains(part), "no {part:?} in {out}");
@@ -87,6 +89,8 @@ async fn a_vm_a_snapshot_and_the_policies_are_shown_as_a_whole() {
     let day = &json["policies"][0];
     assert_eq!((&day["keep"]["keep-daily"], &day["limits"]["max-size"]), (&7.into(), &(2_u64 << 30).into()));
     assert_eq!(day["timezone"], "UTC");
+    let settings = &day["settings"];
+    assert_eq!((&settings["mountpoints"][0], &settings["skip-unchanged"]), (&"auto".into(), &false.into()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
