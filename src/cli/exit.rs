@@ -87,6 +87,9 @@ pub enum Failure {
     /// There is a bus, but no daemon on it.
     #[error("the virtsnap daemon does not answer: {0}")]
     NoDaemon(String),
+    /// The daemon stopped while it was waited for a job.
+    #[error("the daemon stopped before the job had ended")]
+    Stopped,
     /// The daemon, or the bus for it, answered with an error.
     #[error("{message}")]
     Answered {
@@ -109,7 +112,7 @@ impl Failure {
         match self {
             Self::Usage(_) => Exit::Usage,
             Self::NotFound { .. } => Exit::NotFound,
-            Self::NoBus(_) | Self::NoHost { .. } | Self::NoDaemon(_) => Exit::Unreachable,
+            Self::NoBus(_) | Self::NoHost { .. } | Self::NoDaemon(_) | Self::Stopped => Exit::Unreachable,
             Self::Answered { name, .. } => exit_of(name),
             // A pipe that was closed early (`| head`) is no failure.
             Self::Output(e) if e.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
@@ -119,7 +122,11 @@ impl Failure {
 
     /// The D-Bus error's name, if it is one.
     pub fn name(&self) -> Option<&str> {
-        if let Self::Answered { name, .. } = self { Some(name) } else { None }
+        match self {
+            Self::Answered { name, .. } => Some(name),
+            Self::Stopped => Some("org.virtsnap1.Error.Stopping"),
+            _ => None,
+        }
     }
 
     /// The next step, if there is one to name.
@@ -133,6 +140,9 @@ impl Failure {
             Self::NoDaemon(_) => {
                 Some("is it running? `systemctl status virtsnapd`, `journalctl -u virtsnapd`")
             }
+            Self::Stopped => Some(
+                "when it runs again it goes on with what the job was at, or takes that back: `virtsnap list VM` shows which",
+            ),
             Self::Answered { name, .. } => hint_for(name),
             Self::Answer(_) => Some(
                 "are the client and the daemon of the same version? `virtsnap --version`, `virtsnap status`",

@@ -187,7 +187,7 @@ pub(super) async fn within(
         write!(console.err, "{}", progress::CLEAR)?;
     }
     if let Some(ended) = ended {
-        return Ok(ControlFlow::Continue(ended?));
+        return Ok(ControlFlow::Continue(ended.map_err(|error| left(error.into()))?));
     }
     detached(&jobs, bus, console).await;
     Ok(ControlFlow::Break(Exit::Interrupted))
@@ -277,15 +277,23 @@ async fn wait(job: &OwnedObjectPath, bus: &Connection) -> Ended {
 fn not_done(answer: Failure) -> Ended {
     match answer {
         Failure::Answered { name, message } if is_of_job(&name) => Ended::Failed { name, message },
-        other => Ended::Unknown(other),
+        other => Ended::Unknown(left(other)),
     }
 }
 
-/// Whether an error says how a job ended: without the job itself nobody knows that, and where too many wait already, the
-/// job goes on.
+/// A daemon that stops begins nothing; what it has begun its next life ends.
+fn left(answer: Failure) -> Failure {
+    match answer {
+        Failure::Answered { name, .. } if name == "org.virtsnap1.Error.Stopping" => Failure::Stopped,
+        other => other,
+    }
+}
+
+/// Whether an error says how a job ended: without the job itself nobody knows that, and where too many wait already, or
+/// the daemon stops, the job goes on.
 fn is_of_job(name: &str) -> bool {
     let own = name.strip_prefix("org.virtsnap1.Error.");
-    own.is_some_and(|own| !matches!(own, "NoSuchJob" | "LimitExceeded"))
+    own.is_some_and(|own| !matches!(own, "NoSuchJob" | "LimitExceeded" | "Stopping"))
 }
 
 /// A job's properties. It stays for a while after its end, so this works then too.
@@ -340,7 +348,9 @@ mod tests {
 
     #[test]
     fn whom_the_daemon_does_not_let_wait_does_not_know_how_the_job_ends() {
-        for (error, known) in [("NoSpace", true), ("NoSuchJob", false), ("LimitExceeded", false)] {
+        for (error, known) in
+            [("NoSpace", true), ("NoSuchJob", false), ("LimitExceeded", false), ("Stopping", false)]
+        {
             let name = format!("org.virtsnap1.Error.{error}");
             let ended = not_done(Failure::Answered { name, message: String::new() });
             assert_eq!(matches!(ended, Ended::Failed { .. }), known, "{error}");

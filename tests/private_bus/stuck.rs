@@ -15,6 +15,7 @@ use virtsnap::{
 
 use super::{
     client::{MANAGER, none, options},
+    command_line::virtsnap,
     rig::{Rig, held, id, snapshot_path, vm_path},
 };
 
@@ -97,6 +98,33 @@ async fn a_daemon_that_is_told_to_stop_does_not_wait_for_what_is_stuck() {
     rig.client.until(&job, "Job.Phase", |phase: &String| phase.starts_with("stuck")).await;
     rig.stop().await;
     assert_eq!(rig.store().intents().unwrap().len(), 1, "the next life finds what it was at");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whom_it_leaves_waiting_is_not_told_that_the_job_failed() {
+    let mut rig = rig().await;
+    let sim = std::sync::Arc::clone(&rig.sim);
+    let gate = sim.gate_vm(Op::Create, id(1));
+    let address = rig.address();
+    let create = ["--bus-address", &address, "create", "vm1", "--name", "s1", "--quiesce", "never"];
+    let told = async { virtsnap(&create).await };
+    let stopped = async {
+        held(&gate);
+        let jobs = rig.client.managed().await;
+        let job = jobs.keys().find(|path| path.contains("/job/")).unwrap();
+        // Heard of by then: what is heard later would be heard after the time that passes.
+        rig.client.until(job, "Job.Phase", |phase: &String| phase == "taking the snapshot").await;
+        pass(&rig);
+        rig.client.until(job, "Job.Phase", |phase: &String| phase.starts_with("stuck")).await;
+        rig.stop().await;
+    };
+    let ((code, _, err), ()) = tokio::join!(told, stopped);
+    assert_eq!(code, Some(5), "{err}");
+    assert!(
+        err.contains("the daemon stopped before the job had ended") && !err.contains("again in a moment"),
+        "{err}"
+    );
+    assert_eq!(rig.store().intents().unwrap().len(), 1, "the next life goes on with it");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -121,8 +121,7 @@ impl Way<'_> {
             Ended::Done(safety) => Ok(Back::Done(safety)),
             Ended::Failed { name, message } => {
                 // Cut short in the midst: it is ended or undone later.
-                self.doubt =
-                    ["Disconnected", "Stopping"].iter().any(|own| name.ends_with(&format!(".{own}")));
+                self.doubt = name.ends_with(".Disconnected");
                 Err(Failure::Answered { name, message })
             }
             Ended::Unknown(failure) => Err(failure),
@@ -196,7 +195,7 @@ impl Way<'_> {
     /// Whether it may be otherwise in a moment.
     fn may_pass(&self, failure: &Failure) -> bool {
         match failure {
-            Failure::NoDaemon(_) => true,
+            Failure::NoDaemon(_) | Failure::Stopped => true,
             Failure::Answered { name, .. } => {
                 self.doubt || exit_of(name) == Exit::Busy || name.ends_with(".UnknownObject")
             }
