@@ -13,7 +13,8 @@ use jiff::tz::TimeZone;
 use virtsnap::{
     cli::{
         self,
-        args::Cli,
+        args::{Cli, Verb},
+        ascii::{self, Ascii, Instead},
         console::{Console, Screen},
         render::Watch,
     },
@@ -31,10 +32,13 @@ fn main() -> anyhow::Result<ExitCode> {
         .context("cannot set up the event loop")?;
     let address = env::var("VIRTSNAP_BUS_ADDRESS").ok();
     let clock = SystemClock::default();
+    // What a shell completes is what a file or a VM is called, letter by letter.
+    let utf8 = matches!(cli.verb, Verb::Complete(_)) || ascii::is_utf8(|name| env::var_os(name));
+    let instead = |terminal| Instead::of(utf8, terminal, cli.global.json);
     let mut console = Console {
-        out: &mut BufWriter::new(anstream::stdout().lock()),
+        out: &mut Ascii::new(BufWriter::new(anstream::stdout().lock()), instead(io::stdout().is_terminal())),
         // As it is: nothing coloured is written there, and what clears a line is no colour that NO_COLOR takes away.
-        err: &mut io::stderr().lock(),
+        err: &mut Ascii::new(io::stderr().lock(), instead(io::stderr().is_terminal())),
         input: &mut io::stdin().lock(),
         interactive: io::stdin().is_terminal() && io::stderr().is_terminal(),
         screen: Screen { columns: columns(), clock: &clock },

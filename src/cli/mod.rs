@@ -15,6 +15,7 @@
 mod adopt;
 mod agent;
 pub mod args;
+pub mod ascii;
 mod branch;
 mod check;
 mod complete;

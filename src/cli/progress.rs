@@ -140,7 +140,7 @@ fn line(jobs: &[Object<Job>], parts: &[String], columns: usize) -> String {
         let all: Vec<_> = std::iter::once(whole(BAR.0, parts)).chain(less).collect();
         all.iter().find(|line| line.width() <= width).or(all.last()).cloned().unwrap_or_default()
     } else {
-        format!("{phase} …")
+        format!("{phase} ...")
     };
     shortened(&line, width)
 }
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn the_line_shows_how_far_it_is_and_never_wraps() {
         let line = |jobs: &[Object<Job>]| line(jobs, &[], 80);
-        assert_eq!(line(&[job("queued", "waiting", None)]), "waiting …");
+        assert_eq!(line(&[job("queued", "waiting", None)]), "waiting ...");
         assert_eq!(
             line(&[job("running", "merging vda (1/2)", Some(0.25))]),
             "[######------------------]  25 %  merging vda (1/2)"

@@ -172,6 +172,30 @@ async fn how_much_is_copied_is_shown_and_on_the_bus() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn where_the_locale_has_no_utf_8_all_that_is_shown_is_ascii() {
+    let rig = web().await;
+    rig.client.create(id(1), "größer", none()).await.unwrap();
+    let escapes = ("gr\\u{f6}\\u{df}er", "gr\\u00f6\\u00dfer");
+    for (locale, (text, json)) in [("C", escapes), ("C.UTF-8", ("größer", "größer"))] {
+        for (verb, name) in [
+            (&["list", "web"][..], text),
+            (&["list", "web", "--tree"], text),
+            (&["list", "web", "--json"], json),
+            (&["show", "web", "größer"], text),
+        ] {
+            let terminal = Terminal::run(&rig, &[("LC_ALL", locale)], verb);
+            let (code, seen) = terminal.ended().await;
+            assert_eq!((code, seen.is_ascii()), (Some(0), locale == "C"), "{verb:?}, {locale}: {seen:?}");
+            assert!(seen.contains(name), "{verb:?}, {locale}: no {name} in {seen:?}");
+        }
+    }
+    let mut script = Command::new(env!("CARGO_BIN_EXE_virtsnap"));
+    script.args(["--bus-address", &rig.address(), "list", "web"]).env("LC_ALL", "C");
+    let out = soon("virtsnap", tokio::task::spawn_blocking(move || script.output())).await.unwrap().unwrap();
+    assert!(String::from_utf8(out.stdout).unwrap().contains("größer"), "a script wants the name");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dumb_terminal_gets_lines_and_nothing_else() {
     let rig = web().await;
     let gate = rig.sim.gate(Op::Commit);
