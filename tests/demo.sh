@@ -98,4 +98,26 @@ for disk in vda vdb; do
 done
 show "virsh qemu-agent-command web1 '{\"execute\":\"guest-fsfreeze-status\"}'"
 
+say "A minute with the client"
+guest() { inside /src/tests/testbed/guest-exec.py web1 "$1"; }
+tour() { printf '\n%s%s%s\n%s$ %s%s\n' "$dim" "$1" "$plain" "$bold" "$2" "$plain"; inside bash -c "$2"; }
+tour "The policy stands still while somebody works on the VM, and everybody sees why." \
+  "virtsnap suspend minute --reason 'a person shows the client'"
+tour "How things are, what is wrong first. The exit status is for monitoring." "virtsnap status || echo \"exit status \$?\""
+guest 'echo "works" >/mnt/vda/application; sync'
+tour "A restore point by hand, with an end of its own: no policy prunes it before, or keeps it longer." \
+  "virtsnap create web1 --name before-upgrade --description 'it works' --expires 7d"
+guest 'echo "broken" >/mnt/vda/application; sync'
+tour "What becomes of each, the newest first." "virtsnap list web1 --timeline"
+note "An upgrade has broken the application in the guest. It reads: $(guest 'cat /mnt/vda/application')"
+tour "Back to where it worked. What the guest wrote since is not lost: a safety snapshot is the way back." \
+  "virtsnap revert web1 before-upgrade --start --yes"
+note "The guest boots, and reads: $(guest 'until [ -e /mnt/vda/application ]; do sleep 0.2; done; cat /mnt/vda/application')"
+tour "The same in one: guard puts the VM back if the command fails, and ends with the command's own exit status." \
+  "virtsnap guard web1 -- sh -c 'echo the upgrade begins; exit 3' || echo \"exit status \$?\""
+tour "What was taken on top of what; the star is where the VM is." "virtsnap list web1 --tree"
+tour "What is not needed any more is merged away; the disks read as before." \
+  "virtsnap delete web1 before-upgrade --recursive --yes || echo \"exit status \$?\""
+tour "All of it was a job, which any program can follow on D-Bus." "virtsnap jobs | tail -n 8"
+
 say "Done. The container is thrown away; nothing of this is left on the host."
