@@ -34,12 +34,20 @@ impl Machine {
                 ),
             });
         }
+        // By a clock of the past its time would be over at once when that is set right.
+        if !adopt.strays.is_empty() && !self.believes(now) {
+            let text = format!(
+                "the clock says {now}, which cannot be right: how long files are in quarantine could not be told. Nothing was \
+                 put in quarantine; set the clock and ask again"
+            );
+            return Err(Refusal::new("Unsupported", text));
+        }
         self.queue(vm, Operation::Adopt(adopt), uid, now)
     }
 
-    /// Removes what was in quarantine for long enough, with nobody asking for it.
+    /// Removes what was in quarantine for long enough, with nobody asking for it, as far as the clock can be believed.
     pub(super) fn sweep(&mut self, vm: VmId, now: Timestamp) {
-        let known = self.vms.contains_key(&vm) && !self.stopping();
+        let known = self.vms.contains_key(&vm) && !self.stopping() && self.believes(now);
         if known && !self.jobs.waits_for(vm, &Operation::Sweep) {
             self.jobs.add(vm, Operation::Sweep, Asker { origin: Origin::Safety, uid: self.own_uid }, now);
         }

@@ -1,6 +1,7 @@
 //! Clocks that jump.
 
 use super::*;
+use crate::core::job::AdoptJob;
 
 fn notes(effects: &[Effect]) -> Vec<&Note> {
     effects.iter().filter_map(|e| if let Effect::Log(note) = e { Some(note) } else { None }).collect()
@@ -76,4 +77,37 @@ fn a_policy_that_pauses_because_the_clock_is_behind_says_so_once() {
     assert_eq!(notes(&b.send(Event::Timer)), [] as [&Note; 0]);
     b.now = at("2026-03-02T01:30:00Z");
     assert_eq!(notes(&b.send(Event::Timer)).len(), 1, "another time");
+}
+
+#[test]
+fn by_a_clock_that_cannot_be_right_nothing_is_put_in_quarantine_or_removed_from_it() {
+    let sweeps = |b: &mut Bench| {
+        let effects = b.send(Event::QuarantineOver(vm(1)));
+        let job = started(&effects).into_iter().find(|job| job.operation == Operation::Sweep);
+        job.map(|job| b.send(Event::Ended(job.id, Outcome::Done(None)))).is_some()
+    };
+    let adopts = |b: &mut Bench| {
+        let adopt = AdoptJob {
+            snapshots: Vec::new(),
+            policies: BTreeSet::new(),
+            strays: vec!["/i/left".to_owned()],
+            layers: false,
+        };
+        let effects = b.send(Event::Request(7, Request::Change(Change::Adopt { vm: vm(1), adopt }, 0)));
+        let job = started(&effects).into_iter().find(|job| matches!(job.operation, Operation::Adopt(_)));
+        job.map(|job| b.send(Event::Ended(job.id, Outcome::Done(None)))).is_some()
+    };
+    let mut b = Bench::new("", "2026-03-02T02:00:00Z", None);
+    b.connect(&[1]);
+    b.send(Event::Passed(b.now));
+    for (now, believed) in [
+        ("2026-03-02T02:01:00Z", true),
+        ("1970-01-01T00:00:10Z", false),
+        ("2028-03-02T02:00:00Z", false),
+        ("2026-03-02T02:02:00Z", true),
+    ] {
+        b.now = at(now);
+        b.send(Event::Timer);
+        assert_eq!((sweeps(&mut b), adopts(&mut b)), (believed, believed), "{now}");
+    }
 }
