@@ -29,7 +29,7 @@ use crate::{
     clock::{self, Clock, SystemClock},
     config::{ConfigRoots, Settings},
     core::machine::{Machine, Start},
-    dbus::{self, Patience},
+    dbus::{self, Patience, Served},
     engine::{Control, Engine, Parts},
     freeze::{
         Freezer,
@@ -104,6 +104,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 pub struct Ready {
     engine: Engine,
     handle: crate::engine::Handle,
+    control: Control,
     bus: Bus,
     alone: Alone,
     patience: Patience,
@@ -137,7 +138,8 @@ pub fn prepare(
     }
     let bus = options.bus.clone();
     let (engine, handle, control) = assemble(options, Arc::new(store), hypervisor, access, helper, clock)?;
-    Ok((Ready { engine, handle, bus, alone, patience: Patience::default() }, control))
+    let ready = Ready { engine, handle, control: control.clone(), bus, alone, patience: Patience::default() };
+    Ok((ready, control))
 }
 
 /// The engine on this store, which knows what an earlier life left in it.
@@ -200,13 +202,25 @@ impl Ready {
             "cannot be org.virtsnap1 on D-Bus (is the bus there, does another virtsnapd run, does the bus policy \
              allow it?)",
         )?;
-        let engine = tokio::spawn(self.engine.run());
+        let mut engine = tokio::spawn(self.engine.run());
         systemd::ready();
         tracing::info!(MESSAGE_ID = message::STARTED, "virtsnapd {} is ready", env!("CARGO_PKG_VERSION"));
-        let result = engine.await;
+        let mut lost = false;
+        let result = tokio::select! {
+            result = &mut engine => result,
+            () = Served::lost(served.connection.clone()) => {
+                lost = true;
+                // Nobody reaches it any more. What runs comes to its end, and systemd starts another one.
+                tracing::warn!("the connection to D-Bus was lost: ending, to be started again");
+                self.control.stop();
+                engine.await
+            }
+        };
         served.part().await;
         drop(self.alone);
-        result.context("the engine ended by a bug")?.context("the engine failed")
+        result.context("the engine ended by a bug")?.context("the engine failed")?;
+        anyhow::ensure!(!lost, "the connection to D-Bus was lost (has the bus ended, or was it restarted?)");
+        Ok(())
     }
 }
 

@@ -1,8 +1,9 @@
 //! Calls under way, and that no caller has too many of them or too large ones: each holds its arguments and a task of the
 //! daemon's until it is answered, which may take as long as a person takes to find a password, or a job to end.
 //!
-//! What is answered at once (properties, `GetManagedObjects`, `LookupVM`) is not counted: it holds nothing. Who waits for
-//! jobs is counted apart: that many may as there may be jobs, and none of it keeps anybody from changing something.
+//! What is answered at once (properties, `LookupVM`) is not counted: it holds nothing. Who waits for jobs is counted
+//! apart: that many may as there may be jobs, and none of it keeps anybody from changing something. So is who wants all
+//! objects, which on a large host takes a while each time.
 
 use std::{
     collections::HashMap,
@@ -25,6 +26,8 @@ pub(super) enum Kind {
     Work,
     /// It waits for a job's end.
     Wait,
+    /// It wants to know of every object.
+    Objects,
 }
 
 impl Kind {
@@ -33,6 +36,7 @@ impl Kind {
         match self {
             Self::Work => 512,
             Self::Wait => queue::WAITING,
+            Self::Objects => 64,
         }
     }
 
@@ -41,6 +45,7 @@ impl Kind {
         match self {
             Self::Work => 4096,
             Self::Wait => 2 * queue::WAITING,
+            Self::Objects => 256,
         }
     }
 
@@ -49,12 +54,13 @@ impl Kind {
         match self {
             Self::Work => "calls under way",
             Self::Wait => "calls that wait for jobs",
+            Self::Objects => "calls of GetManagedObjects",
         }
     }
 
     fn refused(self, why: &str) -> BusError {
         let so = match self {
-            Self::Work => "nothing was done; try again when one was answered",
+            Self::Work | Self::Objects => "nothing was done; try again when one was answered",
             Self::Wait => {
                 "this one does not wait, and the job goes on; its properties say how it ends, or wait again when another call \
                  was answered"
@@ -266,7 +272,7 @@ mod tests {
 
     #[test]
     fn there_is_an_end_for_all_and_root_has_room_beyond_it() {
-        for kind in [Kind::Work, Kind::Wait] {
+        for kind in [Kind::Work, Kind::Wait, Kind::Objects] {
             let (each, at_once) = (kind.per_user(), kind.at_once());
             let calls = Arc::new(Calls::default());
             let user = |n: usize| 1000 + u32::try_from(n / each).unwrap();

@@ -6,6 +6,7 @@
 //!      │ Ask              ▼
 //!   manager.rs vm.rs snapshot.rs policy.rs job.rs   one file per object; they hold no state: a getter reads the
 //!      ▲                                            published view, a method authorises, asks and waits
+//!   objects.rs tree.rs  all objects in one call, and what is below which
 //!   log_control.rs  systemd's own interface, about the log
 //!   auth.rs  makes what no change can be asked for without; polkit.rs is asked whether it may
 //! ```
@@ -20,28 +21,31 @@ mod hold;
 mod job;
 mod log_control;
 mod manager;
+mod objects;
 mod path;
 mod policy;
 mod polkit;
 mod publish;
 mod snapshot;
+mod tree;
 mod vm;
 
 use std::{
     collections::{BTreeSet, HashMap},
-    num::NonZeroU64,
+    num::{NonZeroU64, NonZeroUsize},
     str::FromStr,
     sync::Arc,
     time::Duration,
 };
 
+use futures_util::StreamExt as _;
 use jiff::Timestamp;
-use tokio::sync::watch;
+use tokio::sync::{RwLock, watch};
 use zbus::{
-    Connection, OwnedVariant,
+    Connection, MatchRule, MessageStream, OwnedVariant,
     connection::Builder,
-    fdo::{ObjectManager, RequestNameFlags},
-    message::Header,
+    fdo::RequestNameFlags,
+    message::{Header, Type},
 };
 
 use self::{
@@ -49,6 +53,7 @@ use self::{
     calls::{Call, Calls, Kind},
     error::BusError,
     log_control::LogControl,
+    objects::Objects,
     polkit::Polkit,
     publish::Publisher,
 };
@@ -282,16 +287,18 @@ pub async fn serve(
     let polkit = Arc::new(Polkit::new(patience));
     let shared = Shared { lens: Lens::Live(objects), engine, settled, polkit, calls: Arc::default() };
     let manager = Shared { lens: Lens::Live(manager), ..shared.clone() };
+    let still = Arc::new(RwLock::new(()));
     // By the builder, which waits until the object server listens: added later, the first calls could come while
     // nobody does, and would never be answered.
     let connection = builder
-        .serve_at(path::ROOT, ObjectManager)
+        .serve_at(path::ROOT, Objects::new(shared.clone(), Arc::clone(&still)))
         .serve_at(path::ROOT, manager::Manager::new(manager))
         .serve_at(log_control::PATH, LogControl::new(shared.clone(), aside))
         .build()
         .await?;
+    tree::plant(connection.object_server(), &shared).await?;
     let mut publisher =
-        Publisher::new(connection.clone(), shared, settled_sender, objects_sender, manager_sender);
+        Publisher::new(connection.clone(), shared, still, settled_sender, objects_sender, manager_sender);
     publisher.catch_up().await;
     if connection.is_bus() {
         // Not to be replaced, and nobody is: a second daemon has to fail, not to take over half of the work.
@@ -313,6 +320,25 @@ pub struct Served {
 }
 
 impl Served {
+    /// Waits until the bus has gone, or has thrown us off. A peer alone is not waited for.
+    pub async fn lost(connection: Connection) {
+        let until_its_end = async {
+            let rule = MatchRule::builder().msg_type(Type::Signal).sender("org.freedesktop.DBus");
+            let rule = rule.interface("org.freedesktop.DBus").member("NameLost").build()?;
+            let mut signals = MessageStream::for_match_rule(rule, &connection, NonZeroUsize::new(1)).await?;
+            while let Some(signal) = signals.next().await {
+                signal?;
+            }
+            zbus::Result::Ok(())
+        };
+        if connection.is_bus() {
+            // An error is no less an end.
+            let _ = until_its_end.await;
+        } else {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// Goes off the bus when the engine has ended: its last view is shown before, and whoever waits for an answer has it.
     pub async fn part(mut self) {
         let parting = async move {

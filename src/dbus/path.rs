@@ -11,22 +11,28 @@ use crate::core::{
 pub const NAME: &str = "org.virtsnap1";
 /// The root object.
 pub const ROOT: &str = "/org/virtsnap1";
+/// Below it are the VMs.
+pub(super) const VMS: &str = "/org/virtsnap1/vm";
+/// Below it are the policies.
+pub(super) const POLICIES: &str = "/org/virtsnap1/policy";
+/// Below it are the jobs.
+pub(super) const JOBS: &str = "/org/virtsnap1/job";
 
 pub(super) fn vm(id: VmId) -> OwnedObjectPath {
-    made(format!("{ROOT}/vm/{}", id.to_string().replace('-', "_")))
+    made(format!("{VMS}/{}", id.to_string().replace('-', "_")))
 }
 
 pub(super) fn snapshot(id: VmId, name: &SnapshotName) -> OwnedObjectPath {
     let vm = id.to_string().replace('-', "_");
-    made(format!("{ROOT}/vm/{vm}/snapshot/{}", escape_label(name.as_str())))
+    made(format!("{VMS}/{vm}/snapshot/{}", escape_label(name.as_str())))
 }
 
 pub(super) fn policy(name: &PolicyName) -> OwnedObjectPath {
-    made(format!("{ROOT}/policy/{}", escape_label(name.as_str())))
+    made(format!("{POLICIES}/{}", escape_label(name.as_str())))
 }
 
 pub(super) fn job(id: JobId) -> OwnedObjectPath {
-    made(format!("{ROOT}/job/{id}"))
+    made(format!("{JOBS}/{id}"))
 }
 
 /// No object.

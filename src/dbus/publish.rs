@@ -17,7 +17,9 @@ use zbus::{
     object_server::{Interface, SignalEmitter},
 };
 
-use super::{Shared, job::Job, manager::Manager, path, policy::Policy, snapshot::Snapshot, vm::Vm};
+use super::{
+    Shared, job::Job, manager::Manager, objects::Still, path, policy::Policy, snapshot::Snapshot, vm::Vm,
+};
 use crate::{
     core::{
         job::JobId,
@@ -38,6 +40,7 @@ pub(super) fn usec(at: Option<Timestamp>) -> u64 {
 pub(super) struct Publisher {
     connection: Connection,
     shared: Shared,
+    still: Still,
     published: watch::Receiver<Published>,
     settled: watch::Sender<u64>,
     /// What the objects show.
@@ -52,6 +55,7 @@ impl Publisher {
     pub(super) fn new(
         connection: Connection,
         shared: Shared,
+        still: Still,
         settled: watch::Sender<u64>,
         objects: watch::Sender<Arc<View>>,
         manager: watch::Sender<Arc<View>>,
@@ -65,7 +69,7 @@ impl Publisher {
             jobs: BTreeMap::new(),
             counts: Arc::default(),
         };
-        Self { connection, shared, published, settled, objects, manager, out: Arc::new(out) }
+        Self { connection, shared, still, published, settled, objects, manager, out: Arc::new(out) }
     }
 
     pub(super) async fn run(&mut self) {
@@ -78,6 +82,7 @@ impl Publisher {
     pub(super) async fn catch_up(&mut self) {
         let published = self.published.borrow_and_update().clone();
         let old = std::mem::replace(&mut self.out, Arc::clone(&published.view));
+        let _changing = self.still.write().await;
         if let Err(e) = self.step(&old, &published.view).await {
             tracing::warn!(
                 MESSAGE_ID = message::INTERNAL_ERROR, error = %e,

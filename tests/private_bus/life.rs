@@ -53,6 +53,22 @@ async fn a_stop_waits_for_what_is_at_work_and_cancels_what_waits() {
     assert!(told.is_ok(), "whoever waits is told before the daemon goes: {told:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_bus_it_ends_what_runs_and_then_itself_as_failed() {
+    let mut rig = Rig::start("", |sim| {
+        sim.add_vm(VmSpec::new("web", 1));
+    })
+    .await;
+    let sim = Arc::clone(&rig.sim);
+    let gate = sim.gate(Op::Create);
+    rig.client.ask_create(id(1), "s1", none()).await.unwrap();
+    held(&gate);
+    let (said, ()) = tokio::join!(rig.bus_goes(), async { gate.open() });
+    assert!(said.contains("the connection to D-Bus was lost"), "{said}");
+    assert!(sim.frozen(id(1)).unwrap().is_empty());
+    assert_eq!(sim.snapshots(id(1)).unwrap().len(), 1, "what ran came to its end");
+}
+
 /// As in a process, nothing of the daemon goes on when it has ended.
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_waits_for_the_last_job_is_told_before_the_process_ends() {

@@ -34,6 +34,7 @@ mod inside;
 mod introspection;
 mod kept;
 mod lacking;
+mod large;
 mod left_over;
 mod life;
 mod log_control;

@@ -114,7 +114,7 @@ pub struct Rig {
     /// How long the daemon waits for polkit.
     pub patience: Patience,
     daemon: Option<Running>,
-    _bus: BusDaemon,
+    bus: Option<BusDaemon>,
     directory: TempDir,
 }
 
@@ -146,7 +146,7 @@ impl Rig {
             clock: Arc::new(TestClock::new()),
             client: Client::connect(&format!("unix:path={}", directory.path().join("bus").display())).await,
             daemon: None,
-            _bus: bus,
+            bus: Some(bus),
             directory,
         };
         rig.write_main("");
@@ -271,6 +271,14 @@ impl Rig {
         let running = self.daemon.take().expect("the daemon runs");
         soon("the daemon's end", running.task).await.unwrap().unwrap();
         self.client.until_name_is(false).await;
+    }
+
+    /// The bus goes, and the daemon with it; what it says of that.
+    pub async fn bus_goes(&mut self) -> String {
+        let running = self.daemon.take().expect("the daemon runs");
+        self.bus.take();
+        let ended = soon("the daemon's end", running.task).await.unwrap();
+        format!("{:#}", ended.expect_err("it cannot be what it is for"))
     }
 
     /// Both.

@@ -127,10 +127,15 @@ impl Sim {
 
     /// `virsh snapshot-create-as`: an internal snapshot, with the memory if the VM runs. No event.
     pub fn make_internal_snapshot(&self, vm: VmId, name: &str) -> Result<()> {
+        self.make_described_snapshot(vm, name, "")
+    }
+
+    /// The same with a description. No event.
+    pub fn make_described_snapshot(&self, vm: VmId, name: &str, description: &str) -> Result<()> {
         let name = SnapshotName::existing(name);
         self.with(|s| {
             s.check_foreign(vm, &name)?;
-            s.take_inside(vm, &name, "")
+            s.take_inside(vm, &name, description)
         })
     }
 
