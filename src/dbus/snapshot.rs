@@ -204,7 +204,7 @@ impl Snapshot {
         self.with(|r| r.snapshot.current)
     }
 
-    #[zbus(property(emits_changed_signal = "const"), name = "CreatedUSec")]
+    #[zbus(property, name = "CreatedUSec")]
     fn created(&self) -> fdo::Result<u64> {
         self.with(|r| usec(Some(r.snapshot.created)))
     }
