@@ -210,7 +210,9 @@ harness::on_both! {
         daemon.policies(broken);
         let refused = daemon.client("reload");
         assert!(!refused.success() && refused.stderr.contains("keep-dayly"), "{refused}");
-        tb.ok("systemctl reload virtsnapd");
+        let refused = tb.sh("systemctl reload virtsnapd");
+        assert!(!refused.success(), "whoever reloads is told: {refused}");
+        assert!(tb.ok("systemctl is-active virtsnapd").contains("active"), "it runs on");
         wait_for(Duration::from_secs(10), "the journal tells", || {
             (daemon.journal().matches("the old settings stay in force").count() >= 2).then_some(())
         });
