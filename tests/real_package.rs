@@ -74,7 +74,17 @@ harness::on_both! {
         // is not to be expected there.
         tb.push_file("/etc/virtsnap/virtsnapd.toml", SETTINGS, 0o644);
         daemon.ok("reload");
+        tb.ok("systemd-run --quiet --collect --unit=monitor busctl monitor org.virtsnap1");
+        let monitored = |text: &str| {
+            let shown = tb.ok("journalctl --sync && journalctl --no-pager -o cat -u monitor");
+            shown.contains(text).then_some(())
+        };
+        wait_for(DEADLINE, "busctl listens", || monitored("Monitoring bus message stream"));
         daemon.ok("create vm1 --name kept");
+        for signal in ["JobNew", "InterfacesAdded", "PropertiesChanged"] {
+            wait_for(DEADLINE, "busctl shows the signals", || monitored(&format!("Member={signal}")));
+        }
+        tb.ok("systemctl stop monitor");
         let taken = format!("journalctl --sync && journalctl -x --no-pager MESSAGE_ID={}", message::SNAPSHOT_TAKEN);
         let explained = tb.ok(&taken);
         for text in ["snapshot kept of VM vm1 taken", "Subject: Snapshot kept of VM vm1 was taken", "Defined-By: virtsnapd"] {
