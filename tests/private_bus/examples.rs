@@ -1,10 +1,16 @@
-//! The examples of `man/org.virtsnap1.5`, each run as it stands.
+//! The examples of `man/org.virtsnap1.5` and those in `examples/`, each run as it stands.
 
-use std::process::Command;
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
 
 use virtsnap::hypervisor::sim::VmSpec;
 
-use super::{client::soon, rig::Rig};
+use super::{
+    client::soon,
+    rig::{Rig, id},
+};
 
 const PAGE: &str = include_str!("../../man/org.virtsnap1.5");
 
@@ -53,11 +59,56 @@ async fn each_example_of_the_page_does_what_it_says() {
     assert!(all.len() >= 5, "the page has {} examples", all.len());
     for example in all {
         let mut command = Command::new(example.program);
-        command.arg("-c").arg(&example.text).env("DBUS_SYSTEM_BUS_ADDRESS", rig.address());
-        let run = soon("an example", tokio::task::spawn_blocking(move || command.output())).await;
-        let run = run.unwrap().unwrap_or_else(|e| panic!("{}: {e}", example.program));
+        command.arg("-c").arg(&example.text);
+        let run = on_bus(command, &rig).await;
         let (out, log) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
         assert!(run.status.success(), "{}\n{out}{log}", example.text);
         assert!(out.contains(&example.prints), "{}\nno {:?} in {out}{log}", example.text, example.prints);
     }
+}
+
+async fn on_bus(mut command: Command, rig: &Rig) -> Output {
+    command.env("DBUS_SYSTEM_BUS_ADDRESS", rig.address());
+    let program = command.get_program().to_owned();
+    let run = soon("an example", tokio::task::spawn_blocking(move || command.output())).await;
+    run.unwrap().unwrap_or_else(|e| panic!("{}: {e}", program.display()))
+}
+
+/// Cargo builds examples along with the tests, beside them.
+fn rust_example() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    test.ancestors().nth(2).unwrap().join("examples/snapshot")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_in_each_language_takes_a_snapshot() {
+    let rig = Rig::start("", |sim| {
+        sim.add_vm(VmSpec::new("web1", 1));
+    })
+    .await;
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    // Debian's, whatever else of that name is on this machine.
+    let scripts = [("/usr/bin/python3", "snapshot.py"), ("/usr/bin/gjs", "snapshot.js")];
+    let scripts = scripts.map(|(program, script)| {
+        let mut command = Command::new(program);
+        command.arg(directory.join(script));
+        command
+    });
+    for mut command in scripts.into_iter().chain([Command::new(rust_example())]) {
+        let before = rig.client.snapshots(id(1)).await.len();
+        command.arg("web1");
+        let what = format!("{command:?}");
+        let run = on_bus(command, &rig).await;
+        let (out, log) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+        assert!(run.status.success(), "{what}: {out}{log}");
+        assert!(out.starts_with("done: snapshot ") && out.ends_with(" consistent\n"), "{what}: {out}{log}");
+        assert_eq!(rig.client.snapshots(id(1)).await.len(), before + 1, "{what}: {out}{log}");
+    }
+
+    // What went wrong is said, too.
+    let mut command = Command::new("/usr/bin/python3");
+    command.arg(directory.join("snapshot.py")).arg("nobody");
+    let run = on_bus(command, &rig).await;
+    let log = String::from_utf8_lossy(&run.stderr);
+    assert!(!run.status.success() && log.starts_with("org.virtsnap1.Error.NoSuchVM: "), "{log}");
 }

@@ -11,7 +11,7 @@ set -euo pipefail
 BUILD=(gcc libc6-dev make pkg-config libvirt-dev)
 PACKAGE=(binutils dpkg-dev python3-minimal rpm xz-utils)
 TEST=(mmdebstrap systemd-container zstd xz-utils binutils python3-minimal cpio dbus util-linux
-  qemu-utils e2fsprogs procps mandoc lintian restic borgbackup tzdata zsh fish python3-dbus libglib2.0-bin)
+  qemu-utils e2fsprogs procps mandoc lintian restic borgbackup tzdata zsh fish python3-dbus libglib2.0-bin gjs)
 case ${1:-all} in
   # What this script asks root for.
   --packages) WANTED=() ;;
