@@ -1,39 +1,72 @@
 //! Signals alone keep a copy correct.
 
+mod hands;
+
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
 
 use futures_util::{FutureExt as _, StreamExt as _};
-use jiff::SignedDuration;
-use virtsnap::hypervisor::{
-    Error, ErrorKind,
-    sim::{Fault, Mishap, Op, VmSpec},
-};
-use zbus::{Message, MessageStream, ObjectPath, OwnedFd, OwnedObjectPath, OwnedVariant};
+use roxmltree::{Document, ParsingOptions};
+use virtsnap::hypervisor::sim::VmSpec;
+use zbus::{Message, MessageStream, OwnedObjectPath, OwnedVariant};
 
+use self::hands::{Hands, POLICIES};
 use super::{
-    client::{Client, MANAGER, Objects, none, of_ours, options, soon},
+    client::{Client, Interfaces, MANAGER, Objects, none, of_ours, soon},
     rig::{Rig, id, policy_path, vm_path},
 };
 
 /// So many are done, unless the environment says otherwise.
-const OPERATIONS: usize = 400;
+const OPERATIONS: usize = 2000;
+
+/// After so many, all comes to rest and is compared.
+const BETWEEN: usize = 100;
 
 /// Where nothing is told for so long, the truth is asked for again.
 const QUIET: Duration = Duration::from_millis(100);
 
+/// What the documented interface says of a property's changes: by interface and property, `true` where it does not say.
+fn announced() -> BTreeMap<(String, String), String> {
+    const EMITS: &str = "org.freedesktop.DBus.Property.EmitsChangedSignal";
+    let mut all = BTreeMap::new();
+    for interface in ["Manager", "VM", "Snapshot", "Policy", "Job"] {
+        let name = format!("org.virtsnap1.{interface}");
+        let file = format!("{}/dbus/{name}.xml", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(file).unwrap();
+        let options = ParsingOptions { allow_dtd: true, ..ParsingOptions::default() };
+        let document = Document::parse_with_options(&text, options).unwrap();
+        for property in document.descendants().filter(|n| n.has_tag_name("property")) {
+            let emits = property.children().find(|n| n.attribute("name") == Some(EMITS));
+            let emits = emits.and_then(|n| n.attribute("value")).unwrap_or("true").to_owned();
+            all.insert((name.clone(), property.attribute("name").unwrap().to_owned()), emits);
+        }
+    }
+    all
+}
+
 /// What somebody knows who only listens.
 struct Mirror {
     objects: Objects,
+    /// Those that `JobNew` told of, and no `JobRemoved`.
+    jobs: BTreeSet<String>,
+    announced: BTreeMap<(String, String), String>,
     signals: MessageStream,
 }
 
 impl Mirror {
     async fn new(client: &Client) -> Self {
         let signals = client.signals().await;
-        Self { objects: everything(client).await, signals }
+        let objects = everything(client).await;
+        Self { jobs: jobs(&objects), objects, announced: announced(), signals }
+    }
+
+    /// Takes in all that is there already.
+    fn catch_up(&mut self) {
+        while let Some(Some(message)) = self.signals.next().now_or_never() {
+            self.take(&message.unwrap());
+        }
     }
 
     fn take(&mut self, message: &Message) {
@@ -43,7 +76,7 @@ impl Mirror {
         match header.member().unwrap().as_str() {
             "InterfacesAdded" => {
                 let (path, interfaces): Added = body.deserialize().unwrap();
-                self.objects.entry(path.to_string()).or_default().extend(of_ours(interfaces));
+                self.add(path.as_str(), of_ours(interfaces));
             }
             "InterfacesRemoved" => {
                 let (path, interfaces): (OwnedObjectPath, Vec<String>) = body.deserialize().unwrap();
@@ -59,10 +92,38 @@ impl Mirror {
                     body.deserialize().unwrap();
                 assert_eq!(invalidated, [] as [String; 0], "a change carries its value");
                 let path = header.path().unwrap().as_str();
+                for property in changed.keys() {
+                    let how = &self.announced[&(interface.clone(), property.clone())];
+                    assert_eq!(how, "true", "{path} tells of a change of {interface}.{property}");
+                }
                 let object = self.objects.get_mut(path).unwrap_or_else(|| panic!("{path} was never added"));
                 object.get_mut(&interface).expect("its interface").extend(changed);
             }
+            "JobNew" => {
+                let (number, job): (u32, OwnedObjectPath) = body.deserialize().unwrap();
+                assert_eq!(job.as_str(), format!("{MANAGER}/job/{number}"));
+                assert!(self.objects.contains_key(job.as_str()), "{job} is there before it is told of");
+                self.jobs.insert(job.to_string());
+            }
+            "JobRemoved" => {
+                let (_, job, result): (u32, OwnedObjectPath, String) = body.deserialize().unwrap();
+                assert!(["done", "failed", "cancelled"].contains(&result.as_str()), "{job}: {result:?}");
+                self.jobs.remove(job.as_str());
+            }
             _ => {}
+        }
+    }
+
+    fn add(&mut self, path: &str, interfaces: Interfaces) {
+        let object = self.objects.entry(path.to_owned()).or_default();
+        for (interface, properties) in interfaces {
+            // The first answer may have had it already; what cannot change must be the same then.
+            for (property, first) in object.get(&interface).into_iter().flatten() {
+                if self.announced[&(interface.clone(), property.clone())] == "const" {
+                    assert_eq!(Some(first), properties.get(property), "{path}: {interface}.{property}");
+                }
+            }
+            object.insert(interface, properties);
         }
     }
 
@@ -71,10 +132,8 @@ impl Mirror {
         let listening = async {
             loop {
                 let truth = everything(client).await;
-                while let Some(Some(message)) = self.signals.next().now_or_never() {
-                    self.take(&message.unwrap());
-                }
-                if self.objects == truth {
+                self.catch_up();
+                if self.objects == truth && self.jobs == jobs(&truth) {
                     return;
                 }
                 // The truth is two answers: what comes between them is in one of the two, and its signal may be the last.
@@ -88,14 +147,45 @@ impl Mirror {
         }
         let truth = everything(client).await;
         let mut differences = Vec::new();
-        for path in self.objects.keys().chain(truth.keys()).collect::<std::collections::BTreeSet<_>>() {
+        for path in self.objects.keys().chain(truth.keys()).collect::<BTreeSet<_>>() {
             let (mirrored, true_one) = (self.objects.get(path), truth.get(path));
             if mirrored != true_one {
                 differences.push(format!("{path}:\n  mirrored {mirrored:?}\n  true     {true_one:?}"));
             }
         }
-        panic!("signals do not tell all:\n{}", differences.join("\n"));
+        let of_jobs = self.jobs.symmetric_difference(&jobs(&truth)).cloned().collect::<Vec<_>>();
+        panic!("signals do not tell all:\n{}\njobs: {of_jobs:?}", differences.join("\n"));
     }
+
+    /// The interface's objects.
+    fn all(&self, interface: &str) -> Vec<String> {
+        let interface = format!("org.virtsnap1.{interface}");
+        let with = self.objects.iter().filter(|(_, interfaces)| interfaces.contains_key(&interface));
+        with.map(|(path, _)| path.clone()).collect()
+    }
+
+    /// The jobs that have ended, and how.
+    fn note_ends(&self, ended: &mut Ended) {
+        for job in self.all("Job") {
+            let how = (self.text(&job, "Job", "Operation"), self.text(&job, "Job", "Result"));
+            ended.entry(how).or_default().insert(job);
+        }
+    }
+
+    /// A property that is true or false.
+    fn yes(&self, path: &str, interface: &str, property: &str) -> bool {
+        bool::try_from(self.objects[path][&format!("org.virtsnap1.{interface}")][property].clone()).unwrap()
+    }
+
+    /// A property that is text.
+    fn text(&self, path: &str, interface: &str, property: &str) -> String {
+        let value = &self.objects[path][&format!("org.virtsnap1.{interface}")][property];
+        String::try_from(value.clone()).unwrap()
+    }
+}
+
+fn jobs(objects: &Objects) -> BTreeSet<String> {
+    objects.keys().filter(|path| path.contains("/job/")).cloned().collect()
 }
 
 /// All objects, and the daemon's own, which is not below itself.
@@ -108,105 +198,8 @@ async fn everything(client: &Client) -> Objects {
     all
 }
 
-/// Numbers that look random and are the same for the same seed.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
-        // xorshift64*
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % limit
-    }
-}
-
-const POLICIES: [&str; 3] = [
-    "[policy.a]\nvms = [\"vm*\"]\nkeep-last = 2\nbefore = \"upgrade\"\n[policy.b]\nvms = [\"tag:b\"]\nkeep-last = 3\nschedule = \"@daily\"\n",
-    "[policy.a]\nvms = [\"vm1\", \"vm3\"]\nkeep-last = 1\n[policy.c]\nvms = [\"*\"]\nmax-count = 2\n",
-    "[policy.b]\nvms = [\"*\"]\nkeep-last = 1\ntimezone = \"Europe/Vienna\"\nschedule = \"5 4 * * *\"\n",
-];
-
-async fn something(rig: &Rig, dice: &mut Dice, kept: &mut Vec<OwnedFd>) {
-    let vm = id(u128::from(dice.below(3) + 1));
-    let client = &rig.client;
-    // Whether it succeeds is not the question here; that all of it is told is.
-    match dice.below(23) {
-        0..=3 => drop(client.ask_create(vm, "", none()).await),
-        4 => drop(client.create(vm, "s", options([("quiesce", "never".into())])).await),
-        5 | 6 => {
-            let snapshots = client.snapshots(vm).await;
-            if !snapshots.is_empty() {
-                let name = &snapshots[usize::try_from(dice.below(snapshots.len() as u64)).unwrap()];
-                let path = super::rig::snapshot_path(vm, name);
-                drop(client.job(&path, "Snapshot.Delete", none()).await);
-            }
-        }
-        7 => drop(client.run(["a", "b", "c"][usize::try_from(dice.below(3)).unwrap()], none()).await),
-        8 => drop(client.call::<_, (OwnedObjectPath,)>(&vm_path(vm), "VM.Prune", &(none(),)).await),
-        9 => {
-            rig.write_policies(POLICIES[usize::try_from(dice.below(3)).unwrap()]);
-            client.call::<_, ()>(MANAGER, "Manager.Reload", &(none(),)).await.unwrap();
-        }
-        10 => drop(rig.sim.stop(vm).and_then(|()| rig.sim.rename(vm, &format!("vm{}", dice.below(9))))),
-        11 => drop(rig.sim.start(vm)),
-        12 => drop(rig.sim.set_tags(vm, if dice.below(2) == 0 { &["b"] } else { &[] })),
-        13 => drop(rig.sim.agent_connected(vm, dice.below(2) == 0)),
-        14 => {
-            let op = [Op::Create, Op::Commit, Op::Prepare][usize::try_from(dice.below(3)).unwrap()];
-            rig.sim.inject(Fault::new(op, Mishap::Refuse(Error::new(ErrorKind::Busy, "on request"))));
-        }
-        17 => {
-            let body = (["backup", "another"][usize::from(dice.below(2) == 0)], "on request", none());
-            let kept_now: Result<(OwnedFd,), _> = client.call(MANAGER, "Manager.Inhibit", &body).await;
-            kept.extend(kept_now.map(|(fd,)| fd));
-        }
-        18 => drop(kept.pop()),
-        19 => {
-            let body = (ObjectPath::try_from(vm_path(vm)).unwrap(), "upgrade", none());
-            let jobs: Result<(Vec<OwnedObjectPath>,), _> =
-                client.call(MANAGER, "Manager.BeforeOperation", &body).await;
-            drop(jobs);
-        }
-        20 => {
-            let policy = policy_path(["a", "b", "c"][usize::try_from(dice.below(3)).unwrap()]);
-            if dice.below(2) == 0 {
-                let body = ("on request", none());
-                drop(client.call::<_, ()>(&policy, "Policy.Suspend", &body).await);
-            } else {
-                drop(client.call::<_, ()>(&policy, "Policy.Resume", &(none(),)).await);
-            }
-        }
-        21 => rig.clock.advance(SignedDuration::from_mins(i64::try_from(dice.below(600)).unwrap())),
-        15 | 16 => {
-            let snapshots = client.snapshots(vm).await;
-            if !snapshots.is_empty() {
-                let name = &snapshots[usize::try_from(dice.below(snapshots.len() as u64)).unwrap()];
-                let path = super::rig::snapshot_path(vm, name);
-                if dice.below(2) == 0 {
-                    drop(client.call::<_, ()>(&path, "Snapshot.Pin", &("on request", 0_u64, none())).await);
-                } else {
-                    drop(client.call::<_, ()>(&path, "Snapshot.Unpin", &(none(),)).await);
-                }
-                let tags =
-                    options([("tags", vec![["x", "y"][usize::try_from(dice.below(2)).unwrap()]].into())]);
-                drop(client.call::<_, ()>(&path, "Snapshot.Update", &(tags,)).await);
-            }
-        }
-        _ => {
-            if rig.sim.stop(vm).is_ok() | rig.sim.undefine(vm).is_ok() {
-                drop(rig.sim.make_foreign_snapshot(vm, "theirs"));
-                if rig.hypervisor.vm(vm).is_err() {
-                    let name = format!("new{}-{}", vm, dice.below(1000));
-                    rig.sim.add_vm(VmSpec { id: vm, ..VmSpec::new(&name, 1) });
-                }
-            }
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_only_listens_knows_all_after_hundreds_of_random_operations() {
+async fn a_client_that_only_listens_knows_all_after_thousands_of_random_operations() {
     let seed = std::env::var("VIRTSNAP_TEST_SEED").ok().and_then(|s| s.parse().ok());
     let seed = seed.unwrap_or_else(|| u64::from(std::process::id()) | 1);
     println!("VIRTSNAP_TEST_SEED={seed}");
@@ -217,33 +210,39 @@ async fn a_client_that_only_listens_knows_all_after_hundreds_of_random_operation
     })
     .await;
     let mut mirror = Mirror::new(&rig.client).await;
-    let mut dice = Dice(seed);
-    let mut ended = BTreeMap::new();
-    let mut kept = Vec::new();
+    let mut hands = Hands::new(&rig, seed);
+    let mut ended = Ended::new();
+    hands.each_once().await;
+    hands.rest().await;
+    mirror.until_right(&rig.client).await;
+    mirror.note_ends(&mut ended);
+    let done = |ended: &Ended, how: (&str, &str)| {
+        ended.get(&(how.0.to_owned(), how.1.to_owned())).map_or(0, BTreeSet::len)
+    };
+    for operation in ["create", "delete", "prune", "revert", "branch", "promote", "adopt"] {
+        assert!(done(&ended, (operation, "done")) > 0, "no {operation} was done: {ended:?}");
+    }
+    assert_eq!(done(&ended, ("create", "cancelled")), 1, "{ended:?}");
+
     let operations = std::env::var("VIRTSNAP_TEST_OPERATIONS").ok().and_then(|s| s.parse().ok());
-    for i in 0..operations.unwrap_or(OPERATIONS) {
-        something(&rig, &mut dice, &mut kept).await;
-        if i % 50 == 49 {
-            rig.sim.heal();
-            // What is held would never end.
-            kept.clear();
-            rig.client.until_idle().await;
+    let operations = operations.unwrap_or(OPERATIONS);
+    for i in 1..=operations {
+        mirror.catch_up();
+        hands.something(&mirror).await;
+        if i % BETWEEN == 0 {
+            hands.rest().await;
             mirror.until_right(&rig.client).await;
-            for (path, interfaces) in &mirror.objects {
-                if let Some(job) = interfaces.get("org.virtsnap1.Job") {
-                    let word = |name: &str| String::try_from(job[name].clone()).unwrap();
-                    ended.insert(path.clone(), (word("Operation"), word("Result")));
-                }
-            }
+            mirror.note_ends(&mut ended);
         }
     }
-    println!("{} objects at the end, {} jobs", mirror.objects.len(), ended.len());
-    // Most of it is luck, but not that nothing at all was done.
-    let done =
-        |operation: &str| ended.values().filter(|(of, result)| of == operation && result == "done").count();
-    assert!(done("create") >= 10, "{} snapshots were taken: {ended:?}", done("create"));
-    assert!(done("delete") + done("prune") > 0, "nothing was deleted: {ended:?}");
+    let counts: BTreeMap<_, _> = ended.iter().map(|(how, jobs)| (how, jobs.len())).collect();
+    println!("{} objects at the end; {counts:?}", mirror.objects.len());
+    // Which do is luck, but not that hardly any did.
+    assert!(done(&ended, ("create", "done")) > operations / 50, "few snapshots were taken: {counts:?}");
 }
+
+/// Jobs, by their operations and results.
+type Ended = BTreeMap<(String, String), BTreeSet<String>>;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn changes_carry_values_and_jobs_and_policies_come_and_go_with_signals() {
