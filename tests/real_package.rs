@@ -4,38 +4,61 @@
 
 mod harness;
 
-use std::{collections::HashMap, path::Path, process::Command, time::Duration};
+use std::{collections::HashMap, process::Command, thread::JoinHandle, time::Duration};
 
-use harness::{Bare, BareDisk, Daemon, GuestSpec, Suite, Testbed, byte_in, wait_for};
+use harness::{
+    Bare, BareDisk, Daemon, GuestSpec, Output, Suite, Testbed, byte_in, install, package, wait_for,
+};
 use virtsnap::logging::message;
 
 const SETTINGS: &str = "[daemon]\nmin-free = \"1%\"\nmetrics-textfile = \"/run/virtsnap/virtsnap.prom\"\n";
 const DEADLINE: Duration = Duration::from_secs(60);
 const SNAPSHOT: &str = "org.virtsnap1.Snapshot";
+const JOB: &str = "org.virtsnap1.Job";
+const EVERY_MINUTE: &str = "* * * * *";
+/// Not while this test runs.
+const YEARLY: &str = "0 0 1 1 *";
 const MIB: u64 = 1 << 20;
 
-/// Makes this package, with this revision, from the binaries under test; its path in the container.
-fn package(tb: &Testbed, format: &str, revision: &str) -> String {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let binaries = Path::new(env!("CARGO_BIN_EXE_virtsnapd")).parent().unwrap();
-    let out = tempfile::tempdir().unwrap();
-    let built = Command::new(format!("packaging/{format}.sh"))
-        .current_dir(root)
-        .args([binaries, out.path(), Path::new(revision)])
-        .output()
-        .unwrap();
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    let package = String::from_utf8(built.stdout).unwrap();
-    let inside = format!("/var/tmp/virtsnap-{revision}.{format}");
-    std::fs::copy(package.trim(), tb.path(&inside)).unwrap();
-    inside
+/// A policy with this schedule, of the VMs whose snapshots it shall take.
+fn ticks(schedule: &str) -> String {
+    format!("[policy.ticks]\nvms = [\"tick\", \"large\"]\nschedule = \"{schedule}\"\n")
 }
 
-/// As `apt install ./….deb` does it, without asking.
-fn install(tb: &Testbed, package: &str) {
-    tb.ok(&format!(
-        "DEBIAN_FRONTEND=noninteractive apt-get -qy -o Dpkg::Options::=--force-confold install {package}"
-    ));
+/// The jobs of a VM that wait, by their origin, in order.
+fn waiting(daemon: &Daemon<'_>, vm: &str) -> Vec<String> {
+    let vm = daemon.vm(vm);
+    let is = |path: &String| {
+        let objects: Vec<zbus::OwnedObjectPath> = daemon.bus.get(path, JOB, "Objects");
+        daemon.bus.get::<String>(path, JOB, "State") == "queued" && objects.iter().any(|o| o.as_str() == vm)
+    };
+    let jobs = daemon.bus.managed().into_iter().map(|(path, _)| path);
+    let mut found: Vec<_> = jobs.filter(|p| p.starts_with("/org/virtsnap1/job/")).filter(is).collect();
+    found.sort();
+    found.iter().map(|path| daemon.bus.get(path, JOB, "Origin")).collect()
+}
+
+/// A VM's snapshots that a schedule took.
+fn scheduled(daemon: &Daemon<'_>, vm: &str) -> usize {
+    let all = daemon.snapshots(vm);
+    all.iter().filter(|(_, path)| daemon.bus.get::<String>(path, SNAPSHOT, "Origin") == "schedule").count()
+}
+
+/// `systemctl reload` with a file that is wrong: it fails, what is wrong is in the journal, the old settings stay.
+fn a_broken_file_changes_nothing(tb: &Testbed, daemon: &Daemon<'_>) {
+    daemon.policies(&format!("{}keep-dayly = 7\n", ticks("0 5 * * *")));
+    let refused = tb.sh("systemctl reload virtsnapd");
+    assert!(!refused.success(), "whoever reloads is told: {refused}");
+    wait_for(DEADLINE, "the journal tells", || {
+        daemon.journal().contains("the old settings stay in force").then_some(())
+    });
+    assert!(daemon.journal().contains("policies.d/test.toml:4:1"), "{}", daemon.journal());
+    let schedule =
+        || daemon.bus.get::<Vec<String>>("/org/virtsnap1/policy/ticks", "org.virtsnap1.Policy", "Schedule");
+    assert_eq!(schedule(), [YEARLY]);
+    daemon.policies(&ticks(EVERY_MINUTE));
+    tb.ok("systemctl reload virtsnapd");
+    wait_for(DEADLINE, "the new settings", || (schedule() == [EVERY_MINUTE]).then_some(()));
 }
 
 /// A VM whose snapshot `old` is so large that its merge, at the speed that is asked for, takes a while. The snapshot's object.
@@ -53,6 +76,64 @@ fn large(tb: &Testbed, daemon: &Daemon<'_>) -> (Bare, String) {
     (vm, path)
 }
 
+/// `busctl monitor` shows the signals, `journalctl -x` explains an event, systemctl turns the log up and down.
+fn shown_and_explained(tb: &Testbed, daemon: &Daemon<'_>) {
+    tb.ok("systemd-run --quiet --collect --unit=monitor busctl monitor org.virtsnap1");
+    let monitored = |text: &str| {
+        let shown = tb.ok("journalctl --sync && journalctl --no-pager -o cat -u monitor");
+        shown.contains(text).then_some(())
+    };
+    wait_for(DEADLINE, "busctl listens", || monitored("Monitoring bus message stream"));
+    daemon.ok("create vm1 --name kept");
+    for signal in ["JobNew", "InterfacesAdded", "PropertiesChanged"] {
+        wait_for(DEADLINE, "busctl shows the signals", || monitored(&format!("Member={signal}")));
+    }
+    tb.ok("systemctl stop monitor");
+    let taken =
+        format!("journalctl --sync && journalctl -x --no-pager MESSAGE_ID={}", message::SNAPSHOT_TAKEN);
+    let explained = tb.ok(&taken);
+    for text in [
+        "snapshot kept of VM vm1 taken",
+        "Subject: Snapshot kept of VM vm1 was taken",
+        "Defined-By: virtsnapd",
+    ] {
+        assert!(explained.contains(text), "{text}: {explained}");
+    }
+
+    assert_eq!(tb.ok("systemctl service-log-level virtsnapd").trim(), "info");
+    tb.ok("systemctl service-log-level virtsnapd debug");
+    assert_eq!(tb.ok("systemctl service-log-level virtsnapd").trim(), "debug");
+    assert_eq!(tb.ok("systemctl service-log-target virtsnapd").trim(), "journal");
+    tb.ok("systemctl service-log-level virtsnapd info");
+}
+
+/// Has this snapshot be merged, slowly, and a run of a policy, which is loaded meanwhile, and a snapshot by hand wait for
+/// that; who waits for the latter.
+fn busy(tb: &Testbed, daemon: &Daemon<'_>, old: &str) -> JoinHandle<Output> {
+    Bare::define(tb, "tick", 1);
+    let slowly = HashMap::from([("bandwidth", zbus::Variant::from(MIB / 16))]);
+    let job: (zbus::OwnedObjectPath,) = daemon.bus.call(old, SNAPSHOT, "Delete", &(slowly,)).unwrap();
+    let progress = || daemon.bus.get::<f64>(job.0.as_str(), JOB, "Progress");
+    wait_for(DEADLINE, "some of it is copied", || (progress() > 0.01).then_some(()));
+    a_broken_file_changes_nothing(tb, daemon);
+    wait_for(2 * DEADLINE, "the schedule fires", || {
+        (scheduled(daemon, "tick") > 0 && waiting(daemon, "large") == ["schedule"]).then_some(())
+    });
+    let from_virsh = tb.ok("virsh -q snapshot-list tick --name");
+    assert!(from_virsh.contains("ticks-"), "{from_virsh}");
+    // From here on a run of it is one that was waiting.
+    daemon.policies(&ticks(YEARLY));
+    tb.ok("virtsnap reload");
+    let by_hand = {
+        let tb = tb.clone();
+        std::thread::spawn(move || tb.sh_within(4 * DEADLINE, "virtsnap create large --name by-hand"))
+    };
+    wait_for(DEADLINE, "two wait", || (waiting(daemon, "large") == ["schedule", "manual"]).then_some(()));
+    assert!(progress() < 0.8, "in the middle");
+    assert_eq!(scheduled(daemon, "large"), 0);
+    by_hand
+}
+
 harness::on_both! {
     fn it_installs_upgrades_and_purges_and_never_takes_a_snapshot_with_it(tb) {
         let (first, second) = (package(tb, "deb", "1"), package(tb, "deb", "2"));
@@ -62,40 +143,14 @@ harness::on_both! {
         let before = tb.ok(rules);
         install(tb, &first);
         assert_eq!(tb.ok(rules), before, "the directory is polkit's");
-        let daemon = Daemon::attach(tb);
-        daemon.wait_running();
+        let daemon = Daemon::settled(tb, SETTINGS, &ticks(YEARLY));
         assert_eq!(tb.ok("systemctl is-enabled virtsnapd").trim(), "enabled");
         assert!(tb.ok("ps -o user= -C virtsnapd").contains("virtsnap"));
         let wants = tb.ok("dpkg-query -W -f '${Depends}' virtsnap");
         assert!(wants.contains("libc6 (>= 2.") && wants.contains("libvirt0 (>="), "what it is linked to: {wants}");
         tb.ok("test -e /etc/virtsnap/policies.d/README");
         tb.ok("systemctl is-active virtsnap-thaw.socket");
-        // The file as it is shipped holds nothing but defaults, and the machine's memory is this disk: room enough
-        // is not to be expected there.
-        tb.push_file("/etc/virtsnap/virtsnapd.toml", SETTINGS, 0o644);
-        daemon.ok("reload");
-        tb.ok("systemd-run --quiet --collect --unit=monitor busctl monitor org.virtsnap1");
-        let monitored = |text: &str| {
-            let shown = tb.ok("journalctl --sync && journalctl --no-pager -o cat -u monitor");
-            shown.contains(text).then_some(())
-        };
-        wait_for(DEADLINE, "busctl listens", || monitored("Monitoring bus message stream"));
-        daemon.ok("create vm1 --name kept");
-        for signal in ["JobNew", "InterfacesAdded", "PropertiesChanged"] {
-            wait_for(DEADLINE, "busctl shows the signals", || monitored(&format!("Member={signal}")));
-        }
-        tb.ok("systemctl stop monitor");
-        let taken = format!("journalctl --sync && journalctl -x --no-pager MESSAGE_ID={}", message::SNAPSHOT_TAKEN);
-        let explained = tb.ok(&taken);
-        for text in ["snapshot kept of VM vm1 taken", "Subject: Snapshot kept of VM vm1 was taken", "Defined-By: virtsnapd"] {
-            assert!(explained.contains(text), "{text}: {explained}");
-        }
-
-        assert_eq!(tb.ok("systemctl service-log-level virtsnapd").trim(), "info");
-        tb.ok("systemctl service-log-level virtsnapd debug");
-        assert_eq!(tb.ok("systemctl service-log-level virtsnapd").trim(), "debug");
-        assert_eq!(tb.ok("systemctl service-log-target virtsnapd").trim(), "journal");
-        tb.ok("systemctl service-log-level virtsnapd info");
+        shown_and_explained(tb, &daemon);
 
         // Under the unit's umask, in its read-only system: who collects metrics is another user.
         wait_for(DEADLINE, "the metrics", || {
@@ -117,28 +172,29 @@ harness::on_both! {
         Daemon::attach(tb).wait_running();
 
         // Upgraded in the middle of a merge: the changed file stays, the one that was removed does not come back, the
-        // daemon runs, what it knew is known, and what it was at comes to an end.
+        // daemon runs, what it knew is known, what it was at comes to an end, what a schedule had wait for that is done
+        // then, and whoever waited for what had not begun is told that it did not.
         let rule = "/etc/polkit-1/rules.d/50-virtsnap-libvirt.rules";
         tb.ok(&format!("rm {rule}"));
         let daemon = Daemon::attach(tb);
         let (large, old) = large(tb, &daemon);
-        let slowly = HashMap::from([("bandwidth", zbus::Variant::from(MIB))]);
-        let job: (zbus::OwnedObjectPath,) = daemon.bus.call(&old, SNAPSHOT, "Delete", &(slowly,)).unwrap();
-        wait_for(DEADLINE, "some of it is copied", || {
-            (daemon.bus.get::<f64>(job.0.as_str(), "org.virtsnap1.Job", "Progress") > 0.1).then_some(())
-        });
-        assert!(daemon.bus.get::<f64>(job.0.as_str(), "org.virtsnap1.Job", "Progress") < 0.5, "in the middle");
+        let by_hand = busy(tb, &daemon, &old);
         install(tb, &second);
         assert_eq!(tb.ok("dpkg-query -W -f '${Version}' virtsnap").rsplit('-').next(), Some("2"));
         let daemon = Daemon::attach(tb);
         daemon.wait_running();
         assert!(!tb.sh(&format!("test -e {rule}")).success(), "somebody who removed it did not want it");
         assert!(tb.ok("cat /etc/virtsnap/virtsnapd.toml").contains("min-free = \"1%\""));
-        wait_for(DEADLINE, "the merge is finished", || {
-            let left: Vec<_> = daemon.snapshots("large").into_iter().map(|(name, _)| name).collect();
-            (left == ["new"]).then_some(())
+        let by_hand = by_hand.join().unwrap();
+        assert_eq!(by_hand.status, 6, "{by_hand}");
+        assert!(by_hand.stderr.contains("did not begin, as the daemon stops: nothing was done"), "{by_hand}");
+        wait_for(DEADLINE, "the merge is finished, and what waited is done", || {
+            let left = daemon.snapshots("large");
+            let old = left.iter().any(|(name, _)| name == "old");
+            (!old && left.len() == 2 && scheduled(&daemon, "large") == 1).then_some(())
         });
-        assert_eq!(large.opened("vda").len(), 2);
+        daemon.wait_idle();
+        assert_eq!(large.opened("vda").len(), 3);
         assert_eq!(byte_in(tb, &large.active("vda"), 0), 3);
         assert_eq!(byte_in(tb, &large.active("vda"), 2 * MIB / 65_536), 2);
         let (_, snapshot) = &daemon.snapshots("vm1")[0];

@@ -44,7 +44,7 @@ harness::on_both! {
         for vm in ["web1", "db1"] {
             Bare::define(tb, vm, 1);
         }
-        let daemon = Daemon::running(tb, "");
+        let daemon = Daemon::packaged(tb, "");
         tb.ok("groupadd developers && useradd joe && useradd -G developers dev && useradd -G libvirt ann");
         for vm in ["web1", "db1"] {
             daemon.ok(&format!("create {vm} --name kept"));
@@ -62,12 +62,28 @@ harness::on_both! {
             assert!(output.stderr.contains("no agent is there"), "{output}");
             assert!(output.stderr.contains("man virtsnapd"), "{output}");
         }
+        let snapshot = &daemon.snapshots("web1")[0].1;
+        let state = format!("busctl get-property org.virtsnap1 {snapshot} org.virtsnap1.Snapshot State");
+        assert_eq!(run_as(tb, "joe", &state).stdout, "s \"ready\"\n");
         let delete = format!(
-            "busctl --allow-interactive-authorization=no call org.virtsnap1 {} org.virtsnap1.Snapshot Delete 'a{{sv}}' 0",
-            daemon.snapshots("web1")[0].1
+            "busctl --allow-interactive-authorization=no call org.virtsnap1 {snapshot} org.virtsnap1.Snapshot Delete 'a{{sv}}' 0"
         );
         let output = run_as(tb, "joe", &delete);
         assert!(!output.success() && output.stderr.contains("ALLOW_INTERACTIVE_AUTHORIZATION"), "{output}");
+        // A program goes by the error's name.
+        let delete = format!(
+            "import dbus\n\
+             snapshot = dbus.SystemBus().get_object('org.virtsnap1', '{snapshot}')\n\
+             options = dbus.Dictionary(signature='sv')\n\
+             try: snapshot.Delete(options, dbus_interface='org.virtsnap1.Snapshot')\n\
+             except dbus.DBusException as e: print(e.get_dbus_name())"
+        );
+        let output = run_as(tb, "joe", &format!("python3 -c {}", quote(&delete)));
+        assert_eq!(
+            output.stdout.trim(),
+            "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired",
+            "{output}"
+        );
         assert!(kept("web1"));
 
         // Members of libvirt take snapshots and nothing more.

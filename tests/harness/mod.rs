@@ -28,6 +28,7 @@ mod container;
 mod daemon;
 mod dying;
 mod guest;
+mod package;
 mod side_channel;
 mod stopping;
 mod xml;
@@ -39,6 +40,7 @@ pub use container::{ImageState, Suite, Testbed};
 pub use daemon::Daemon;
 pub use dying::Dying;
 pub use guest::{Gap, Guest, GuestSpec, Write};
+pub use package::{install, package};
 pub use stopping::{Stopping, When};
 pub use xml::sources;
 
