@@ -10,10 +10,9 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use futures_util::StreamExt as _;
 use zbus::{Connection, fdo::DBusProxy, message::Header, names::OwnedUniqueName};
 
-use super::error::BusError;
+use super::{departures::Departures, error::BusError};
 use crate::core::queue;
 
 /// So many bytes a call's arguments may have.
@@ -72,7 +71,10 @@ impl Kind {
 
 /// All that are under way.
 #[derive(Debug, Default)]
-pub(super) struct Calls(Mutex<Counts>);
+pub(super) struct Calls {
+    counts: Mutex<Counts>,
+    departures: Departures,
+}
 
 #[derive(Debug, Default)]
 struct Counts {
@@ -106,19 +108,9 @@ impl Call {
 
 /// Waits until whoever called is off the bus. Where that cannot be told, for ever.
 pub(super) async fn gone(connection: &Connection, call: Option<&Call>) {
-    let left = async {
-        let sender = &call?.sender;
-        let bus = DBusProxy::new(connection).await.ok()?;
-        let rule = [(0, sender.as_str()), (2, "")];
-        let mut changes = bus.receive_name_owner_changed_with_args(&rule).await.ok()?;
-        // It may have gone before somebody looked.
-        if bus.name_has_owner(sender.inner().clone().into()).await.ok()? {
-            changes.next().await?;
-        }
-        Some(())
-    };
-    if left.await.is_none() {
-        std::future::pending::<()>().await;
+    match call {
+        Some(call) => call.calls.departures.of(connection, &call.sender).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -145,7 +137,7 @@ impl Calls {
 
     /// Before anything is asked: a flood is not to be passed on to the bus.
     fn begin(self: &Arc<Self>, kind: Kind, sender: OwnedUniqueName) -> Result<Call, BusError> {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let of_sender = counts.by_sender.entry((kind, sender.clone())).or_default();
         let (most, calls) = (kind.per_user(), kind.calls());
         if *of_sender >= most {
@@ -158,7 +150,7 @@ impl Calls {
     fn count(&self, call: &mut Call, uid: u32) -> Result<(), BusError> {
         let kind = call.kind;
         let (most, at_once, calls) = (kind.per_user(), kind.at_once(), kind.calls());
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         if uid != 0 && counts.others(kind) >= at_once {
             return Err(kind.refused(&format!("there are {at_once} {calls}, which is all there may be")));
         }
@@ -174,7 +166,7 @@ impl Calls {
     /// None is under way.
     #[cfg(test)]
     fn is_empty(&self) -> bool {
-        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts.by_sender.is_empty() && counts.by_user.is_empty()
     }
 }
@@ -193,7 +185,7 @@ pub(super) fn fits(header: &Header<'_>) -> Result<(), BusError> {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        let mut counts = self.calls.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.calls.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let counts = &mut *counts;
         less(&mut counts.by_sender, &(self.kind, self.sender.clone()));
         if let Some(uid) = self.uid {

@@ -8,6 +8,7 @@
 //!      ▲                                            published view, a method authorises, asks and waits
 //!   objects.rs tree.rs  all objects in one call, and what is below which
 //!   log_control.rs  systemd's own interface, about the log
+//!   calls.rs  who has how many calls under way; departures.rs  who left meanwhile
 //!   auth.rs  makes what no change can be asked for without; polkit.rs is asked whether it may
 //! ```
 //!
@@ -16,6 +17,7 @@
 
 mod auth;
 mod calls;
+mod departures;
 mod error;
 mod hold;
 mod job;

@@ -16,6 +16,7 @@ use zbus_polkit::policykit1::{AuthorityProxy, AuthorizationResult, CheckAuthoriz
 
 use super::{
     auth::Caller,
+    calls,
     error::{BusError, told},
 };
 use crate::core::{verb::Matter, view::View};
@@ -76,7 +77,14 @@ impl Polkit {
             authority.check_authorization(caller.subject(), action, &details, flags, &number).await
         };
         let no = Refused { uid: caller.uid(), sentence: &sentence, action };
-        match timeout(limit, answer).await {
+        let answer = tokio::select! {
+            answer = timeout(limit, answer) => answer,
+            () = calls::gone(caller.connection(), Some(caller.call())) => {
+                self.give_up(caller, number);
+                return Err(no.denied("whoever wanted that is off the bus"));
+            }
+        };
+        match answer {
             Ok(Ok(answer)) => no.unless(&answer, caller.interactive()),
             Ok(Err(e)) => Err(no.unasked(&e)),
             Err(_) => {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    ffi::OsString,
     num::NonZero,
 };
 
@@ -9,8 +10,9 @@ use futures_util::StreamExt as _;
 use serde::{Serialize, de::DeserializeOwned};
 use virtsnap::core::model::VmId;
 use zbus::{
-    Connection, DBusError as _, DynamicType, MatchRule, MessageStream, OwnedObjectPath, OwnedVariant, Type,
-    Variant,
+    Address, Connection, DBusError as _, DynamicType, MatchRule, MessageStream, OwnedObjectPath,
+    OwnedVariant, Type, Variant,
+    address::transport::{Transport, Unixexec},
     fdo::{DBusProxy, ManagedObjects},
 };
 
@@ -54,6 +56,16 @@ impl Client {
     /// Connects to a bus.
     pub async fn connect(address: &str) -> Self {
         let builder = zbus::connection::Builder::address(address);
+        Self { connection: soon("connecting", builder.build()).await.unwrap() }
+    }
+
+    /// Connects to a bus as the user `nobody`, who may do nothing on any system.
+    pub async fn connect_as_nobody(address: &str) -> Self {
+        let as_nobody = ["--reuid=65534", "--regid=65534", "--clear-groups", "--", "systemd-stdio-bridge"];
+        let words = as_nobody.into_iter().map(OsString::from).chain([format!("--bus-path={address}").into()]);
+        // Not as text: zbus takes what is escaped there as it is.
+        let way = Transport::Unixexec(Unixexec::new("setpriv".into(), None, words.collect()));
+        let builder = zbus::connection::Builder::address(Address::from(way));
         Self { connection: soon("connecting", builder.build()).await.unwrap() }
     }
 
@@ -159,6 +171,16 @@ impl Client {
         soon("a match", MessageStream::for_match_rule(rule, &self.connection, NonZero::new(QUEUE)))
             .await
             .unwrap()
+    }
+
+    /// So many things the daemon has the bus tell it of.
+    pub async fn match_rules(&self) -> u32 {
+        let (bus, stats) = ("org.freedesktop.DBus", "org.freedesktop.DBus.Debug.Stats");
+        let (path, body) = ("/org/freedesktop/DBus", (NAME,));
+        let call = self.connection.call_method(Some(bus), path, Some(stats), "GetConnectionStats", &body);
+        let answer = soon("the bus's numbers", call).await.unwrap();
+        let (numbers,): (HashMap<String, OwnedVariant>,) = answer.body().deserialize().unwrap();
+        numbers["MatchRules"].clone().try_into().unwrap()
     }
 
     /// All objects with their own interfaces' properties.

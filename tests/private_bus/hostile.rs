@@ -190,8 +190,15 @@ async fn vanish(rig: &Rig, (clients, mut ends): Flood, most: usize, counted: (&s
 async fn whoever_vanishes_while_waiting_leaves_nothing_behind() {
     let rig = two().await;
     let (job, gate) = stuck_on(&rig, id(1)).await;
-    let waiting = flood(&rig, &job, "Job.Wait", none, 35).await;
-    vanish(&rig, waiting, WAITS, (&job, "Job.Wait")).await;
+    let before = rig.client.match_rules().await;
+    let mut waiting = flood(&rig, &job, "Job.Wait", none, 35).await;
+    let refused = next(&mut waiting.1, 1).await;
+    assert!(refused[0].is_err(), "all wait that may");
+    // A bus has a connection listen for so many things, and there may be more callers than those.
+    let meanwhile = rig.client.match_rules().await;
+    assert!(meanwhile <= before + 1, "{before} rules for nobody, {meanwhile} for many");
+    vanish(&rig, waiting, WAITS + 1, (&job, "Job.Wait")).await;
+    soon("no rule for nobody", async { while rig.client.match_rules().await > before {} }).await;
     assert_eq!(rig.client.text(&job, "Job.State").await, "running");
     gate.open();
     rig.client.wait(&job).await.unwrap();
