@@ -53,7 +53,7 @@ pub fn methods() -> BTreeMap<String, String> {
 }
 
 /// The same, and what is said of each.
-fn documented() -> BTreeMap<String, (String, String)> {
+pub fn documented() -> BTreeMap<String, (String, String)> {
     let directory = std::fs::read_dir(format!("{}/dbus", env!("CARGO_MANIFEST_DIR"))).unwrap();
     let files = directory.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let mut methods = BTreeMap::new();

@@ -46,6 +46,7 @@ mod metrics;
 mod mirror;
 mod missing;
 mod named;
+mod options;
 mod orphans;
 mod pace;
 mod pasted;
