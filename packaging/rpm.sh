@@ -16,6 +16,6 @@ out=$(readlink -f "${2:-target}")
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 package=$out/virtsnap-$version-${3:-1}.$(uname -m).rpm
 # gzip: every rpm unpacks it, and zstd as it is used here takes ten times as long.
-cargo generate-rpm --auto-req "$PWD/packaging/rpm/find-requires" --set-metadata "release = \"${3:-1}\"" \
+cargo generate-rpm --auto-req /usr/lib/rpm/find-requires --set-metadata "release = \"${3:-1}\"" \
   --payload-compress gzip --output "$package"
 echo "$package"

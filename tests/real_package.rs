@@ -4,7 +4,13 @@
 
 mod harness;
 
-use std::{collections::HashMap, process::Command, thread::JoinHandle, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::Path,
+    process::Command,
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use harness::{
     Bare, BareDisk, Daemon, GuestSpec, Output, Suite, Testbed, byte_in, install, package, wait_for,
@@ -212,12 +218,56 @@ harness::on_both! {
     }
 }
 
+/// What rpm does with it, in a directory for a root: there it has all but a systemd.
+fn handled_by_rpm(package: &Path) {
+    let root = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        let mut rpm = Command::new("rpm");
+        rpm.env("LC_ALL", "C").arg("--root").arg(root.path()).args(["--dbpath", "/var/lib/rpm"]);
+        let done = rpm.args(arguments).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (done.status.success(), text(&done.stdout), text(&done.stderr))
+    };
+    let at = |path: &str| root.path().join(path);
+    let package = package.to_str().unwrap();
+
+    // With nothing there, it misses what every distribution has and nothing else.
+    let (done, _, told) = run(&["-i", "--test", package]);
+    let missing: BTreeSet<_> =
+        told.lines().filter_map(|l| Some(l.trim().split_once(" is needed by ")?.0)).collect();
+    assert!(!done && missing.contains("libvirt.so.0()(64bit)"), "{told}");
+    let others: Vec<_> = missing.into_iter().filter(|m| !m.ends_with("(64bit)")).collect();
+    assert_eq!(others, ["/bin/sh", "dbus", "rtld(GNU_HASH)", "systemd >= 252"]);
+
+    let alone = ["--nodeps", "--noscripts", package];
+    let (done, _, told) = run(&[&["-i"], &alone[..]].concat());
+    assert!(done, "{told}");
+    assert_eq!(run(&["-V", "--nodeps", "virtsnap"]).1, "", "all is as it is in the package");
+    let settings = at("etc/virtsnap/virtsnapd.toml");
+    std::fs::write(&settings, SETTINGS).unwrap();
+    let removed =
+        ["etc/polkit-1/rules.d/50-virtsnap-libvirt.rules", "etc/virtsnap/policies.d/README"].map(at);
+    for file in &removed {
+        std::fs::remove_file(file).unwrap();
+    }
+    let (done, _, told) = run(&[&["-U", "--replacepkgs"], &alone[..]].concat());
+    assert!(done, "{told}");
+    assert_eq!(std::fs::read_to_string(&settings).unwrap(), SETTINGS, "what was changed stays");
+    assert!(removed.iter().all(|file| !file.exists()), "who removed it did not want it");
+
+    let (done, _, told) = run(&["-e", "--noscripts", "virtsnap"]);
+    assert!(done, "{told}");
+    assert!(!at("usr/bin/virtsnap").exists() && !settings.exists());
+    assert_eq!(std::fs::read_to_string(at("etc/virtsnap/virtsnapd.toml.rpmsave")).unwrap(), SETTINGS);
+}
+
 /// Debian has no package that an RPM could be installed beside: what it holds is laid out, and its scripts run as rpm
 /// runs them.
 #[test]
 fn an_rpm_installs_upgrades_and_goes() {
     let tb = &Testbed::start(Suite::Trixie);
     let rpm = tb.path(package(tb, "rpm", "1"));
+    handled_by_rpm(&rpm);
     let script = |name: &str, count: u32| {
         let asked =
             Command::new("rpm").args(["-qp", "--qf", &format!("%{{{name}}}")]).arg(&rpm).output().unwrap();
@@ -249,4 +299,15 @@ fn an_rpm_installs_upgrades_and_goes() {
         assert!(!tb.sh(&format!("systemctl is-active {unit}")).success(), "{unit} runs on");
     }
     assert_ne!(tb.sh("systemctl is-enabled virtsnapd").stdout.trim(), "enabled");
+
+    // Directories of its own go with it, but for one that holds something of somebody else's.
+    let held = Command::new("rpm").args(["-qp", "--list"]).arg(&rpm).output().unwrap();
+    tb.push_file("/var/tmp/held", held.stdout, 0o644);
+    tb.ok("xargs rm </var/tmp/held && echo mine >/etc/virtsnap/policies.d/mine.toml");
+    script("POSTUN", 0);
+    tb.ok("test -e /etc/virtsnap/policies.d/mine.toml");
+    tb.ok("! test -e /usr/share/doc/virtsnap && ! test -e /usr/share/licenses/virtsnap");
+    tb.ok("rm /etc/virtsnap/policies.d/mine.toml");
+    script("POSTUN", 0);
+    tb.ok("! test -e /etc/virtsnap");
 }

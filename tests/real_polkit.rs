@@ -29,7 +29,7 @@ fn documented_rule() -> String {
 fn until_may(tb: &Testbed, user: &str, script: &str, may: bool) -> Output {
     wait_for(Duration::from_secs(60), &format!("{user} may do so ({may}): {script}"), || {
         let output = run_as(tb, user, script);
-        (output.success() == may).then_some(output)
+        (output.status == if may { 0 } else { 4 }).then_some(output)
     })
 }
 
@@ -108,7 +108,15 @@ harness::on_both! {
         assert_refused(&run_as(tb, "joe", "virtsnap delete web1 of-dev --yes"), "only after authentication");
         assert!(kept("db1"));
 
-        // An administrator takes the group's rule away.
+        // An administrator has a rule of their own come before the group's, and takes that away.
+        let stricter = "polkit.addRule(function (action) {
+            if (action.id == \"org.virtsnap1.create\") { return polkit.Result.NO; }
+        });";
+        tb.push_file(format!("{RULES}/40-site.rules"), stricter, 0o644);
+        let output = until_may(tb, "ann", "virtsnap create db1", false);
+        assert_refused(&output, "org.virtsnap1.create");
+        tb.ok(&format!("rm {RULES}/40-site.rules"));
+        until_may(tb, "ann", "virtsnap create db1", true);
         tb.ok(&format!("rm {RULES}/50-virtsnap-libvirt.rules"));
         let output = until_may(tb, "ann", "virtsnap create db1", false);
         assert_refused(&output, "only after authentication for org.virtsnap1.create");

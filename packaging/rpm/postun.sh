@@ -6,3 +6,10 @@ if [ -d /run/systemd/system ]; then
         systemctl try-restart virtsnapd.service || :
     fi
 fi
+if [ "$1" = 0 ]; then
+    # cargo-generate-rpm lists no directories, so that rpm leaves them. With something of an administrator's they stay.
+    for empty in /etc/virtsnap/policies.d /etc/virtsnap /usr/share/licenses/virtsnap /usr/share/doc/virtsnap/examples \
+        /usr/share/doc/virtsnap; do
+        rmdir "$empty" 2>/dev/null || :
+    done
+fi
