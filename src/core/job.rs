@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::{
     branch::BranchJob,
+    error_name,
     label::Label,
     model::{Origin, PolicyName, SnapshotName, VmId, words},
     policy::How,
@@ -219,8 +220,9 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure.
+    /// A failure. The name is one of [`error_name::ALL`].
     pub fn new(name: &'static str, message: impl Into<String>) -> Self {
+        debug_assert!(error_name::ALL.contains(&name), "{name} is documented nowhere");
         Self { name, message: message.into() }
     }
 }

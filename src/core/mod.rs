@@ -7,6 +7,7 @@ pub mod branch;
 pub mod chain;
 pub mod copied;
 pub mod doubt;
+pub mod error_name;
 pub mod family;
 pub mod fitness;
 pub mod forgotten;

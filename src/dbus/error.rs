@@ -2,7 +2,7 @@
 
 use zbus::{DBusError, Message, message::Header, names::ErrorName};
 
-use crate::core::job::Failure;
+use crate::core::{error_name, job::Failure};
 
 /// So many bytes of a text are sent: a configuration's mistakes may fill some pages.
 const LONGEST: usize = 64 << 10;
@@ -15,8 +15,9 @@ pub(super) struct BusError {
 }
 
 impl BusError {
-    /// `org.virtsnap1.Error.` and this name.
+    /// `org.virtsnap1.Error.` and this name, which is one of [`error_name::ALL`].
     pub(super) fn new(name: &str, message: impl Into<String>) -> Self {
+        debug_assert!(error_name::ALL.contains(&name), "{name} is documented nowhere");
         Self { name: format!("org.virtsnap1.Error.{name}"), message: message.into() }
     }
 

@@ -1,10 +1,11 @@
 //! The committed XML is the documented interface, so it must be the served one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use roxmltree::{Document, Node, ParsingOptions};
 use virtsnap::{
     core::{
+        error_name,
         job::{JobResult, JobState},
         model::{Content, Origin, SnapshotState, Storage},
     },
@@ -12,6 +13,7 @@ use virtsnap::{
 };
 
 use super::{
+    actions,
     client::{MANAGER, none},
     rig::{Rig, id, policy_path, snapshot_path, vm_path},
 };
@@ -118,4 +120,49 @@ fn each_word_that_a_property_may_be_stands_in_its_comment() {
             assert!(text.contains(&format!("\"{word}\"")), "{property}: no {word:?} in {text}");
         }
     }
+}
+
+#[test]
+fn each_name_of_an_error_is_documented_and_no_other() {
+    let all: BTreeSet<&str> = error_name::ALL.into_iter().collect();
+    assert!(all.iter().eq(error_name::ALL.iter()), "they stand in their order");
+    let manager = include_str!("../../dbus/org.virtsnap1.Manager.xml");
+    let list = manager.split_once("after org.virtsnap1.Error.,").unwrap().1.split_once("-->").unwrap().0;
+    let named = list.lines().filter_map(|line| line.trim_start().split_once(": "));
+    assert_eq!(named.map(|(name, _)| name).collect::<BTreeSet<_>>(), all);
+    let page = include_str!("../../man/org.virtsnap1.5");
+    let list = page.split_once(".SH ERRORS").unwrap().1.split_once(".SH EXAMPLES").unwrap().0;
+    let named = list.split(".TP\n.B ").skip(1).map(|entry| entry.lines().next().unwrap());
+    assert_eq!(named.collect::<BTreeSet<_>>(), all);
+    // What a method lists is among them,
+    for (method, (_, comment)) in actions::documented() {
+        let Some((_, errors)) = comment.split_once("\n        Errors") else { continue };
+        let words = errors.split(|c: char| c.is_whitespace() || "(),;".contains(c));
+        let listed =
+            words.filter_map(|word| word.strip_prefix("org.virtsnap1.Error.").or(word.strip_prefix('.')));
+        for name in listed.map(|name| name.trim_end_matches('.')).filter(|name| !name.is_empty()) {
+            assert!(all.contains(name), "{method} lists {name}");
+        }
+    }
+    // and each stands somewhere in the code, beside that list: a failure that has none of them panics in every test.
+    let sources = sources();
+    for name in all {
+        assert!(sources.contains(&format!("\"{name}\"")), "nothing fails with {name}");
+    }
+}
+
+/// The code of the daemon.
+fn sources() -> String {
+    let root = format!("{}/src", env!("CARGO_MANIFEST_DIR"));
+    let (mut open, mut all) = (vec![root.into()], String::new());
+    while let Some(place) = open.pop() {
+        let place: std::path::PathBuf = place;
+        if place.is_dir() && !place.ends_with("cli") {
+            open.extend(std::fs::read_dir(&place).unwrap().map(|entry| entry.unwrap().path()));
+        } else if place.is_file() && !place.ends_with("error_name.rs") {
+            let text = std::fs::read_to_string(&place).unwrap();
+            all += text.split("#[cfg(test)]").next().unwrap();
+        }
+    }
+    all
 }
