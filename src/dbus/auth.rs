@@ -119,6 +119,29 @@ impl Permissible for Reload {
 }
 
 /// The proof that a caller may do one thing to one object.
+///
+/// There is no other way to have one than to be authorised:
+///
+/// ```compile_fail,E0451
+/// fn forged(matter: virtsnap::core::verb::Matter) -> virtsnap::dbus::Permit {
+///     virtsnap::dbus::Permit { uid: 0, user: None, matter }
+/// }
+/// ```
+///
+/// Who is given one, as here, can make nothing of it outside the D-Bus service, where what is done is held against what
+/// was asked for:
+///
+/// ```
+/// fn kept(permit: virtsnap::dbus::Permit) -> virtsnap::dbus::Permit {
+///     permit
+/// }
+/// ```
+///
+/// ```compile_fail,E0624
+/// fn used(permit: virtsnap::dbus::Permit) {
+///     permit.on(virtsnap::dbus::Reload);
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Permit {
     uid: u32,
@@ -142,7 +165,45 @@ impl Permit {
     }
 }
 
-/// What a caller may have done, with the proof of it.
+/// What a caller may have done, with the proof of it. The engine takes that,
+///
+/// ```
+/// use virtsnap::{core::machine::Change, dbus::Permitted, engine::{Answer, Ask}};
+///
+/// fn ask(change: Permitted<Change>, reply: tokio::sync::oneshot::Sender<Answer>) -> Ask {
+///     Ask::Change(change, reply)
+/// }
+/// ```
+///
+/// and nothing less: an unauthorised change does not compile,
+///
+/// ```compile_fail,E0308
+/// use virtsnap::{core::machine::Change, engine::{Answer, Ask}};
+///
+/// fn ask(change: Change, reply: tokio::sync::oneshot::Sender<Answer>) -> Ask {
+///     Ask::Change(change, reply)
+/// }
+/// ```
+///
+/// nor does one that somebody calls authorised,
+///
+/// ```compile_fail,E0451
+/// use virtsnap::{core::machine::Change, dbus::Permitted};
+///
+/// fn call_it_so(what: Change) -> Permitted<Change> {
+///     Permitted { what, uid: 0 }
+/// }
+/// ```
+///
+/// nor one that is made of what was authorised for another.
+///
+/// ```compile_fail,E0616
+/// use virtsnap::{core::machine::Change, dbus::Permitted};
+///
+/// fn take_its_place(permitted: &mut Permitted<Change>, what: Change) {
+///     permitted.what = what;
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Permitted<T> {
     what: T,
