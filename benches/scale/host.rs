@@ -47,6 +47,10 @@ impl Host {
         let from = String::from_utf8(peers.stdout).unwrap();
         let copied = Command::new("cp").args(["-a", from.trim()]).arg(tb.path(PEERS)).status().unwrap();
         assert!(copied.success());
+        // libvirt-dbus reads what it serves from there.
+        tb.ok(&format!(
+            "mkdir -p /usr/share/dbus-1 && cp -a {PEERS}/usr/share/dbus-1/interfaces /usr/share/dbus-1/"
+        ));
         // Each of them wants a user of its own, which is of no matter here.
         let anybody = "<busconfig><policy context=\"mandatory\"><allow own=\"*\"/><allow send_destination=\"*\"/>\
                        </policy></busconfig>";

@@ -5,7 +5,7 @@ use crate::{
     median,
 };
 
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 3;
 /// Seconds from the start to READY.
 const START_BAR: f64 = 0.05;
 /// Of what libvirt's own client takes to list all.

@@ -92,7 +92,7 @@ fn properties(host: &Host, their_vm: &OwnedObjectPath) {
 fn change(host: &Host) {
     let (runtime, connection) = host.daemon.bus.raw();
     let vm = host.daemon.vm("vm7");
-    let path = host.daemon.snapshots("vm7")[0].0.clone();
+    let path = host.daemon.snapshots("vm7")[0].1.clone();
     assert!(path.starts_with(&vm));
     let rule = MatchRule::builder().msg_type(Type::Signal).sender("org.virtsnap1").build().unwrap();
     let mut signals =
@@ -134,7 +134,7 @@ fn fill(host: &Host) -> Vec<OwnedObjectPath> {
         let path: OwnedObjectPath = made.body().deserialize().unwrap();
         for n in 0..host.snapshots {
             let xml = format!("<domainsnapshot>{}</domainsnapshot>", snapshot(n, &body));
-            call(host, "org.libvirt", &path, "org.libvirt.Domain", "DomainSnapshotCreateXML", &(xml, 0_u32));
+            call(host, "org.libvirt", &path, "org.libvirt.Domain", "SnapshotCreateXML", &(xml, 0_u32));
         }
         path
     });
