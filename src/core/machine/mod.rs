@@ -58,7 +58,12 @@ pub use self::labels::{Edit, Labelled, Whose};
 pub use self::memory::{Entry, Owed, Place};
 pub use self::note::Note;
 pub use self::start::Start;
-use self::{failing::Failing, jobs::Jobs, lapsing::Lapsing, published::InVain};
+use self::{
+    failing::Failing,
+    jobs::Jobs,
+    lapsing::Lapsing,
+    published::{InVain, Stale},
+};
 use self::{runs::PolicyRun, stale::WatchList};
 use super::{
     health::{Finding, Repair},
@@ -108,7 +113,7 @@ pub struct Machine {
     view: View,
     /// VMs whose view is out of date.
     stale: BTreeSet<VmId>,
-    stale_policies: bool,
+    stale_policies: Stale,
     in_vain: InVain,
 }
 
@@ -154,7 +159,7 @@ impl Machine {
                 counts: Arc::default(),
             },
             stale: BTreeSet::new(),
-            stale_policies: true,
+            stale_policies: Stale::Wholly,
             in_vain: InVain::default(),
             settings: start.settings,
         };
@@ -282,7 +287,7 @@ impl Machine {
             self.branched_off(vm, None);
             self.vms.remove(&vm);
             self.stale.insert(vm);
-            self.stale_policies = true;
+            self.stale_policies = self.stale_policies.max(Stale::Members);
         }
         out.extend(ids.iter().map(|id| Effect::Read(*id)));
     }
@@ -300,7 +305,7 @@ impl Machine {
             return;
         }
         if old.is_none_or(|o| o.name != record.name || o.tags != record.tags) {
-            self.stale_policies = true;
+            self.stale_policies = self.stale_policies.max(Stale::Members);
         }
         // What it is called is shown where it was branched off.
         self.branched_off(id, record.stem.as_ref());
@@ -319,7 +324,7 @@ impl Machine {
         self.branched_off(vm, None);
         if self.vms.remove(&vm).is_some() {
             self.stale.insert(vm);
-            self.stale_policies = true;
+            self.stale_policies = self.stale_policies.max(Stale::Members);
         }
         self.end_queued_of(vm, now, out);
     }

@@ -14,6 +14,16 @@ use crate::core::{
     view::{DaemonState, VmView},
 };
 
+/// What is out of date of the policies' views.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Stale {
+    Not,
+    /// The VMs that each has: there are others.
+    Members,
+    /// All, and what VMs show of them: there are other settings.
+    Wholly,
+}
+
 /// What the settings say in vain, given the VMs there are.
 #[derive(Debug)]
 pub(super) struct InVain {
@@ -54,9 +64,15 @@ impl Machine {
         if self.view.manager.state == DaemonState::Starting && self.complete() {
             self.manager(|m| m.state = DaemonState::Running);
         }
-        if std::mem::take(&mut self.stale_policies) {
+        // While all VMs are read, each would be held against each policy as often as there are VMs.
+        let reading = self.listed && !self.unread.is_empty();
+        let bearable = if reading { Stale::Members } else { Stale::Not };
+        if self.stale_policies > bearable {
+            if self.stale_policies == Stale::Wholly {
+                self.stale.extend(self.vms.keys());
+            }
+            self.stale_policies = Stale::Not;
             self.refresh_policies();
-            self.stale.extend(self.vms.keys());
             self.in_vain.stale = true;
         }
         for id in std::mem::take(&mut self.stale) {

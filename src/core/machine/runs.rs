@@ -7,7 +7,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Effect, Entry, Machine, Note, Owed, Place, debts::Debts};
+use super::{Effect, Entry, Machine, Note, Owed, Place, debts::Debts, published::Stale};
 use crate::core::{
     job::{Asker, CreateJob, JobId, JobResult, Operation},
     label::Label,
@@ -310,7 +310,7 @@ impl Machine {
             }
             run.next = None;
         }
-        self.stale_policies = true;
+        self.stale_policies = Stale::Wholly;
     }
 
     /// When any policy fires next.

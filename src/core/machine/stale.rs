@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Effect, Entry, Machine, Note};
+use super::{Effect, Entry, Machine, Note, published::Stale};
 use crate::core::{
     awaited::{Awaited, SLACK, newest_good, too_old_at},
     model::{PolicyName, VmId},
@@ -63,7 +63,7 @@ impl Machine {
     /// Looks at what changed and at what gets stale now, as far as all is known and the clock can be believed.
     pub(super) fn judge(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
         self.watch_list.unjudged.extend(&self.stale);
-        if self.stale_policies {
+        if self.stale_policies == Stale::Wholly {
             self.watch_list.unjudged.extend(self.vms.keys());
         }
         if !self.complete() || self.stopping() || !self.believes(now) {
@@ -96,7 +96,8 @@ impl Machine {
             if !policy.how.when.contains(&record.state) {
                 continue;
             }
-            let old = before.remove(&policy.name).map(|w| w.state);
+            let shown = before.remove(&policy.name);
+            let old = shown.map(|w| w.state);
             // Nothing was awaited since a time that has not come yet: the clock was wrong then.
             let since = old.map_or(now, |old| old.since.min(now));
             let newest = newest_good(record, &policy.name, now);
@@ -104,6 +105,10 @@ impl Machine {
             let state = Awaited { since, stale: at <= now };
             if old != Some(state) {
                 self.journal.push(Entry::Awaited(policy.name.clone(), vm, Some(state)));
+            }
+            if state.stale && shown.is_some_and(|w| w.newest != newest) {
+                // As when it was not known yet, after a start.
+                self.stale.insert(vm);
             }
             let was_stale = old.is_some_and(|old| old.stale);
             if state.stale != was_stale {
