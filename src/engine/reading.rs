@@ -17,8 +17,12 @@ use std::{
 
 use crate::{
     clock::Clock,
-    core::{machine::Event, model::VmId},
-    hypervisor::{ErrorKind, Hypervisor},
+    core::{
+        inventory::VmRecord,
+        machine::Event,
+        model::{SnapshotName, VmId},
+    },
+    hypervisor::{ErrorKind, Hypervisor, glimpse},
     logging::message,
     reader::{self, ReadError},
     store::Store,
@@ -127,7 +131,7 @@ struct Reading {
     hypervisor: Arc<dyn Hypervisor>,
     store: Arc<Store>,
     clock: Arc<dyn Clock>,
-    /// What the last glance saw.
+    /// What was seen of each VM's snapshots last, at a glance or as it was read.
     seen: Mutex<BTreeMap<VmId, u64>>,
     answer: Box<dyn Fn(Event) + Send + Sync>,
 }
@@ -152,7 +156,7 @@ impl Reading {
                     });
                 }
                 Turn::Next(Next::One(vm, waiting)) => {
-                    if !survives(|| (self.answer)(read(self.hypervisor.as_ref(), &self.store, vm))) {
+                    if !survives(|| (self.answer)(self.read(vm))) {
                         let why = "a bug in virtsnapd (a panic; the journal has it)".to_owned();
                         survives(|| (self.answer)(Event::VmUnreadable(vm, why)));
                     }
@@ -165,13 +169,36 @@ impl Reading {
         }
     }
 
-    fn look_at_all(&self, list: bool, left_behind: impl Fn() -> bool) -> Listed {
-        // Before a listing, which reads each VM after it: what changes from here on is found by the next glance.
-        survives(|| {
-            for vm in changed(self.hypervisor.as_ref(), &self.seen, &left_behind) {
-                want(&self.wanted, vm);
+    fn read(&self, vm: VmId) -> Event {
+        match reader::read(self.hypervisor.as_ref(), &self.store, vm) {
+            Ok(record) => {
+                let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+                match glimpse_of(&record) {
+                    Some(number) => seen.insert(vm, number),
+                    None => seen.remove(&vm),
+                };
+                Event::VmRead(Box::new(record))
             }
-        });
+            Err(ReadError::Hypervisor(e)) if e.kind == ErrorKind::NoSuchVm => Event::VmGone(vm),
+            Err(e) => {
+                tracing::warn!(
+                    MESSAGE_ID = message::UNREADABLE, VIRTSNAP_VM_UUID = %vm, error = %e,
+                    "the VM cannot be read"
+                );
+                Event::VmUnreadable(vm, e.to_string())
+            }
+        }
+    }
+
+    fn look_at_all(&self, list: bool, left_behind: impl Fn() -> bool) -> Listed {
+        // A listing reads each VM anyway, and learns by that what the next glance is to be compared with.
+        if !list {
+            survives(|| {
+                for vm in changed(self.hypervisor.as_ref(), &self.seen, &left_behind) {
+                    want(&self.wanted, vm);
+                }
+            });
+        }
         let mut late = false;
         let is_done = !list
             || survives(|| match self.hypervisor.vms() {
@@ -287,6 +314,13 @@ fn want(wanted: &Shared<Wanted>, vm: VmId) {
     });
 }
 
+/// What a glance would tell of it as it was read; `None` of one without snapshots.
+fn glimpse_of(record: &VmRecord) -> Option<u64> {
+    let current = record.snapshots.values().find(|s| s.snapshot.current).map(|s| s.snapshot.name.as_str());
+    let names = record.snapshots.keys().map(SnapshotName::as_str);
+    (!record.snapshots.is_empty()).then(|| glimpse(names, current))
+}
+
 /// The VMs whose snapshots are others than they were.
 fn changed(
     hypervisor: &dyn Hypervisor,
@@ -319,18 +353,4 @@ fn survives(work: impl FnOnce()) -> bool {
         );
     }
     done.is_ok()
-}
-
-fn read(hypervisor: &dyn Hypervisor, store: &Store, vm: VmId) -> Event {
-    match reader::read(hypervisor, store, vm) {
-        Ok(record) => Event::VmRead(Box::new(record)),
-        Err(ReadError::Hypervisor(e)) if e.kind == ErrorKind::NoSuchVm => Event::VmGone(vm),
-        Err(e) => {
-            tracing::warn!(
-                MESSAGE_ID = message::UNREADABLE, VIRTSNAP_VM_UUID = %vm, error = %e,
-                "the VM cannot be read"
-            );
-            Event::VmUnreadable(vm, e.to_string())
-        }
-    }
 }

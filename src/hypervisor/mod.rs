@@ -20,6 +20,7 @@ mod error;
 mod facts;
 mod ffi;
 mod fit;
+mod glimpse;
 mod images;
 mod inside;
 pub mod libvirt;
@@ -45,6 +46,7 @@ pub use self::{
     branch::{Branch, Drawn, NewVm},
     error::{Error, ErrorKind, Result},
     facts::{facts, standing},
+    glimpse::glimpse,
     images::{Image, Images, Save, Stray, User},
     inside::Inside,
     merge::{BlockJob, Commit, Committed, Copied, JobKind, Merge, Steer, WaitingJob},
@@ -323,7 +325,8 @@ pub trait Hypervisor:
     fn vm(&self, vm: VmId) -> Result<Vm>;
 
     /// For each VM with snapshots a number that is another one when it has other snapshots, or another one is the
-    /// current: what others do to them has no event. Costs two short questions for each, without any XML.
+    /// current, as [`glimpse`] has it: what others do to them has no event. Costs two short questions for each, without any
+    /// XML.
     fn glance(&self) -> Result<BTreeMap<VmId, u64>>;
 
     /// All its snapshots that libvirt has metadata of, in no order.

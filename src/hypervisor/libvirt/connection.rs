@@ -168,8 +168,10 @@ fn open(
     events: &Events,
 ) -> Result<(Connections, Info, Gate)> {
     ffi::start_event_loop()?;
-    let connect = || -> Result<Watched> { watched(Connect::open(Some(uri))?, number, signal.clone()) };
-    let mut control = connect()?;
+    let connect =
+        |lasts| -> Result<Watched> { watched(Connect::open(Some(uri))?, lasts, number, signal.clone()) };
+    let control_lasts = if is_local(uri) { Lasts::WithOthers } else { Lasts::ByKeepalive };
+    let mut control = connect(if use_for == Use::All { control_lasts } else { Lasts::ByKeepalive })?;
     let gate = Gate::default();
     if use_for == Use::Thaws {
         let info = Info { uri: uri.to_owned(), ..Info::default() };
@@ -192,7 +194,8 @@ fn open(
         }
     })?;
     let control = Arc::new(control);
-    let [work, guard, thaw] = [connect()?, connect()?, connect()?].map(Arc::new);
+    let kept = || connect(Lasts::ByKeepalive);
+    let [work, guard, thaw] = [kept()?, kept()?, kept()?].map(Arc::new);
     let capabilities = control.capabilities()?;
     let apparmor = xml::security_models(&capabilities).iter().any(|m| m == "apparmor");
     let features = features::of(control.lib_version()?);
@@ -201,8 +204,24 @@ fn open(
     Ok((Connections { control, work, guard, thaw, system, apparmor, features }, info, gate))
 }
 
+/// How it is known that the other end of a connection is still there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lasts {
+    /// It is asked.
+    ByKeepalive,
+    /// It is the same as that of the others, which is asked. With keepalive each answer sets its timer anew, which makes
+    /// everything that is asked of libvirt cost nearly twice as much: VMs are read by this one.
+    WithOthers,
+}
+
+/// libvirt's daemon is on this host: there is no way to it that one connection alone could lose.
+fn is_local(uri: &str) -> bool {
+    let driver = uri.split_once("://");
+    driver.is_some_and(|(driver, place)| place.starts_with('/') && !driver.contains("ssh"))
+}
+
 /// With any of them gone all are: a thaw that waits on a host that is silent would wait for ever.
-fn watched(connection: Connect, number: u64, signal: mpsc::Sender<Signal>) -> Result<Watched> {
+fn watched(connection: Connect, lasts: Lasts, number: u64, signal: mpsc::Sender<Signal>) -> Result<Watched> {
     let mut connection = Watched::new(connection);
     connection.on_close(move |reason| {
         let reason = match reason {
@@ -214,7 +233,9 @@ fn watched(connection: Connect, number: u64, signal: mpsc::Sender<Signal>) -> Re
         let _ = signal.send(Signal::Closed(number, reason));
     })?;
     // The test driver has no keepalive; that is no reason not to work with it.
-    if let Err(e) = connection.set_keep_alive(KEEPALIVE.0, KEEPALIVE.1) {
+    if lasts == Lasts::ByKeepalive
+        && let Err(e) = connection.set_keep_alive(KEEPALIVE.0, KEEPALIVE.1)
+    {
         tracing::debug!(error = %e, "no keepalive on this connection");
     }
     Ok(connection)

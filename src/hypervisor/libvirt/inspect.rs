@@ -1,11 +1,8 @@
 //! Looking: VMs, their disks with the whole backing chain, and their snapshots.
 
-use std::{
-    collections::BTreeMap,
-    hash::{DefaultHasher, Hash as _, Hasher as _},
-};
+use std::{collections::BTreeMap, panic::resume_unwind, thread};
 
-use virt::{domain::DomainState, enumutil::Enum, error::ErrorNumber};
+use virt::{domain::DomainState, domain_snapshot::DomainSnapshot, enumutil::Enum, error::ErrorNumber};
 
 use super::{
     Connections, domain, storage,
@@ -13,7 +10,7 @@ use super::{
 };
 use crate::{
     core::model::{VmId, VmState},
-    hypervisor::{Result, SnapshotRecord, Tpm, Vm, WrittenOut, ffi},
+    hypervisor::{Result, SnapshotRecord, Tpm, Vm, WrittenOut, ffi, glimpse},
 };
 
 pub(super) fn vms(connections: &Connections) -> Result<Vec<VmId>> {
@@ -23,7 +20,8 @@ pub(super) fn vms(connections: &Connections) -> Result<Vec<VmId>> {
 
 pub(super) fn vm(connections: &Connections, id: VmId) -> Result<Vm> {
     let domain = domain(&connections.control, id)?;
-    let active = domain.is_active()?;
+    // As it was when it was looked up, without another question.
+    let active = domain.id().is_some();
     // Of a running VM the live XML, which is what its disks are now; so are its tags: one that was set for the next
     // start alone (`--config`) holds from then on.
     let text = domain.xml_desc(0)?;
@@ -119,16 +117,11 @@ pub(super) fn glance(connections: &Connections) -> Result<BTreeMap<VmId, u64>> {
             for snapshot in domain.list_all_snapshots(0)? {
                 names.push(snapshot.name()?);
             }
-            names.sort_unstable();
-            // Last, with an end of its own: the others are a set, this is one of them.
-            names.push(current(&domain)?.unwrap_or_default());
             Ok(names)
         };
         // One that went meanwhile has an event of its own.
-        if let Ok(names) = names() {
-            let mut hasher = DefaultHasher::new();
-            names.hash(&mut hasher);
-            seen.insert(VmId(uuid), hasher.finish());
+        if let (Ok(names), Ok(current)) = (names(), current(&domain)) {
+            seen.insert(VmId(uuid), glimpse(names.iter().map(String::as_str), current.as_deref()));
         }
     }
     Ok(seen)
@@ -170,8 +163,38 @@ pub(super) fn snapshots(connections: &Connections, id: VmId) -> Result<Vec<Snaps
 pub(super) fn without_files(connections: &Connections, id: VmId) -> Result<Vec<SnapshotRecord>> {
     let domain = domain(&connections.control, id)?;
     let current = current(&domain)?;
-    let mut records = Vec::new();
-    for handle in domain.list_all_snapshots(0)? {
+    let handles = domain.list_all_snapshots(0)?;
+    let mut records = read_all(&handles)?;
+    for record in &mut records {
+        record.current = current.as_deref() == Some(record.name.as_str());
+    }
+    Ok(records)
+}
+
+/// So many are read one after the other.
+const FEW: usize = 8;
+
+/// Of many snapshots two are asked for at a time: libvirt works at the one while the other is taken in here.
+fn read_all(handles: &[DomainSnapshot]) -> Result<Vec<SnapshotRecord>> {
+    if handles.len() <= FEW {
+        return read_each(handles);
+    }
+    let (first, second) = handles.split_at(handles.len() / 2);
+    thread::scope(|scope| {
+        let other =
+            thread::Builder::new().name("inventory-2".into()).spawn_scoped(scope, || read_each(second));
+        let mut records = read_each(first)?;
+        records.extend(match other {
+            Ok(other) => other.join().unwrap_or_else(|panic| resume_unwind(panic))?,
+            Err(_) => read_each(second)?,
+        });
+        Ok(records)
+    })
+}
+
+fn read_each(handles: &[DomainSnapshot]) -> Result<Vec<SnapshotRecord>> {
+    let mut records = Vec::with_capacity(handles.len());
+    for handle in handles {
         let text = match handle.xml_desc(0) {
             Ok(text) => text,
             // Deleted by somebody between the list and now.
@@ -180,7 +203,7 @@ pub(super) fn without_files(connections: &Connections, id: VmId) -> Result<Vec<S
         };
         let s = xml::snapshot(&text)?;
         records.push(SnapshotRecord {
-            current: current.as_deref() == Some(s.name.as_str()),
+            current: false,
             name: s.name,
             description: s.description,
             created: s.created,

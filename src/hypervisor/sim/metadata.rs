@@ -1,7 +1,5 @@
 //! Metadata alone: what libvirt writes down of snapshots, and lets others write.
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-
 use jiff::Timestamp;
 
 use super::{
@@ -15,7 +13,7 @@ use crate::{
     core::model::{Content, SnapshotName, Storage, VmId},
     hypervisor::{
         Error, ErrorKind, Metadata, NewRecord, Redefine, Result, RevertDisks, SnapshotDisk, SnapshotRecord,
-        SnapshotXml, Taken,
+        SnapshotXml, Taken, glimpse,
     },
 };
 
@@ -44,9 +42,10 @@ impl Saved {
 impl Machine {
     /// What [`Hypervisor::glance`](crate::hypervisor::Hypervisor::glance) tells of it.
     pub(super) fn glance(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        (self.snapshots.keys().collect::<Vec<_>>(), &self.current).hash(&mut hasher);
-        hasher.finish()
+        glimpse(
+            self.snapshots.keys().map(SnapshotName::as_str),
+            self.current.as_ref().map(SnapshotName::as_str),
+        )
     }
 
     /// The one that was current loses the overlays of its revert: the VM writes to something else from now on.
