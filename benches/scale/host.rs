@@ -1,12 +1,13 @@
 //! A libvirtd with many VMs, ours, and the daemons beside it.
 
-use std::{fmt::Write as _, path::Path, process::Command, time::Duration};
+use std::{path::Path, process::Command, time::Duration};
 
 use nix::time::{ClockId, clock_gettime};
 
 use crate::harness::{Daemon, Suite, Testbed, wait_for};
 
-const NODE: &str = "/var/lib/scale/node.xml";
+/// What keeps the VMs there: the test driver's host lasts as long as somebody is connected to it.
+const KEEPER: &str = "/var/lib/scale/keeper.py";
 const PEERS: &str = "/opt/peers";
 
 /// A daemon that is measured beside ours.
@@ -21,6 +22,12 @@ pub(crate) const LIBVIRT_DBUS: Peer = Peer {
     name: "libvirt-dbus",
     bus_name: "org.libvirt",
     command: "usr/sbin/libvirt-dbus --system --threads 4",
+};
+/// Ours, without what its unit has systemd do before.
+pub(crate) const BARE: Peer = Peer {
+    name: "bare",
+    bus_name: "org.virtsnap1",
+    command: "../../usr/bin/virtsnapd --state-dir /var/lib/bare",
 };
 pub(crate) const SNAPPERD: Peer =
     Peer { name: "snapperd", bus_name: "org.opensuse.Snapper", command: "usr/sbin/snapperd" };
@@ -40,7 +47,14 @@ impl Host {
     pub(crate) fn new(vms: usize, snapshots: usize) -> Self {
         // The daemon's handle borrows it; there are two in a run.
         let tb: &'static Testbed = Box::leak(Box::new(Testbed::start(Suite::Trixie)));
-        tb.push_file(NODE, node(vms, snapshots), 0o644);
+        tb.push_file(KEEPER, keeper(vms, snapshots), 0o644);
+        tb.ok_within(
+            Duration::from_mins(5),
+            &format!(
+                "systemd-run --quiet --unit=keeper --service-type=notify --property=NotifyAccess=all \
+                      --property=TimeoutStartSec=5min python3 {KEEPER}"
+            ),
+        );
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/testbed/peers.sh");
         let peers = Command::new(script).output().unwrap();
         assert!(peers.status.success(), "{}", String::from_utf8_lossy(&peers.stderr));
@@ -101,9 +115,9 @@ impl Host {
     }
 }
 
-/// Where libvirtd has the VMs. Each connection sees a host of its own, made of the same file.
+/// Where libvirtd has the VMs: one host for all who connect.
 pub(crate) fn uri() -> String {
-    format!("test+unix://{NODE}?socket=/run/libvirt/libvirt-sock")
+    "test+unix:///default?socket=/run/libvirt/libvirt-sock".to_owned()
 }
 
 pub(crate) fn monotonic() -> f64 {
@@ -131,19 +145,31 @@ pub(crate) fn snapshot(n: usize, domain: &str) -> String {
     )
 }
 
-fn node(vms: usize, snapshots: usize) -> String {
-    let mut xml = String::from("<node>");
-    for vm in 0..vms {
-        let (_, body) = domain(vm);
-        let namespace = "xmlns:test='http://libvirt.org/schemas/domain/test/1.0'";
-        let _ = write!(xml, "<domain type='test' {namespace}>{body}");
-        for n in 0..snapshots {
-            let active = u8::from(n + 1 == snapshots);
-            let snapshot = snapshot(n, &body);
-            let _ =
-                write!(xml, "<test:domainsnapshot>{snapshot}<active>{active}</active></test:domainsnapshot>");
-        }
-        xml += "</domain>";
-    }
-    xml + "</node>"
+/// All VMs run.
+fn keeper(vms: usize, snapshots: usize) -> String {
+    let (_, body) = domain(0);
+    let (uri, all) = (uri(), (0..snapshots).map(|n| snapshot(n, &body)).collect::<Vec<_>>());
+    let (name, uuid) = ("vm0", "00000000-0000-4000-8000-000000000001");
+    format!(
+        r#"import libvirt, subprocess, time
+connection = libvirt.open("{uri}")
+for there in connection.listAllDomains():
+    if there.isActive():
+        there.destroy()
+    there.undefine()
+again = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE
+for vm in range({vms}):
+    def own(xml):
+        return xml.replace("{name}<", f"vm{{vm}}<").replace("{uuid}", f"00000000-0000-4000-8000-{{vm + 1:012x}}")
+    domain = connection.defineXML(own("<domain type='test'>{body}</domain>"))
+    domain.create()
+    snapshots = {all:?}
+    for (n, xml) in enumerate(snapshots):
+        newest = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT if n == len(snapshots) - 1 else 0
+        domain.snapshotCreateXML(own("<domainsnapshot>" + xml + "</domainsnapshot>"), again | newest)
+subprocess.run(["systemd-notify", "--ready"], check=True)
+while True:
+    time.sleep(3600)
+"#
+    )
 }

@@ -92,8 +92,11 @@ fn properties(host: &Host, their_vm: &OwnedObjectPath) {
 fn change(host: &Host) {
     let (runtime, connection) = host.daemon.bus.raw();
     let vm = host.daemon.vm("vm7");
-    let path = host.daemon.snapshots("vm7")[0].1.clone();
+    let (name, path) = host.daemon.snapshots("vm7")[0].clone();
     assert!(path.starts_with(&vm));
+    // Ours alone can be pinned.
+    let these = std::collections::HashMap::from([("snapshots", zbus::Variant::from(vec![name]))]);
+    call(host, "org.virtsnap1", &vm, "org.virtsnap1.VM", "Adopt", &(these,));
     let rule = MatchRule::builder().msg_type(Type::Signal).sender("org.virtsnap1").build().unwrap();
     let mut signals =
         runtime.block_on(MessageStream::for_match_rule(rule, connection, NonZero::new(1 << 16))).unwrap();
