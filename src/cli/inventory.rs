@@ -1,4 +1,5 @@
-//! Everything the daemon has, from one `GetManagedObjects` call, arranged for looking things up.
+//! Everything the daemon has, from one `GetManagedObjects` call, or piece by piece where that is too much, arranged for
+//! looking things up.
 //!
 //! Objects are found by their properties. The client takes paths from the bus and never puts one together.
 
@@ -8,6 +9,7 @@ use zbus::{Connection, OwnedObjectPath};
 
 use super::{
     exit::Failure,
+    pieces,
     props::{Everything, Job, Policy, Snapshot, Vm},
     proxy::{ManagerProxy, ObjectsProxy},
 };
@@ -48,7 +50,11 @@ pub struct Inventory {
 impl Inventory {
     /// Asks the daemon.
     pub async fn fetch(bus: &Connection) -> Result<Self, Failure> {
-        Ok(Self::arrange(ObjectsProxy::new(bus).await?.get_managed_objects().await?))
+        let everything = match ObjectsProxy::new(bus).await?.get_managed_objects().await {
+            Err(e) if pieces::too_much(&e) => pieces::everything(bus).await?,
+            everything => everything?,
+        };
+        Ok(Self::arrange(everything))
     }
 
     /// Asks the daemon, for a verb about this VM. Where it is not among them, the daemon says whether that means that

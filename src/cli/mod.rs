@@ -32,6 +32,7 @@ mod jobs;
 mod list;
 mod news;
 mod pace;
+mod pieces;
 mod pin;
 mod policies;
 mod progress;

@@ -6,6 +6,7 @@ use virtsnap::hypervisor::sim::VmSpec;
 
 use super::{
     client::{MANAGER, none, options},
+    command_line::virtsnap,
     rig::{Rig, id, snapshot_path, vm_path},
 };
 
@@ -87,6 +88,15 @@ async fn more_than_the_bus_takes_at_once_is_refused_and_all_else_goes_on() {
     assert_eq!(labels.len(), SNAPSHOTS);
     let read = rig.client.text(&snapshot_path(id(1), "s3"), "Snapshot.Description").await;
     assert_eq!(read.len(), description.len());
+    // So does the client.
+    let (code, out, err) = virtsnap(&["--bus-address", &rig.address(), "list", "web", "--json"]).await;
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    let all: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let snapshots = all["snapshots"].as_array().unwrap();
+    let mut names: Vec<_> = snapshots.iter().map(|snapshot| snapshot["name"].as_str().unwrap()).collect();
+    names.sort_unstable();
+    assert_eq!(names, (0..SNAPSHOTS).map(|n| format!("s{n}")).collect::<Vec<_>>());
+    assert_eq!(all["vm"]["name"], "web");
     let foreign = options([("foreign", true.into())]);
     let (job,): (zbus::OwnedObjectPath,) =
         rig.client.call(&snapshot_path(id(1), "s8"), "Snapshot.Delete", &(foreign,)).await.unwrap();
