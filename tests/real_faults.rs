@@ -7,7 +7,7 @@ mod harness;
 
 use std::time::Duration;
 
-use harness::{Daemon, Guest, GuestSpec, wait_for};
+use harness::{Bare, Daemon, Guest, GuestSpec, wait_for};
 
 const SNAPSHOT: &str = "org.virtsnap1.Snapshot";
 const VM: &str = "org.virtsnap1.VM";
@@ -154,6 +154,31 @@ harness::on_both! {
         daemon.create("vm1", "second").expect("and goes on");
         daemon.delete("vm1", "second").expect("and goes on");
         assert_eq!(guest.freeze_status(), "thawed");
+    }
+
+    /// libvirtd was killed between the first two times that it writes down a VM that it starts: nobody can ask for that
+    /// moment, so what it leaves is written here.
+    fn a_vm_that_libvirtd_was_killed_over_as_it_started_it_has_a_way_out(tb) {
+        let vm = Bare::define(tb, "vm1", 1);
+        tb.ok("virsh -q start vm1");
+        let file = "/run/libvirt/qemu/vm1.xml";
+        let left = "<domstatus state='paused' reason='starting up' pid='0'><job type='none' async='start' flags='0x0'/>";
+        tb.stop_libvirtd();
+        let write = format!("sed -i \"0,/<domstatus[^>]*>/s||{left}|\" {file} && grep -q async= {file}");
+        tb.ok(&format!("pkill -KILL qemu-system; {write}"));
+        tb.start_libvirtd();
+        // What is said to be of no use is. It would wait for half a minute.
+        let locked = || !tb.sh("timeout 5 virsh -q domjobinfo vm1").success();
+        assert!(locked());
+        tb.kill_libvirtd();
+        tb.start_libvirtd();
+        assert!(locked());
+        tb.forget_start("vm1");
+        tb.start_libvirtd();
+        tb.ok("virsh -q start vm1");
+        assert!(!locked());
+        vm.write("vda", 0, 1);
+        Daemon::running(tb, "").create("vm1", "s1").expect("and goes on");
     }
 
     /// A file that makes libvirt give up a whole directory, for a reason that it does not tell.

@@ -149,12 +149,25 @@ fn check_vm(vm: &Facts<'_>) -> Result<(), Unfit> {
             format!(
                 "something else has VM {name} now (a save, a backup, another snapshot, or its QEMU does not answer): \
                  try again later; `virsh domjobinfo` says more. If that waits as well, and its error names nobody who holds \
-                 the lock, libvirt waits for a QEMU that is gone: only its own restart ends that (`systemctl restart \
-                 libvirtd`, running VMs go on)"
+                 the lock: {}",
+                held_for_nobody(name)
             ),
         );
     }
     Ok(())
+}
+
+/// What a lock is that no call holds, and the way out.
+///
+/// libvirt was killed between the first two times that it wrote down a VM that it was to start: with a job, and without a
+/// QEMU. From its next start on it holds that job, and looks for no QEMU of this VM, so that the job never ends (seen with
+/// 9.0 and 11.3).
+pub fn held_for_nobody(vm: &str) -> String {
+    format!(
+        "libvirt was killed as it started this VM, if `/run/libvirt/qemu/{vm}.xml` says pid='0', and neither `virsh destroy` \
+         nor a restart ends that. Look with `pgrep -af guest={vm},` whether a QEMU of this VM runs all the same, and kill \
+         that one; then stop libvirt's daemon with its sockets, remove that file, and start them again. Other VMs run on"
+    )
 }
 
 fn check_disk(vm: &Facts<'_>, disk: &Disk<'_>, limits: Limits) -> Result<(), Unfit> {
@@ -288,7 +301,7 @@ mod tests {
             (Facts { state: VmState::PmSuspended, ..base() }, Kind::Unsupported, "suspended"),
             (Facts { internal: Some(&internal), ..base() }, Kind::Unsupported, "inside"),
             (Facts { block_jobs: true, ..base() }, Kind::Busy, "virsh blockjob"),
-            (Facts { busy: true, ..base() }, Kind::Busy, "systemctl restart libvirtd"),
+            (Facts { busy: true, ..base() }, Kind::Busy, "/run/libvirt/qemu/"),
             (Facts { xml_bytes: 900 * 1024, ..base() }, Kind::Unsupported, "1 MiB"),
         ] {
             let (got, text) = refused(&vm, LIMITS);

@@ -278,6 +278,18 @@ impl Testbed {
         ));
     }
 
+    /// Frees a VM that libvirtd was killed over as it started it, in the way that is told of its lock. libvirtd is away
+    /// then until [`Self::start_libvirtd`].
+    pub fn forget_start(&self, vm: &str) {
+        let file = format!("/run/libvirt/qemu/{vm}.xml");
+        let state = self.ok(&format!("cat {file}"));
+        assert!(state.contains("pid='0'"), "it has a QEMU: {state}");
+        // To stop, it would wait for all who wait for that lock.
+        self.kill_libvirtd();
+        // In brackets, so that the shell which asks is not one of them.
+        self.ok(&format!("pkill -KILL -f '[g]uest={vm},'; rm {file}"));
+    }
+
     /// Looks into an image of a guest's disk, with its backing chain, through a raw copy. The image
     /// must not be open for writing: not the layer that a running guest writes to.
     #[track_caller]

@@ -104,7 +104,12 @@ impl<'a> Daemon<'a> {
         self.without_libvirtd(Testbed::stop_libvirtd);
     }
 
-    fn without_libvirtd(&self, goes: fn(&Testbed)) {
+    /// [`Testbed::forget_start`], noticed and settled.
+    pub fn forget_start(&self, vm: &str) {
+        self.without_libvirtd(|tb| tb.forget_start(vm));
+    }
+
+    fn without_libvirtd(&self, goes: impl FnOnce(&Testbed)) {
         let before = self.connections();
         goes(self.tb);
         self.tb.start_libvirtd();

@@ -7,7 +7,10 @@ use virt::error::{Error as VirtError, ErrorNumber};
 
 use nix::errno::Errno;
 
-use crate::hypervisor::{Error, ErrorKind, ffi};
+use crate::{
+    core::fitness::held_for_nobody,
+    hypervisor::{Error, ErrorKind, ffi},
+};
 
 impl From<VirtError> for Error {
     fn from(e: VirtError) -> Self {
@@ -20,17 +23,12 @@ impl From<VirtError> for Error {
     }
 }
 
-/// libvirt names the call that has a VM's lock. Where it names none that is libvirt itself: it took the lock at its own
-/// start, for a QEMU that does not answer or is gone ("current job is (none, none, start)" in its journal), and keeps it.
+/// libvirt names the call that has a VM's lock; where it names none, nothing that is asked of it ends that.
 fn with_holder(text: &str) -> String {
-    let itself = text.ends_with("cannot acquire state change lock");
-    let way_out = if itself {
-        ", which libvirt itself has since it was started, to look for this VM's QEMU. If that lasts for minutes, only \
-         another restart of libvirt ends it (`systemctl restart libvirtd`): running VMs go on"
-    } else {
-        ""
-    };
-    format!("{text}{way_out}")
+    if text.ends_with("cannot acquire state change lock") {
+        return format!("{text}, which no call has. If that lasts for minutes: {}", held_for_nobody("NAME"));
+    }
+    text.to_owned()
 }
 
 fn classify(e: &VirtError) -> ErrorKind {
@@ -167,10 +165,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_that_libvirt_keeps_for_itself_is_told_with_the_way_out() {
+    fn a_lock_that_no_call_has_is_told_with_the_way_out() {
         let lock = "Timed out during operation: cannot acquire state change lock";
         let itself = with_holder(lock);
-        assert!(itself.starts_with(lock) && itself.contains("systemctl restart libvirtd"), "{itself}");
+        assert!(itself.starts_with(lock) && itself.contains("/run/libvirt/qemu/NAME.xml"), "{itself}");
         assert_eq!(by_text(&itself), ErrorKind::Busy);
         for other in ["monitor=remoteDispatchDomainBlockJobAbort", "agent=remoteDispatchDomainFSFreeze"] {
             let held = format!("{lock} (held by {other})");
