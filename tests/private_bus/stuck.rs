@@ -29,11 +29,18 @@ async fn hung(rig: &Rig) -> (Vec<Gate<'_>>, Vec<String>) {
         let gate = rig.sim.gate_vm(Op::Create, id(number));
         // More than may be frozen at once.
         let unfrozen = options([("quiesce", "never".into())]);
-        jobs.push(rig.client.ask_create(id(number), "s1", unfrozen).await.unwrap());
+        let job = rig.client.ask_create(id(number), "s1", unfrozen).await.unwrap();
         held(&gate);
+        heard(rig, &job).await;
+        jobs.push(job);
         gates.push(gate);
     }
     (gates, jobs)
+}
+
+/// Its creation has begun to take it, and this is heard of: what is heard later counts from after the time that passes.
+async fn heard(rig: &Rig, job: &str) {
+    rig.client.until(job, "Job.Phase", |phase: &String| phase == "taking the snapshot").await;
 }
 
 /// Lets more time pass than any call takes, and has the daemon look at the clock.
@@ -94,6 +101,7 @@ async fn a_daemon_that_is_told_to_stop_does_not_wait_for_what_is_stuck() {
     let gate = sim.gate_vm(Op::Create, id(1));
     let job = rig.client.ask_create(id(1), "s1", none()).await.unwrap();
     held(&gate);
+    heard(&rig, &job).await;
     pass(&rig);
     rig.client.until(&job, "Job.Phase", |phase: &String| phase.starts_with("stuck")).await;
     rig.stop().await;
@@ -112,8 +120,7 @@ async fn whom_it_leaves_waiting_is_not_told_that_the_job_failed() {
         held(&gate);
         let jobs = rig.client.managed().await;
         let job = jobs.keys().find(|path| path.contains("/job/")).unwrap();
-        // Heard of by then: what is heard later would be heard after the time that passes.
-        rig.client.until(job, "Job.Phase", |phase: &String| phase == "taking the snapshot").await;
+        heard(&rig, job).await;
         pass(&rig);
         rig.client.until(job, "Job.Phase", |phase: &String| phase.starts_with("stuck")).await;
         rig.stop().await;
