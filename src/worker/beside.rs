@@ -131,14 +131,27 @@ impl Kept {
             let save = |now: Vec<u8>| {
                 if now == file.bytes { Ok(()) } else { hypervisor.save(&file.path, &now, Save::Over) }
             };
-            match (steady(hypervisor, &file.original).and_then(save), file.what) {
-                (Ok(()), _) => {}
-                (Err(e), What::Variables) => quality
+            let Err(e) = steady(hypervisor, &file.original).and_then(save) else { continue };
+            let back = file
+                .as_it_was(hypervisor)
+                .map_err(|lost| e.clone().and_rollback::<()>(&Err(lost), "putting the earlier one back"));
+            match (back, file.what) {
+                (Ok(()), What::Variables) => quality
                     .also(&format!("the firmware's variables are those from just before it ({})", e.message)),
                 // It is with the memory, too.
-                (Err(_), What::Tpm) if with_memory => {}
-                (Err(e), What::Tpm) => quality.also(&format!(
+                (_, What::Tpm) if with_memory => {}
+                (Ok(()), What::Tpm) => quality.also(&format!(
                     "the state of its emulated TPM is the one from just before it ({})",
+                    e.message
+                )),
+                (Err(e), What::Variables) => quality.also(&format!(
+                    "the firmware's variables that were kept with it are lost or damaged, and a revert to it may be refused: \
+                     take another one ({})",
+                    e.message
+                )),
+                (Err(e), What::Tpm) => quality.also(&format!(
+                    "the state of its emulated TPM that was kept with it is lost or damaged, and a revert may leave that as \
+                     it is: take another one ({})",
                     e.message
                 )),
             }
@@ -147,6 +160,19 @@ impl Kept {
             quality.also(&format!(
                 "the state of its emulated TPM was not kept ({why}), and a revert leaves that as it is"
             ));
+        }
+    }
+}
+
+impl File {
+    /// After one that could not be replaced: one of another length is removed and made anew, and between the two there is
+    /// none.
+    fn as_it_was(&self, hypervisor: &dyn Hypervisor) -> Result<()> {
+        match hypervisor.load(&self.path, LARGEST) {
+            Ok(there) if there == self.bytes => Ok(()),
+            Ok(_) => hypervisor.save(&self.path, &self.bytes, Save::Over),
+            Err(e) if e.kind == ErrorKind::Disconnected => Err(e),
+            Err(_) => hypervisor.save(&self.path, &self.bytes, Save::New(Some(&self.original))),
         }
     }
 }

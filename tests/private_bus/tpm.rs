@@ -10,7 +10,7 @@ use virtsnap::{
 
 use super::{
     client::none,
-    rig::{Rig, id, snapshot_path},
+    rig::{Rig, held, id, snapshot_path},
 };
 
 const STATE: &str = "/tpm/web/tpm2-00.permall";
@@ -116,4 +116,33 @@ async fn one_that_was_kept_and_is_lost_is_no_reason_not_to_revert() {
     rig.sim.remove_file(&kept(&rig)[0]);
     revert(&rig, "s1").await.unwrap();
     assert_eq!(rig.sim.bytes_of(STATE).unwrap(), b"two");
+}
+
+/// One of another length is removed and made anew, and the second may fail.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_is_lost_while_it_is_replaced_is_made_again_as_it_was() {
+    for full in [false, true] {
+        let rig = web(Some(STATE)).await;
+        let gate = rig.sim.gate(Op::Create);
+        let job = rig.client.ask_create(id(1), "s1", none()).await.unwrap();
+        held(&gate);
+        rig.sim.put_bytes(STATE, b"two, and longer");
+        let no_space = || Error::new(ErrorKind::NoSpace, "No space left on device");
+        rig.sim.inject(Fault::new(Op::Save, Mishap::Half(no_space())));
+        if full {
+            rig.sim.inject(Fault::new(Op::Save, Mishap::Refuse(no_space())).after(1));
+        }
+        gate.open();
+        rig.client.wait(&job).await.unwrap();
+        rig.client.until_there(&snapshot_path(id(1), "s1"), true).await;
+        let note = rig.client.text(&snapshot_path(id(1), "s1"), "Snapshot.ConsistencyNote").await;
+        assert!(note.contains("No space left"), "{note}");
+        if full {
+            assert!(note.contains("lost or damaged"), "{note}");
+            assert_eq!(kept(&rig), Vec::<String>::new());
+        } else {
+            assert!(note.contains("the one from just before it"), "{note}");
+            assert_eq!(rig.sim.bytes_of(&kept(&rig)[0]).unwrap(), b"one");
+        }
+    }
 }

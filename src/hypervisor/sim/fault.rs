@@ -286,6 +286,7 @@ impl State {
                                 | Op::Forget
                                 | Op::Commit
                                 | Op::Pull
+                                | Op::Save
                         ) =>
                     {
                         Mishap::Refuse(e)

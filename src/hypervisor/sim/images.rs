@@ -64,28 +64,37 @@ impl Images for Sim {
     }
 
     fn save(&self, path: &str, bytes: &[u8], how: Save<'_>) -> Result<()> {
-        self.call(Asked::host(Op::Save, path), |s| match how {
-            Save::New(like) => {
-                if let Some(like) = like.filter(|like| !s.store.files.contains_key(*like)) {
-                    return Err(not_there(like));
+        self.call_in_two(
+            Asked::host(Op::Save, path),
+            |_| Ok(()),
+            |s, half| match how {
+                Save::New(like) => {
+                    if let Some(like) = like.filter(|like| !s.store.files.contains_key(*like)) {
+                        return Err(not_there(like));
+                    }
+                    if s.store.files.contains_key(path) {
+                        let text = format!("storage volume '{path}' exists already");
+                        return Err(Error::new(ErrorKind::Exists, text));
+                    }
+                    if s.store.available() < bytes.len() as u64 {
+                        let text = format!("writing {path}: No space left on device");
+                        return Err(Error::new(ErrorKind::NoSpace, text));
+                    }
+                    s.store.files.insert(path.to_owned(), Stored::small(bytes));
+                    Ok(())
                 }
-                if s.store.files.contains_key(path) {
-                    let text = format!("storage volume '{path}' exists already");
-                    return Err(Error::new(ErrorKind::Exists, text));
+                Save::Over => {
+                    let file = s.store.files.get_mut(path).ok_or_else(|| not_there(path))?;
+                    // No upload makes a file longer or shorter: it is removed and made anew.
+                    if half && file.bytes.len() != bytes.len() {
+                        s.store.files.remove(path);
+                        return Ok(());
+                    }
+                    *file = Stored::small(bytes);
+                    Ok(())
                 }
-                if s.store.available() < bytes.len() as u64 {
-                    let text = format!("writing {path}: No space left on device");
-                    return Err(Error::new(ErrorKind::NoSpace, text));
-                }
-                s.store.files.insert(path.to_owned(), Stored::small(bytes));
-                Ok(())
-            }
-            Save::Over => {
-                let file = s.store.files.get_mut(path).ok_or_else(|| not_there(path))?;
-                *file = Stored::small(bytes);
-                Ok(())
-            }
-        })
+            },
+        )
     }
 }
 
