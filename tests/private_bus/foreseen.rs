@@ -129,6 +129,15 @@ async fn it_says_what_is_in_the_way_and_when_the_turn_of_each_vm_comes() {
     assert_eq!(code, Some(0));
     assert!(out.starts_with("web: takes nothing, as it is suspended by hand since "), "{out}");
     assert!(!out.contains("db"), "{out}");
+
+    // Suspended on one VM alone, it goes on elsewhere.
+    let () = rig.client.call(&policy_path("p"), "Policy.Resume", &(none(),)).await.unwrap();
+    let on_web = options([("vm", ObjectPath::try_from(web.clone()).unwrap().into())]);
+    let () = rig.client.call(&policy_path("p"), "Policy.Suspend", &("", on_web)).await.unwrap();
+    let all = foresee(&rig, none()).await.unwrap();
+    assert_eq!(all[&web].text("outlook"), "suspended");
+    assert_eq!(all[&web].get::<u64>("next-run-usec"), Some(0));
+    assert!(all[&db].get::<u64>("next-run-usec").unwrap() > 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

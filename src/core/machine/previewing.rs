@@ -35,11 +35,11 @@ impl Machine {
         let policy = plan.policies.iter().find(|p| p.name == policy.name)?;
         let run = self.runs.get(&policy.name);
         let job = run.and_then(|run| run.debts.job(vm));
-        let whole = self.standings.suspended(&policy.name, None).is_some();
-        let turn = run.filter(|_| !whole).and_then(|run| run.turn_of(vm, policy.spread));
+        let suspension = self.standings.suspension(&policy.name, vm);
+        let turn = run.filter(|_| suspension.is_none()).and_then(|run| run.turn_of(vm, policy.spread));
         let (outlook, text) = if let Some(job) = job {
             (Outlook::Queued, format!("job {job} is for it already"))
-        } else if let Some(why) = self.standings.suspension(&policy.name, vm) {
+        } else if let Some(why) = suspension {
             let by = match why.by {
                 Suspender::Failures => "after failures",
                 Suspender::Person => "by hand",
