@@ -181,7 +181,7 @@ pub fn hint_for(name: &str) -> Option<&'static str> {
         return match own {
             "NoSuchVM" => Some("`virtsnap list` shows the VMs"),
             "NoSuchSnapshot" => Some("`virtsnap list VM` shows its snapshots"),
-            "NoSuchPolicy" => Some("`virtsnap status` shows the policies"),
+            "NoSuchPolicy" => Some("`virtsnap policies` lists them"),
             "NoSuchJob" => Some("`virtsnap jobs` shows the jobs; finished ones go after a while"),
             "InUse" => Some(
                 "the message says what stands on it: remove that first, or `virtsnap promote` it if it is a branch",

@@ -58,12 +58,20 @@ impl Ended {
         match self {
             Self::Done(_) => {}
             Self::Failed { name, message } => {
-                console.named_error(name, &format!("{what}: {message}"), hint_for(name));
+                console.named_error(name, &told_once(what, message), hint_for(name));
             }
             Self::Unknown(failure) => {
                 console.error(&format!("{what}: how the job ended is not known: {failure}"), failure.hint());
             }
         }
+    }
+}
+
+/// What failed, and why; where the reason says that itself, as the daemon's mostly do, not twice.
+fn told_once(what: &str, message: &str) -> String {
+    match what.rfind(" was ").map(|at| &what[at..]) {
+        Some(outcome) if message.contains(outcome) => message.to_owned(),
+        _ => format!("{what}: {message}"),
     }
 }
 

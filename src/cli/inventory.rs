@@ -133,7 +133,7 @@ impl Inventory {
     pub fn policy(&self, name: &str) -> Result<&Object<Policy>, Failure> {
         self.policies.iter().find(|p| p.name == name).ok_or_else(|| Failure::NotFound {
             what: format!("there is no policy {name:?}"),
-            hint: "`virtsnap status` shows the policies",
+            hint: "`virtsnap policies` lists them",
         })
     }
 

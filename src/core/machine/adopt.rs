@@ -26,7 +26,7 @@ impl Machine {
             return Err(match self.settings.policies.get(policy) {
                 None => Refusal::new(
                     "NoSuchPolicy",
-                    format!("there is no policy {policy}; `virtsnap status` lists them"),
+                    format!("there is no policy {policy}; `virtsnap policies` lists them"),
                 ),
                 Some(found) => Refusal::new(
                     "InvalidArgument",

@@ -162,7 +162,7 @@ impl Machine {
 
     pub(super) fn policy(&self, name: &PolicyName) -> Result<Arc<Policy>, Refusal> {
         self.settings.policies.get(name).cloned().ok_or_else(|| {
-            Refusal::new("NoSuchPolicy", format!("there is no policy {name}; `virtsnap status` lists them"))
+            Refusal::new("NoSuchPolicy", format!("there is no policy {name}; `virtsnap policies` lists them"))
         })
     }
 
