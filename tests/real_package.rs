@@ -13,7 +13,8 @@ use std::{
 };
 
 use harness::{
-    Bare, BareDisk, Daemon, GuestSpec, Output, Suite, Testbed, byte_in, install, package, wait_for,
+    Bare, BareDisk, Daemon, GuestSpec, Output, Suite, Testbed, byte_in, install, install_offline, package,
+    wait_for,
 };
 use virtsnap::logging::message;
 
@@ -28,7 +29,7 @@ const MIB: u64 = 1 << 20;
 
 /// A policy with this schedule, of the VMs whose snapshots it shall take.
 fn ticks(schedule: &str) -> String {
-    format!("[policy.ticks]\nvms = [\"tick\", \"large\"]\nschedule = \"{schedule}\"\n")
+    format!("[policy.ticks]\nvms = [\"vm1\", \"large\"]\nschedule = \"{schedule}\"\n")
 }
 
 /// The jobs of a VM that wait, by their origin, in order.
@@ -44,10 +45,11 @@ fn waiting(daemon: &Daemon<'_>, vm: &str) -> Vec<String> {
     found.iter().map(|path| daemon.bus.get(path, JOB, "Origin")).collect()
 }
 
-/// A VM's snapshots that a schedule took.
-fn scheduled(daemon: &Daemon<'_>, vm: &str) -> usize {
-    let all = daemon.snapshots(vm);
-    all.iter().filter(|(_, path)| daemon.bus.get::<String>(path, SNAPSHOT, "Origin") == "schedule").count()
+/// How consistent each of a VM's snapshots is that a schedule took.
+fn scheduled(daemon: &Daemon<'_>, vm: &str) -> Vec<String> {
+    let of = |path: &str, property: &str| daemon.bus.get::<String>(path, SNAPSHOT, property);
+    let all = daemon.snapshots(vm).into_iter().filter(|(_, path)| of(path, "Origin") == "schedule");
+    all.map(|(_, path)| of(&path, "Consistency")).collect()
 }
 
 /// `systemctl reload` with a file that is wrong: it fails, what is wrong is in the journal, the old settings stay.
@@ -116,17 +118,16 @@ fn shown_and_explained(tb: &Testbed, daemon: &Daemon<'_>) {
 /// Has this snapshot be merged, slowly, and a run of a policy, which is loaded meanwhile, and a snapshot by hand wait for
 /// that; who waits for the latter.
 fn busy(tb: &Testbed, daemon: &Daemon<'_>, old: &str) -> JoinHandle<Output> {
-    Bare::define(tb, "tick", 1);
     let slowly = HashMap::from([("bandwidth", zbus::Variant::from(MIB / 16))]);
     let job: (zbus::OwnedObjectPath,) = daemon.bus.call(old, SNAPSHOT, "Delete", &(slowly,)).unwrap();
     let progress = || daemon.bus.get::<f64>(job.0.as_str(), JOB, "Progress");
     wait_for(DEADLINE, "some of it is copied", || (progress() > 0.01).then_some(()));
     a_broken_file_changes_nothing(tb, daemon);
     wait_for(2 * DEADLINE, "the schedule fires", || {
-        (scheduled(daemon, "tick") > 0 && waiting(daemon, "large") == ["schedule"]).then_some(())
+        (!scheduled(daemon, "vm1").is_empty() && waiting(daemon, "large") == ["schedule"]).then_some(())
     });
-    let from_virsh = tb.ok("virsh -q snapshot-list tick --name");
-    assert!(from_virsh.contains("ticks-"), "{from_virsh}");
+    assert_eq!(scheduled(daemon, "vm1")[0], "filesystem");
+    assert!(tb.ok("virsh -q snapshot-list vm1 --name").contains("ticks-"));
     // From here on a run of it is one that was waiting.
     daemon.policies(&ticks(YEARLY));
     tb.ok("virtsnap reload");
@@ -136,8 +137,39 @@ fn busy(tb: &Testbed, daemon: &Daemon<'_>, old: &str) -> JoinHandle<Output> {
     };
     wait_for(DEADLINE, "two wait", || (waiting(daemon, "large") == ["schedule", "manual"]).then_some(()));
     assert!(progress() < 0.8, "in the middle");
-    assert_eq!(scheduled(daemon, "large"), 0);
+    assert_eq!(scheduled(daemon, "large"), [""; 0]);
     by_hand
+}
+
+/// Removed, and installed again with a configuration that is wrong, which is no failure of the installation: all that was
+/// known and set is there.
+fn removed_and_back(tb: &Testbed, package: &str) {
+    tb.ok("apt-get -qy remove virtsnap");
+    tb.ok("! test -e /usr/bin/virtsnap && test -e /var/lib/virtsnap/state.db && test -e /etc/virtsnap/virtsnapd.toml");
+    let policies = "/etc/virtsnap/policies.d/test.toml";
+    tb.push_file(policies, "[policy.ticks", 0o644);
+    let told = install(tb, package);
+    assert!(told.contains("virtsnapd did not start; see: journalctl -u virtsnapd"), "{told}");
+    assert_eq!(tb.ok("systemctl show -P ExecMainStatus virtsnapd").trim(), "78");
+    tb.push_file(policies, ticks(YEARLY), 0o644);
+    tb.ok("systemctl restart virtsnapd");
+    let daemon = Daemon::attach(tb);
+    daemon.wait_running();
+    let (_, snapshot) = &daemon.snapshots("vm1")[0];
+    let consistency: String = daemon.bus.get(snapshot, SNAPSHOT, "Consistency");
+    assert_eq!(consistency, "filesystem", "known from the database");
+}
+
+/// Where no systemd runs, all is there for when one does.
+fn installed_offline(tb: &Testbed, package: &str) {
+    tb.ok("userdel virtsnap");
+    install_offline(tb, package);
+    assert_eq!(tb.ok("id -nG virtsnap").trim(), "virtsnap libvirt");
+    assert_eq!(tb.ok("stat -c '%U %a' /var/lib/virtsnap").trim(), "virtsnap 700");
+    assert_eq!(tb.ok("systemctl is-enabled virtsnapd").trim(), "enabled");
+    assert_eq!(tb.sh("systemctl is-active virtsnapd").stdout.trim(), "inactive");
+    tb.ok("systemctl daemon-reload && systemctl reload dbus && systemctl start virtsnapd");
+    Daemon::attach(tb).wait_running();
 }
 
 harness::on_both! {
@@ -197,22 +229,25 @@ harness::on_both! {
         wait_for(DEADLINE, "the merge is finished, and what waited is done", || {
             let left = daemon.snapshots("large");
             let old = left.iter().any(|(name, _)| name == "old");
-            (!old && left.len() == 2 && scheduled(&daemon, "large") == 1).then_some(())
+            (!old && left.len() == 2 && scheduled(&daemon, "large") == ["crash"]).then_some(())
         });
         daemon.wait_idle();
         assert_eq!(large.opened("vda").len(), 3);
         assert_eq!(byte_in(tb, &large.active("vda"), 0), 3);
         assert_eq!(byte_in(tb, &large.active("vda"), 2 * MIB / 65_536), 2);
-        let (_, snapshot) = &daemon.snapshots("vm1")[0];
-        let consistency: String = daemon.bus.get(snapshot, SNAPSHOT, "Consistency");
-        assert_eq!(consistency, "filesystem", "known from the database");
+        removed_and_back(tb, &second);
 
         tb.ok("dpkg --purge virtsnap");
         assert!(!tb.sh("systemctl is-active virtsnapd").success());
-        assert!(!tb.sh("test -e /var/lib/virtsnap || test -e /usr/bin/virtsnap").success());
+        // A pool of images that libvirt had none for is libvirt's, until it or the host is restarted.
+        let others = "-not -path '/run/libvirt/*' -not -name virtsnap-guest -not -path '/var/tmp/*'";
+        let left = tb.ok(&format!("find / /run -xdev -iname '*virtsnap*' {others}"));
+        assert_eq!(left, "/etc/virtsnap", "for what is not the package's: {left}");
+        assert_eq!(tb.ok("find /etc/virtsnap -type f"), "/etc/virtsnap/policies.d/test.toml");
         let helper = "systemctl is-active virtsnap-thaw.socket virtsnap-thaw.service || test -e /run/virtsnap-thaw.socket";
         assert!(!tb.sh(helper).success());
         assert!(tb.ok("virsh snapshot-list --name vm1").contains("kept"));
+        installed_offline(tb, &second);
         guest.wait_counting("vda", 2);
         guest.assert_no_write_lost("vda");
     }

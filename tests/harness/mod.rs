@@ -40,7 +40,7 @@ pub use container::{ImageState, Suite, Testbed};
 pub use daemon::Daemon;
 pub use dying::Dying;
 pub use guest::{Gap, Guest, GuestSpec, Write};
-pub use package::{install, package};
+pub use package::{install, install_offline, package};
 pub use stopping::{Stopping, When};
 pub use xml::sources;
 

@@ -2,13 +2,15 @@
 
 use std::{path::Path, process::Command, time::Duration};
 
-use super::{Daemon, Testbed};
+use super::{Daemon, Testbed, quote};
 
 /// What a machine of so little disk needs to be told: the file as it is shipped holds nothing but defaults, and the
 /// container's file system is the test machine's memory.
 const SETTINGS: &str = "[daemon]\nmin-free = \"1%\"\n";
 /// An installation starts the daemon, and an upgrade first stops one that may be at work.
 const DEADLINE: Duration = Duration::from_mins(3);
+/// How apt is asked.
+const APT: &str = "DEBIAN_FRONTEND=noninteractive apt-get -qy -o Dpkg::Options::=--force-confold";
 
 /// Makes a package of this format, `deb` or `rpm`, with this revision; its path in the container.
 pub fn package(tb: &Testbed, format: &str, revision: &str) -> String {
@@ -27,11 +29,17 @@ pub fn package(tb: &Testbed, format: &str, revision: &str) -> String {
     inside
 }
 
-/// As `apt install ./….deb` does it, without asking.
+/// As `apt install ./….deb` does it, without asking; what it says.
 #[track_caller]
-pub fn install(tb: &Testbed, package: &str) {
-    let apt = "DEBIAN_FRONTEND=noninteractive apt-get -qy -o Dpkg::Options::=--force-confold";
-    tb.ok_within(DEADLINE, &format!("{apt} install {package}"));
+pub fn install(tb: &Testbed, package: &str) -> String {
+    tb.ok_within(DEADLINE, &format!("{APT} install {package} 2>&1"))
+}
+
+/// The same where no systemd runs, as in an image that is being made.
+#[track_caller]
+pub fn install_offline(tb: &Testbed, package: &str) {
+    let script = quote(&format!("mount -t tmpfs none /run/systemd && {APT} install {package}"));
+    tb.ok_within(DEADLINE, &format!("unshare --mount sh -c {script}"));
 }
 
 impl<'a> Daemon<'a> {
