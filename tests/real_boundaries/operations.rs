@@ -113,6 +113,13 @@ fn promote(lab: &Lab<'_>, vm: &str) -> Scene {
     scene
 }
 
+fn modify(lab: &Lab<'_>, vm: &str) -> Scene {
+    let ask = |lab: &Lab<'_>, scene: &Scene| {
+        lab.client(&format!("modify {} s1 --description 'before the move'", scene.vm.name()))
+    };
+    Scene::with(lab, vm, true, How::Disks, TWO, Box::new(ask))
+}
+
 fn adopt(lab: &Lab<'_>, vm: &str) -> Scene {
     let ask = |lab: &Lab<'_>, scene: &Scene| lab.client(&format!("adopt {} s1 s2", scene.vm.name()));
     Scene::with(lab, vm, true, How::Virsh, TWO, Box::new(ask))
@@ -155,6 +162,7 @@ pub(crate) const CREATES: &[Operation] = &[
     op("create-running", |lab, vm| create(lab, vm, true, Options::new)),
     op("create-stopped", |lab, vm| create(lab, vm, false, Options::new)),
     op("create-memory", |lab, vm| create(lab, vm, true, || Options::from([("memory", "require".into())]))),
+    op("modify", modify),
     op("adopt", adopt),
     op("adopt-layers", adopt_layers),
 ];
