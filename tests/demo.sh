@@ -75,7 +75,8 @@ while [ "$(inside bash -c 'journalctl -u virtsnapd -o cat | grep -c "deleted$" |
   sleep 0.5
 done
 sleep 0.5
-kill $follower 2>/dev/null || true
+# In the container: to kill who waits for it out here would leave it there, writing on.
+inside pkill -x journalctl || true
 wait $follower 2>/dev/null || true
 
 say "What there is now"
