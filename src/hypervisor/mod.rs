@@ -345,7 +345,12 @@ pub trait Hypervisor:
     ///
     /// With the memory the guest goes on while that is written, and stands still at the end of it. A VM that cannot be
     /// migrated ([`ErrorKind::NotMigratable`]) has none kept, and its overlays are as they were prepared.
-    fn create(&self, vm: VmId, spec: &CreateSpec) -> Result<()>;
+    fn create(&self, vm: VmId, spec: &CreateSpec) -> Result<()> {
+        self.create_watched(vm, spec, &mut |_| {})
+    }
+
+    /// The same, and tells now and then how much of the memory is written, if it is kept and takes long enough.
+    fn create_watched(&self, vm: VmId, spec: &CreateSpec, told: &mut dyn FnMut(Copied)) -> Result<()>;
 
     /// Deletes a snapshot and merges its data into its neighbour, after checking that the chain is what the
     /// metadata says.

@@ -4,13 +4,15 @@
 //! systems have not written yet is in the memory. The file lies beside the snapshot's images, and its name follows from
 //! the snapshot's own id. Of an emulated TPM the state is in that file, too: QEMU writes it there with its devices'.
 
+use std::mem;
+
 use uuid::Uuid;
 
 use super::{Stop, Work, beside, hooked};
 use crate::{
     core::{
         inventory::Quality,
-        job::Failure,
+        job::{Copied, Failure, Far},
         model::{Consistency, VmState},
         policy::{How, Memory},
         room::Growth,
@@ -117,10 +119,12 @@ pub(super) fn take(
     called: Called<'_>,
 ) -> Result<(CreateSpec, Quality)> {
     let hypervisor = &work.tools.hypervisor;
+    let mut first = true;
+    let mut far = |copied| tell(work, &spec, mem::take(&mut first), copied);
     let why = match wish {
         Wish::None => None,
         Wish::Without(why) => Some(why.clone()),
-        Wish::Keep(..) => match hypervisor.create(vm.id, &spec) {
+        Wish::Keep(..) => match hypervisor.create_watched(vm.id, &spec, &mut far) {
             Ok(()) => {
                 let unfrozen = Quality { requested: Some(how.quiesce), ..Quality::unknown(true) };
                 return Ok((spec, unfrozen));
@@ -147,6 +151,15 @@ pub(super) fn take(
         quality.also(&format!("the memory was not kept: {why}"));
     }
     Ok((spec, quality))
+}
+
+/// How far the memory is written is told at once, and then as often as of anything that copies.
+#[expect(clippy::cast_precision_loss, reason = "a progress bar's precision")]
+fn tell(work: &Work<'_>, spec: &CreateSpec, first: bool, copied: Copied) {
+    if first || work.is_news(copied) {
+        let share = copied.done as f64 / copied.total.max(1) as f64;
+        work.copies("saving the memory", Far { share: Some(share), copied }, Some(&spec.name));
+    }
 }
 
 fn refuse<T>(name: &'static str, message: String) -> std::result::Result<T, Stop> {

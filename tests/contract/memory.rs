@@ -88,7 +88,9 @@ pub(crate) fn memory_is_kept_in_a_file_that_counts(rig: &mut dyn Rig) {
     let path = rig.overlay_path(vm, "memory");
     let overlays = overlays(rig, &*hv, vm);
     hv.prepare(vm, &overlays).unwrap();
-    hv.create(vm, &CreateSpec { memory: Some(path.clone()), ..spec("s1", &overlays) }).unwrap();
+    let with_memory = CreateSpec { memory: Some(path.clone()), ..spec("s1", &overlays) };
+    // A small one may be written before anybody has looked.
+    hv.create_watched(vm, &with_memory, &mut |far| assert!(far.done <= far.total, "{far:?}")).unwrap();
 
     let s1 = record(&*hv, vm, "s1");
     assert_eq!((s1.content, s1.taken, s1.memory_file.as_ref()), (Content::Full, Taken::Running, Some(&path)));

@@ -161,8 +161,8 @@ impl Hypervisor for Hooked {
         self.at(Op::Discard).discard(vm, paths)
     }
 
-    fn create(&self, vm: VmId, spec: &CreateSpec) -> Result<()> {
-        self.at(Op::Create).create(vm, spec)
+    fn create_watched(&self, vm: VmId, spec: &CreateSpec, told: &mut dyn FnMut(Copied)) -> Result<()> {
+        self.at(Op::Create).create_watched(vm, spec, told)
     }
 
     fn delete(&self, vm: VmId, name: &SnapshotName) -> Result<()> {

@@ -334,3 +334,18 @@ async fn the_state_of_an_emulated_tpm_is_kept_with_it_alone() {
     create(&rig, "s2", "require").await.unwrap();
     assert_eq!(told(&rig, "s2").await, ["full", "memory", "memory", ""]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_much_of_it_is_written_is_told_while_it_is() {
+    let rig = web(|vm| vm).await;
+    let gate = rig.sim.gate(Op::Create);
+    let job = rig.client.ask_create(id(1), "s1", options([("memory", "require".into())])).await.unwrap();
+    held(&gate);
+    rig.client.until(&job, "Job.BytesDone", |bytes: &u64| *bytes == RAM / 4).await;
+    assert_eq!(rig.client.get::<u64>(&job, "Job.BytesTotal").await, RAM);
+    assert_eq!(rig.client.text(&job, "Job.Phase").await, "saving the memory");
+    assert!((rig.client.get::<f64>(&job, "Job.Progress").await - 0.25).abs() < 0.01);
+    gate.open();
+    rig.client.wait(&job).await.unwrap();
+    assert_eq!(told(&rig, "s1").await[0], "full");
+}

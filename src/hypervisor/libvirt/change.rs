@@ -4,19 +4,25 @@ use std::collections::BTreeSet;
 
 use virt::{connect::Connect, domain::Domain, enumutil::Enum, error::ErrorNumber};
 
-use super::{Connections, domain, errors, images, inside, inspect, redefine, storage, wake, xml};
+use super::{Connections, domain, errors, images, inside, inspect, redefine, saving, storage, wake, xml};
 use crate::{
     core::{
         chain,
         model::{SnapshotName, Storage, VmId, VmState},
     },
     hypervisor::{
-        CreateSpec, Error, ErrorKind, Layer, Overlay, Result, SnapshotRecord, Vm, line_to_current, told,
+        Copied, CreateSpec, Error, ErrorKind, Layer, Overlay, Result, SnapshotRecord, Vm, line_to_current,
+        told,
     },
     logging::message,
 };
 
-pub(super) fn create(connections: &Connections, id: VmId, spec: &CreateSpec) -> Result<()> {
+pub(super) fn create(
+    connections: &Connections,
+    id: VmId,
+    spec: &CreateSpec,
+    told: &mut dyn FnMut(Copied),
+) -> Result<()> {
     let domain = domain(&connections.work, id)?;
     let definition = xml::domain(&domain.xml_desc(0)?)?;
     // Looked at once more at the last moment: what somebody else put on top since the overlays were made would be
@@ -33,11 +39,13 @@ pub(super) fn create(connections: &Connections, id: VmId, spec: &CreateSpec) -> 
     };
     let flags =
         how | virt_sys::VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC | virt_sys::VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT;
-    let taken = domain.create_snapshot_xml(&xml::snapshot_request(spec, &targets), flags);
-    taken
-        .map_err(|e| if spec.memory.is_some() { errors::of_memory(e) } else { e.into() })
-        .map_err(left_behind)?;
-    Ok(())
+    let request = xml::snapshot_request(spec, &targets);
+    let take = || domain.create_snapshot_xml(&request, flags).map(drop);
+    let taken = match &spec.memory {
+        None => take().map_err(Error::from),
+        Some(_) => saving::watched(connections, id, told, take).map_err(errors::of_memory),
+    };
+    taken.map_err(left_behind)
 }
 
 /// A libvirtd that was killed while it took a snapshot leaves its QEMU with images that the next one does not know

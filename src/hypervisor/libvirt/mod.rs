@@ -56,6 +56,7 @@ mod redefine;
 mod redraw;
 mod resume;
 mod same;
+mod saving;
 mod storage;
 mod strays;
 mod switch;
@@ -224,8 +225,8 @@ impl Hypervisor for Libvirt {
         storage::discard(&*self.now()?, vm, paths)
     }
 
-    fn create(&self, vm: VmId, spec: &CreateSpec) -> Result<()> {
-        change::create(&*self.now()?, vm, spec)
+    fn create_watched(&self, vm: VmId, spec: &CreateSpec, told: &mut dyn FnMut(Copied)) -> Result<()> {
+        change::create(&*self.now()?, vm, spec, told)
     }
 
     fn delete(&self, vm: VmId, name: &SnapshotName) -> Result<()> {

@@ -58,8 +58,8 @@ pub use self::{
     spec::{DiskSpec, VmSpec},
 };
 use super::{
-    CreateSpec, Error, ErrorKind, Event, Features, FreezeStatus, GuestFileSystem, GuestSystem, Hypervisor,
-    Info, Overlay, Result, SnapshotRecord, Space, Vm,
+    Copied, CreateSpec, Error, ErrorKind, Event, Features, FreezeStatus, GuestFileSystem, GuestSystem,
+    Hypervisor, Info, Overlay, Result, SnapshotRecord, Space, Vm,
 };
 use crate::core::model::{SnapshotName, VmId};
 
@@ -353,7 +353,13 @@ impl Hypervisor for Sim {
         self.call(Asked::vm(Op::Discard, vm, paths.join(" ")), |s| s.discard(vm, paths))
     }
 
-    fn create(&self, vm: VmId, spec: &CreateSpec) -> Result<()> {
+    fn create_watched(&self, vm: VmId, spec: &CreateSpec, told: &mut dyn FnMut(Copied)) -> Result<()> {
+        if spec.memory.is_some()
+            && let Ok(machine) = self.lock().machine(vm)
+        {
+            let total = machine.memory << 20;
+            told(Copied { done: total / 4, total });
+        }
         let asked = Asked::vm(Op::Create, vm, spec.name.as_str());
         self.call_in_two(asked, |s| s.begin_create(vm, spec), |s, half| s.create(vm, spec, half))
     }
