@@ -10,6 +10,8 @@
     reason = "a benchmark's result is what it prints, and it ends where it cannot go on"
 )]
 
+#[path = "scale/client.rs"]
+mod client;
 #[allow(unused_macros, reason = "only tests run on both Debians")]
 #[path = "../tests/harness/mod.rs"]
 mod harness;

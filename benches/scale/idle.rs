@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::host::{Host, LIBVIRT_DBUS, SNAPPERD, UDISKSD};
+use crate::host::{Host, LIBVIRT_DBUS, SNAPPERD, UDISKSD, uri};
 
 /// MiB resident.
 const MEMORY_BAR: f64 = 14.0;
@@ -13,7 +13,12 @@ pub(crate) fn measure(host: &Host) {
     for peer in peers {
         host.start(peer);
     }
-    let units: Vec<_> = ["virtsnapd"].into_iter().chain(peers.map(|peer| peer.name)).collect();
+    // Connected, and asked nothing: what libvirt's library and what that is built on take alone.
+    host.tb.ok(&format!(
+        "systemd-run --quiet --unit=virsh bash -c \"exec virsh -c '{}' >/dev/null < <(sleep infinity)\"",
+        uri()
+    ));
+    let units: Vec<_> = ["virtsnapd", "virsh"].into_iter().chain(peers.map(|peer| peer.name)).collect();
     // snapperd ends when nobody has asked it anything for a minute.
     let pids: Vec<_> = units.iter().map(|unit| host.pid(unit)).collect();
     // What it looks at once after its start is over by then.

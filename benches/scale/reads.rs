@@ -6,6 +6,7 @@ use futures_util::StreamExt as _;
 use zbus::{MatchRule, Message, MessageStream, OwnedObjectPath, message::Type};
 
 use crate::{
+    client,
     host::{Host, LIBVIRT_DBUS, domain, snapshot, uri},
     median,
 };
@@ -54,6 +55,7 @@ pub(crate) fn measure(host: &Host) {
         host.resident("virtsnapd"),
         host.resident(LIBVIRT_DBUS.name)
     );
+    client::measure(host, our_time);
     properties(host, &theirs[0]);
     change(host);
     host.stop(LIBVIRT_DBUS.name);
