@@ -6,10 +6,8 @@ use std::{
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::mpsc,
+    thread,
     time::Duration,
 };
 
@@ -22,12 +20,14 @@ use nix::{
 };
 
 use crate::{
-    clock::{Alarm, Clock, SystemClock},
+    clock::{Clock as _, SystemClock},
     core::hook::{self, Event},
 };
 
 /// One that takes longer is killed, with what it has started.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
+/// What was killed ends as soon as it is out of the kernel.
+const GRACE: Duration = Duration::from_secs(2);
 /// More of what it says is not read.
 const LONGEST: u64 = 64 * 1024;
 /// The directories that its programs are looked for in.
@@ -159,23 +159,23 @@ impl Hook {
         command.stdout(said.try_clone().map_err(cannot)?).stderr(said.try_clone().map_err(cannot)?);
         // What it starts can be killed with it.
         let mut child = command.process_group(0).spawn().map_err(cannot)?;
-        let killed = Arc::new(AtomicBool::new(false));
-        let (group, mark) = (child.id(), Arc::clone(&killed));
-        // A program takes real time, whatever the daemon's clock is.
-        let system: Arc<dyn Clock> = Arc::new(SystemClock::default());
-        let alarm = Alarm::set(&system, timeout, move || {
-            mark.store(true, Ordering::SeqCst);
+        let group = child.id();
+        let (send, ends) = mpsc::channel();
+        let wait = move || {
+            let _ = send.send(child.wait());
+        };
+        if let Err(e) = thread::Builder::new().name("hook".to_owned()).spawn(wait) {
             kill(group);
-        });
-        if alarm.is_err() {
-            // Nothing would end it.
-            kill(group);
-        }
-        let ended = child.wait();
-        if let Err(e) = &alarm {
             return Err(format!("was killed, as there was no thread to watch its time: {e}"));
         }
-        drop(alarm);
+        let (ended, killed) = wait_for(&ends, timeout, || kill(group));
+        let Some(ended) = ended else {
+            return Err(format!(
+                "had not ended after {} s, and does not though it was killed, as where what it reads or writes hangs; it is \
+                 left behind (process {group})",
+                tenths(timeout)
+            ));
+        };
         let mut bytes = Vec::new();
         let read = said.rewind().and_then(|()| said.take(LONGEST).read_to_end(&mut bytes));
         let text = String::from_utf8_lossy(&bytes);
@@ -186,14 +186,26 @@ impl Hook {
         let last = lines.last().map(|line| format!(", saying \"{line}\"")).unwrap_or_default();
         match ended {
             Ok(status) if status.success() => Ok(()),
-            Ok(_) if killed.load(Ordering::SeqCst) => {
-                let tenths = (timeout.as_secs_f64() * 10.0).round() / 10.0;
-                Err(format!("was killed, as it had not ended after {tenths} s{last}"))
+            Ok(_) if killed => {
+                Err(format!("was killed, as it had not ended after {} s{last}", tenths(timeout)))
             }
             Ok(status) => Err(format!("failed ({status}){last}")),
             Err(e) => Err(format!("cannot be waited for: {e}")),
         }
     }
+}
+
+/// How it ended, if it did, and whether it had to be killed. One that waits for storage which hangs does not end then either.
+fn wait_for<T>(ends: &mpsc::Receiver<T>, timeout: Duration, kill: impl FnOnce()) -> (Option<T>, bool) {
+    if let Ok(ended) = ends.recv_timeout(timeout) {
+        return (Some(ended), false);
+    }
+    kill();
+    (ends.recv_timeout(GRACE).ok(), true)
+}
+
+fn tenths(time: Duration) -> f64 {
+    (time.as_secs_f64() * 10.0).round() / 10.0
 }
 
 /// With what it has started.
@@ -253,6 +265,16 @@ mod tests {
         assert_eq!(run(directory.path(), "leaves", TIMEOUT), Ok(()));
         let left = fs::read_to_string(left).unwrap().trim().parse().unwrap();
         nix::sys::signal::kill(Pid::from_raw(left), Signal::SIGKILL).unwrap();
+    }
+
+    #[test]
+    fn one_that_cannot_be_killed_holds_nobody_up() {
+        let (hangs, ends) = mpsc::channel::<()>();
+        let mut killed = false;
+        assert_eq!(wait_for(&ends, Duration::from_millis(1), || killed = true), (None, true));
+        assert!(killed);
+        hangs.send(()).unwrap();
+        assert_eq!(wait_for(&ends, Duration::from_millis(1), || ()), (Some(()), false));
     }
 
     #[test]
