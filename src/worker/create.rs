@@ -121,6 +121,7 @@ pub(super) fn take(work: &Work<'_>, create: &CreateJob, origin: Origin) -> Resul
                 if quality.frozen.is_zero() { String::new() } else { format!(", frozen for {} ms", quality.frozen.as_millis()) },
                 if quality.note.is_empty() { String::new() } else { format!(" ({})", quality.note) },
             );
+            memory::check_kept(&create.how, &vm, &spec, &wish)?;
             Ok(name)
         }
         Err(e) => {

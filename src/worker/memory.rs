@@ -8,7 +8,7 @@ use std::mem;
 
 use uuid::Uuid;
 
-use super::{Stop, Work, beside, hooked};
+use super::{Stop, Work, beside, hooked, redefine};
 use crate::{
     core::{
         inventory::Quality,
@@ -18,7 +18,7 @@ use crate::{
         room::Growth,
     },
     freeze::Called,
-    hypervisor::{CreateSpec, ErrorKind, Overlay, Result, Vm},
+    hypervisor::{CreateSpec, Error, ErrorKind, Overlay, Redefine, Result, Taken, Vm},
     rooms::Reserved,
 };
 
@@ -125,6 +125,11 @@ pub(super) fn take(
         Wish::None => None,
         Wish::Without(why) => Some(why.clone()),
         Wish::Keep(..) => match hypervisor.create_watched(vm.id, &spec, &mut far) {
+            Ok(()) if went_off(work, vm, &spec)? => {
+                let mut quality = Quality { requested: Some(how.quiesce), ..Quality::unknown(false) };
+                quality.also("the memory was not kept: the VM went off just then");
+                return Ok((CreateSpec { memory: None, ..spec }, quality));
+            }
             Ok(()) => {
                 let unfrozen = Quality { requested: Some(how.quiesce), ..Quality::unknown(true) };
                 return Ok((spec, unfrozen));
@@ -151,6 +156,43 @@ pub(super) fn take(
         quality.also(&format!("the memory was not kept: {why}"));
     }
     Ok((spec, quality))
+}
+
+/// Of a snapshot that was taken: that it has what was asked for.
+pub(super) fn check_kept(
+    how: &How,
+    vm: &Vm,
+    spec: &CreateSpec,
+    wish: &Wish,
+) -> std::result::Result<(), Stop> {
+    if how.memory != Memory::Require || wish.path().is_none() || spec.memory.is_some() {
+        return Ok(());
+    }
+    refuse(
+        "Failed",
+        format!(
+            "VM {} went off just as snapshot {} was taken: that holds its disks, and nothing of its memory, as memory = \
+             \"require\" asks. Keep it, or delete it",
+            vm.name, spec.name
+        ),
+    )
+}
+
+/// Whether the VM was off by then. Of one whose QEMU dies just as its memory is to be kept libvirt takes the disks alone,
+/// says that all went well, and that it has the memory; and forgets the snapshot when it is started again.
+fn went_off(work: &Work<'_>, vm: &Vm, spec: &CreateSpec) -> Result<bool> {
+    let hypervisor = &work.tools.hypervisor;
+    let records = hypervisor.snapshots(vm.id)?;
+    let off = records.iter().any(|r| r.name == spec.name && r.taken == Taken::Off && r.memory_file.is_some());
+    if off {
+        // Any change of it makes that right.
+        let written =
+            redefine::redefine(work, &hypervisor.vm(vm.id)?, &records, &Redefine::new(spec.name.clone()));
+        if let Err(Stop::Failed(failure)) = written {
+            return Err(Error::new(ErrorKind::Failed, failure.message));
+        }
+    }
+    Ok(off)
 }
 
 /// How far the memory is written is told at once, and then as often as of anything that copies.

@@ -142,6 +142,9 @@ impl State {
                 image.clone_from(&to.path);
             }
         }
+        if saved.taken == Taken::Off {
+            (saved.content, saved.memory_file) = (Content::Disk, None);
+        }
         saved.set_overlays(&change.overlays);
         match &change.revert {
             RevertDisks::Keep => {}

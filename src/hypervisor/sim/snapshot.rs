@@ -176,8 +176,16 @@ impl State {
     pub(super) fn create(&mut self, vm: VmId, spec: &CreateSpec, half: bool) -> Result<()> {
         self.machine(vm)?.making = None;
         // Once more: anything may have happened while it was held.
-        let saved = self.check_creation(vm, spec)?;
-        if let Some(path) = &spec.memory {
+        let off = self.machine(vm)?.state == VmState::ShutOff;
+        let saved = match &spec.memory {
+            // As libvirt has it: it takes what the disks are by then, and says that it has the memory.
+            Some(_) if off => {
+                let disks = self.check_creation(vm, &CreateSpec { memory: None, ..spec.clone() })?;
+                Saved { content: Content::Full, memory_file: spec.memory.clone(), ..disks }
+            }
+            _ => self.check_creation(vm, spec)?,
+        };
+        if let Some(path) = spec.memory.as_ref().filter(|_| !off) {
             self.keep_memory(vm, path)?;
         }
         for disk in &saved.disks {
