@@ -11,7 +11,7 @@ use virtsnap::{
         inventory::VmRecord,
         job::{JobId, JobState, Outcome, Pace},
         machine::Change,
-        model::{SnapshotState, Storage, VmId},
+        model::{SnapshotState, Storage, VmId, VmState},
         view::DaemonState,
     },
     engine::Engine,
@@ -96,7 +96,9 @@ impl World {
         let full = self.plan.was_full();
         for vm in self.vms() {
             let _ = self.sim.agent_stuck(vm, false);
-            if full {
+            // Who owns them lets those go on that were on: one that was woken for a merge stands still too, and is to be
+            // off again.
+            if full && self.plan.oracle.power(vm).contains(&VmState::Running) {
                 let _ = self.sim.resume(vm);
             }
         }
