@@ -158,6 +158,8 @@ async fn a_daemon_holds_as_much_after_hundreds_of_callers_as_before() {
     })
     .await;
     drop(news);
+    // The job is told before it is known that these are all VMs.
+    rig.client.until(MANAGER, "Manager.State", |state: &String| state == "running").await;
     let (vm,): (zbus::OwnedObjectPath,) =
         rig.client.call(MANAGER, "Manager.LookupVM", &("web",)).await.unwrap();
 
