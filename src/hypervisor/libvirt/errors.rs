@@ -119,7 +119,11 @@ fn system(text: &str) -> ErrorKind {
         ErrorKind::NoSpace
     } else if text.contains("Permission denied") {
         ErrorKind::Denied
-    } else if text.contains("socket") || text.contains("onnection reset") || text.contains("roken pipe") {
+    } else if ["socket", "onnection reset", "roken pipe", "End of file while reading"]
+        .iter()
+        .any(|sign| text.contains(sign))
+    {
+        // The last one is what was asked when libvirt ended.
         ErrorKind::Disconnected
     } else {
         ErrorKind::Failed
@@ -231,6 +235,8 @@ mod tests {
         ] {
             assert_eq!(by_text(text), kind, "{text}");
         }
+        let in_flight = "End of file while reading data: Input/output error";
+        assert_eq!(system(in_flight), ErrorKind::Disconnected);
         assert_eq!(
             agent("guest agent didn't respond to command within '2' seconds"),
             ErrorKind::AgentTimeout
