@@ -39,6 +39,7 @@ pub(crate) use self::{
     branch::{settle as settle_branch, tidy as tidy_branches},
     drop::settle as settle_drop,
     hooked::left_over as settle_hooks,
+    memory::never_kept,
     merge::is_woken,
     redefine::settle as settle_redefined,
     revert::settle as settle_revert,

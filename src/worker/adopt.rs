@@ -182,5 +182,5 @@ pub(super) fn describe(
     description: &str,
 ) -> Result<(), Stop> {
     let change = Redefine { description: Some(description.to_owned()), ..Redefine::new(name.clone()) };
-    redefine::redefine(work, vm, records, &change)
+    Ok(redefine::redefine(work.tools, vm, records, &change)?)
 }

@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     core::{
+        inventory::Quality,
         job::{CreateJob, Failure},
         marker::{self, Marker},
         model::{Origin, PolicyName, SnapshotName},
@@ -106,21 +107,14 @@ pub(super) fn take(work: &Work<'_>, create: &CreateJob, origin: Origin) -> Resul
     }
     work.phase("taking the snapshot", None, Some(&name));
     match memory::take(work, &create.how, &vm, spec, &wish, called) {
-        Ok((spec, mut quality)) => {
+        Ok(taken) => {
             work.phase("verifying", None, Some(&name));
+            // From here on nothing is taken back: libvirt has it.
+            let (spec, mut quality) = memory::as_taken(work, &vm, taken)?;
             verify(work, &vm, &spec, &intent)?;
             kept.keep_up(hypervisor.as_ref(), &mut quality);
             work.tools.store.created(&intent, &quality)?;
-            tracing::info!(
-                MESSAGE_ID = message::SNAPSHOT_TAKEN,
-                VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %name,
-                VIRTSNAP_POLICY = %join(&create.policies), VIRTSNAP_JOB = work.job.id,
-                "snapshot {name} of VM {} taken: {} consistent{}{}",
-                vm.name,
-                quality.reached,
-                if quality.frozen.is_zero() { String::new() } else { format!(", frozen for {} ms", quality.frozen.as_millis()) },
-                if quality.note.is_empty() { String::new() } else { format!(" ({})", quality.note) },
-            );
+            tell_taken(work, &vm, create, (&name, &quality));
             memory::check_kept(&create.how, &vm, &spec, &wish)?;
             Ok(name)
         }
@@ -135,6 +129,19 @@ pub(super) fn take(work: &Work<'_>, create: &CreateJob, origin: Origin) -> Resul
             Err(Stop::Failed(Failure::new(kind, format!("{e}. {state}"))))
         }
     }
+}
+
+fn tell_taken(work: &Work<'_>, vm: &Vm, create: &CreateJob, (name, quality): (&SnapshotName, &Quality)) {
+    tracing::info!(
+        MESSAGE_ID = message::SNAPSHOT_TAKEN,
+        VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %name,
+        VIRTSNAP_POLICY = %join(&create.policies), VIRTSNAP_JOB = work.job.id,
+        "snapshot {name} of VM {} taken: {} consistent{}{}",
+        vm.name,
+        quality.reached,
+        if quality.frozen.is_zero() { String::new() } else { format!(", frozen for {} ms", quality.frozen.as_millis()) },
+        if quality.note.is_empty() { String::new() } else { format!(" ({})", quality.note) },
+    );
 }
 
 /// What whoever finds it cut short must know.

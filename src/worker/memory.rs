@@ -8,17 +8,17 @@ use std::mem;
 
 use uuid::Uuid;
 
-use super::{Stop, Work, beside, hooked, redefine};
+use super::{Stop, Tools, Work, beside, hooked, redefine};
 use crate::{
     core::{
         inventory::Quality,
         job::{Copied, Failure, Far},
-        model::{Consistency, VmState},
+        model::{Consistency, SnapshotName, VmId, VmState},
         policy::{How, Memory},
         room::Growth,
     },
     freeze::Called,
-    hypervisor::{CreateSpec, Error, ErrorKind, Overlay, Redefine, Result, Taken, Vm},
+    hypervisor::{CreateSpec, ErrorKind, Overlay, Redefine, Result, Taken, Vm},
     rooms::Reserved,
 };
 
@@ -125,11 +125,6 @@ pub(super) fn take(
         Wish::None => None,
         Wish::Without(why) => Some(why.clone()),
         Wish::Keep(..) => match hypervisor.create_watched(vm.id, &spec, &mut far) {
-            Ok(()) if went_off(work, vm, &spec)? => {
-                let mut quality = Quality { requested: Some(how.quiesce), ..Quality::unknown(false) };
-                quality.also("the memory was not kept: the VM went off just then");
-                return Ok((CreateSpec { memory: None, ..spec }, quality));
-            }
             Ok(()) => {
                 let unfrozen = Quality { requested: Some(how.quiesce), ..Quality::unknown(true) };
                 return Ok((spec, unfrozen));
@@ -158,6 +153,20 @@ pub(super) fn take(
     Ok((spec, quality))
 }
 
+/// What libvirt says was taken, and how well, as it is.
+pub(super) fn as_taken(
+    work: &Work<'_>,
+    vm: &Vm,
+    (spec, mut quality): (CreateSpec, Quality),
+) -> Result<(CreateSpec, Quality)> {
+    if spec.memory.is_none() || !never_kept(work.tools, vm.id, &spec.name)? {
+        return Ok((spec, quality));
+    }
+    quality = Quality { requested: quality.requested, ..Quality::unknown(false) };
+    quality.also("the memory was not kept: the VM went off just then");
+    Ok((CreateSpec { memory: None, ..spec }, quality))
+}
+
 /// Of a snapshot that was taken: that it has what was asked for.
 pub(super) fn check_kept(
     how: &How,
@@ -178,21 +187,17 @@ pub(super) fn check_kept(
     )
 }
 
-/// Whether the VM was off by then. Of one whose QEMU dies just as its memory is to be kept libvirt takes the disks alone,
-/// says that all went well, and that it has the memory; and forgets the snapshot when it is started again.
-fn went_off(work: &Work<'_>, vm: &Vm, spec: &CreateSpec) -> Result<bool> {
-    let hypervisor = &work.tools.hypervisor;
-    let records = hypervisor.snapshots(vm.id)?;
-    let off = records.iter().any(|r| r.name == spec.name && r.taken == Taken::Off && r.memory_file.is_some());
-    if off {
+/// Whether there is none of the memory that libvirt says a snapshot has; then it says so no more. Of a VM whose QEMU dies
+/// just as its memory is to be kept libvirt takes the disks alone, says that all went well, and that it has the memory; and
+/// forgets the snapshot when it is started again.
+pub(crate) fn never_kept(tools: &Tools, id: VmId, name: &SnapshotName) -> Result<bool> {
+    let records = tools.hypervisor.snapshots(id)?;
+    let claims = records.iter().any(|r| r.name == *name && r.taken == Taken::Off && r.memory_file.is_some());
+    if claims {
         // Any change of it makes that right.
-        let written =
-            redefine::redefine(work, &hypervisor.vm(vm.id)?, &records, &Redefine::new(spec.name.clone()));
-        if let Err(Stop::Failed(failure)) = written {
-            return Err(Error::new(ErrorKind::Failed, failure.message));
-        }
+        redefine::redefine(tools, &tools.hypervisor.vm(id)?, &records, &Redefine::new(name.clone()))?;
     }
-    Ok(off)
+    Ok(claims)
 }
 
 /// How far the memory is written is told at once, and then as often as of anything that copies.

@@ -8,7 +8,7 @@
 //!
 //! To forget one changes others: its parent, and the one that is current then. These are written down, too.
 
-use super::{Stop, Tools, Work};
+use super::Tools;
 use crate::{
     core::{
         model::{SnapshotName, VmId},
@@ -20,23 +20,17 @@ use crate::{
 };
 
 /// Does it. `records`: the VM's snapshots as they are.
-pub(super) fn redefine(
-    work: &Work<'_>,
-    vm: &Vm,
-    records: &[SnapshotRecord],
-    change: &Redefine,
-) -> std::result::Result<(), Stop> {
-    let (hypervisor, store, name) = (&work.tools.hypervisor, &work.tools.store, &change.name);
+pub(super) fn redefine(tools: &Tools, vm: &Vm, records: &[SnapshotRecord], change: &Redefine) -> Result<()> {
+    let (hypervisor, name) = (&tools.hypervisor, &change.name);
     let facts = hypervisor::facts(vm, records, hypervisor.features()?, false);
-    let begun = begin(work.tools, vm.id, name, Redefining::of(name, &facts))?;
+    let begun = begin(tools, vm.id, name, Redefining::of(name, &facts))?;
     if let Err(e) = hypervisor.redefine(vm.id, change) {
         // Without a connection the next one shows what became of it.
         let lost = e.kind == ErrorKind::Disconnected;
-        let settled = if lost { Ok(()) } else { one(work.tools, vm.id, &begun) };
-        return Err(e.and_rollback(&settled, "putting it back").into());
+        let settled = if lost { Ok(()) } else { one(tools, vm.id, &begun) };
+        return Err(e.and_rollback(&settled, "putting it back"));
     }
-    store.drop_copy(vm.id, name)?;
-    Ok(())
+    tools.store.drop_copy(vm.id, name).map_err(|e| stored(&e))
 }
 
 /// Takes a snapshot's metadata away, and keeps the others.

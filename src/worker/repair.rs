@@ -29,7 +29,7 @@ pub(super) fn run(work: &Work<'_>) -> Result<(), Stop> {
             }
         };
         work.phase("writing metadata", None, Some(&change.name));
-        redefine::redefine(work, &vm, &hypervisor.snapshots(id)?, &change)?;
+        redefine::redefine(work.tools, &vm, &hypervisor.snapshots(id)?, &change)?;
         tracing::warn!(
             MESSAGE_ID = message::METADATA_REPAIRED,
             VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %id, VIRTSNAP_SNAPSHOT = %change.name,

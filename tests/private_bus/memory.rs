@@ -20,7 +20,7 @@ use super::{
 /// How much the simulator's VMs have.
 const RAM: u64 = 128 << 20;
 
-async fn web(arrange: impl FnOnce(VmSpec) -> VmSpec) -> Rig {
+pub(super) async fn web(arrange: impl FnOnce(VmSpec) -> VmSpec) -> Rig {
     Rig::start("", |sim| {
         sim.add_vm(arrange(VmSpec::new("web", 1).with_disks(&["vda", "vdb"]).with_agent(Agent::Connected)));
     })
@@ -32,7 +32,7 @@ async fn create(rig: &Rig, name: &str, memory: &'static str) -> Result<String, (
 }
 
 /// Content, what was reached, what had been asked for, and why they differ.
-async fn told(rig: &Rig, name: &str) -> [String; 4] {
+pub(super) async fn told(rig: &Rig, name: &str) -> [String; 4] {
     let path = snapshot_path(id(1), name);
     rig.client.until_there(&path, true).await;
     let mut all = [const { String::new() }; 4];
@@ -44,7 +44,7 @@ async fn told(rig: &Rig, name: &str) -> [String; 4] {
     all
 }
 
-fn kept(sim: &Sim) -> Vec<String> {
+pub(super) fn kept(sim: &Sim) -> Vec<String> {
     sim.files().into_keys().filter(|path| path.ends_with(".memory")).collect()
 }
 
@@ -348,33 +348,4 @@ async fn how_much_of_it_is_written_is_told_while_it_is() {
     gate.open();
     rig.client.wait(&job).await.unwrap();
     assert_eq!(told(&rig, "s1").await[0], "full");
-}
-
-/// As libvirt has it: no error, and a snapshot that says it has the memory.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_vm_that_goes_off_just_then_has_its_disks_kept_and_that_is_said() {
-    for memory in ["prefer", "require"] {
-        let rig = web(|vm| vm).await;
-        let gate = rig.sim.gate(Op::Create);
-        let job = rig.client.ask_create(id(1), "s1", options([("memory", memory.into())])).await.unwrap();
-        held(&gate);
-        rig.sim.stop(id(1)).unwrap();
-        gate.open();
-        match rig.client.wait(&job).await {
-            Ok(_) => assert_eq!(memory, "prefer"),
-            Err((_, text)) => {
-                assert_eq!(memory, "require", "{text}");
-                assert!(text.contains("VM web went off just as snapshot s1 was taken"), "{text}");
-            }
-        }
-        let [content, reached, _, note] = told(&rig, "s1").await;
-        assert_eq!((content.as_str(), reached.as_str()), ("disk", "crash"));
-        assert!(note.contains("the VM went off just then"), "{note}");
-        assert_eq!(kept(&rig.sim), [""; 0]);
-        rig.client.until(&vm_path(id(1)), "VM.Health", |health: &String| health == "ok").await;
-        let record = rig.sim.snapshots(id(1)).unwrap().remove(0);
-        assert_eq!(record.memory_file, None, "else libvirt forgets it when it is started again");
-        let () =
-            rig.client.job(&snapshot_path(id(1), "s1"), "Snapshot.Delete", none()).await.map(drop).unwrap();
-    }
 }

@@ -26,6 +26,7 @@ mod faults;
 mod flood;
 mod flooding;
 mod foreseen;
+mod going_off;
 mod guard;
 mod hooked;
 mod hooks;

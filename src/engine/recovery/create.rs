@@ -10,7 +10,7 @@ use crate::{
     },
     hypervisor::{Error, ErrorKind, Layer, NewRecord, OpenedDisk, Result, SnapshotDisk, SnapshotRecord, Vm},
     store::{Intent, StoreError},
-    worker::Tools,
+    worker::{Tools, never_kept},
 };
 
 type Stored = std::result::Result<(), StoreError>;
@@ -30,7 +30,8 @@ pub(super) fn settle(
             );
             return Ok(Ok(()));
         }
-        return Ok(complete(tools, intent, plan, record.content == Content::Full));
+        let kept = record.content == Content::Full && !never_kept(tools, intent.vm, &record.name)?;
+        return Ok(complete(tools, intent, plan, kept));
     }
     let vm = match tools.hypervisor.vm(intent.vm) {
         // Its images went with it, or are its new owner's business.

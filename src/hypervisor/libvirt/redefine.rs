@@ -24,7 +24,9 @@ pub(super) fn put_back(connections: &Connections, id: VmId, copy: &SnapshotXml, 
     let domain = domain(&connections.work, id)?;
     let name = xml::snapshot(copy.as_str())?.name;
     let before = found(lookup(&domain, &name))?.as_ref().map(text).transpose()?;
-    write(&domain, &name, before.as_deref(), copy.as_str(), current)
+    // libvirt wrote it, and yet may refuse it as it is.
+    let right = edit::snapshot(copy.as_str(), &Redefine::new(name.clone()))?;
+    write(&domain, &name, before.as_deref(), &right, current)
 }
 
 pub(super) fn forget(connections: &Connections, id: VmId, name: &SnapshotName) -> Result<()> {
