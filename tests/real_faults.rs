@@ -168,7 +168,7 @@ harness::on_both! {
         tb.ok(&format!("pkill -KILL qemu-system; {write}"));
         tb.start_libvirtd();
         // What is said to be of no use is. It would wait for half a minute.
-        let locked = || !tb.sh("timeout 5 virsh -q domjobinfo vm1").success();
+        let locked = || tb.sh("timeout 5 virsh -q domjobinfo vm1").status == 124;
         assert!(locked());
         tb.kill_libvirtd();
         tb.start_libvirtd();

@@ -1,6 +1,9 @@
 //! What forbids a snapshot of a VM, said before anything is touched: each with what to do about it.
 
-use super::model::{SnapshotName, VmState};
+use super::{
+    model::{SnapshotName, VmState},
+    text::for_shell,
+};
 
 /// libvirt does not read back a snapshot's file of 1 MiB or more: the snapshot is gone after its next restart. Some of
 /// it is left for what libvirt adds.
@@ -163,9 +166,10 @@ fn check_vm(vm: &Facts<'_>) -> Result<(), Unfit> {
 /// QEMU. From its next start on it holds that job, and looks for no QEMU of this VM, so that the job never ends (seen with
 /// 9.0 and 11.3).
 pub fn held_for_nobody(vm: &str) -> String {
+    let guest = for_shell(&format!("guest={vm},"));
     format!(
         "libvirt was killed as it started this VM, if `/run/libvirt/qemu/{vm}.xml` says pid='0', and neither `virsh destroy` \
-         nor a restart ends that. Look with `pgrep -af guest={vm},` whether a QEMU of this VM runs all the same, and kill \
+         nor a restart ends that. Look with `pgrep -af {guest}` whether a QEMU of this VM runs all the same, and kill \
          that one; then stop libvirt's daemon with its sockets, remove that file, and start them again. Other VMs run on"
     )
 }
