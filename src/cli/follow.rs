@@ -355,6 +355,16 @@ mod tests {
     }
 
     #[test]
+    fn what_was_not_done_is_said_once() {
+        let what = "snapshot s1 of VM web was not taken";
+        assert_eq!(
+            told_once(what, "snapshot s1 of VM web was not taken: no room"),
+            "snapshot s1 of VM web was not taken: no room"
+        );
+        assert_eq!(told_once(what, "no room"), "snapshot s1 of VM web was not taken: no room");
+    }
+
+    #[test]
     fn whom_the_daemon_does_not_let_wait_does_not_know_how_the_job_ends() {
         for (error, known) in
             [("NoSpace", true), ("NoSuchJob", false), ("LimitExceeded", false), ("Stopping", false)]
