@@ -206,6 +206,29 @@ fn goes_back(s: &Scene<'_>) {
     assert_eq!(s.guest.state(), "paused");
 }
 
+/// What libvirt has written of the memory. It is as good as done at once, so its helper that writes is held meanwhile.
+fn says_how_much_of_a_memory_is_written(s: &Scene<'_>) {
+    let hold = "until pkill -STOP -x libvirt_iohelpe; do :; done";
+    s.tb.ok(&format!("setsid timeout 60 sh -c '{hold}' >/dev/null 2>&1 &"));
+    let job =
+        s.daemon.json("create web1 --name full --memory require --no-wait")["job"]["id"].as_u64().unwrap();
+    let now = || {
+        let jobs = s.daemon.json("jobs");
+        jobs["jobs"].as_array().unwrap().iter().find(|j| j["id"] == job).unwrap().clone()
+    };
+    let told = wait_for(DEADLINE, "how much there is to write is told", || {
+        let job = now();
+        (job["bytes_total"].as_u64() > Some(0)).then_some(job)
+    });
+    assert_eq!((&told["phase"], &told["state"]), (&"saving the memory".into(), &"running".into()), "{told}");
+    assert!(told["bytes_done"].as_u64() < told["bytes_total"].as_u64(), "{told}");
+    s.tb.ok("pkill -CONT -x libvirt_iohelpe");
+    let done = wait_for(DEADLINE, "it goes on", || (now()["state"] == "done").then(now));
+    assert_eq!(done["result"], "done", "{done}");
+    let full = s.snapshot("full");
+    assert_eq!((&full["content"], &full["consistency"]), (&"full".into(), &"memory".into()), "{full}");
+}
+
 harness::on_both! {
     /// See the module.
     fn each_verb_does_what_it_says(tb) {
@@ -235,5 +258,13 @@ harness::on_both! {
         tb.ok("systemctl kill -s INT watching && while systemctl is-active -q watching; do :; done");
         assert!(!tb.sh("systemctl is-failed -q watching").success(), "an end that a person wants is no failure");
         assert_eq!(scene.daemon.client("status").status, 0, "all is well at the end");
+    }
+
+    /// libvirt tells only who asks while it writes.
+    fn how_much_of_a_memory_is_written_is_told(tb) {
+        let guest = tb.guest(GuestSpec::named("web1"));
+        guest.wait_agent();
+        let daemon = Daemon::running(tb, "");
+        says_how_much_of_a_memory_is_written(&Scene { tb, guest: &guest, daemon: &daemon });
     }
 }
