@@ -67,7 +67,8 @@ show 'systemctl show virtsnapd -p User -p ActiveState -p StatusText'
 show 'virtsnap run minute'
 
 say "Waiting for the schedule: two more snapshots, and the oldest goes (at most two minutes)"
-inside journalctl -u virtsnapd -o cat -f -n 0 &
+# Its shell would say that it was ended.
+inside bash -c 'exec 2>/dev/null; journalctl -u virtsnapd -o cat -f -n 0 || true' &
 follower=$!
 deadline=$((SECONDS + 150))
 while [ "$(inside bash -c 'journalctl -u virtsnapd -o cat | grep -c "deleted$" || true')" -lt 1 ]; do
@@ -114,6 +115,7 @@ note "An upgrade has broken the application in the guest. It reads: $(guest 'cat
 tour "Back to where it worked. What the guest wrote since is not lost: a safety snapshot is the way back." \
   "virtsnap revert web1 before-upgrade --start --yes"
 note "The guest boots, and reads: $(guest 'until [ -e /mnt/vda/application ]; do sleep 0.2; done; cat /mnt/vda/application')"
+until inside virtsnap show web1 --json | grep -q '"agent_connected": *true'; do sleep 0.2; done
 tour "The same in one: guard puts the VM back if the command fails, and ends with the command's own exit status." \
   "virtsnap guard web1 -- sh -c 'echo the upgrade begins; exit 3' || echo \"exit status \$?\""
 tour "What was taken on top of what; the star is where the VM is." "virtsnap list web1 --tree"

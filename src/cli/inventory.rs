@@ -152,9 +152,10 @@ impl Inventory {
         self.vms.iter().find(|vm| vm.path == *path).map(|vm| vm.name.as_str())
     }
 
-    /// The name of the snapshot at that path.
-    pub fn snapshot_name(&self, path: &OwnedObjectPath) -> Option<&str> {
-        self.snapshots.values().flatten().find(|s| s.path == *path).map(|s| s.name.as_str())
+    /// The name of the snapshot at that path, which may be gone.
+    pub fn snapshot_name(&self, path: &OwnedObjectPath) -> Option<String> {
+        let there = self.snapshots.values().flatten().find(|s| s.path == *path).map(|s| s.name.clone());
+        there.or_else(|| path.split_once("/snapshot/").and_then(|(_, label)| label_read(label)))
     }
 
     /// The snapshot at that path of the VM at that one, and all of that VM's.
@@ -180,6 +181,18 @@ impl Inventory {
     pub fn is_busy(&self, vm: &Object<Vm>) -> bool {
         self.jobs.iter().any(|job| job.state == "running" && job.objects.contains(&vm.path))
     }
+}
+
+/// What an element of an object's path stands for: `_` and two hexadecimal digits are a byte.
+fn label_read(label: &str) -> Option<String> {
+    let (mut bytes, mut rest) = (Vec::new(), label);
+    while let Some(at) = rest.find('_') {
+        bytes.extend_from_slice(&rest.as_bytes()[..at]);
+        bytes.push(u8::from_str_radix(rest.get(at + 1..at + 3)?, 16).ok()?);
+        rest = &rest[at + 3..];
+    }
+    bytes.extend_from_slice(rest.as_bytes());
+    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]
@@ -243,7 +256,11 @@ pub(super) mod tests {
         assert_eq!(names, ["first", "second"]);
         assert!(all.snapshots(all.vm("web").unwrap()).is_empty());
         assert_eq!(all.snapshot(db, "third").unwrap_err().exit().code(), 3);
-        assert_eq!(all.snapshot_name(&path("/vm/1/s/b")), Some("second"));
+        assert_eq!(all.snapshot_name(&path("/vm/1/s/b")).as_deref(), Some("second"));
+        assert_eq!(all.snapshot_name(&path("/vm/1/snapshot/gone_2d_c3_bc1")).as_deref(), Some("gone-ü1"));
+        for none in ["/vm/1", "/vm/1/snapshot/a_2", "/vm/1/snapshot/a_zz", "/vm/1/snapshot/_c3"] {
+            assert_eq!(all.snapshot_name(&path(none)), None, "{none}");
+        }
     }
 
     #[test]

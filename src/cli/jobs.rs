@@ -43,6 +43,7 @@ pub(super) async fn jobs(bus: &Connection, console: &mut Console<'_>) -> Result<
     ];
     let rows = all.jobs().iter().map(|job| {
         let vms: Vec<_> = job.objects.iter().filter_map(|path| all.vm_name(path)).collect();
+        // What a job deleted is on the bus no more.
         let snapshots: Vec<_> = job.objects.iter().filter_map(|path| all.snapshot_name(path)).collect();
         vec![
             job.id.to_string(),

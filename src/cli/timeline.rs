@@ -106,7 +106,8 @@ fn next(snapshot: &Snapshot, verdict: Option<&Verdict>, watch: &Watch) -> String
     if snapshot.expires != 0 {
         all.push(format!("expires {}", watch.both(snapshot.expires)));
     }
-    cell(&all.join("; "))
+    // What follows a sentence goes on from it.
+    cell(&all.join("; ").replace(".; ", "; "))
 }
 
 #[cfg(test)]
@@ -126,10 +127,10 @@ mod tests {
         let mut snapshot = Snapshot { expires: 7_200_000_000, ..Snapshot::default() };
         let (stays, goes) = (verdict(true, "Stays: keep-last."), verdict(false, "Goes: max-age."));
         let over = "expires 1970-01-01 02:00:00 (in 1 h)";
-        assert_eq!(next(&snapshot, Some(&stays), &watch), format!("Stays: keep-last.; {over}"));
+        assert_eq!(next(&snapshot, Some(&stays), &watch), format!("Stays: keep-last; {over}"));
         assert_eq!(
             next(&snapshot, Some(&goes), &watch),
-            format!("the next prune deletes it. Goes: max-age.; {over}")
+            format!("the next prune deletes it. Goes: max-age; {over}")
         );
         snapshot.pins = vec![("audit".into(), "root".into(), 0)];
         assert_eq!(next(&snapshot, Some(&stays), &watch), format!("pinned by root: audit; {over}"));
