@@ -206,6 +206,22 @@ fn goes_back(s: &Scene<'_>) {
     assert_eq!(s.guest.state(), "paused");
 }
 
+/// A machine that is reached over ssh, which is this one.
+fn reaches_over_ssh(s: &Scene<'_>) {
+    s.tb.ok("mkdir -p /run/sshd && install -d -m 700 /root/.ssh && cd /root/.ssh && ssh-keygen -q -t ed25519 -N '' -f id_ed25519 \
+         && cp id_ed25519.pub authorized_keys && systemd-run -q --unit far /usr/sbin/sshd -D -p 2222 -o ListenAddress=127.0.0.1");
+    wait_for(DEADLINE, "sshd answers", || {
+        s.tb.sh("ssh-keyscan -p 2222 127.0.0.1 >/root/.ssh/known_hosts 2>/dev/null && test -s /root/.ssh/known_hosts").success().then_some(())
+    });
+    let far = "-H root@127.0.0.1:2222";
+    assert!(s.ok(&format!("{far} list web1")).contains("s1"));
+    s.ok(&format!("{far} create web1 --name from-afar --quiesce never"));
+    s.ok(&format!("{far} delete web1 from-afar --yes"));
+    s.fails(&format!("{far} show web1 from-afar"), (3, "from-afar"));
+    s.fails("-H nobody-there@127.0.0.1:2222 list", (5, "nobody-there"));
+    s.tb.ok("systemctl stop far");
+}
+
 /// What libvirt has written of the memory. It is as good as done at once, so its helper that writes is held meanwhile.
 fn says_how_much_of_a_memory_is_written(s: &Scene<'_>) {
     let hold = "until pkill -STOP -x libvirt_iohelpe; do :; done";
@@ -250,6 +266,7 @@ harness::on_both! {
         prunes(&scene);
         branches(&scene);
         goes_back(&scene);
+        reaches_over_ssh(&scene);
         // Whenever it began to listen: it does by now.
         wait_for(DEADLINE, "what happens is shown", || {
             scene.ok("pin web1 s1 --reason 'to be seen' && virtsnap unpin web1 s1");

@@ -66,12 +66,12 @@ pub(super) async fn guard(
     let ended = match command::run(&program, &args.command, &mut signals).await {
         Ok(ended) => ended,
         Err(error) => {
-            console.error(&format!("{} could not be run: {error}", quoted(&point::shown(args))), None);
+            console.error(&format!("`{}` could not be run: {error}", point::shown(args)), None);
             done_with(&point, bus, console).await;
             return Ok(Exit::OfCommand(Unfit::NotExecutable.code()));
         }
     };
-    let what = format!("{} {}", quoted(&point::shown(args)), ended.how());
+    let what = format!("`{}` {}", point::shown(args), ended.how());
     let (mut exit, mut safety, mut rolled_back) = (Exit::OfCommand(ended.code()), None, Some(false));
     if ended.well() {
         done_with(&point, bus, console).await;

@@ -22,6 +22,7 @@ PACKAGES=(
   libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils
   swtpm swtpm-tools
   e2fsprogs kmod procps iproute2 util-linux less strace ca-certificates python3-libvirt python3-dbus
+  openssh-client openssh-server
 )
 [ "$SUITE" = trixie ] && PACKAGES+=(busybox-static qemu-guest-agent)
 
@@ -57,7 +58,7 @@ mmdebstrap --variant=minbase --mode=root --include="$(IFS=,; echo "${PACKAGES[*]
 # Nothing that wakes up by itself, and no login prompt on a console that is a pipe.
 for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service \
   fstrim.timer man-db.timer motd-news.timer console-getty.service getty.target systemd-firstboot.service \
-  qemu-guest-agent.service systemd-timesyncd.service; do
+  qemu-guest-agent.service systemd-timesyncd.service ssh.service ssh.socket; do
   ln -sf /dev/null "$NEW/root/etc/systemd/system/$unit"
 done
 # An empty machine ID is taken from the container's UUID and isn't a "first boot" with presets.

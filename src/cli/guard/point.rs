@@ -16,7 +16,7 @@ use crate::cli::{
     list::shortfall,
     props::{self, Snapshot, Vm},
     proxy::{ManagerProxy, Options, SnapshotProxy, VMProxy},
-    render::{quoted, safe},
+    render::{pasted, quoted, safe},
 };
 
 /// As long as a plain one stays, if nothing is said.
@@ -103,10 +103,10 @@ async fn let_go(snapshot: &Object<Snapshot>, bus: &Connection) -> Result<(), Fai
     Ok(SnapshotProxy::new(bus, &snapshot.path).await?.unpin(Options::new()).await?)
 }
 
-/// The command in a line.
+/// The command in a line, as a shell takes it.
 pub(super) fn shown(args: &Guard) -> String {
-    let words: Vec<_> = args.command.iter().map(|word| word.to_string_lossy()).collect();
-    let line = safe(&words.join(" "));
+    let words: Vec<_> = args.command.iter().map(|word| pasted(&word.to_string_lossy())).collect();
+    let line = words.join(" ");
     match line.char_indices().nth(SHOWN) {
         Some((end, _)) => format!("{}…", &line[..end]),
         None => line,
