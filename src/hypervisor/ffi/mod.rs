@@ -12,6 +12,7 @@
 #![allow(unsafe_code)]
 
 pub(super) mod block;
+mod bulk;
 
 use std::{
     ffi::{CStr, CString, c_int, c_void},
@@ -20,6 +21,7 @@ use std::{
     sync::OnceLock,
 };
 
+pub(super) use self::bulk::Bulk;
 use nix::errno::Errno;
 use virt::{connect::Connect, domain::Domain, error::Error};
 
@@ -56,6 +58,7 @@ pub(super) fn start_event_loop() -> Result<(), Error> {
                         // Not a busy loop: poll itself fails only when descriptors are broken, and then slowly.
                         std::thread::yield_now();
                     }
+                    bulk::rest();
                 }
             });
             if let Err(e) = spawned {

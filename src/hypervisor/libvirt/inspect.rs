@@ -19,6 +19,7 @@ pub(super) fn vms(connections: &Connections) -> Result<Vec<VmId>> {
 }
 
 pub(super) fn vm(connections: &Connections, id: VmId) -> Result<Vm> {
+    let _bulk = ffi::Bulk::begin();
     let domain = domain(&connections.control, id)?;
     // As it was when it was looked up, without another question.
     let active = domain.id().is_some();
@@ -108,6 +109,7 @@ pub(super) fn state(domain: &virt::domain::Domain) -> Result<VmState> {
 }
 
 pub(super) fn glance(connections: &Connections) -> Result<BTreeMap<VmId, u64>> {
+    let _bulk = ffi::Bulk::begin();
     let with_some = virt_sys::VIR_CONNECT_LIST_DOMAINS_HAS_SNAPSHOT;
     let mut seen = BTreeMap::new();
     for domain in connections.control.list_all_domains(with_some)? {
@@ -136,6 +138,7 @@ fn current(domain: &virt::domain::Domain) -> Result<Option<String>> {
 }
 
 pub(super) fn snapshots(connections: &Connections, id: VmId) -> Result<Vec<SnapshotRecord>> {
+    let _bulk = ffi::Bulk::begin();
     let mut records = without_files(connections, id)?;
     // The overlay of one is the state image of the next: each is asked for once.
     let mut allocations = BTreeMap::new();
