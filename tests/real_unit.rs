@@ -166,6 +166,28 @@ harness::on_both! {
         daemon.stop();
     }
 
+    /// The bus would say after 25 seconds that it took too long, and no more.
+    fn who_calls_a_daemon_that_cannot_start_learns_why(tb) {
+        let daemon = Daemon::install(tb, "");
+        tb.ok("systemctl enable virtsnapd");
+        let says = |why: &str| {
+            let out = daemon.client("list");
+            assert!(out.status == 5 && out.stderr.contains(why), "{out}");
+        };
+        daemon.policies("[policy");
+        says("`virtsnap check`");
+        // So that the bus, too, knows that it is over.
+        daemon.policies("");
+        daemon.start();
+        daemon.wait_running();
+        daemon.stop();
+        tb.ok("mv /usr/sbin/libvirtd /usr/sbin/elsewhere");
+        says("is libvirt installed?");
+        tb.ok("mv /usr/sbin/elsewhere /usr/sbin/libvirtd");
+        daemon.start();
+        assert_eq!(daemon.client("list").status, 0);
+    }
+
     fn with_the_modular_daemon_it_works_as_with_the_one(tb) {
         Bare::define(tb, "vm1", 1);
         let daemon = Daemon::install(tb, "");

@@ -12,6 +12,7 @@
 //! is a [`Failure`], which [`run`] prints together with the next step. Nothing here prints by itself, asks
 //! for the time or, but for what `guard` runs, reads the environment, so that all of it can be tested.
 
+mod activation;
 mod adopt;
 mod agent;
 pub mod args;
@@ -128,6 +129,7 @@ async fn dispatch(cli: &Cli, way: Way<'_>, console: &mut Console<'_>) -> Result<
         return complete::complete(args, way, console).await;
     }
     let bus = connect(way).await?;
+    activation::awake(&bus).await?;
     match &cli.verb {
         Verb::List(args) => list::list(args, &bus, console).await,
         Verb::Show(args) => show::show(args, &bus, console).await,
