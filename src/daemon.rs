@@ -211,7 +211,9 @@ impl Ready {
             () = Served::lost(served.connection.clone()) => {
                 lost = true;
                 // Nobody reaches it any more. What runs comes to its end, and systemd starts another one.
-                tracing::warn!("the connection to D-Bus was lost: ending, to be started again");
+                tracing::warn!(
+                    MESSAGE_ID = message::ENDED, "the connection to D-Bus was lost: ending, to be started again"
+                );
                 self.control.stop();
                 engine.await
             }

@@ -313,7 +313,10 @@ impl Engine {
         if let Some(file) = &self.boot_file
             && let Err(e) = std::fs::write(file, [])
         {
-            tracing::warn!(error = %e, "cannot write {}: @reboot may fire again", file.display());
+            tracing::warn!(
+                MESSAGE_ID = message::INTERNAL_ERROR, error = %e,
+                "cannot write {}: @reboot may fire again", file.display()
+            );
         }
     }
 

@@ -1,5 +1,7 @@
 //! The log: the journal with its fields where standard error is one, plain lines elsewhere.
 
+#[cfg(test)]
+pub(crate) mod heard;
 mod level;
 pub mod message;
 

@@ -12,6 +12,8 @@ use nix::{
     fcntl::{Flock, FlockArg},
 };
 
+use crate::logging::message;
+
 /// Who has it, for people: a number.
 const PID: &str = "virtsnapd.pid";
 
@@ -70,7 +72,11 @@ impl Alone {
 
     /// Some file systems have no locks. The bus has one name for one daemon still.
     fn cannot(directory: &Path, why: &dyn fmt::Display) -> Self {
-        tracing::warn!("whether another virtsnapd uses {} cannot be told: {why}", directory.display());
+        tracing::warn!(
+            MESSAGE_ID = message::STORE_FAILED,
+            "whether another virtsnapd uses {} cannot be told: {why}",
+            directory.display()
+        );
         Self { _lock: None }
     }
 }

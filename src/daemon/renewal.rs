@@ -43,7 +43,8 @@ pub(super) fn renewed(directory: &Path, what: &str, now: Timestamp) -> anyhow::R
 
 fn told_salvaged(vm: VmId) {
     tracing::warn!(
-        VIRTSNAP_VM_UUID = %vm, "the damaged database says that the guest may be frozen: it is thawed as soon as libvirt answers"
+        MESSAGE_ID = message::GUEST_FROZEN, VIRTSNAP_VM_UUID = %vm,
+        "the damaged database says that the guest may be frozen: it is thawed as soon as libvirt answers"
     );
 }
 

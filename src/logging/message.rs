@@ -33,6 +33,8 @@ messages! {
     SNAPSHOT_LABELLED = "9a2e4e9226a44c16a2a32f1adfb1bb26";
     /// A VM was put back to a snapshot.
     REVERTED = "88287a4f3b5e4498a39ffd520c2ffb50";
+    /// Something of a VM is not put back by a revert.
+    REVERTED_IN_PART = "d3b62c9f70a14e5c8e1f94a7256db803";
     /// A job failed.
     JOB_FAILED = "cbcc2d3ee5454c63837276a72ce56d53";
     /// A job was stopped.

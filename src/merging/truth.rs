@@ -12,6 +12,7 @@ use crate::{
         model::VmId,
     },
     hypervisor::{Error, ErrorKind, Hypervisor, Layer, OpenedDisk, Result, Vm},
+    logging::message,
 };
 
 use super::{PAUSE, left_over::patiently};
@@ -91,6 +92,7 @@ pub fn put_right(hypervisor: &dyn Hypervisor, id: VmId, parts: &[DiskPart]) -> R
     let late = behind(&vm, parts);
     let Some((target, on)) = late.first() else { return Ok(vm) };
     tracing::warn!(
+        MESSAGE_ID = message::INTERRUPTED,
         VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %id,
         "the definition of VM {} still names what disk {target} has left in a merge: it names {} now", vm.name, on.path
     );

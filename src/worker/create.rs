@@ -166,12 +166,12 @@ fn is_full(work: &Work<'_>, vm: &Vm) -> bool {
 /// Prunes before a snapshot instead of after it. What could not be deleted shows in the chain's length.
 fn make_room(work: &Work<'_>, name: &str) {
     tracing::warn!(
-        MESSAGE_ID = message::CHAIN_FULL, VIRTSNAP_VM = %name,
+        MESSAGE_ID = message::CHAIN_FULL, VIRTSNAP_VM = %name, VIRTSNAP_VM_UUID = %work.job.vm,
         "the chain of VM {name} is full: it is pruned before the next snapshot"
     );
     if let Err(Stop::Failed(failure)) = prune::run(work, false) {
         tracing::error!(
-            MESSAGE_ID = message::CHAIN_FULL, VIRTSNAP_VM = %name,
+            MESSAGE_ID = message::CHAIN_FULL, VIRTSNAP_VM = %name, VIRTSNAP_VM_UUID = %work.job.vm,
             "the full chain of VM {name} could not be pruned: {}", failure.message
         );
     }
@@ -254,7 +254,10 @@ fn is_off_them(work: &Work<'_>, vm: &Vm, intent: &Intent, e: &Error) -> bool {
             !intent.overlays.iter().any(|path| images.contains(path))
         }
         Err(e) => {
-            tracing::warn!(VIRTSNAP_VM = %vm.name, error = %e, "what its QEMU writes to cannot be told");
+            tracing::warn!(
+                MESSAGE_ID = message::UNREADABLE, VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, error = %e,
+                "what the QEMU of VM {} writes to cannot be told", vm.name
+            );
             false
         }
     }
@@ -270,7 +273,7 @@ fn undo(work: &Work<'_>, vm: &Vm, intent: &Intent, why: &str) -> bool {
             let store = &work.tools.store;
             if let Err(e) = store.discarded(&intent.overlays).and_then(|()| store.abandoned(intent.id)) {
                 tracing::warn!(
-                    MESSAGE_ID = message::STORE_FAILED, VIRTSNAP_VM = %vm.name, error = %e,
+                    MESSAGE_ID = message::STORE_FAILED, VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, error = %e,
                     "cannot take back a stored intent"
                 );
             }

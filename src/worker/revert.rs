@@ -346,6 +346,7 @@ fn plan(
     let beside = beside::for_revert(hypervisor.as_ref(), vm, record, id)?;
     if let Some(why) = beside.tpm_stays.filter(|_| memory.is_none()) {
         tracing::warn!(
+            MESSAGE_ID = message::REVERTED_IN_PART,
             VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %name,
             "the state of VM {}'s emulated TPM stays as it is now: {why}", vm.name
         );

@@ -9,6 +9,7 @@ use crate::{
         settings::MinFree,
     },
     hypervisor::{Error, ErrorKind, Result as Told, Vm},
+    logging::message,
     merging,
 };
 
@@ -53,7 +54,11 @@ pub(super) fn explain(work: &Work<'_>, recipe: &Recipe, e: Error) -> Error {
             Error::new(ErrorKind::NoSpace, text)
         }
         Err(unknown) => {
-            tracing::warn!(error = %unknown, "whether a merge had no room left cannot be told");
+            tracing::warn!(
+                MESSAGE_ID = message::UNREADABLE,
+                VIRTSNAP_VM_UUID = %work.job.vm, VIRTSNAP_JOB = work.job.id, error = %unknown,
+                "whether a merge had no room left cannot be told"
+            );
             e
         }
     }

@@ -1,6 +1,6 @@
 //! A snapshot that was being taken: it is there, or is given the name that it lacks, or its overlays go.
 
-use super::find;
+use super::{find, told};
 use crate::{
     core::{
         inventory::Quality,
@@ -24,10 +24,12 @@ pub(super) fn settle(
     let name = &intent.name;
     if let Some(record) = find(records, intent.vm, intent.id) {
         if intent.is_wrong() {
-            tracing::warn!(
-                VIRTSNAP_SNAPSHOT = %name,
-                "snapshot {name} is not what libvirt said of it when it was taken; it is left for a person to look at"
+            let vm = told::name(tools, intent.vm);
+            let left = format_args!(
+                "snapshot {name} of VM {vm} is not what libvirt said of it when it was taken; it is left for a person to \
+                 look at"
             );
+            told::interrupted(&vm, intent, left);
             return Ok(Ok(()));
         }
         let kept = record.content == Content::Full && !never_kept(tools, intent.vm, &record.name)?;
@@ -35,14 +37,25 @@ pub(super) fn settle(
     }
     let vm = match tools.hypervisor.vm(intent.vm) {
         // Its images went with it, or are its new owner's business.
-        Err(e) if e.kind == ErrorKind::NoSuchVm => return Ok(tools.store.abandoned(intent.id)),
+        Err(e) if e.kind == ErrorKind::NoSuchVm => {
+            let gone = format_args!(
+                "snapshot {name} of VM {} was interrupted, and the VM is gone since: nothing is left to do",
+                intent.vm
+            );
+            told::interrupted(&intent.vm.to_string(), intent, gone);
+            return Ok(tools.store.abandoned(intent.id));
+        }
         vm => vm?,
     };
     let opened = tools.hypervisor.opened(vm.id)?;
     match taking::became(&plan.parts, &stands(&vm, opened.as_deref())) {
         Became::Nothing => {
             tools.hypervisor.discard(intent.vm, &intent.overlays)?;
-            tracing::warn!(VIRTSNAP_SNAPSHOT = %name, "snapshot {name} was interrupted before it was taken; its overlays are removed");
+            let undone = format_args!(
+                "snapshot {name} of VM {} was interrupted before it was taken; its overlays are removed",
+                vm.name
+            );
+            told::interrupted(&vm.name, intent, undone);
             Ok(tools.store.discarded(&intent.overlays).and_then(|()| tools.store.abandoned(intent.id)))
         }
         Became::Taken(behind) => {
@@ -65,20 +78,22 @@ pub(super) fn settle(
             ))
         }
         Became::Used => {
-            tracing::warn!(
-                VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %name,
+            let used = format_args!(
                 "snapshot {name} of VM {} was interrupted, and its images are in use without it by now: they stay, and \
-                 `virtsnap adopt {} --layers` makes snapshots of what has none", vm.name, for_shell(&vm.name)
+                 `virtsnap adopt {} --layers` makes snapshots of what has none",
+                vm.name,
+                for_shell(&vm.name)
             );
+            told::interrupted(&vm.name, intent, used);
             Ok(tools.store.abandoned(intent.id))
         }
     }
 }
 
 fn complete(tools: &Tools, intent: &Intent, plan: &TakingPlan, with_memory: bool) -> Stored {
-    tracing::warn!(
-        VIRTSNAP_SNAPSHOT = %intent.name, "snapshot {} was interrupted, and is complete", intent.name
-    );
+    let vm = told::name(tools, intent.vm);
+    let ended = format_args!("snapshot {} of VM {vm} was interrupted, and is complete", intent.name);
+    told::interrupted(&vm, intent, ended);
     let mut quality = Quality { requested: plan.quiesce, ..Quality::unknown(with_memory) };
     if !with_memory {
         quality.also(

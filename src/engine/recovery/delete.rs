@@ -1,6 +1,6 @@
 //! A snapshot that the hypervisor was deleting.
 
-use super::find;
+use super::{find, told};
 use crate::{
     hypervisor::{ErrorKind, Result, SnapshotRecord},
     store::{Begun, Intent, StoreError},
@@ -25,9 +25,18 @@ pub(super) fn settle(tools: &Tools, intent: &Intent, records: &[SnapshotRecord])
             Err(e) if e.kind == ErrorKind::NoSuchVm => {}
             done => done?,
         }
+        let vm = told::name(tools, intent.vm);
+        let ended =
+            format_args!("the deletion of snapshot {name} of VM {vm} was interrupted, and is complete");
+        told::interrupted(&vm, intent, ended);
         return Ok(tools.store.gone(intent.id));
     }
     // The intent stays: it says that the image may hold newer data, and the next prune finishes it.
-    tracing::warn!(VIRTSNAP_SNAPSHOT = %name, "the deletion of snapshot {name} was interrupted; the next prune finishes it");
+    let vm = told::name(tools, intent.vm);
+    let waits = format_args!(
+        "the deletion of snapshot {name} of VM {vm} was interrupted; the next prune finishes it, and until then it counts as \
+         failed"
+    );
+    told::interrupted(&vm, intent, waits);
     Ok(Ok(()))
 }

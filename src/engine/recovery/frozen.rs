@@ -20,7 +20,10 @@ pub(in crate::engine) fn tell(tools: &Tools) {
     let vms = match tools.hypervisor.vms() {
         Ok(vms) => vms,
         Err(e) => {
-            tracing::warn!(error = %e, "which guests are frozen is looked at on the next connection");
+            tracing::warn!(
+                MESSAGE_ID = message::UNREADABLE, error = %e,
+                "which guests are frozen is looked at on the next connection"
+            );
             return;
         }
     };

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use super::told;
 use crate::{
     core::{
         merge::Recipe,
         model::{VmId, VmState},
     },
     hypervisor::{Error, ErrorKind, Result, SnapshotRecord, Vm},
+    logging::message,
     merging::{self, Word},
     store::{Intent, StoreError},
     worker::{self, Tools},
@@ -57,10 +59,12 @@ pub(super) fn settle(
         }
     }
     // The intent stays: all of the run count as failed until somebody has ended it.
-    tracing::warn!(
-        VIRTSNAP_SNAPSHOT = %intent.name,
-        "the merge of snapshot {} and what follows it was interrupted, and is still to be finished", intent.name
+    let vm = told::name(tools, intent.vm);
+    let waits = format_args!(
+        "the merge of snapshot {} of VM {vm} and what follows it was interrupted, and is still to be finished",
+        intent.name
     );
+    told::interrupted(&vm, intent, waits);
     Ok(Ok(()))
 }
 
@@ -96,7 +100,11 @@ pub(super) fn let_sleep(tools: &Tools, vm: VmId) -> Result<()> {
     };
     slept?;
     if let Err(e) = tools.store.sleeps(vm) {
-        tracing::error!(VIRTSNAP_VM_UUID = %vm, error = %e, "cannot store that a VM sleeps again");
+        let name = told::name(tools, vm);
+        tracing::error!(
+            MESSAGE_ID = message::STORE_FAILED, VIRTSNAP_VM = %name, VIRTSNAP_VM_UUID = %vm, error = %e,
+            "cannot store that VM {name} sleeps again"
+        );
     }
     Ok(())
 }

@@ -3,21 +3,26 @@
 //!
 //! Running it twice changes nothing: each entry is taken off the list only when it is certain what became of it.
 
+mod begun;
 mod create;
 mod delete;
 pub(super) mod frozen;
 pub(super) mod line;
 mod merge;
 mod promote;
+mod told;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use uuid::Uuid;
 
-use self::line::Line;
+use self::{
+    begun::{awake, hooked, intents, merges, redefined, stilled, unsure},
+    line::Line,
+};
 use super::held::Held;
 use crate::{
     core::{
@@ -26,7 +31,6 @@ use crate::{
         model::VmId,
     },
     hypervisor::{Error, ErrorKind, Result, SnapshotRecord},
-    logging::message,
     store::{Begun, Intent},
     worker::{self, Tools},
 };
@@ -73,13 +77,6 @@ pub(super) fn run(tools: &Tools, held: &Held, line: &Line, late: &Late) -> Left 
 
 /// What was left frozen comes before all else. The VMs that libvirt does not answer of.
 fn thaw(tools: &Tools, held: &Held, line: &Line, late: &Late) -> BTreeSet<VmId> {
-    let frozen = match tools.store.frozen() {
-        Ok(frozen) => frozen,
-        Err(e) => {
-            tracing::error!(error = %e, "cannot read which VMs may be frozen");
-            return BTreeSet::new();
-        }
-    };
     let thaw = {
         let (tools, held) = (tools.clone(), held.clone());
         move |vm| {
@@ -100,7 +97,7 @@ fn thaw(tools: &Tools, held: &Held, line: &Line, late: &Late) -> BTreeSet<VmId> 
             late(vm, merges(&tools).contains(&vm));
         }
     };
-    let left = line.each(frozen, thaw, at_last);
+    let left = line.each(begun::frozen(tools), thaw, at_last);
     for vm in left.unreached {
         if let Some(_hold) = held.try_take(vm) {
             tools.freezer.keep_thawing(vm);
@@ -198,15 +195,8 @@ pub(super) fn settle_vm(tools: &Tools, vm: VmId) -> bool {
 
 /// Tells the hooks of jobs that an earlier life ended in the middle of. Nobody waits for it but the next job of the VM.
 pub(super) fn hooks(tools: &Tools, held: &Held) {
-    match tools.store.hooked() {
-        Ok(vms) => {
-            for hold in vms.into_iter().filter_map(|vm| held.try_take(vm)) {
-                worker::settle_hooks(tools, hold.vm);
-            }
-        }
-        Err(e) => tracing::error!(
-            MESSAGE_ID = message::STORE_FAILED, error = %e, "cannot read which hooks were begun"
-        ),
+    for hold in hooked(tools).into_iter().filter_map(|vm| held.try_take(vm)) {
+        worker::settle_hooks(tools, hold.vm);
     }
 }
 
@@ -256,58 +246,19 @@ pub(super) fn before_job(tools: &Tools, vm: VmId, operation: &Operation) -> std:
     }
 }
 
-fn awake(tools: &Tools) -> BTreeSet<VmId> {
-    tools.store.awake().unwrap_or_else(|e| {
-        tracing::error!(error = %e, "cannot read which VMs may be awake");
-        BTreeSet::new()
-    })
-}
-
-fn stilled(tools: &Tools) -> BTreeMap<VmId, u64> {
-    tools.store.stilled().unwrap_or_else(|e| {
-        tracing::error!(error = %e, "cannot read which VMs' CPUs may stand still");
-        BTreeMap::new()
-    })
-}
-
-fn unsure(tools: &Tools) -> BTreeSet<VmId> {
-    let unsure = tools.store.unsure().unwrap_or_else(|e| {
-        tracing::error!(error = %e, "cannot read which disks were copied and may not be whole");
-        Vec::new()
-    });
-    unsure.into_iter().map(|disk| disk.vm).collect()
-}
-
-fn redefined(tools: &Tools) -> BTreeSet<VmId> {
-    tools.store.redefined().unwrap_or_else(|e| {
-        tracing::error!(error = %e, "cannot read whose metadata was being changed");
-        BTreeSet::new()
-    })
-}
-
-fn intents(tools: &Tools) -> Vec<Intent> {
-    tools.store.intents().unwrap_or_else(|e| {
-        tracing::error!(error = %e, "cannot read what was begun");
-        Vec::new()
-    })
-}
-
-fn merges(tools: &Tools) -> BTreeSet<VmId> {
-    let merge = |i: &Intent| matches!(i.what, Begun::Merge(_));
-    intents(tools).into_iter().filter(merge).map(|i| i.vm).collect()
-}
-
 fn let_go_on(tools: &Tools, vm: VmId) {
     if let Some(life) = stilled(tools).get(&vm)
         && let Err(e) = promote::let_go_on(tools, vm, *life)
     {
-        tracing::error!(VIRTSNAP_VM_UUID = %vm, "the CPUs of VM {vm} were stopped for a moment, and do not go on yet: {e}");
+        let name = told::name(tools, vm);
+        let what = format_args!("the CPUs of VM {name} were stopped for a moment, and do not go on yet: {e}");
+        told::left(&name, vm, what);
     }
 }
 
 fn put_back(tools: &Tools, vm: VmId) {
     if let Err(e) = worker::settle_redefined(tools, vm) {
-        tracing::error!(VIRTSNAP_VM_UUID = %vm, "{e}");
+        told::left(&told::name(tools, vm), vm, e);
     }
 }
 
@@ -315,10 +266,11 @@ fn let_sleep(tools: &Tools, vm: VmId) {
     if awake(tools).contains(&vm)
         && let Err(e) = merge::let_sleep(tools, vm)
     {
-        tracing::error!(
-            VIRTSNAP_VM_UUID = %vm,
-            "VM {vm} was started, paused, to merge its images, and cannot be stopped yet: {e}"
+        let name = told::name(tools, vm);
+        let what = format_args!(
+            "VM {name} was started, paused, to merge its images, and cannot be stopped yet: {e}"
         );
+        told::left(&name, vm, what);
     }
 }
 
@@ -327,10 +279,7 @@ fn settle_those(tools: &Tools, which: impl Fn(&Intent) -> bool) -> Vec<(Intent, 
     let mut failed = Vec::new();
     for intent in intents(tools).into_iter().filter(which) {
         if let Err(e) = settle(tools, &intent) {
-            tracing::error!(
-                VIRTSNAP_VM_UUID = %intent.vm, VIRTSNAP_SNAPSHOT = %intent.name,
-                "snapshot {} was begun and interrupted, and cannot be settled yet: {e}", intent.name
-            );
+            told::unsettled(&told::name(tools, intent.vm), &intent, &e);
             failed.push((intent, e));
         }
     }

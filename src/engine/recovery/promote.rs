@@ -1,6 +1,7 @@
 //! A VM whose CPUs were stopped for a moment, so that what was copied is on its disk; and one with a disk of which that is
 //! not known.
 
+use super::told;
 use crate::{
     core::{
         job::{Failure, Operation},
@@ -29,14 +30,19 @@ pub(super) fn let_go_on(tools: &Tools, vm: VmId, life: u64) -> Result<()> {
 pub(super) fn settle(tools: &Tools, vm: VmId) {
     match unsure::settle(tools, vm) {
         Ok(unknown) => {
-            let name = tools.hypervisor.vm(vm).map_or_else(|_| vm.to_string(), |vm| vm.name);
+            if unknown.is_empty() {
+                return;
+            }
+            let name = told::name(tools, vm);
             for disk in unknown {
-                tracing::error!(VIRTSNAP_VM = %name, VIRTSNAP_VM_UUID = %vm, "{}", disk.text(&name));
+                told::left(&name, vm, disk.text(&name));
             }
         }
-        Err(e) => tracing::error!(
-            VIRTSNAP_VM_UUID = %vm, "what was copied may not be safely on the disks of VM {vm} yet: {e}"
-        ),
+        Err(e) => {
+            let name = told::name(tools, vm);
+            let what = format_args!("what was copied may not be safely on the disks of VM {name} yet: {e}");
+            told::left(&name, vm, what);
+        }
     }
 }
 
@@ -48,7 +54,7 @@ pub(super) fn before_job(tools: &Tools, vm: VmId, operation: &Operation) -> std:
     match unsure::settle(tools, vm) {
         Ok(unknown) if unknown.is_empty() => Ok(()),
         Ok(unknown) => {
-            let name = tools.hypervisor.vm(vm).map_or_else(|_| vm.to_string(), |vm| vm.name);
+            let name = told::name(tools, vm);
             Err(Failure::new("ChainMismatch", format!("{} Nothing was touched now", unknown[0].text(&name))))
         }
         Err(e) => Err(Failure::new(e.kind.as_str(), format!("{e}. Nothing was touched"))),

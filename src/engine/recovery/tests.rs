@@ -258,3 +258,39 @@ fn what_became_of_it_is_not_settled_before_it_is_stored() {
     assert!(settle_those(&world.tools, |_| true).is_empty());
     assert_eq!(world.tools.store.intents().unwrap(), []);
 }
+
+/// `journalctl VIRTSNAP_VM=web MESSAGE_ID=…` finds each.
+#[test]
+fn what_became_of_each_is_told_with_its_vm_and_its_snapshot() {
+    use crate::logging::{heard::heard, message};
+    let world = World::new();
+    settle_those(&world.tools, |_| true);
+    let busy = Error::new(ErrorKind::Busy, "a pool is being refreshed");
+    let gone = |what| move |world: &World| world.begin(5, what, &[]);
+    let begun: [(Box<dyn FnOnce(&World)>, &str); 3] = [
+        (
+            Box::new(gone(Begun::Create(Box::default()))),
+            "snapshot s of VM web was interrupted before it was taken",
+        ),
+        (
+            Box::new(gone(Begun::Delete)),
+            "the deletion of snapshot s of VM web was interrupted, and is complete",
+        ),
+        (
+            Box::new(move |world| {
+                world.begin(5, Begun::Create(Box::default()), &[LEFT]);
+                world.sim.inject(Fault::new(Op::Discard, Mishap::Refuse(busy)));
+            }),
+            "snapshot s of VM web was begun and interrupted, and cannot be settled yet: a pool is being refreshed",
+        ),
+    ];
+    for (begin, text) in begun {
+        begin(&world);
+        let told = heard(|| drop(settle_those(&world.tools, |_| true)));
+        let [entry] = &told[..] else { panic!("{text}: {told:?}") };
+        assert_eq!(entry.one("MESSAGE_ID"), message::INTERRUPTED);
+        let fields = ["VIRTSNAP_VM", "VIRTSNAP_VM_UUID", "VIRTSNAP_SNAPSHOT"].map(|field| entry.one(field));
+        assert_eq!(fields, ["web", &VM.to_string(), "s"]);
+        assert!(entry.one("message").starts_with(text), "{}", entry.one("message"));
+    }
+}

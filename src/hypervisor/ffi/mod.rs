@@ -25,6 +25,8 @@ pub(super) use self::bulk::Bulk;
 use nix::errno::Errno;
 use virt::{connect::Connect, domain::Domain, error::Error};
 
+use crate::logging::message;
+
 /// What a domain event says, as far as anybody here asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DomainEvent {
@@ -54,7 +56,10 @@ pub(super) fn start_event_loop() -> Result<(), Error> {
             let spawned = std::thread::Builder::new().name("libvirt-events".into()).spawn(|| {
                 loop {
                     if let Err(e) = virt::event::event_run_default_impl() {
-                        tracing::error!(error = %e, "libvirt's event loop failed; going on");
+                        tracing::error!(
+                            MESSAGE_ID = message::INTERNAL_ERROR, error = %e,
+                            "libvirt's event loop failed; going on"
+                        );
                         // Not a busy loop: poll itself fails only when descriptors are broken, and then slowly.
                         std::thread::yield_now();
                     }
@@ -62,7 +67,10 @@ pub(super) fn start_event_loop() -> Result<(), Error> {
                 }
             });
             if let Err(e) = spawned {
-                tracing::error!(error = %e, "cannot start the thread of libvirt's event loop");
+                tracing::error!(
+                    MESSAGE_ID = message::INTERNAL_ERROR, error = %e,
+                    "cannot start the thread of libvirt's event loop"
+                );
                 return Err(Error::last_error());
             }
             Ok(())
@@ -339,7 +347,7 @@ unsafe fn deliver(domain: virt_sys::virDomainPtr, opaque: *mut c_void, undefined
     let callback = unsafe { &*opaque.cast::<DomainCallback>() };
     let event = if undefined { DomainEvent::Undefined(uuid) } else { DomainEvent::Changed(uuid) };
     if catch_unwind(AssertUnwindSafe(|| callback(event))).is_err() {
-        tracing::error!("a libvirt event's handler panicked");
+        tracing::error!(MESSAGE_ID = message::INTERNAL_ERROR, "a libvirt event's handler panicked");
     }
 }
 
@@ -351,7 +359,10 @@ unsafe extern "C" fn close_callback(
     // SAFETY: libvirt keeps `opaque` until the callback is unregistered.
     let callback = unsafe { &*opaque.cast::<CloseCallback>() };
     if catch_unwind(AssertUnwindSafe(|| callback(reason))).is_err() {
-        tracing::error!("the handler of a closed libvirt connection panicked");
+        tracing::error!(
+            MESSAGE_ID = message::INTERNAL_ERROR,
+            "the handler of a closed libvirt connection panicked"
+        );
     }
 }
 

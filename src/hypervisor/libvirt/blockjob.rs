@@ -16,6 +16,7 @@ use crate::{
     clock,
     core::model::VmId,
     hypervisor::{BlockJob, Commit, Committed, Copied, Error, ErrorKind, JobKind, Result, Steer},
+    logging::message,
 };
 
 /// The first pause between two looks at a job, and the longest one.
@@ -138,7 +139,10 @@ impl Running<'_> {
     /// forbid every snapshot meanwhile. What cannot be ended now is ended by whoever finishes the merge.
     fn leave_nothing(&self) {
         if let Err(e) = self.end(false) {
-            tracing::warn!(error = %e, "a block job goes on that nobody watches");
+            tracing::warn!(
+                MESSAGE_ID = message::LEFT_BEHIND, error = %e,
+                "a block job goes on that nobody watches"
+            );
         }
     }
 

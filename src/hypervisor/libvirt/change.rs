@@ -123,7 +123,8 @@ pub(super) fn delete(connections: &Connections, id: VmId, name: &SnapshotName) -
     // Creating it took the overlays of a revert off its parent, and deleting it does not give them back.
     if let Err(e) = redefine::name_what_it_runs_on(connections, id) {
         tracing::error!(
-            MESSAGE_ID = message::INTERRUPTED, VIRTSNAP_VM = %vm.name, error = %e,
+            MESSAGE_ID = message::INTERRUPTED,
+            VIRTSNAP_VM = %vm.name, VIRTSNAP_VM_UUID = %vm.id, VIRTSNAP_SNAPSHOT = %name, error = %e,
             "snapshot {name} is deleted, but the one before it does not name what the VM runs on"
         );
     }

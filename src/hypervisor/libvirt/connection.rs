@@ -19,6 +19,7 @@ use crate::{
         Event, Features, Info, Result,
         ffi::{self, Watched},
     },
+    logging::message,
 };
 
 /// The first pause before another try, and the longest one.
@@ -65,7 +66,10 @@ impl Slot {
         if let Some(old) = old {
             let closing = std::thread::Builder::new().name("libvirt-close".into()).spawn(move || drop(old));
             if let Err(e) = closing {
-                tracing::warn!(error = %e, "cannot start the thread that closes old connections");
+                tracing::warn!(
+                    MESSAGE_ID = message::INTERNAL_ERROR, error = %e,
+                    "cannot start the thread that closes old connections"
+                );
             }
         }
     }

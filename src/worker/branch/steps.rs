@@ -154,7 +154,8 @@ pub(crate) fn settle(tools: &Tools, intent: &Intent, plan: &BranchPlan) -> Resul
                         Err(e)
                     } else {
                         tracing::error!(
-                            MESSAGE_ID = message::INTERRUPTED, VIRTSNAP_VM = %name, error = %e,
+                            MESSAGE_ID = message::INTERRUPTED, VIRTSNAP_VM = %name, VIRTSNAP_VM_UUID = %plan.vm,
+                            VIRTSNAP_SNAPSHOT = %plan.snapshot, error = %e,
                             "VM {name}, which is a branch, does not start"
                         );
                         Ok(())
@@ -176,7 +177,8 @@ pub(crate) fn settle(tools: &Tools, intent: &Intent, plan: &BranchPlan) -> Resul
         None => {
             remove(tools, intent, plan)?;
             tracing::warn!(
-                MESSAGE_ID = message::INTERRUPTED, VIRTSNAP_SNAPSHOT = %plan.snapshot,
+                MESSAGE_ID = message::INTERRUPTED,
+                VIRTSNAP_VM = %name, VIRTSNAP_VM_UUID = %plan.vm, VIRTSNAP_SNAPSHOT = %plan.snapshot,
                 "the branching of VM {name} off snapshot {snapshot} was interrupted, and is taken back"
             );
         }

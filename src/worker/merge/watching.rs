@@ -59,7 +59,8 @@ impl Watching<'_> {
             Ok(()) => self.pivoting = true,
             Err(e) => {
                 tracing::error!(
-                    MESSAGE_ID = message::STORE_FAILED, VIRTSNAP_VM = %self.vm.name, error = %e,
+                    MESSAGE_ID = message::STORE_FAILED,
+                    VIRTSNAP_VM = %self.vm.name, VIRTSNAP_VM_UUID = %self.vm.id, error = %e,
                     "cannot store how far a merge is"
                 );
             }
