@@ -8,7 +8,7 @@ use crate::config::show_duration;
 use crate::core::{
     health::Health,
     inhibit::Inhibitor,
-    job::{Job, JobState, Outcome},
+    job::{Job, JobState, Operation, Outcome},
     machine::Note,
     model::{PolicyName, SnapshotName, VmId, VmState},
     settings::Settings,
@@ -146,12 +146,19 @@ pub(super) fn log(note: &Note) {
         Note::HeldLong(inhibitor) => held_long(inhibitor),
         Note::Inhibited(inhibitor) => inhibited(inhibitor),
         Note::Released { inhibitor, held, last } => released(inhibitor, *held, *last),
-        Note::Ended { job, vm_name, outcome } => ended(job, vm_name, outcome),
+        Note::Ended { job, vm_name, snapshot, outcome } => ended(job, vm_name, snapshot.as_ref(), outcome),
     }
 }
 
-fn ended(job: &Job, vm_name: &str, outcome: &Outcome) {
+/// The journal takes a field more than once, and finds an entry by each: by each policy, so many of them at most.
+fn ended(job: &Job, vm_name: &str, snapshot: Option<&SnapshotName>, outcome: &Outcome) {
     let operation = job.operation.as_str();
+    let mut policies = match &job.operation {
+        Operation::Create(create) => create.policies.iter(),
+        _ => Default::default(),
+    };
+    let [a, b, c, d] = std::array::from_fn(|_| policies.next().map(PolicyName::as_str));
+    let snapshot = snapshot.map(SnapshotName::as_str);
     match outcome {
         Outcome::Done(_) => tracing::debug!(
             VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %job.vm, VIRTSNAP_JOB = job.id,
@@ -160,11 +167,15 @@ fn ended(job: &Job, vm_name: &str, outcome: &Outcome) {
         Outcome::Failed(f) => tracing::error!(
             MESSAGE_ID = message::JOB_FAILED,
             VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %job.vm, VIRTSNAP_JOB = job.id,
+            VIRTSNAP_SNAPSHOT = snapshot, VIRTSNAP_ERROR = f.name,
+            VIRTSNAP_POLICY = a, VIRTSNAP_POLICY = b, VIRTSNAP_POLICY = c, VIRTSNAP_POLICY = d,
             "job {} ({operation} on VM {vm_name}) failed: {}", job.id, f.message
         ),
         Outcome::Cancelled(text) => tracing::warn!(
             MESSAGE_ID = message::JOB_CANCELLED,
             VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %job.vm, VIRTSNAP_JOB = job.id,
+            VIRTSNAP_SNAPSHOT = snapshot,
+            VIRTSNAP_POLICY = a, VIRTSNAP_POLICY = b, VIRTSNAP_POLICY = c, VIRTSNAP_POLICY = d,
             "{text}"
         ),
     }
@@ -259,3 +270,6 @@ fn labelled((vm, vm_name): (VmId, &str), name: &SnapshotName, text: &str, uid: O
         "snapshot {name} of VM {vm_name} {text}: {who}"
     );
 }
+
+#[cfg(test)]
+mod tests;

@@ -328,7 +328,8 @@ impl Machine {
             self.prune_by_itself(vm, now);
         }
         let vm_name = self.name_of(vm);
-        out.push(Effect::Log(Note::Ended { job: Box::new(job), vm_name, outcome }));
+        let snapshot = self.jobs.table.get(&id).and_then(|entry| entry.snapshot.clone());
+        out.push(Effect::Log(Note::Ended { job: Box::new(job), vm_name, snapshot, outcome }));
         out.push(Effect::Read(vm));
     }
 

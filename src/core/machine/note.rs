@@ -136,6 +136,8 @@ pub enum Note {
         job: Box<Job>,
         /// The VM's name.
         vm_name: String,
+        /// The snapshot that it worked on, or made.
+        snapshot: Option<SnapshotName>,
         /// How.
         outcome: Outcome,
     },
