@@ -37,7 +37,7 @@ use self::{
     metrics::Metrics,
     reading::Reader,
     recovery::line::Line,
-    reload::{Reloads, Waiting},
+    reload::{Broken, Reloads, Waiting},
     remembering::not_stored,
     steps::Ticks,
     telling::{log, status_line},
@@ -68,7 +68,7 @@ enum Input {
     /// All was settled on the connection of this number, but what is about these VMs, as somebody had them.
     Recovered(u64, hypervisor::Info, BTreeSet<VmId>),
     Machine(Event),
-    Loaded(Result<Box<config::Loaded>, String>, Waiting),
+    Loaded(Result<Box<config::Loaded>, Broken>, Waiting),
     Ended(JobId, Outcome),
     Stop,
     Reload,

@@ -58,7 +58,9 @@ properties! {
         state: String = "State",
         /// When the next run is due, in µs.
         next_run: u64 = "NextRunUSec",
-        /// What of the configuration hardly was meant.
+        /// What keeps it from doing what it is there for.
+        problems: Vec<String> = "Problems",
+        /// What of the configuration hardly was meant, after those.
         warnings: Vec<String> = "Warnings",
         /// Who has scheduled runs wait: who, why, the user's number, since when (in µs).
         inhibitors: Vec<Inhibitor> = "Inhibitors",

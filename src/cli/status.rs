@@ -64,7 +64,7 @@ pub(super) async fn status(bus: &Connection, console: &mut Console<'_>) -> Resul
         let status = Status {
             healthy: problems.is_empty(),
             problems: &problems,
-            warnings: &manager.warnings,
+            warnings: warnings(&manager),
             daemon: Daemon {
                 version: &manager.version,
                 state: &manager.state,
@@ -91,6 +91,9 @@ fn problems(manager: &Manager, all: &Inventory, watch: &Watch) -> Vec<Problem> {
     if !manager.hypervisor_connected {
         let text = format!("no connection to libvirt ({}); it keeps trying", safe(&manager.hypervisor_uri));
         problems.push(Problem { kind: "daemon", name: "virtsnapd".to_owned(), text });
+    }
+    for text in &manager.problems {
+        problems.push(Problem { kind: "daemon", name: "virtsnapd".to_owned(), text: text.clone() });
     }
     for vm in all.vms() {
         let mut add = |text| problems.push(Problem { kind: "vm", name: vm.name.clone(), text });
@@ -140,6 +143,11 @@ fn problems(manager: &Manager, all: &Inventory, watch: &Watch) -> Vec<Problem> {
     problems
 }
 
+/// Those that are no problems: these come before all others.
+fn warnings(manager: &Manager) -> &[String] {
+    manager.warnings.strip_prefix(&*manager.problems).unwrap_or(&manager.warnings)
+}
+
 fn show(
     manager: &Manager,
     all: &Inventory,
@@ -172,9 +180,10 @@ fn show(
         console.line("")?;
     }
     // Nothing failed: they do not count for the exit status.
-    if !manager.warnings.is_empty() {
-        console.line(&format!("{}:", count(manager.warnings.len(), "warning")))?;
-        for line in &manager.warnings {
+    let warnings = warnings(manager);
+    if !warnings.is_empty() {
+        console.line(&format!("{}:", count(warnings.len(), "warning")))?;
+        for line in warnings {
             console.line(&format!("  {}", safe(line)))?;
         }
         console.line("")?;
@@ -358,6 +367,16 @@ mod tests {
         let job = Job { state: "running".into(), objects: vec![path("/vm")], ..Job::default() };
         let at_work = ("/j", Interfaces { job: Some(job), ..Interfaces::default() });
         assert_eq!(texts(&connected(), &with(vec![frozen(), at_work])), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_keeps_the_daemon_from_its_work_is_a_problem_and_said_once() {
+        let text = |words: &str| words.to_owned();
+        let problems = vec![text("the configuration is broken")];
+        let warnings = vec![problems[0].clone(), text("p.toml:2:7: warning")];
+        let manager = Manager { problems, warnings, ..connected() };
+        assert_eq!(texts(&manager, &sample()), ["daemon the configuration is broken"]);
+        assert_eq!(super::warnings(&manager), ["p.toml:2:7: warning"]);
     }
 
     #[test]

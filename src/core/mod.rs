@@ -42,5 +42,6 @@ pub mod stray;
 pub mod suspend;
 pub mod taking;
 pub mod text;
+pub mod trouble;
 pub mod verb;
 pub mod view;

@@ -24,6 +24,7 @@ use super::{
     model::{PolicyName, SnapshotName, VmId, words},
     policy::{Keep, Limits, Policy},
     suspend::Suspension,
+    trouble::Trouble,
 };
 
 words! {
@@ -66,6 +67,8 @@ pub struct ManagerView {
     pub hypervisor_connected: bool,
     /// When a policy runs next.
     pub next_run: Option<Timestamp>,
+    /// What keeps it from doing what it is there for.
+    pub troubles: Arc<[Trouble]>,
     /// What of the configuration hardly was meant, or has no effect on the VMs there are: one line each.
     pub warnings: Arc<[String]>,
     /// Those for whom all that nobody asked for is held, the oldest first.

@@ -19,6 +19,7 @@ use crate::{
         inhibit::Inhibitor,
         machine::{Change, Reply},
         model::VmId,
+        trouble::Trouble,
         verb::Matter,
         view::DaemonState,
     },
@@ -182,6 +183,11 @@ impl Manager {
     #[zbus(property, name = "NextRunUSec")]
     fn next_run(&self) -> u64 {
         super::publish::usec(self.shared.lens.view().manager.next_run)
+    }
+
+    #[zbus(property)]
+    fn problems(&self) -> Vec<String> {
+        self.shared.lens.view().manager.troubles.iter().map(Trouble::text).collect()
     }
 
     #[zbus(property)]

@@ -17,6 +17,31 @@ use crate::{
 /// Those who wait for a reading.
 pub(super) type Waiting = Vec<oneshot::Sender<Answer>>;
 
+/// What is wrong with files that cannot be taken.
+pub(super) struct Broken {
+    /// The first of it, with its place.
+    line: String,
+    /// All of it, as compilers show it.
+    text: String,
+}
+
+impl Broken {
+    fn new(all: &config::Diagnostics) -> Self {
+        let errors = || all.iter().filter(|d| d.severity == config::Severity::Error);
+        let mut line = errors().next().map(config::Diagnostic::line).unwrap_or_default();
+        match errors().count() {
+            0 | 1 => {}
+            count => line = format!("{line}, and {} more", count - 1),
+        }
+        Self { line, text: all.render(config::Style::Plain) }
+    }
+
+    fn by_a_bug() -> Self {
+        let text = "a bug in virtsnapd (a panic; the journal has it)".to_owned();
+        Self { line: text.clone(), text }
+    }
+}
+
 /// Whether a reading is under way, and who asked for the next one.
 #[derive(Debug, Default)]
 pub(super) struct Reloads {
@@ -62,8 +87,8 @@ impl Engine {
         let started = self.thread("configuration", move || {
             let loaded = catch_unwind(AssertUnwindSafe(|| config::load(&roots)));
             let loaded = match loaded {
-                Ok(loaded) => loaded.map(Box::new).map_err(|e| e.render(config::Style::Plain)),
-                Err(_) => Err("a bug in virtsnapd (a panic; the journal has it)".to_owned()),
+                Ok(loaded) => loaded.map(Box::new).map_err(|e| Broken::new(&e)),
+                Err(_) => Err(Broken::by_a_bug()),
             };
             let _ = send.send(Input::Loaded(loaded, waiting));
         });
@@ -73,7 +98,7 @@ impl Engine {
     }
 
     /// Takes what was read, answers those who waited for it, and goes on for those who asked since.
-    pub(super) fn take_settings(&mut self, loaded: Result<Box<config::Loaded>, String>, waiting: Waiting) {
+    pub(super) fn take_settings(&mut self, loaded: Result<Box<config::Loaded>, Broken>, waiting: Waiting) {
         let answer = match loaded {
             Ok(loaded) => {
                 for line in loaded.warnings.lines() {
@@ -91,11 +116,13 @@ impl Engine {
                 self.handle(Event::Settings(settings));
                 Ok(Reply::Done)
             }
-            Err(text) => {
+            Err(Broken { line, text }) => {
                 tracing::error!(
                     MESSAGE_ID = message::CONFIGURATION_BROKEN,
                     "the configuration is broken, so the old settings stay in force:\n{text}"
                 );
+                // Until a reading that is good: nothing else says before the next restart that this will fail.
+                self.handle(Event::Refused(line));
                 Err(Refusal::new("InvalidConfiguration", format!("the old settings stay in force:\n{text}")))
             }
         };

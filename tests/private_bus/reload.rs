@@ -6,6 +6,7 @@ use virtsnap::hypervisor::sim::VmSpec;
 
 use super::{
     client::{Client, Failure, MANAGER, none},
+    command_line::virtsnap,
     rig::{Rig, id, policy_path, vm_path},
 };
 
@@ -78,6 +79,33 @@ async fn what_hardly_was_meant_is_a_property_until_it_is_put_right() {
     rig.write_policies("[policy.p]\nvms = [\"web\"]\nschedule = \"@daily\"\nkeep-last = 3\n");
     reload(&rig.client).await.unwrap();
     assert_eq!(rig.client.get::<Vec<String>>(MANAGER, "Manager.Warnings").await, [] as [String; 0]);
+}
+
+/// Nobody reads the journal every day, and the next restart would end with status 78.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_reload_stays_a_problem_until_a_good_one() {
+    let rig = web().await;
+    let problems = async || rig.client.get::<Vec<String>>(MANAGER, "Manager.Problems").await;
+    let warnings = async || rig.client.get::<Vec<String>>(MANAGER, "Manager.Warnings").await;
+    assert_eq!(problems().await, [] as [String; 0]);
+    rig.write_policies("[policy.old]\nvms = [\"*\"]\nkeep-lsat = 3\nkeep-dialy = 3\n");
+    reload(&rig.client).await.unwrap_err();
+    let told = problems().await;
+    let [line] = &told[..] else { panic!("{told:?}") };
+    assert!(line.contains("test.toml:3:1: error: ") && line.contains(", and 1 more)"), "{line}");
+    assert_eq!(warnings().await, told, "who reads those alone sees it, too");
+
+    // As monitoring asks.
+    let status = async || virtsnap(&["--bus-address", &rig.address(), "status"]).await;
+    let (code, screen, err) = status().await;
+    assert_eq!(code, Some(1), "{screen}{err}");
+    assert!(screen.contains("daemon virtsnapd: the configuration is broken ("), "{screen}");
+    assert_eq!(screen.matches("keep-lsat").count(), 1, "once is enough:\n{screen}");
+
+    rig.write_policies(OLD);
+    reload(&rig.client).await.unwrap();
+    assert_eq!((problems().await, warnings().await), (vec![], vec![]));
+    assert_eq!(status().await.0, Some(0));
 }
 
 #[test]

@@ -43,6 +43,8 @@ pub enum Event {
     Timer,
     /// New settings.
     Settings(Arc<Settings>),
+    /// There are other settings, which cannot be understood, for this reason: a line.
+    Refused(String),
     /// A client asks.
     Request(RequestId, Request),
     /// What a client wants attached is stored; false: the snapshot's deletion was begun.

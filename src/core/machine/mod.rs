@@ -126,6 +126,7 @@ impl Machine {
             hypervisor_version: String::new(),
             hypervisor_connected: false,
             next_run: None,
+            troubles: Arc::default(),
             warnings: start.settings.warnings.clone().into(),
             inhibitors: Arc::default(),
         };
@@ -237,6 +238,7 @@ impl Machine {
             Event::Held(vm, time) => Arc::make_mut(&mut self.view.counts).held(vm, time),
             Event::Merged(vm, bytes) => Arc::make_mut(&mut self.view.counts).merged(vm, bytes),
             Event::Stored(trouble) => self.in_vain.store(trouble),
+            Event::Refused(why) => self.in_vain.refused(why),
             Event::Ended(job, outcome) => self.on_ended(job, outcome, now, out),
             Event::Released(id) => self.release(id, now, out),
             Event::Stop => self.on_stop(now, out),

@@ -11,6 +11,7 @@ use crate::core::{
     model::{PolicyName, SnapshotState, VmId},
     select::VmFacts,
     settings::check_against,
+    trouble::Trouble,
     view::{DaemonState, VmView},
 };
 
@@ -32,30 +33,48 @@ pub(super) struct InVain {
     found: Vec<String>,
     /// The log has these.
     told: BTreeSet<String>,
-    /// Why nothing is begun: it cannot be written down.
+    /// What comes before all of that.
+    troubles: Troubles,
+}
+
+/// Why the daemon does not do what it is there for.
+#[derive(Debug, Default)]
+struct Troubles {
     store: Option<String>,
+    configuration: Option<String>,
+}
+
+impl Troubles {
+    fn all(&self) -> Vec<Trouble> {
+        let store = self.store.iter().cloned().map(Trouble::Store);
+        store.chain(self.configuration.iter().cloned().map(Trouble::Configuration)).collect()
+    }
 }
 
 impl Default for InVain {
     fn default() -> Self {
-        Self { stale: true, found: Vec::new(), told: BTreeSet::new(), store: None }
+        Self { stale: true, found: Vec::new(), told: BTreeSet::new(), troubles: Troubles::default() }
     }
 }
 
 impl InVain {
     /// Whether what is begun can be written down is the first that is to be known.
     pub(super) fn store(&mut self, trouble: Option<String>) {
-        self.store = trouble.map(|why| {
-            format!(
-                "nothing can be written down ({why}): no snapshot is taken, deleted or reverted to until that works again"
-            )
-        });
+        self.troubles.store = trouble;
+        self.stale = true;
+    }
+
+    /// The settings in force are not those that are in the files.
+    pub(super) fn refused(&mut self, why: String) {
+        self.troubles.configuration = Some(why);
         self.stale = true;
     }
 
     /// Of other settings nothing is known yet.
     pub(super) fn forget(&mut self) {
         self.found.clear();
+        self.troubles.configuration = None;
+        self.stale = true;
     }
 }
 
@@ -112,9 +131,13 @@ impl Machine {
             self.in_vain.found = found;
             self.in_vain.stale = false;
         }
-        let all = self.in_vain.store.iter().chain(&self.settings.warnings).chain(&self.in_vain.found);
-        let all: Vec<_> = all.cloned().collect();
+        let troubles = self.in_vain.troubles.all();
+        let warnings = self.settings.warnings.iter().chain(&self.in_vain.found).cloned();
+        let all: Vec<_> = troubles.iter().map(Trouble::text).chain(warnings).collect();
         self.manager(|m| {
+            if *m.troubles != *troubles {
+                m.troubles = troubles.into();
+            }
             if *m.warnings != *all {
                 m.warnings = all.into();
             }
