@@ -3,8 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use roxmltree::{Document, ParsingOptions};
 use virtsnap::core::verb::Verb;
+
+use super::documented::{explained, file, parse};
 
 /// What changes nothing, and is free.
 pub const READERS: [&str; 5] =
@@ -38,48 +39,12 @@ pub const CHANGERS: [(&str, Verb, &[&str]); 17] = [
 /// What cannot be told by the method alone: these are tested by themselves.
 const BY_ARGUMENTS: [Verb; 1] = [Verb::UnpinOthers];
 
-fn xml(file: &str) -> String {
-    std::fs::read_to_string(format!("{}/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap()
-}
-
-fn parse(text: &str) -> Document<'_> {
-    Document::parse_with_options(text, ParsingOptions { allow_dtd: true, ..ParsingOptions::default() })
-        .unwrap()
-}
-
-/// All methods of the documented interface, as `VM.Prune`, with the types of what goes in.
-pub fn methods() -> BTreeMap<String, String> {
-    documented().into_iter().map(|(method, (types, _))| (method, types)).collect()
-}
-
-/// The same, and what is said of each.
-pub fn documented() -> BTreeMap<String, (String, String)> {
-    let directory = std::fs::read_dir(format!("{}/dbus", env!("CARGO_MANIFEST_DIR"))).unwrap();
-    let files = directory.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let mut methods = BTreeMap::new();
-    for file in files.filter(|file| file.strip_suffix(".xml").is_some()) {
-        let text = xml(&format!("dbus/{file}"));
-        for method in parse(&text).descendants().filter(|n| n.has_tag_name("method")) {
-            let interface = method.parent().unwrap().attribute("name").unwrap();
-            let interface = interface.strip_prefix("org.virtsnap1.").expect("an interface of ours");
-            let all = method.children().filter(|n| n.has_tag_name("arg"));
-            let into = all.filter(|arg| arg.attribute("direction") == Some("in"));
-            let types = into.map(|arg| arg.attribute("type").unwrap()).collect();
-            let before = std::iter::successors(method.prev_sibling(), roxmltree::Node::prev_sibling);
-            let text = before.take_while(|n| !n.is_element()).find(roxmltree::Node::is_comment);
-            let text = text.and_then(|n| n.text()).unwrap_or_default().to_owned();
-            methods.insert(format!("{interface}.{}", method.attribute("name").unwrap()), (types, text));
-        }
-    }
-    methods
-}
-
 #[test]
 fn every_method_is_free_or_wants_an_action() {
     let told: Vec<&str> = READERS.into_iter().chain(CHANGERS.iter().map(|(method, ..)| *method)).collect();
     let once: BTreeSet<&str> = told.iter().copied().collect();
     assert_eq!(once.len(), told.len(), "one stands there twice");
-    let documented = documented();
+    let documented = explained();
     assert_eq!(once, documented.keys().map(String::as_str).collect());
     for (method, verb, _) in CHANGERS {
         let said = format!("Action: {}", verb.action());
@@ -98,7 +63,7 @@ fn every_method_is_free_or_wants_an_action() {
 
 #[test]
 fn the_policy_file_has_an_action_for_each_verb() {
-    let text = xml("polkit/org.virtsnap1.policy");
+    let text = file("polkit/org.virtsnap1.policy");
     let document = parse(&text);
     let mut actions = BTreeMap::new();
     for action in document.descendants().filter(|n| n.has_tag_name("action")) {
@@ -118,7 +83,7 @@ fn the_policy_file_has_an_action_for_each_verb() {
         let id = action.attribute("id").unwrap().to_owned();
         assert!(actions.insert(id, said).is_none());
     }
-    let unit = xml("systemd/virtsnapd.service");
+    let unit = file("systemd/virtsnapd.service");
     assert!(unit.lines().any(|line| line == "User=virtsnap"), "whom the annotations name");
     let expected = Verb::ALL.iter().map(|verb| {
         let doing = verb.doing();

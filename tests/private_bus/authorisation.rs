@@ -5,22 +5,26 @@ use std::{
     time::Duration,
 };
 
-use virtsnap::{
-    core::verb::Verb,
-    dbus::Patience,
-    hypervisor::sim::{Op, VmSpec},
-};
+use virtsnap::{core::verb::Verb, dbus::Patience, hypervisor::sim::Op};
 use zbus::Variant;
 
 use super::{
-    actions::{CHANGERS, methods},
-    client::{MANAGER, none, options, soon},
+    actions::CHANGERS,
+    client::{Client, MANAGER, none, options, soon},
     fake_polkit::{FakePolkit, Says},
-    rig::{Rig, held, id, policy_path, snapshot_path, vm_path},
+    readers::everything_is_answered,
+    rig::{Rig, held, id, snapshot_path, vm_path},
+    scene::{Scene, world},
 };
 
 const DENIED: &str = "org.freedesktop.DBus.Error.AccessDenied";
 const PASSWORD: &str = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired";
+
+/// What may be done and cannot: what each of these is answered with.
+const NOT_IN_SCENE: [(&str, &str); 1] = [("Job.Cancel", "org.virtsnap1.Error.NotCancelable")];
+/// The same of jobs: the VM is made independent while it has snapshots, and what is deleted had another VM branched off.
+const JOBS_NOT_IN_SCENE: [(&str, &str); 2] =
+    [("promote", "org.virtsnap1.Error.Unsupported"), ("delete", "org.virtsnap1.Error.InUse")];
 
 /// A user that every system has: the bus wants to know the groups of who comes.
 const DAEMON: u32 = 1;
@@ -53,55 +57,6 @@ fn error(output: &Output) -> Option<(String, String)> {
     Some((name.split_whitespace().next().unwrap().to_owned(), log))
 }
 
-/// Where each interface can be called.
-struct Scene {
-    vm: String,
-    snapshot: String,
-    policy: String,
-    job: String,
-}
-
-impl Scene {
-    fn path(&self, interface: &str) -> &str {
-        match interface {
-            "Manager" => MANAGER,
-            "VM" => &self.vm,
-            "Snapshot" => &self.snapshot,
-            "Policy" => &self.policy,
-            "Job" => &self.job,
-            other => panic!("where is {other}?"),
-        }
-    }
-
-    /// A call as busctl takes it.
-    fn call(&self, method: &str, arguments: &[&str], interactive: bool) -> Vec<String> {
-        let (interface, member) = method.split_once('.').unwrap();
-        let types = &methods()[method];
-        let flag = format!("--allow-interactive-authorization={interactive}");
-        let interface = format!("org.virtsnap1.{interface}");
-        let path = self.path(interface.rsplit('.').next().unwrap());
-        let fixed = [flag.as_str(), "call", "org.virtsnap1", path, &interface, member, types];
-        fixed.iter().chain(arguments).map(|s| (*s).to_owned()).collect()
-    }
-}
-
-/// A VM with a snapshot, another VM, a policy, and a job that waits for nothing.
-async fn world() -> (Rig, Scene) {
-    let rig = Rig::start("[policy.p]\nvms = [\"*\"]\n", |sim| {
-        sim.add_vm(VmSpec::new("web", 1));
-        sim.add_vm(VmSpec::new("db", 2));
-    })
-    .await;
-    rig.client.create(id(1), "s1", none()).await.unwrap();
-    rig.client.create(id(2), "d1", none()).await.unwrap();
-    let job = rig.client.ask_create(id(1), "s2", none()).await.unwrap();
-    rig.client.wait(&job).await.unwrap();
-    rig.client.until_there(&snapshot_path(id(1), "s2"), true).await;
-    rig.client.until_idle().await;
-    let (vm, snapshot, policy) = (vm_path(id(1)), snapshot_path(id(1), "s1"), policy_path("p"));
-    (rig, Scene { vm, snapshot, policy, job })
-}
-
 /// Every method that changes something, called so: what it was answered.
 async fn each(
     rig: &Rig,
@@ -113,12 +68,16 @@ async fn each(
         let call = scene.call(method, arguments, interactive);
         let call: Vec<&str> = call.iter().map(String::as_str).collect();
         answers.push((method, verb, error(&as_nobody(rig, &call).await)));
+        // What one has begun is not to be in another's way.
+        rig.client.until_idle().await;
     }
     answers
 }
 
-/// Every method is refused with this error, whose text has this, and nothing changes.
+/// Every method that changes something is refused with this error, whose text has this, and nothing changes. What changes
+/// nothing is answered.
 async fn each_is_refused(rig: &Rig, scene: &Scene, interactive: bool, name: &str, text: &str) {
+    everything_is_answered(&Client::connect_as_nobody(&rig.address()).await, scene).await;
     let before = rig.client.managed().await;
     for (method, verb, answer) in each(rig, scene, interactive).await {
         let (said, log) = answer.unwrap_or_else(|| panic!("{method} was let through"));
@@ -133,16 +92,29 @@ async fn each_is_refused(rig: &Rig, scene: &Scene, interactive: bool, name: &str
     assert_eq!(rig.client.managed().await, before);
 }
 
-/// Every method is let through, what else may be wrong with it.
+/// The error that this ends with, by one of these lists; none if it is not there.
+fn expected_of(list: &[(&str, &'static str)], what: &str) -> &'static str {
+    list.iter().find(|(of, _)| *of == what).map_or("", |(_, error)| error)
+}
+
+/// Every method does what it is for, where the scene permits that, and so does every job.
 async fn each_is_let_through(rig: &Rig, scene: &Scene, interactive: bool) {
+    everything_is_answered(&Client::connect_as_nobody(&rig.address()).await, scene).await;
     for (method, _, answer) in each(rig, scene, interactive).await {
-        if let Some((name, log)) = answer {
-            assert!(name.starts_with("org.virtsnap1.Error."), "{method}: {log}");
-        }
+        let (name, log) = answer.unwrap_or_default();
+        assert_eq!(name, expected_of(&NOT_IN_SCENE, method), "{method}: {log}");
+    }
+    let jobs = rig.client.managed().await.into_keys().filter(|p| p.contains("/job/"));
+    for job in jobs {
+        let operation = rig.client.text(&job, "Job.Operation").await;
+        let message = rig.client.text(&job, "Job.ErrorMessage").await;
+        let name = rig.client.text(&job, "Job.ErrorName").await;
+        assert_eq!(name, expected_of(&JOBS_NOT_IN_SCENE, &operation), "{operation}: {message}");
     }
 }
 
-/// It was asked once about each method, about who called, and not more than the caller allowed.
+/// It was asked once about each method that changes something and about no other, about who called, and not more than the
+/// caller allowed.
 fn assert_asked(polkit: &FakePolkit, interactive: bool) {
     let questions = polkit.questions();
     let actions: Vec<&str> = questions.iter().map(|q| q.action.as_str()).collect();

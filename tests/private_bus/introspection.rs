@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use roxmltree::{Document, Node, ParsingOptions};
+use roxmltree::Node;
 use virtsnap::{
     core::{
         error_name,
@@ -13,17 +13,14 @@ use virtsnap::{
 };
 
 use super::{
-    actions,
     client::{MANAGER, none},
+    documented::{self, EMITS, file, parse},
     rig::{Rig, id, policy_path, snapshot_path, vm_path},
 };
 
-const EMITS: &str = "org.freedesktop.DBus.Property.EmitsChangedSignal";
-
 /// What an interface comes to, comments and order of members apart.
 fn structure(xml: &str, interface: &str) -> BTreeMap<String, String> {
-    let options = ParsingOptions { allow_dtd: true, ..ParsingOptions::default() };
-    let document = Document::parse_with_options(xml, options).unwrap();
+    let document = parse(xml);
     let found = document
         .descendants()
         .find(|n| n.has_tag_name("interface") && n.attribute("name") == Some(interface))
@@ -73,8 +70,7 @@ async fn what_is_served_is_what_the_committed_xml_says() {
     let mut differences = Vec::new();
     for (interface, path) in objects {
         let name = format!("org.virtsnap1.{interface}");
-        let file = format!("{}/dbus/{name}.xml", env!("CARGO_MANIFEST_DIR"));
-        let committed = structure(&std::fs::read_to_string(file).unwrap(), &name);
+        let committed = structure(&file(&format!("dbus/{name}.xml")), &name);
         let (served,): (String,) =
             rig.client.call(&path, "org.freedesktop.DBus.Introspectable.Introspect", &()).await.unwrap();
         let served = structure(&served, &name);
@@ -135,7 +131,7 @@ fn each_name_of_an_error_is_documented_and_no_other() {
     let named = list.split(".TP\n.B ").skip(1).map(|entry| entry.lines().next().unwrap());
     assert_eq!(named.collect::<BTreeSet<_>>(), all);
     // What a method lists is among them,
-    for (method, (_, comment)) in actions::documented() {
+    for (method, (_, comment)) in documented::explained() {
         let Some((_, errors)) = comment.split_once("\n        Errors") else { continue };
         let words = errors.split(|c: char| c.is_whitespace() || "(),;".contains(c));
         let listed =

@@ -8,13 +8,13 @@ use std::{
 };
 
 use futures_util::{FutureExt as _, StreamExt as _};
-use roxmltree::{Document, ParsingOptions};
 use virtsnap::hypervisor::sim::VmSpec;
 use zbus::{Message, MessageStream, OwnedObjectPath, OwnedVariant};
 
 use self::hands::{Hands, POLICIES};
 use super::{
     client::{Client, Interfaces, MANAGER, Objects, none, of_ours, soon},
+    documented::properties,
     rig::{Rig, id, policy_path, vm_path},
 };
 
@@ -26,25 +26,6 @@ const BETWEEN: usize = 100;
 
 /// Where nothing is told for so long, the truth is asked for again.
 const QUIET: Duration = Duration::from_millis(100);
-
-/// What the documented interface says of a property's changes: by interface and property, `true` where it does not say.
-fn announced() -> BTreeMap<(String, String), String> {
-    const EMITS: &str = "org.freedesktop.DBus.Property.EmitsChangedSignal";
-    let mut all = BTreeMap::new();
-    for interface in ["Manager", "VM", "Snapshot", "Policy", "Job"] {
-        let name = format!("org.virtsnap1.{interface}");
-        let file = format!("{}/dbus/{name}.xml", env!("CARGO_MANIFEST_DIR"));
-        let text = std::fs::read_to_string(file).unwrap();
-        let options = ParsingOptions { allow_dtd: true, ..ParsingOptions::default() };
-        let document = Document::parse_with_options(&text, options).unwrap();
-        for property in document.descendants().filter(|n| n.has_tag_name("property")) {
-            let emits = property.children().find(|n| n.attribute("name") == Some(EMITS));
-            let emits = emits.and_then(|n| n.attribute("value")).unwrap_or("true").to_owned();
-            all.insert((name.clone(), property.attribute("name").unwrap().to_owned()), emits);
-        }
-    }
-    all
-}
 
 /// What somebody knows who only listens.
 struct Mirror {
@@ -59,7 +40,7 @@ impl Mirror {
     async fn new(client: &Client) -> Self {
         let signals = client.signals().await;
         let objects = everything(client).await;
-        Self { jobs: jobs(&objects), objects, announced: announced(), signals }
+        Self { jobs: jobs(&objects), objects, announced: properties(), signals }
     }
 
     /// Takes in all that is there already.

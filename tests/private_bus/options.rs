@@ -6,8 +6,8 @@ use virtsnap::hypervisor::sim::VmSpec;
 use zbus::{ObjectPath, OwnedVariant, Structure, Variant};
 
 use super::{
-    actions::documented,
     client::{MANAGER, Options, none, options, soon},
+    documented::explained,
     rig::{Rig, id, policy_path, snapshot_path, vm_path},
 };
 
@@ -100,7 +100,7 @@ async fn options_are_those_of_the_documentation_and_of_its_types_and_others_do_n
         }
     };
     let mut tried = 0;
-    for (method, (types, comment)) in documented() {
+    for (method, (types, comment)) in explained() {
         if !types.ends_with("a{sv}") {
             assert_eq!(method, "Manager.LookupVM", "it may want options some day");
             continue;
