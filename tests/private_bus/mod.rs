@@ -25,6 +25,7 @@ mod examples;
 mod fake_polkit;
 mod faults;
 mod flood;
+mod flooded;
 mod flooding;
 mod foreseen;
 mod going_off;
