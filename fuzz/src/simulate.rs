@@ -16,6 +16,7 @@ use virtsnap::{
         self,
         args::Cli,
         console::{Console, Screen},
+        place::Place,
         render::{Watch, safe_lines},
     },
     clock::SystemClock,
@@ -70,6 +71,7 @@ fn simulate(hours: Option<u64>, zone: &TimeZone, json: bool, input: &str) -> (u8
         interactive: false,
         screen: Screen { columns: None, clock: &SystemClock::default() },
         json,
+        place: Place::default(),
         watch: Watch { zone: zone.clone(), now: NOW },
     };
     let exit = {

@@ -16,6 +16,7 @@ use virtsnap::{
         args::{Cli, Verb},
         ascii::{self, Ascii, Instead},
         console::{Console, Screen},
+        place::Place,
         render::Watch,
     },
     clock::{Clock as _, SystemClock},
@@ -43,6 +44,7 @@ fn main() -> anyhow::Result<ExitCode> {
         interactive: io::stdin().is_terminal() && io::stderr().is_terminal(),
         screen: Screen { columns: columns(), clock: &clock },
         json: cli.global.json,
+        place: Place::default(),
         watch: Watch { zone: TimeZone::system(), now: clock.now() },
     };
     Ok(runtime.block_on(cli::run(&cli, address.as_deref(), &mut console)).into())

@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 
 use super::{
     exit::Failure,
+    hint::hint_for,
+    place::Place,
     render::{Watch, safe_lines},
 };
 use crate::clock::Clock;
@@ -37,6 +39,8 @@ pub struct Console<'a> {
     pub screen: Screen<'a>,
     /// Whether the answer is to be JSON.
     pub json: bool,
+    /// The machine of the daemon.
+    pub place: Place,
     /// How times are shown.
     pub watch: Watch,
 }
@@ -47,6 +51,7 @@ impl fmt::Debug for Console<'_> {
             .field("interactive", &self.interactive)
             .field("screen", &self.screen)
             .field("json", &self.json)
+            .field("place", &self.place)
             .field("watch", &self.watch)
             .finish_non_exhaustive()
     }
@@ -121,7 +126,8 @@ impl Console<'_> {
     pub fn failure(&mut self, failure: &Failure) {
         let exit = failure.exit();
         if exit != super::Exit::Done {
-            self.complain((failure.name(), Some(exit.code())), &failure.to_string(), failure.hint());
+            let hint = failure.hint(&self.place);
+            self.complain((failure.name(), Some(exit.code())), &failure.to_string(), hint.as_deref());
         }
     }
 
@@ -131,8 +137,9 @@ impl Console<'_> {
     }
 
     /// The same for a text about a D-Bus error of this name.
-    pub fn named_error(&mut self, name: &str, text: &str, hint: Option<&str>) {
-        self.complain((Some(name), None), text, hint);
+    pub fn named_error(&mut self, name: &str, text: &str) {
+        let hint = hint_for(name, &self.place);
+        self.complain((Some(name), None), text, hint.as_deref());
     }
 
     fn complain(&mut self, (name, exit): (Option<&str>, Option<u8>), text: &str, hint: Option<&str>) {
@@ -182,6 +189,7 @@ mod tests {
             interactive,
             screen: Screen { columns: None, clock: &SystemClock::default() },
             json: false,
+            place: Place::default(),
             watch: Watch { zone: TimeZone::UTC, now: Timestamp::UNIX_EPOCH },
         }
         .confirm("Delete it?", yes);
@@ -214,6 +222,7 @@ mod tests {
             interactive: false,
             screen: Screen { columns: None, clock: &SystemClock::default() },
             json: false,
+            place: Place::default(),
             watch: Watch { zone: TimeZone::UTC, now: Timestamp::UNIX_EPOCH },
         };
         let failure = console.answer(&[1, 2]).unwrap_err();
@@ -236,6 +245,7 @@ mod tests {
             interactive: true,
             screen: Screen { columns: Some(80), clock: &SystemClock::default() },
             json: true,
+            place: Place::default(),
             watch: Watch { zone: TimeZone::UTC, now: Timestamp::UNIX_EPOCH },
         };
         let name = "org.virtsnap1.Error.NoSuchVM".to_owned();

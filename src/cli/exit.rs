@@ -1,4 +1,4 @@
-//! How a run of the client ends: the exit statuses, and the failures with what to do about each.
+//! How a run of the client ends: the exit statuses, and the failures; what to do about each is in [`super::hint`].
 
 use std::{io, process::ExitCode};
 
@@ -67,8 +67,8 @@ pub enum Failure {
     NotFound {
         /// Who or what is missing.
         what: String,
-        /// Where to look.
-        hint: &'static str,
+        /// The client's command that shows what there is, by its arguments, and what it does.
+        look: (&'static str, &'static str),
     },
     /// The person said no.
     #[error("nothing was changed")]
@@ -128,28 +128,6 @@ impl Failure {
             _ => None,
         }
     }
-
-    /// The next step, if there is one to name.
-    pub fn hint(&self) -> Option<&'static str> {
-        match self {
-            Self::NotFound { hint, .. } => Some(hint),
-            Self::NoBus(_) => Some("is D-Bus running? `systemctl status dbus`"),
-            Self::NoHost { .. } => Some(
-                "does `ssh HOST systemd-stdio-bridge` work? It wants systemd there, and a login that may use D-Bus",
-            ),
-            Self::NoDaemon(_) => {
-                Some("is it running? `systemctl status virtsnapd`, `journalctl -u virtsnapd`")
-            }
-            Self::Stopped => Some(
-                "when it runs again it goes on with what the job was at, or takes that back: `virtsnap list VM` shows which",
-            ),
-            Self::Answered { name, .. } => hint_for(name),
-            Self::Answer(_) => Some(
-                "are the client and the daemon of the same version? `virtsnap --version`, `virtsnap status`",
-            ),
-            Self::Usage(_) | Self::Declined | Self::Output(_) => None,
-        }
-    }
 }
 
 /// The last part of one of virtsnap's own error names.
@@ -172,59 +150,6 @@ pub fn exit_of(name: &str) -> Exit {
         // The object went while we looked.
         Some("UnknownObject") => Exit::NotFound,
         _ => Exit::Failed,
-    }
-}
-
-/// What to do about a D-Bus error, by its name.
-pub fn hint_for(name: &str) -> Option<&'static str> {
-    if let Some(own) = own(name) {
-        return match own {
-            "NoSuchVM" => Some("`virtsnap list` shows the VMs"),
-            "NoSuchSnapshot" => Some("`virtsnap list VM` shows its snapshots"),
-            "NoSuchPolicy" => Some("`virtsnap policies` lists them"),
-            "NoSuchJob" => Some("`virtsnap jobs` shows the jobs; finished ones go after a while"),
-            "InUse" => Some(
-                "the message says what stands on it: remove that first, or `virtsnap promote` it if it is a branch",
-            ),
-            "Busy" => Some("`virtsnap jobs` shows what is under way; try again when it is done"),
-            "Stopping" => Some("the daemon is stopping or restarting; try again in a moment"),
-            "Disconnected" => Some(
-                "the daemon has no connection to libvirt: `virtsnap status`, `systemctl status libvirtd`",
-            ),
-            "QuiesceFailed" => Some(
-                "is qemu-guest-agent running in the guest, and do its freeze hooks end? quiesce \"prefer\" goes on without",
-            ),
-            "HookFailed" => Some(
-                "`journalctl -u virtsnapd` has what the hook said; one whose name ends in .optional may fail",
-            ),
-            "NotManaged" => Some("with --foreign it is deleted all the same; `virtsnap adopt` takes it over"),
-            "Pinned" => Some(
-                "once nobody needs it, `virtsnap unpin VM SNAPSHOT` takes your pin off, and --all everybody's",
-            ),
-            "NotPinned" => Some("`virtsnap show VM SNAPSHOT` shows whose pins there are"),
-            "NotMigratable" => Some("memory \"prefer\" keeps the disks alone of such a VM"),
-            "ChainMismatch" => Some(
-                "compare `virsh domblklist VM` with `virsh snapshot-list VM --tree`; `virtsnap status` says more",
-            ),
-            "InvalidConfiguration" => {
-                Some("the settings in force were kept; `virtsnapd --check` reads the files again")
-            }
-            _ => None,
-        };
-    }
-    match name.strip_prefix("org.freedesktop.DBus.Error.") {
-        Some("AccessDenied" | "AuthFailed") => {
-            Some("try it with sudo; `man virtsnapd` shows the polkit rule that would let you do it")
-        }
-        Some("InteractiveAuthorizationRequired") => Some(
-            "try it with sudo, or on a desktop, whose agent asks for the password; `man virtsnapd` shows the polkit rule \
-             that would let you do it without",
-        ),
-        Some("UnknownMethod" | "UnknownInterface" | "UnknownProperty") => {
-            Some("the daemon is older than this client: `virtsnap status` shows its version")
-        }
-        Some("UnknownObject") => Some("it went while the command ran; look again with `virtsnap list`"),
-        _ => None,
     }
 }
 
@@ -304,19 +229,5 @@ mod tests {
     fn a_closed_pipe_is_no_failure_and_a_full_disk_is() {
         assert_eq!(Failure::Output(io::ErrorKind::BrokenPipe.into()).exit(), Exit::Done);
         assert_eq!(Failure::Output(io::ErrorKind::StorageFull.into()).exit(), Exit::Failed);
-    }
-
-    #[test]
-    fn what_leaves_a_person_stranded_names_the_next_step() {
-        for name in
-            ["NoSuchVM", "NoSuchSnapshot", "NoSuchPolicy", "Busy", "Disconnected", "QuiesceFailed", "InUse"]
-        {
-            assert!(hint_for(&format!("org.virtsnap1.Error.{name}")).is_some(), "{name}");
-        }
-        assert!(Failure::NoDaemon(String::new()).hint().is_some());
-        for name in ["AccessDenied", "InteractiveAuthorizationRequired"] {
-            let hint = hint_for(&format!("org.freedesktop.DBus.Error.{name}")).expect("what would allow it");
-            assert!(hint.contains("sudo") && hint.contains("`man virtsnapd`"), "{name}: {hint}");
-        }
     }
 }

@@ -10,7 +10,7 @@ use zbus::{Connection, MatchRule, OwnedObjectPath, fdo::DBusProxy, message::Type
 use super::{
     args::Wait,
     console::Console,
-    exit::{Exit, Failure, exit_of, hint_for},
+    exit::{Exit, Failure, exit_of},
     inventory::Object,
     news, progress,
     props::{self, Job},
@@ -58,10 +58,12 @@ impl Ended {
         match self {
             Self::Done(_) => {}
             Self::Failed { name, message } => {
-                console.named_error(name, &told_once(what, message), hint_for(name));
+                console.named_error(name, &told_once(what, message));
             }
             Self::Unknown(failure) => {
-                console.error(&format!("{what}: how the job ended is not known: {failure}"), failure.hint());
+                let hint = failure.hint(&console.place);
+                let text = format!("{what}: how the job ended is not known: {failure}");
+                console.error(&text, hint.as_deref());
             }
         }
     }
@@ -130,15 +132,14 @@ pub(super) async fn wait_until(
 
 /// Says that the daemon goes on, and what there is to do about that.
 async fn detached(jobs: &[OwnedObjectPath], bus: &Connection, console: &mut Console<'_>) {
-    let (mut what, mut hint) = ("it".to_owned(), "`virtsnap jobs` shows how far it is".to_owned());
+    let jobs_shows = format!("{} shows how far it is", console.place.virtsnap("jobs"));
+    let (mut what, mut hint) = ("it".to_owned(), jobs_shows);
     if let [job] = jobs
         && let Ok(job) = read(job, bus).await
     {
         what = format!("job {} ({})", job.id, safe(&job.operation));
-        hint = format!(
-            "`virtsnap jobs` shows how far it is, `virtsnap cancel {}` stops it if that can be",
-            job.id
-        );
+        let cancel = console.place.virtsnap(&format!("cancel {}", job.id));
+        hint = format!("{hint}, {cancel} stops it if that can be");
     }
     console.error(&format!("interrupted; the daemon goes on with {what}"), Some(&hint));
 }

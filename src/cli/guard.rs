@@ -18,6 +18,7 @@ use super::{
     console::Console,
     exit::{Exit, Failure},
     inventory::{Inventory, Object},
+    place::Place,
     props::{Snapshot, Vm},
     render::{pasted, quoted, safe},
     revert, view,
@@ -76,7 +77,7 @@ pub(super) async fn guard(
     if ended.well() {
         done_with(&point, bus, console).await;
     } else if args.no_rollback {
-        let hint = format!("`{}` goes back", by_hand(vm, &point));
+        let hint = format!("{} goes back", by_hand(vm, &point, &console.place));
         console.error(&format!("{what}; {} was left as it is", quoted(&vm.name)), Some(&hint));
         done_with(&point, bus, console).await;
     } else {
@@ -137,18 +138,23 @@ fn unfit_exit(args: &Guard, unfit: Unfit, console: &mut Console<'_>) -> Exit {
 }
 
 /// What a person types to go back.
-fn by_hand(vm: &Object<Vm>, point: &Object<Snapshot>) -> String {
+fn by_hand(vm: &Object<Vm>, point: &Object<Snapshot>, place: &Place) -> String {
     let then = match vm.state.as_str() {
         "running" => " --start",
         "paused" => " --paused",
         "shut-off" => " --off",
         _ => "",
     };
-    format!("virtsnap revert {} {}{then}", pasted(&vm.name), pasted(&point.name))
+    place.virtsnap(&format!("revert {} {}{then}", pasted(&vm.name), pasted(&point.name)))
+}
+
+/// What a person types for the snapshot to be as any other.
+fn let_go(vm: &Object<Vm>, point: &Object<Snapshot>, place: &Place) -> String {
+    place.virtsnap(&format!("unpin {} {}", pasted(&vm.name), pasted(&point.name)))
 }
 
 fn not_rolled_back(
-    (what, why, hint): (&str, &str, Option<&str>),
+    (what, why, hint): (&str, &str, Option<String>),
     vm: &Object<Vm>,
     point: &Object<Snapshot>,
     console: &mut Console<'_>,
@@ -158,15 +164,14 @@ fn not_rolled_back(
         &format!(
             "{what}, and {name} was NOT put back to snapshot {at}, so it is as the command left it: {why}"
         ),
-        hint,
+        hint.as_deref(),
     );
     console.warning(&format!(
-        "by hand: `{}` goes back, and then `virtsnap unpin {} {}` lets go of the snapshot, which is pinned until then; \
-         `virtsnap show {}` says in which state {} is",
-        by_hand(vm, point),
-        pasted(&vm.name),
-        pasted(&point.name),
-        pasted(&vm.name),
+        "by hand: {} goes back, and then {} lets go of the snapshot, which is pinned until then; {} says in which state {} \
+         is",
+        by_hand(vm, point, &console.place),
+        let_go(vm, point, &console.place),
+        console.place.virtsnap(&format!("show {}", pasted(&vm.name))),
         safe(&vm.name),
     ));
 }
@@ -186,15 +191,17 @@ fn not_known(
     };
     console.error(
         &format!("{what}; {put}: {why}"),
-        Some("`virtsnap jobs` shows what is under way; a daemon that went ends or undoes it when it is back"),
+        Some(&format!(
+            "{} shows what is under way; a daemon that went ends or undoes it when it is back",
+            console.place.virtsnap("jobs")
+        )),
     );
     console.warning(&format!(
-        "once that is over, `virtsnap list {}` shows where the VM is: it was put back if there is a new \
-         \"before-revert-\" snapshot and {at} is the current one, else `{}` goes back; and then `virtsnap unpin {} {}` \
-         lets go of the snapshot, which is pinned until then",
-        pasted(&vm.name),
-        by_hand(vm, point),
-        pasted(&vm.name),
-        pasted(&point.name),
+        "once that is over, {} shows where the VM is: it was put back if there is a new \
+         \"before-revert-\" snapshot and {at} is the current one, else {} goes back; and then {} lets go of the snapshot, \
+         which is pinned until then",
+        console.place.virtsnap(&format!("list {}", pasted(&vm.name))),
+        by_hand(vm, point, &console.place),
+        let_go(vm, point, &console.place),
     ));
 }

@@ -117,7 +117,7 @@ impl Inventory {
         let found = by_name.or_else(|| self.vms.iter().find(|vm| vm.uuid.eq_ignore_ascii_case(name_or_uuid)));
         found.ok_or_else(|| Failure::NotFound {
             what: format!("there is no VM {name_or_uuid:?}"),
-            hint: "`virtsnap list` shows the VMs",
+            look: ("list", "shows the VMs"),
         })
     }
 
@@ -125,7 +125,7 @@ impl Inventory {
     pub fn snapshot(&self, vm: &Object<Vm>, name: &str) -> Result<&Object<Snapshot>, Failure> {
         self.snapshots(vm).iter().find(|s| s.name == name).ok_or_else(|| Failure::NotFound {
             what: format!("VM {:?} has no snapshot {name:?}", vm.name),
-            hint: "`virtsnap list VM` shows its snapshots",
+            look: ("list VM", "shows its snapshots"),
         })
     }
 
@@ -133,7 +133,7 @@ impl Inventory {
     pub fn policy(&self, name: &str) -> Result<&Object<Policy>, Failure> {
         self.policies.iter().find(|p| p.name == name).ok_or_else(|| Failure::NotFound {
             what: format!("there is no policy {name:?}"),
-            hint: "`virtsnap policies` lists them",
+            look: ("policies", "lists them"),
         })
     }
 

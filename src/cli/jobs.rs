@@ -69,7 +69,7 @@ pub(super) async fn cancel(
     let all = Inventory::fetch(bus).await?;
     let job = all.jobs().iter().find(|job| job.id == args.job).ok_or_else(|| Failure::NotFound {
         what: format!("there is no job {}", args.job),
-        hint: "`virtsnap jobs` shows the jobs; finished ones go after a while",
+        look: ("jobs", "shows the jobs; finished ones go after a while"),
     })?;
     if cuts_short(job) {
         let vms: Vec<_> = job.objects.iter().filter_map(|path| all.vm_name(path)).map(quoted).collect();

@@ -61,7 +61,8 @@ fn list_vms(all: &Inventory, console: &mut Console<'_>) -> Result<(), Failure> {
         return console.answer(&Vms { vms });
     }
     if all.vms().is_empty() {
-        console.remark("no VM yet; `virtsnap status` tells whether libvirt is reached");
+        let status = console.place.virtsnap("status");
+        console.remark(&format!("no VM yet; {status} tells whether libvirt is reached"));
         return Ok(());
     }
     let columns = [
@@ -147,7 +148,8 @@ fn list_snapshots(
 pub(super) fn orphans(vm: &Vm, console: &mut Console<'_>) -> Result<(), Failure> {
     for (path, bytes, goes) in &vm.orphans {
         let what = if *goes == 0 {
-            format!("`virtsnap adopt {} --orphans` puts it in quarantine", pasted(&vm.name))
+            let adopt = console.place.virtsnap(&format!("adopt {} --orphans", pasted(&vm.name)));
+            format!("{adopt} puts it in quarantine")
         } else {
             format!("in quarantine, removed {}", console.watch.local(*goes))
         };
@@ -210,7 +212,10 @@ mod tests {
 
     use super::*;
     use crate::cli::inventory::tests::sample;
-    use crate::{cli::console::Screen, clock::SystemClock};
+    use crate::{
+        cli::{console::Screen, place::Place},
+        clock::SystemClock,
+    };
 
     fn shown(vm: Option<&str>, json: bool) -> String {
         shown_as(vm, json, false)
@@ -226,6 +231,7 @@ mod tests {
             interactive: false,
             screen: Screen { columns: None, clock: &SystemClock::default() },
             json,
+            place: Place::default(),
             watch: Watch { zone: TimeZone::UTC, now: Timestamp::from_second(60).unwrap() },
         };
         match vm {

@@ -28,6 +28,7 @@ mod explain;
 mod follow;
 mod foresee;
 mod guard;
+pub mod hint;
 pub mod inventory;
 mod jobs;
 mod list;
@@ -35,6 +36,7 @@ mod news;
 mod pace;
 mod pieces;
 mod pin;
+pub mod place;
 mod policies;
 mod progress;
 mod promote;
@@ -68,6 +70,7 @@ use self::{
     args::{Cli, Verb},
     console::Console,
     exit::{Exit, Failure},
+    place::Place,
 };
 
 /// Where the daemon's bus is.
@@ -83,6 +86,7 @@ enum Way<'a> {
 /// the bus is; the command line's comes first, the system bus last.
 pub async fn run(cli: &Cli, address: Option<&str>, console: &mut Console<'_>) -> Exit {
     let global = &cli.global;
+    console.place = Place::of(global.host.as_deref());
     // The others die of them with all that they run.
     let steady = matches!(cli.verb, Verb::Guard(_));
     let way = match (&global.host, global.bus_address.as_deref().or(address.filter(|_| !global.system))) {

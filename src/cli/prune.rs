@@ -110,7 +110,10 @@ pub(super) async fn plan(args: &Plan, bus: &Connection, console: &mut Console<'_
             Ok(verdicts) => plans.push((vm, verdicts)),
             // What is wrong with one VM hides nothing of the others.
             Err(failure) if args.all && failure.exit() != Exit::Unreachable => {
-                console.error(&format!("{}: {failure}", quoted(&vm.name)), failure.hint());
+                console.error(
+                    &format!("{}: {failure}", quoted(&vm.name)),
+                    failure.hint(&console.place).as_deref(),
+                );
                 exit = failure.exit();
                 failed.push(Failed { name: &vm.name, uuid: &vm.uuid, error: failure.to_string() });
             }
@@ -202,10 +205,8 @@ pub(super) async fn prune(
         console.line(&format!("{}: {} deleted", safe(&vm.name), count(deleted.len(), "snapshot")))?;
         if left > 0 && !args.all && matches!(ended, Ended::Done(_)) {
             let left = count(left, "snapshot");
-            let vm = pasted(&vm.name);
-            console.line(&format!(
-                "{left} more to delete; `virtsnap prune {vm} --all` goes beyond max-delete"
-            ))?;
+            let all = console.place.virtsnap(&format!("prune {} --all", pasted(&vm.name)));
+            console.line(&format!("{left} more to delete; {all} goes beyond max-delete"))?;
         }
     }
     ended.report(&format!("pruning {} was not finished", quoted(&vm.name)), console);

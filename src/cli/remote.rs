@@ -27,16 +27,22 @@ pub(super) fn address(given: &str, steady: bool) -> Result<Address, Failure> {
     Ok(Transport::Unixexec(Unixexec::new(program.into(), None, words)).into())
 }
 
-fn words(given: &str) -> Result<Vec<OsString>, Failure> {
+/// `[USER@]HOST`, as ssh takes it, and the port.
+pub(super) fn parts(given: &str) -> Option<(&str, Option<&str>)> {
     let (host, port) = match given.rsplit_once(':') {
         // An IPv6 address has colons of its own.
         Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, Some(port)),
         _ => (given, None),
     };
     let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
-    if host.is_empty() || port.is_some_and(|port| port.parse::<u16>().is_err()) {
-        return Err(Failure::Usage(format!("--host {given:?} is no host; give it as [USER@]HOST[:PORT]")));
-    }
+    let sound = !host.is_empty() && port.is_none_or(|port| port.parse::<u16>().is_ok());
+    sound.then_some((host, port))
+}
+
+fn words(given: &str) -> Result<Vec<OsString>, Failure> {
+    let (host, port) = parts(given).ok_or_else(|| {
+        Failure::Usage(format!("--host {given:?} is no host; give it as [USER@]HOST[:PORT]"))
+    })?;
     // No terminal there, no X11; ssh asks for a password on this one all the same.
     let mut words = vec!["-xT"];
     words.extend(port.map(|port| ["-p", port]).into_iter().flatten());

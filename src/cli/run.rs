@@ -35,8 +35,9 @@ pub(super) async fn run(args: &Run, bus: &Connection, console: &mut Console<'_>)
     let paths = PolicyProxy::new(bus, &policy.path).await?.run(options).await?;
     if paths.is_empty() {
         console.warning(&format!(
-            "policy {} ran on no VM: none is for it, or none is in a state that its `when` names; `virtsnap status` shows them",
-            quoted(&policy.name)
+            "policy {} ran on no VM: none is for it, or none is in a state that its `when` names; {} shows them",
+            quoted(&policy.name),
+            console.place.virtsnap("status")
         ));
     }
 

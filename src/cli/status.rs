@@ -9,6 +9,7 @@ use super::{
     console::Console,
     exit::{Exit, Failure},
     inventory::{Inventory, Object},
+    place::Place,
     props::{self, Manager, Vm},
     proxy::ROOT,
     render::{Column, Watch, cell, count, names, pasted, quoted, rfc3339, safe, table},
@@ -59,7 +60,7 @@ struct Inhibitor<'a> {
 pub(super) async fn status(bus: &Connection, console: &mut Console<'_>) -> Result<Exit, Failure> {
     let manager: Manager = props::read(bus, ROOT).await?;
     let all = Inventory::fetch(bus).await?;
-    let problems = problems(&manager, &all, &console.watch);
+    let problems = problems(&manager, &all, &console.watch, &console.place);
     if console.json {
         let status = Status {
             healthy: problems.is_empty(),
@@ -86,7 +87,7 @@ pub(super) async fn status(bus: &Connection, console: &mut Console<'_>) -> Resul
 }
 
 /// What is wrong: the daemon first, then the VMs, then the policies.
-fn problems(manager: &Manager, all: &Inventory, watch: &Watch) -> Vec<Problem> {
+fn problems(manager: &Manager, all: &Inventory, watch: &Watch, place: &Place) -> Vec<Problem> {
     let mut problems = Vec::new();
     if !manager.hypervisor_connected {
         let text = format!("no connection to libvirt ({}); it keeps trying", safe(&manager.hypervisor_uri));
@@ -111,11 +112,10 @@ fn problems(manager: &Manager, all: &Inventory, watch: &Watch) -> Vec<Problem> {
         for suspended in vm.suspended.iter().filter(|(_, by, ..)| by != "person") {
             let policy = all.policy_name(&suspended.0).unwrap_or_default();
             add(format!(
-                "policy {} is {}; if a run works (`virtsnap run {} --vm {}`), it is resumed",
+                "policy {} is {}; if a run works ({}), it is resumed",
                 quoted(policy),
                 suspend::phrase(suspended, watch),
-                pasted(policy),
-                pasted(&vm.name)
+                place.virtsnap(&format!("run {} --vm {}", pasted(policy), pasted(&vm.name)))
             ));
         }
         for (policy, newest) in &vm.stale {
@@ -319,7 +319,10 @@ mod tests {
     }
 
     fn texts(manager: &Manager, all: &Inventory) -> Vec<String> {
-        problems(manager, all, &watch()).into_iter().map(|p| format!("{} {}", p.kind, p.text)).collect()
+        problems(manager, all, &watch(), &Place::default())
+            .into_iter()
+            .map(|p| format!("{} {}", p.kind, p.text))
+            .collect()
     }
 
     #[test]
@@ -343,7 +346,7 @@ mod tests {
         assert_eq!(found[1], "vm no space");
         assert_eq!(found[2], "vm snapshot \"s\" is not usable");
         assert!(found[3].starts_with("policy last run,") && found[3].ends_with("failed"));
-        let table = vm_table(&all, &problems(&connected(), &all, &watch()), &watch());
+        let table = vm_table(&all, &problems(&connected(), &all, &watch(), &Place::default()), &watch());
         assert!(table.lines().nth(1).unwrap().contains("FAILING"), "{table}");
     }
 
@@ -391,6 +394,7 @@ mod tests {
             interactive: false,
             screen: Screen { columns: None, clock: &SystemClock::default() },
             json: false,
+            place: Place::default(),
             watch: watch(),
         };
         show(&manager, &sample(), &[], &mut console).unwrap();

@@ -66,8 +66,9 @@ pub(super) async fn suspend(
     } else {
         let on = vm.map_or_else(|| "all of its VMs".to_owned(), |vm| format!("VM {}", quoted(vm)));
         console.line(&format!(
-            "policy {} is suspended on {on}: its schedule does not run it there until `virtsnap resume`",
-            quoted(&policy.name)
+            "policy {} is suspended on {on}: its schedule does not run it there until {}",
+            quoted(&policy.name),
+            console.place.virtsnap("resume")
         ))?;
     }
     Ok(Exit::Done)

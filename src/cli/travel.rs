@@ -108,7 +108,7 @@ fn missing(vm: &str, all: &[Object<Snapshot>], to: u64, watch: &Watch) -> Failur
     );
     Failure::NotFound {
         what: format!("VM {vm:?} has no restore point before {}; {oldest}", watch.local(to)),
-        hint: "`virtsnap list VM --timeline` shows its snapshots by their time",
+        look: ("list VM --timeline", "shows its snapshots by their time"),
     }
 }
 

@@ -18,6 +18,7 @@ use virtsnap::{
         self,
         args::Cli,
         console::{Console, Screen},
+        place::Place,
         render::Watch,
     },
     clock::SystemClock,
@@ -223,6 +224,7 @@ async fn on_a_terminal_it_shows_how_far_a_job_is() {
         interactive: true,
         screen: Screen { columns: Some(80), clock: &SystemClock::default() },
         json: false,
+        place: Place::default(),
         watch: Watch { zone: TimeZone::UTC, now: Timestamp::UNIX_EPOCH },
     };
     let exit = soon("the verb", cli::run(&cli, None, &mut console)).await;

@@ -64,8 +64,13 @@ async fn another_machine_is_reached_over_ssh_as_systemctl_does_it() {
     let (code, _, err) = far(&["-H", "root@far:2222", "modify", "web", "s2", "--description", "d"]).await;
     assert_eq!(code, Some(0), "{err}");
     // With the way there its own way back would be gone: INT, HUP and QUIT.
-    let guard = ["-H", "root@far:2222", "guard", "web", "--keep-for", "never", "--", "false"];
-    assert_eq!(far(&guard).await.0, Some(1));
+    let guard =
+        ["-H", "root@far:2222", "guard", "web", "--keep-for", "never", "--no-rollback", "--", "false"];
+    let (code, _, err) = far(&guard).await;
+    assert_eq!(code, Some(1), "{err}");
+    assert!(err.contains("`virtsnap -H root@far:2222 revert web "), "what is pasted acts there: {err}");
+    let (_, _, err) = far(&["-H", "root@far:2222", "show", "nobody"]).await;
+    assert!(err.contains("hint: `virtsnap -H root@far:2222 list` shows"), "{err}");
     let ignored = fs::read_to_string(log.with_extension("ignored")).unwrap();
     let mask = ignored.strip_prefix("SigIgn:").unwrap().trim();
     assert_eq!(u64::from_str_radix(mask, 16).unwrap() & 0b111, 0b111, "{ignored}");
@@ -75,7 +80,8 @@ async fn another_machine_is_reached_over_ssh_as_systemctl_does_it() {
     let (code, _, err) = far(&["-H", "root@nowhere:22", "list"]).await;
     assert_eq!(code, Some(5), "{err}");
     assert!(
-        err.contains("cannot reach D-Bus on \"root@nowhere:22\"") && err.contains("hint: does `ssh HOST"),
+        err.contains("cannot reach D-Bus on \"root@nowhere:22\"")
+            && err.contains("hint: does `ssh -p 22 root@nowhere systemd-stdio-bridge` work"),
         "{err}"
     );
     assert_eq!(far(&["-H", "far:ssh", "list"]).await.0, Some(2));

@@ -8,6 +8,7 @@ use virtsnap::{
         self,
         args::Cli,
         console::{Console, Screen},
+        place::Place,
         render::Watch,
     },
     clock::Clock as _,
@@ -33,6 +34,7 @@ pub async fn told(rig: &Rig, reply: Option<&str>, verb: &[&str]) -> (u8, String,
         interactive: reply.is_some(),
         screen: Screen { columns: reply.map(|_| 80), clock: &*rig.clock },
         json: cli.global.json,
+        place: Place::default(),
         watch: Watch { zone: TimeZone::UTC, now: rig.clock.now() },
     };
     let exit = soon("the verb", cli::run(&cli, None, &mut console)).await;

@@ -29,7 +29,7 @@ pub(super) enum Back {
     /// The VM is back; what was taken before that.
     Done(Option<OwnedObjectPath>),
     /// It is not; why, and a hint.
-    Not(String, Option<&'static str>),
+    Not(String, Option<String>),
     /// That cannot be had: the job that was at it, if it is known, and why.
     Unknown(Option<u32>, String),
 }
@@ -45,7 +45,7 @@ pub(super) async fn put_back(
     let mut way = Way { vm, point, bus, before: None, job: None, doubt: false };
     let mut news = match News::about(point, bus).await {
         Ok(news) => news,
-        Err(failure) => return way.given_up(&failure),
+        Err(failure) => return way.given_up(&failure, console),
     };
     let mut over = pin!(timeout(PATIENCE, pending::<()>()));
     let mut said = false;
@@ -54,7 +54,7 @@ pub(super) async fn put_back(
         let why = match way.once(signals, console).await {
             Ok(back) => return back,
             Err(failure) if way.may_pass(&failure) => failure,
-            Err(failure) => return way.given_up(&failure),
+            Err(failure) => return way.given_up(&failure, console),
         };
         if !said {
             // Who was impatient before this is said does not mean it.
@@ -73,7 +73,7 @@ pub(super) async fn put_back(
             () = interrupted(signals) => false,
         };
         if !again {
-            return way.given_up(&why);
+            return way.given_up(&why, console);
         }
     }
 }
@@ -203,11 +203,11 @@ impl Way<'_> {
         }
     }
 
-    fn given_up(&self, why: &Failure) -> Back {
+    fn given_up(&self, why: &Failure, console: &Console<'_>) -> Back {
         if self.doubt {
             Back::Unknown(self.job.as_ref().and_then(|(_, id)| *id), why.to_string())
         } else {
-            Back::Not(why.to_string(), why.hint())
+            Back::Not(why.to_string(), why.hint(&console.place))
         }
     }
 }

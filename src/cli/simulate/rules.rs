@@ -126,7 +126,7 @@ fn files(args: &Simulate, environment: &Environment) -> Result<Rules, Failure> {
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
         return Err(Failure::NotFound {
             what: format!("there is no policy {}; there is {known}", quoted(unknown)),
-            hint: "`virtsnap check` shows the policies of the files",
+            look: ("check", "shows the policies of the files"),
         });
     }
     if !args.policies.is_empty() {
@@ -138,7 +138,7 @@ fn files(args: &Simulate, environment: &Environment) -> Result<Rules, Failure> {
                 Some(vm) => format!("no policy is for a VM named {}", quoted(vm)),
                 None => "there is no policy in it".to_owned(),
             },
-            hint: "`virtsnap check` shows the policies and their VMs",
+            look: ("check", "shows the policies and their VMs"),
         });
     }
     Ok(Rules {

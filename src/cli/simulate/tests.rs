@@ -10,6 +10,7 @@ use crate::{
     cli::{
         args::{Cli, Verb},
         console::Screen,
+        place::Place,
     },
     clock::SystemClock,
 };
@@ -29,6 +30,7 @@ fn run(arguments: &[&str], input: &str) -> (u8, String, String) {
         interactive: false,
         screen: Screen { columns: None, clock: &SystemClock::default() },
         json: cli.global.json,
+        place: Place::default(),
         watch: Watch {
             zone: TimeZone::get("Europe/Vienna").unwrap(),
             now: "2026-11-21T12:00:00Z".parse().unwrap(),

@@ -10,6 +10,7 @@ use virtsnap::{
         self,
         args::Cli,
         console::{Console, Screen},
+        place::Place,
         render::Watch,
     },
     clock::Clock as _,
@@ -56,6 +57,7 @@ async fn guard(
         interactive: true,
         screen: Screen { columns: Some(80), clock: &*rig.clock },
         json: cli.global.json,
+        place: Place::default(),
         watch: Watch { zone: TimeZone::UTC, now: rig.clock.now() },
     };
     soon("the guard", cli::run(&cli, None, &mut console)).await.code()
