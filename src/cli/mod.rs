@@ -71,6 +71,7 @@ use self::{
     console::Console,
     exit::{Exit, Failure},
     place::Place,
+    remote::Manner,
 };
 
 /// Where the daemon's bus is.
@@ -78,8 +79,8 @@ use self::{
 enum Way<'a> {
     System,
     Address(&'a str),
-    /// Of another machine; whether what leads there outlives the signals of the terminal.
-    Host(&'a str, bool),
+    /// Of another machine, and how it is reached.
+    Host(&'a str, Manner),
 }
 
 /// Does what the command line says, and reports what went wrong. `address` is the environment's idea of where
@@ -89,8 +90,13 @@ pub async fn run(cli: &Cli, address: Option<&str>, console: &mut Console<'_>) ->
     console.place = Place::of(global.host.as_deref());
     // The others die of them with all that they run.
     let steady = matches!(cli.verb, Verb::Guard(_));
+    let manner = match cli.verb {
+        Verb::Guard(_) => Manner::Steady,
+        Verb::Complete(_) => Manner::Silent,
+        _ => Manner::Usual,
+    };
     let way = match (&global.host, global.bus_address.as_deref().or(address.filter(|_| !global.system))) {
-        (Some(host), _) => Way::Host(host, steady),
+        (Some(host), _) => Way::Host(host, manner),
         (None, Some(address)) => Way::Address(address),
         (None, None) => Way::System,
     };
@@ -173,8 +179,8 @@ async fn connect(way: Way<'_>) -> Result<Connection, Failure> {
         Way::System => Builder::system(),
         Way::Address(address) => Builder::address(address),
         // The bridge is whom ssh has let in, whoever that is here.
-        Way::Host(host, steady) => {
-            Builder::address(remote::address(host, steady)?).auth_mechanism(AuthMechanism::Anonymous)
+        Way::Host(host, manner) => {
+            Builder::address(remote::address(host, manner)?).auth_mechanism(AuthMechanism::Anonymous)
         }
     };
     // Whatever stops us here, it is the way to the bus.

@@ -12,11 +12,22 @@ use super::exit::Failure;
 /// Runs on the other machine, where it is a part of systemd.
 const BRIDGE: &str = "systemd-stdio-bridge";
 
-/// The way to the bus of `[USER@]HOST[:PORT]`; a steady one stays when Ctrl-C is typed or the terminal goes. ssh leaves
-/// alone what it finds ignored, and in a process group of its own it could not ask for a password.
-pub(super) fn address(given: &str, steady: bool) -> Result<Address, Failure> {
-    let mut words = words(given)?;
-    let program = if steady {
+/// How ssh goes about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Manner {
+    /// As it does; who is to be asked for a password is.
+    Usual,
+    /// So that the way stays when Ctrl-C is typed or the terminal goes.
+    Steady,
+    /// Without a question, and without much waiting.
+    Silent,
+}
+
+/// The way to the bus of `[USER@]HOST[:PORT]`. For it to be steady ssh leaves alone what it finds ignored; in a process group
+/// of its own it could not ask for a password.
+pub(super) fn address(given: &str, manner: Manner) -> Result<Address, Failure> {
+    let mut words = words(given, manner)?;
+    let program = if manner == Manner::Steady {
         let run = ["-c", "trap '' INT HUP QUIT; exec ssh \"$@\"", "ssh"];
         words.splice(..0, run.into_iter().map(OsString::from));
         "sh"
@@ -39,12 +50,15 @@ pub(super) fn parts(given: &str) -> Option<(&str, Option<&str>)> {
     sound.then_some((host, port))
 }
 
-fn words(given: &str) -> Result<Vec<OsString>, Failure> {
+fn words(given: &str, manner: Manner) -> Result<Vec<OsString>, Failure> {
     let (host, port) = parts(given).ok_or_else(|| {
         Failure::Usage(format!("--host {given:?} is no host; give it as [USER@]HOST[:PORT]"))
     })?;
     // No terminal there, no X11; ssh asks for a password on this one all the same.
     let mut words = vec!["-xT"];
+    if manner == Manner::Silent {
+        words.extend(["-o", "BatchMode=yes", "-o", "ConnectTimeout=2"]);
+    }
     words.extend(port.map(|port| ["-p", port]).into_iter().flatten());
     words.extend(["--", host, BRIDGE]);
     Ok(words.into_iter().map(OsString::from).collect())
@@ -63,10 +77,12 @@ mod tests {
             ("[::1]:22", &["-xT", "-p", "22", "--", "::1"]),
             ("-oProxyCommand=x,y", &["-xT", "--", "-oProxyCommand=x,y"]),
         ] {
-            assert_eq!(words(given).unwrap(), [wanted, &["systemd-stdio-bridge"]].concat());
+            assert_eq!(words(given, Manner::Usual).unwrap(), [wanted, &["systemd-stdio-bridge"]].concat());
         }
+        let silent = ["-xT", "-o", "BatchMode=yes", "-o", "ConnectTimeout=2", "--", "web", "systemd-stdio-bridge"];
+        assert_eq!(words("web", Manner::Silent).unwrap(), silent);
         for wrong in ["", "web:", "web:ssh", ":22"] {
-            assert!(matches!(words(wrong), Err(Failure::Usage(_))), "{wrong}");
+            assert!(matches!(words(wrong, Manner::Usual), Err(Failure::Usage(_))), "{wrong}");
         }
     }
 }

@@ -156,6 +156,43 @@ async fn fish_has_the_same_candidates() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_another_machine_there_are_its_names_and_without_it_none() {
+    let rig = with_names().await;
+    let log = rig.directory().join("log");
+    let script = format!(
+        "#!/bin/sh\necho \"$@\" >>{}\n[ \"$7\" = far ] || exit 255\nexec systemd-stdio-bridge --bus-path={}\n",
+        log.display(),
+        rig.address()
+    );
+    let ssh = rig.directory().join("bin/ssh");
+    std::fs::write(&ssh, script).unwrap();
+    std::fs::set_permissions(&ssh, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    // A bus of this machine that has other names.
+    let near = Rig::start("", |sim| {
+        sim.add_vm(VmSpec::new("near", 3));
+    })
+    .await;
+    let complete = async |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_virtsnap"));
+        command.args(["complete", "--"]).args(words).env("PATH", path(&rig));
+        command.env("VIRTSNAP_BUS_ADDRESS", near.address());
+        let run = tokio::task::spawn_blocking(move || command.output());
+        let output = soon("virtsnap", run).await.unwrap().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().map(|line| line.split('\t').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(complete(&["-H", "far", "list", ""]).await, ["db", "web"]);
+    assert_eq!(complete(&["revert", "--host=far", "db", "o"]).await, ["other"]);
+    let said = std::fs::read_to_string(&log).unwrap();
+    let asked = "-xT -o BatchMode=yes -o ConnectTimeout=2 -- far systemd-stdio-bridge";
+    assert!(said.lines().count() == 2 && said.lines().all(|line| line == asked), "{said}");
+    assert_eq!(complete(&["-H", "away", "list", ""]).await, [] as [&str; 0]);
+    assert_eq!(complete(&["-H", "far:ssh", "list", ""]).await, [] as [&str; 0]);
+    assert_eq!(complete(&["list", ""]).await, ["near"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_daemon_there_are_no_names_and_no_complaints() {
     let rig = Rig::without_daemon("", |_| {}).await;
     for address in [rig.address().as_str(), "unix:path=/nonexistent"] {

@@ -2,8 +2,10 @@
 //! `virtsnap complete -- WORDS` what fits for the last of the words.
 //!
 //! The answer is a line for each, with what it is for behind a tab; `:files` has the shell complete files. Without a daemon,
-//! or with one that is slow, there are no names: whoever types must not wait.
+//! or with one that is slow, there are no names: whoever types must not wait. With `-H` they are that machine's, or none: those of
+//! this one would be wrong.
 
+mod line;
 mod wanted;
 
 use std::{collections::BTreeSet, time::Duration};
@@ -19,11 +21,14 @@ use super::{
     exit::{Exit, Failure},
     inventory::Inventory,
     proxy::SERVICE,
+    remote::Manner,
     render::{safe, size},
 };
 
 /// No one waits longer for names.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Nor for those of another machine, to which ssh has to come first.
+const FAR: Duration = Duration::from_secs(3);
 
 /// What a shell reads.
 pub(super) fn script(args: &Completion, console: &mut Console<'_>) -> Result<Exit, Failure> {
@@ -42,12 +47,17 @@ pub(super) async fn complete(
     console: &mut Console<'_>,
 ) -> Result<Exit, Failure> {
     let current = args.words.last().map(String::as_str).unwrap_or_default();
-    let found = match wanted(Cli::command(), &args.words) {
+    let mut command = Cli::command();
+    command.build();
+    let (wanted, host) = wanted(&command, &args.words);
+    let way = host.map_or(way, |host| Way::Host(host, Manner::Silent));
+    let found = match wanted {
         Wanted::Words(words) => words,
         Wanted::Files => vec![(":files".to_owned(), String::new())],
         Wanted::Anything => vec![],
         names => {
-            let all = tokio::time::timeout(PATIENCE, known(way)).await.ok().flatten();
+            let patience = if matches!(way, Way::Host(..)) { FAR } else { PATIENCE };
+            let all = tokio::time::timeout(patience, known(way)).await.ok().flatten();
             all.map(|all| names_of(&names, &all)).unwrap_or_default()
         }
     };

@@ -4,6 +4,8 @@
 
 use clap::{Arg, ArgAction, Command};
 
+use super::line::{Line, option};
+
 /// What could stand there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Wanted {
@@ -25,50 +27,26 @@ pub(super) enum Wanted {
     Anything,
 }
 
-/// What is wanted for the last of these words, which follow the program's name.
-pub(super) fn wanted(mut command: Command, words: &[String]) -> Wanted {
-    command.build();
-    let Some((current, before)) = words.split_last() else { return Wanted::Anything };
-    let mut verb: Option<&Command> = None;
-    let mut given: Vec<&str> = Vec::new();
-    let mut options: Vec<&str> = Vec::new();
-    let mut pending: Option<&Arg> = None;
-    let mut only_names = false;
-    for word in before {
-        if pending.take().is_some() {
-            continue;
-        }
-        match word.strip_prefix("--").filter(|_| !only_names) {
-            Some("") => only_names = true,
-            Some(long) => {
-                let (name, value) = long.split_once('=').map_or((long, None), |(n, v)| (n, Some(v)));
-                options.push(name);
-                pending =
-                    option(verb.unwrap_or(&command), name).filter(|a| takes_value(a) && value.is_none());
-            }
-            None if word.starts_with('-') && word.len() > 1 && !only_names => {
-                let short = word.chars().nth(1).filter(|_| word.len() == 2);
-                let all = verb.unwrap_or(&command).get_arguments();
-                pending = short.and_then(|short| all.into_iter().find(|a| a.get_short() == Some(short)));
-                pending = pending.filter(|a| takes_value(a));
-            }
-            None => match verb {
-                None => match command.find_subcommand(word) {
-                    Some(found) => verb = Some(found),
-                    None => return Wanted::Anything,
-                },
-                Some(_) => given.push(word),
-            },
-        }
+/// What is wanted for the last of these words, which follow the program's name; and of which machine, if they say one.
+/// `command` is built.
+pub(super) fn wanted<'a>(command: &'a Command, words: &'a [String]) -> (Wanted, Option<&'a str>) {
+    let Some((current, before)) = words.split_last() else { return (Wanted::Anything, None) };
+    match Line::read(command, before) {
+        Some(line) => (of_line(command, &line, current), line.host),
+        None => (Wanted::Anything, None),
     }
+}
+
+fn of_line(command: &Command, line: &Line<'_>, current: &str) -> Wanted {
+    let Line { verb, ref given, ref options, pending, only_names, .. } = *line;
     if let Some(option) = pending {
-        return value(option, &given);
+        return value(option, given);
     }
     if let Some(long) = current.strip_prefix("--").filter(|_| !only_names)
         && let Some((name, _)) = long.split_once('=')
     {
-        let Some(option) = option(verb.unwrap_or(&command), name) else { return Wanted::Anything };
-        return match value(option, &given) {
+        let Some(option) = option(verb.unwrap_or(command), name) else { return Wanted::Anything };
+        return match value(option, given) {
             Wanted::Words(words) => {
                 Wanted::Words(words.into_iter().map(|(w, what)| (format!("--{name}={w}"), what)).collect())
             }
@@ -77,12 +55,12 @@ pub(super) fn wanted(mut command: Command, words: &[String]) -> Wanted {
         };
     }
     if current.starts_with('-') && !only_names {
-        return Wanted::Words(long_options(verb.unwrap_or(&command), &options));
+        return Wanted::Words(long_options(verb.unwrap_or(command), options));
     }
-    let Some(verb) = verb else { return Wanted::Words(verbs(&command)) };
+    let Some(verb) = verb else { return Wanted::Words(verbs(command)) };
     let mut many = verb.get_positionals().filter(|p| is_many(p));
     let place = verb.get_positionals().nth(given.len()).or_else(|| many.next());
-    place.map_or(Wanted::Anything, |place| value(place, &given))
+    place.map_or(Wanted::Anything, |place| value(place, given))
 }
 
 fn verbs(command: &Command) -> Vec<(String, String)> {
@@ -102,14 +80,6 @@ fn long_options(verb: &Command, given: &[&str]) -> Vec<(String, String)> {
 fn first_line(text: Option<&clap::builder::StyledStr>) -> String {
     let text = text.map(ToString::to_string).unwrap_or_default();
     text.lines().next().unwrap_or_default().to_owned()
-}
-
-fn option<'a>(verb: &'a Command, long: &str) -> Option<&'a Arg> {
-    verb.get_arguments().find(|arg| arg.get_long() == Some(long))
-}
-
-fn takes_value(arg: &Arg) -> bool {
-    matches!(arg.get_action(), ArgAction::Set | ArgAction::Append)
 }
 
 fn is_many(arg: &Arg) -> bool {
@@ -147,7 +117,9 @@ mod tests {
     use crate::cli::args::Cli;
 
     fn at(words: &[&str]) -> Wanted {
-        wanted(Cli::command(), &words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>())
+        let mut command = Cli::command();
+        command.build();
+        wanted(&command, &words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>()).0
     }
 
     fn words(of: &[&str]) -> Vec<String> {
