@@ -131,6 +131,16 @@ pub enum Verb {
 }
 
 impl Verb {
+    /// What it is called if it asks no daemon, so that it works on this machine alone.
+    pub const fn without_daemon(&self) -> Option<&'static str> {
+        match self {
+            Self::Check(_) => Some("check"),
+            Self::Simulate(_) => Some("simulate"),
+            Self::Completion(_) => Some("completion"),
+            _ => None,
+        }
+    }
+
     /// Whether it does more than look, so that polkit may ask who somebody is.
     pub const fn changes(&self) -> bool {
         !matches!(

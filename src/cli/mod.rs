@@ -125,6 +125,12 @@ pub async fn run(cli: &Cli, address: Option<&str>, console: &mut Console<'_>) ->
 }
 
 async fn dispatch(cli: &Cli, way: Way<'_>, console: &mut Console<'_>) -> Result<Exit, Failure> {
+    if let (Some(verb), Way::Host(host, _)) = (cli.verb.without_daemon(), way) {
+        return Err(Failure::Usage(format!(
+            "--host is nothing for `virtsnap {verb}`, which asks no daemon and works on this machine; {} runs it on {host:?}",
+            console.place.command(&format!("virtsnap {verb}"))
+        )));
+    }
     // What needs no daemon asks for no bus.
     if let Verb::Simulate(args) = &cli.verb {
         return simulate::simulate(args, console);

@@ -85,6 +85,12 @@ async fn another_machine_is_reached_over_ssh_as_systemctl_does_it() {
         "{err}"
     );
     assert_eq!(far(&["-H", "far:ssh", "list"]).await.0, Some(2));
+    // What asks no daemon would be about this machine.
+    for verb in [&["check"][..], &["simulate"], &["completion", "bash"]] {
+        let (code, out, err) = far(&[&["-H", "root@far:2222"], verb].concat()).await;
+        assert_eq!((code, out.as_str()), (Some(2), ""), "{verb:?}: {err}");
+        assert!(err.contains(&format!("`ssh -p 2222 root@far virtsnap {}`", verb[0])), "{err}");
+    }
     assert_eq!(far(&["-H", "far", "--system", "list"]).await.0, Some(2));
 }
 
