@@ -65,8 +65,12 @@ fn usage(error: &clap::Error) -> ExitCode {
     let mut words = env::args_os().skip(1).take_while(|word| word != "--");
     if error.use_stderr() && words.any(|word| word == "--json") {
         let text = error.render().to_string();
+        let text = text.strip_prefix("error: ").unwrap_or(&text);
+        // What is wrong, and then what may be meant and how it is used.
+        let (message, hint) = text.split_once("\n\n").unwrap_or((text, ""));
+        let hint = Some(hint.trim()).filter(|hint| !hint.is_empty());
         let error =
-            serde_json::json!({ "name": null, "message": text.trim(), "hint": null, "exit_status": code });
+            serde_json::json!({ "name": null, "message": message.trim(), "hint": hint, "exit_status": code });
         let _ = writeln!(io::stderr(), "{}", serde_json::json!({ "error": error }));
     } else {
         let _ = error.print();

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
-    exit::Failure,
+    exit::{Exit, Failure},
     hint::hint_for,
     place::Place,
     render::{Watch, safe_lines},
@@ -124,10 +124,15 @@ impl Console<'_> {
 
     /// Reports an error and its next step. A closed pipe is left alone.
     pub fn failure(&mut self, failure: &Failure) {
+        self.failure_in(failure, &failure.to_string());
+    }
+
+    /// The same, in these words.
+    pub fn failure_in(&mut self, failure: &Failure, text: &str) {
         let exit = failure.exit();
-        if exit != super::Exit::Done {
+        if exit != Exit::Done {
             let hint = failure.hint(&self.place);
-            self.complain((failure.name(), Some(exit.code())), &failure.to_string(), hint.as_deref());
+            self.complain((failure.name(), Some(exit)), text, hint.as_deref());
         }
     }
 
@@ -136,16 +141,22 @@ impl Console<'_> {
         self.complain((None, None), text, hint);
     }
 
-    /// The same for a text about a D-Bus error of this name.
-    pub fn named_error(&mut self, name: &str, text: &str) {
+    /// The same for a text about a D-Bus error of this name, with which the client ends so.
+    pub fn named_error(&mut self, name: &str, exit: Exit, text: &str) {
         let hint = hint_for(name, &self.place);
-        self.complain((Some(name), None), text, hint.as_deref());
+        self.complain((Some(name), Some(exit)), text, hint.as_deref());
     }
 
-    fn complain(&mut self, (name, exit): (Option<&str>, Option<u8>), text: &str, hint: Option<&str>) {
+    /// The same for a person who would not wait.
+    pub fn interrupted(&mut self, text: &str, hint: &str) {
+        self.complain((None, Some(Exit::Interrupted)), text, Some(hint));
+    }
+
+    fn complain(&mut self, (name, exit): (Option<&str>, Option<Exit>), text: &str, hint: Option<&str>) {
         // What was said before comes first. Nowhere is left to report that any of it could not be written.
         let _ = self.flush();
         if self.json {
+            let exit = exit.map(Exit::code);
             let error = json!({ "name": name, "message": text, "hint": hint, "exit_status": exit });
             self.object(&json!({ "error": error }));
             return;
@@ -252,9 +263,11 @@ mod tests {
         console.failure(&Failure::Answered { name, message: "no\nVM".to_owned() });
         console.warning("careful");
         console.error("it failed", None);
+        console.named_error("org.virtsnap1.Error.NoSpace", Exit::JobFailed, "no room");
+        console.interrupted("interrupted", "look");
         let text = String::from_utf8(err).unwrap();
         let all: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        assert_eq!(all.len(), 3, "{text}");
+        assert_eq!(all.len(), 5, "{text}");
         let first = &all[0]["error"];
         assert_eq!(
             (&first["name"], &first["exit_status"]),
@@ -266,5 +279,7 @@ mod tests {
         );
         assert_eq!(all[1]["warning"]["message"], "careful");
         assert!(all[2]["error"]["name"].is_null() && all[2]["error"]["hint"].is_null(), "{text}");
+        let exits: Vec<_> = all[3..].iter().map(|line| &line["error"]["exit_status"]).collect();
+        assert_eq!(exits, [6, 130]);
     }
 }

@@ -58,12 +58,10 @@ impl Ended {
         match self {
             Self::Done(_) => {}
             Self::Failed { name, message } => {
-                console.named_error(name, &told_once(what, message));
+                console.named_error(name, self.exit(), &told_once(what, message));
             }
             Self::Unknown(failure) => {
-                let hint = failure.hint(&console.place);
-                let text = format!("{what}: how the job ended is not known: {failure}");
-                console.error(&text, hint.as_deref());
+                console.failure_in(failure, &format!("{what}: how the job ended is not known: {failure}"));
             }
         }
     }
@@ -141,7 +139,7 @@ async fn detached(jobs: &[OwnedObjectPath], bus: &Connection, console: &mut Cons
         let cancel = console.place.virtsnap(&format!("cancel {}", job.id));
         hint = format!("{hint}, {cancel} stops it if that can be");
     }
-    console.error(&format!("interrupted; the daemon goes on with {what}"), Some(&hint));
+    console.interrupted(&format!("interrupted; the daemon goes on with {what}"), &hint);
 }
 
 /// Waits for a call that answers only when a job of the daemon has ended, as for that job: with how far it is, and no longer

@@ -110,10 +110,7 @@ pub(super) async fn plan(args: &Plan, bus: &Connection, console: &mut Console<'_
             Ok(verdicts) => plans.push((vm, verdicts)),
             // What is wrong with one VM hides nothing of the others.
             Err(failure) if args.all && failure.exit() != Exit::Unreachable => {
-                console.error(
-                    &format!("{}: {failure}", quoted(&vm.name)),
-                    failure.hint(&console.place).as_deref(),
-                );
+                console.failure_in(&failure, &format!("{}: {failure}", quoted(&vm.name)));
                 exit = failure.exit();
                 failed.push(Failed { name: &vm.name, uuid: &vm.uuid, error: failure.to_string() });
             }

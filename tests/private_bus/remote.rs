@@ -146,9 +146,16 @@ async fn each_exit_status_is_reached_and_a_script_reads_why() {
         let error = &error["error"];
         assert!(!error["message"].as_str().unwrap().is_empty(), "{error}");
         assert_eq!(error["name"].as_str().unwrap_or_default(), name, "{error}");
+        assert_eq!(error["exit_status"], wanted, "{error}");
     }
     // What cannot even be read as a command line.
     let (code, _, err) = run(&[], &["list", "--no-such-option", "--json"]).await;
     let error: Value = serde_json::from_str(&err).unwrap();
     assert_eq!((code, &error["error"]["exit_status"]), (Some(2), &2.into()), "{error}");
+    assert_eq!(error["error"]["message"], "unexpected argument '--no-such-option' found");
+    assert!(error["error"]["hint"].as_str().unwrap().contains("Usage: virtsnap list"), "{error}");
+    let (_, _, err) = run(&[], &["show", "--json"]).await;
+    let error: Value = serde_json::from_str(&err).unwrap();
+    let message = error["error"]["message"].as_str().unwrap();
+    assert!(message.ends_with("not provided:\n  <VM>") && !message.starts_with("error"), "{error}");
 }
