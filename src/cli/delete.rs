@@ -108,6 +108,7 @@ async fn one_by_one(
     console: &mut Console<'_>,
 ) -> Result<Exit, Failure> {
     let (mut jobs, mut deleted, mut exit) = (Vec::new(), Vec::new(), Exit::Done);
+    let mut goes_on = None;
     for snapshot in doomed {
         let mut given = Options::new();
         for (key, value) in options {
@@ -120,6 +121,8 @@ async fn one_by_one(
         }
         let Some(ended) = follow::wait_for_one(&job, bus, console).await? else {
             exit = Exit::Interrupted;
+            jobs.extend(follow::read(&job, bus).await);
+            goes_on = Some(snapshot);
             break;
         };
         jobs.push(follow::read(&job, bus).await?);
@@ -134,7 +137,8 @@ async fn one_by_one(
             console.line(&format!("{}: snapshot {name} deleted", safe(&vm.name)))?;
         }
     }
-    let left = doomed.len() - deleted.len();
+    // What the daemon goes on with is neither deleted nor left.
+    let left = doomed.len() - deleted.len() - usize::from(goes_on.is_some());
     if console.json {
         let jobs = jobs.iter().map(|job| view::Job::new(job, &console.watch)).collect();
         console.answer(&Gone { vm: &vm.name, deleted, jobs })?;
@@ -142,8 +146,14 @@ async fn one_by_one(
         for job in &jobs {
             console.line(&follow::started_line(job))?;
         }
-    } else if exit != Exit::Done {
-        console.warning(&format!("{} of {} left as they are", count(left, "snapshot"), quoted(&vm.name)));
+    } else if exit != Exit::Done && left > 0 {
+        let being = goes_on.map(|s| format!("snapshot {} is being deleted; ", quoted(&s.name)));
+        let being = being.unwrap_or_default();
+        console.warning(&format!(
+            "{being}{} of {} left as they are",
+            count(left, "snapshot"),
+            quoted(&vm.name)
+        ));
     }
     Ok(exit)
 }

@@ -233,6 +233,24 @@ async fn ctrl_c_leaves_the_job_to_the_daemon_and_says_how_to_follow_and_stop_it(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_among_several_deletions_says_which_goes_on_and_how_many_are_left() {
+    let rig = web().await;
+    rig.client.create(id(1), "s3", none()).await.unwrap();
+    let gate = rig.sim.gate(Op::Commit);
+    let mut terminal = Terminal::run(&rig, &[], &["delete", "web", "s1", "--recursive", "--yes"]);
+    held(&gate);
+    terminal.until("merging vda");
+    terminal.type_in("\u{3}");
+    let (code, seen) = terminal.ended().await;
+    assert_eq!(code, Some(130), "{seen:?}");
+    let left = "snapshot \"s1\" is being deleted; 2 snapshots of \"web\" left as they are\r\n";
+    assert!(seen.ends_with(left), "{seen:?}");
+    gate.open();
+    rig.client.until_there(&snapshot_path(id(1), "s1"), false).await;
+    assert_eq!(rig.client.snapshots(id(1)).await, ["s2", "s3"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn ctrl_c_reaches_what_is_guarded_once_and_the_vm_is_put_back() {
     let rig = web().await;
     let script = "trap 'echo got' INT; echo up; read line; echo read; exit 5";
