@@ -256,6 +256,22 @@ async fn an_operation_has_the_snapshot_of_the_policies_that_list_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_says_how_a_plain_one_is_taken_is_not_dropped_without_a_word() {
+    let rig = web().await;
+    let address = rig.address();
+    let guard = ["--bus-address", &address, "guard", "web", "--operation", "upgrade", "--keep-for", "never"];
+    let run =
+        async |more: &[&str]| super::command_line::virtsnap(&[&guard[..], more, &["--", "true"]].concat()).await;
+    let (code, _, err) = run(&["--name", "mine", "--quiesce", "require"]).await;
+    assert_eq!(code, Some(0), "{err}");
+    let said = "--name, --quiesce are not used: the policies that list \"upgrade\" take the snapshot of \"web\"";
+    assert!(err.contains(said), "{err}");
+    assert_eq!(rig.client.snapshots(id(1)).await, ["upgrade-1"]);
+    let (_, _, err) = run(&[]).await;
+    assert!(!err.contains("not used"), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_operation_that_no_policy_lists_has_a_plain_one_and_a_word() {
     let rig = web().await;
     let address = rig.address();

@@ -11,7 +11,8 @@ use super::Taken;
 pub struct Guard {
     /// The VM's name or UUID
     pub vm: String,
-    /// Take what the policies take that list this operation, such as upgrade, in "before"; if none does, a plain one
+    /// Take what the policies take that list this operation, such as upgrade, in "before", as they say; if none does, a
+    /// plain one, and only for that are --name, --description, --tag, --quiesce, --memory and --disk
     #[arg(long, value_name = "NAME")]
     pub operation: Option<String>,
     /// How a plain snapshot is taken.

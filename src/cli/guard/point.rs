@@ -7,7 +7,7 @@ use zbus::{Connection, OwnedObjectPath};
 
 use super::{command, signals::Signals};
 use crate::cli::{
-    args::Guard,
+    args::{Guard, Taken},
     console::Console,
     create::{self, taken},
     exit::{Exit, Failure},
@@ -124,10 +124,33 @@ async fn begin(
     if let Some(operation) = &args.operation {
         let announced = announce(operation, vm, bus, console).await?;
         if !announced.is_empty() {
+            if let Some(unused) = unused(&args.taken) {
+                console.warning(&format!(
+                    "{unused}: the policies that list {} take the snapshot of {} as they say; without --operation a plain one \
+                     is taken as these options say",
+                    quoted(operation),
+                    quoted(&vm.name)
+                ));
+            }
             return Ok((announced, true));
         }
     }
     Ok((vec![plain(args, vm, expires, bus).await?], false))
+}
+
+/// Which options say how a plain snapshot is to be, where none is taken.
+fn unused(taken: &Taken) -> Option<String> {
+    let given = [
+        ("--name", taken.name.is_some()),
+        ("--description", taken.description.is_some()),
+        ("--tag", !taken.tags.is_empty()),
+        ("--quiesce", taken.quiesce.is_some()),
+        ("--memory", taken.memory.is_some()),
+        ("--disk", !taken.disks.is_empty()),
+    ];
+    let given: Vec<_> = given.into_iter().filter(|(_, given)| *given).map(|(option, _)| option).collect();
+    let verb = if given.len() == 1 { "is" } else { "are" };
+    (!given.is_empty()).then(|| format!("{} {verb} not used", given.join(", ")))
 }
 
 async fn announce(
