@@ -60,7 +60,7 @@ async fn quarantine(args: &Adopt, bus: &Connection, console: &mut Console<'_>) -
             each.collect::<String>(),
             count(free.len(), "file"),
         );
-        console.confirm(&question, args.consent.yes)?;
+        console.confirm(&question, args.consent.yes).await?;
         let options = Options::from([("orphans", paths.clone().into())]);
         if let ControlFlow::Break(exit) = ask(&object, options, vm_path, &args.wait, bus, console).await? {
             return Ok(exit);
@@ -87,7 +87,7 @@ async fn layers(args: &Adopt, bus: &Connection, console: &mut Console<'_>) -> Re
         "Make a snapshot of each layer under the disks of {} that belongs to none?",
         quoted(&vm.name)
     );
-    console.confirm(&question, args.consent.yes)?;
+    console.confirm(&question, args.consent.yes).await?;
     let mut options = Options::from([("layers", true.into())]);
     if !args.policies.is_empty() {
         options.insert("policies", args.policies.clone().into());
@@ -141,7 +141,7 @@ pub(super) async fn adopt(
     }
     // Those that are named stay as they are, unless a policy may prune them.
     if args.snapshots.is_empty() || !args.policies.is_empty() {
-        console.confirm(&question(&vm.name, &names, &args.policies), args.consent.yes)?;
+        console.confirm(&question(&vm.name, &names, &args.policies), args.consent.yes).await?;
     }
     let given: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let mut options = Options::from([("snapshots", given.into())]);

@@ -2,11 +2,16 @@
 
 use std::{
     fmt,
-    io::{BufRead, Write},
+    io::{BufRead, Empty, StdinLock, Write},
+    os::fd::{AsFd as _, BorrowedFd},
 };
 
 use serde::Serialize;
 use serde_json::{Value, json};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    signal::ctrl_c,
+};
 
 use super::{
     exit::{Exit, Failure},
@@ -25,6 +30,24 @@ pub struct Screen<'a> {
     pub clock: &'a dyn Clock,
 }
 
+/// Where replies to questions come from.
+pub trait Replies: BufRead {
+    /// What tells that there is one, where to read waits for a person.
+    fn awaited(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}
+
+impl Replies for StdinLock<'_> {
+    fn awaited(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.as_fd())
+    }
+}
+
+impl Replies for &[u8] {}
+
+impl Replies for Empty {}
+
 /// The client's ends towards a person or a script.
 pub struct Console<'a> {
     /// The answer.
@@ -32,7 +55,7 @@ pub struct Console<'a> {
     /// Questions, errors, and what is not part of the answer.
     pub err: &'a mut dyn Write,
     /// Replies to questions.
-    pub input: &'a mut dyn BufRead,
+    pub input: &'a mut dyn Replies,
     /// Whether a person sits there to be asked: input and `err` are terminals.
     pub interactive: bool,
     /// What `err` stands on.
@@ -102,7 +125,7 @@ impl Console<'_> {
     }
 
     /// Asks before something is discarded. Without a person to ask, only `yes` will do.
-    pub fn confirm(&mut self, question: &str, yes: bool) -> Result<(), Failure> {
+    pub async fn confirm(&mut self, question: &str, yes: bool) -> Result<(), Failure> {
         if yes {
             return Ok(());
         }
@@ -114,6 +137,16 @@ impl Console<'_> {
         self.flush()?;
         write!(self.err, "{question} [y/N] ")?;
         self.err.flush()?;
+        // Once a verb has waited for a job, SIGINT is caught for good, and nobody would hear Ctrl-C while this reads.
+        if let Some(Ok(typed)) = self.input.awaited().map(|fd| AsyncFd::with_interest(fd, Interest::READABLE)) {
+            tokio::select! {
+                there = typed.readable() => drop(there?),
+                Ok(()) = ctrl_c() => {
+                    writeln!(self.err)?;
+                    return Err(Failure::Interrupted);
+                }
+            }
+        }
         let mut reply = String::new();
         self.input.read_line(&mut reply)?;
         match reply.trim() {
@@ -175,6 +208,7 @@ impl Console<'_> {
 mod tests {
     use std::io;
 
+    use futures_util::FutureExt as _;
     use jiff::{Timestamp, tz::TimeZone};
 
     use super::*;
@@ -203,7 +237,9 @@ mod tests {
             place: Place::default(),
             watch: Watch { zone: TimeZone::UTC, now: Timestamp::UNIX_EPOCH },
         }
-        .confirm("Delete it?", yes);
+        .confirm("Delete it?", yes)
+        .now_or_never()
+        .expect("nobody is waited for");
         (answer, String::from_utf8(err).unwrap())
     }
 

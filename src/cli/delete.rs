@@ -47,7 +47,7 @@ pub(super) async fn delete(
         [snapshot] => question(&vm.name, snapshot, args.metadata_only, &console.watch),
         several => question_of(&vm.name, several, &console.watch),
     };
-    console.confirm(&question, args.consent.yes)?;
+    console.confirm(&question, args.consent.yes).await?;
     if args.recursive {
         return one_by_one(args, vm, &doomed, &options, bus, console).await;
     }

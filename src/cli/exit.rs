@@ -25,7 +25,7 @@ pub enum Exit {
     Busy,
     /// Of `guard`: its command failed, and the VM could not be put back, or nobody knows whether it was.
     NotRolledBack,
-    /// Ctrl-C: the client went, the job goes on.
+    /// Ctrl-C: the client went, and the job goes on if there is one.
     Interrupted,
     /// Of `guard`: that of its command; as shells have it, 126 and 127 if it cannot be run or found.
     OfCommand(u8),
@@ -73,6 +73,9 @@ pub enum Failure {
     /// The person said no.
     #[error("nothing was changed")]
     Declined,
+    /// The person would not answer.
+    #[error("interrupted; nothing was changed")]
+    Interrupted,
     /// There is no bus to talk on.
     #[error("cannot connect to D-Bus: {0}")]
     NoBus(String),
@@ -112,6 +115,7 @@ impl Failure {
         match self {
             Self::Usage(_) => Exit::Usage,
             Self::NotFound { .. } => Exit::NotFound,
+            Self::Interrupted => Exit::Interrupted,
             Self::NoBus(_) | Self::NoHost { .. } | Self::NoDaemon(_) | Self::Stopped => Exit::Unreachable,
             Self::Answered { name, .. } => exit_of(name),
             // A pipe that was closed early (`| head`) is no failure.

@@ -29,7 +29,7 @@ impl Failure {
                 "are the client and the daemon of the same version? `virtsnap --version`, {}",
                 virtsnap("status")
             ),
-            Self::Usage(_) | Self::Declined | Self::Output(_) => return None,
+            Self::Usage(_) | Self::Declined | Self::Interrupted | Self::Output(_) => return None,
         })
     }
 }

@@ -80,7 +80,7 @@ pub(super) async fn cancel(
             safe(&job.operation),
             vms.join(", ")
         );
-        console.confirm(&question, args.consent.yes)?;
+        console.confirm(&question, args.consent.yes).await?;
     }
     JobProxy::new(bus, &job.path).await?.cancel(Options::new()).await?;
     if !args.wait.no_wait && follow::wait_for_one(&job.path, bus, console).await?.is_none() {

@@ -55,7 +55,7 @@ pub(super) async fn unpin(
             quoted(&vm.name),
             console.watch.both(snapshot.expires),
         );
-        console.confirm(&question, args.consent.yes)?;
+        console.confirm(&question, args.consent.yes).await?;
     }
     SnapshotProxy::new(bus, &snapshot.path).await?.unpin(options).await?;
     let after: Snapshot = props::read(bus, &snapshot.path).await?;

@@ -174,7 +174,7 @@ pub(super) async fn prune(
     } else {
         format!("Delete {} of {}?", count(doomed.len(), "snapshot"), quoted(&vm.name))
     };
-    console.confirm(&question, args.consent.yes)?;
+    console.confirm(&question, args.consent.yes).await?;
 
     let job = VMProxy::new(bus, &vm.path).await?.prune(paced).await?;
     if args.wait.no_wait && console.json {

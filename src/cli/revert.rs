@@ -41,7 +41,7 @@ pub(super) async fn revert(
     let vm = all.vm(&args.vm)?;
     let snapshot = all.snapshot(vm, &args.snapshot)?;
     let question = question(args.back, (&vm.name, &vm.state), snapshot, &console.watch);
-    console.confirm(&question, args.consent.yes)?;
+    console.confirm(&question, args.consent.yes).await?;
     put_back((vm, snapshot), args.back, &args.wait, Nothing {}, bus, console).await
 }
 

@@ -67,7 +67,7 @@ pub(super) async fn time_travel(
     if !console.json {
         console.line(&told)?;
     }
-    console.confirm(&question, args.consent.yes)?;
+    console.confirm(&question, args.consent.yes).await?;
     revert::put_back((vm, snapshot), args.back, &args.wait, found, bus, console).await
 }
 

@@ -16,7 +16,7 @@ use virtsnap::hypervisor::sim::{Op, VmSpec};
 
 use super::{
     client::{none, soon},
-    rig::{DEADLINE, Rig, held, id, snapshot_path},
+    rig::{DEADLINE, Rig, held, id, snapshot_path, vm_path},
 };
 
 /// A terminal with a program on it.
@@ -230,6 +230,29 @@ async fn ctrl_c_leaves_the_job_to_the_daemon_and_says_how_to_follow_and_stop_it(
     }
     gate.open();
     rig.client.until_there(&snapshot_path(id(1), "s1"), false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_at_a_question_ends_it_with_nothing_changed() {
+    let rig = web().await;
+    let base = rig.sim.vm(id(1)).unwrap().disks[0].chain[0].path.clone();
+    rig.sim.make_image("/images/left-over.qcow2", &base).unwrap();
+    // The second asks when it has waited for the daemon's look.
+    for (verb, question) in [
+        (&["delete", "web", "s1"][..], "Delete snapshot \"s1\""),
+        (&["adopt", "web", "--orphans"], "Put 1 file in quarantine?"),
+    ] {
+        let mut terminal = Terminal::run_as(&["env", "--default-signal"], &rig, &[], verb);
+        terminal.until(question);
+        terminal.until("? [y/N] ");
+        terminal.type_in("\u{3}");
+        let (code, seen) = terminal.ended().await;
+        assert_eq!(code, Some(130), "{verb:?}: {seen:?}");
+        assert!(seen.ends_with("\r\nerror: interrupted; nothing was changed\r\n"), "{verb:?}: {seen:?}");
+    }
+    assert_eq!(rig.client.snapshots(id(1)).await, ["s1", "s2"]);
+    let orphans: Vec<(String, u64, u64)> = rig.client.get(&vm_path(id(1)), "VM.Orphans").await;
+    assert_eq!(orphans[0].2, 0, "it is not in quarantine");
 }
 
 #[tokio::test(flavor = "multi_thread")]
