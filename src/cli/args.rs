@@ -169,7 +169,7 @@ pub struct List {
     /// Show what was taken on top of what
     #[arg(long, requires = "vm")]
     pub tree: bool,
-    /// Show the newest first, and what becomes of each: who pinned it, when it expires, what the next prune does
+    /// Show the newest first, and what becomes of each: who pinned it, when it expires, at which run it goes
     #[arg(long, requires = "vm", conflicts_with = "tree")]
     pub timeline: bool,
     /// Only those with this tag; may be repeated for those with all of them

@@ -11,7 +11,8 @@ use super::{
     args::Plan,
     console::Console,
     exit::{Exit, Failure},
-    inventory::Inventory,
+    inventory::{Inventory, Object},
+    props::{Policy, Vm},
     proxy::{Options, PolicyProxy, RawVerdict},
     prune::{self, Verdict},
     render::{Watch, quoted, safe},
@@ -19,16 +20,16 @@ use super::{
 
 /// What a run would come to on one VM.
 #[derive(Debug, Serialize)]
-struct Foreseen {
+pub(super) struct Foreseen {
     #[serde(skip)]
     vm: OwnedObjectPath,
     name: String,
     outlook: String,
     text: String,
     #[serde(rename = "next-run-usec")]
-    next_run: u64,
+    pub(super) next_run: u64,
     snapshot: Option<String>,
-    verdicts: Vec<Verdict>,
+    pub(super) verdicts: Vec<Verdict>,
 }
 
 #[derive(Serialize)]
@@ -64,6 +65,20 @@ impl Foreseen {
         };
         format!("{}: {}{called}; {next}", safe(&self.name), safe(&self.text))
     }
+}
+
+/// What the policy's schedule comes to on this VM when it runs there next; `None` where it never does.
+pub(super) async fn next_run(
+    policy: &Object<Policy>,
+    vm: &Object<Vm>,
+    all: &Inventory,
+    bus: &Connection,
+) -> Result<Option<Foreseen>, Failure> {
+    let mut options = Options::from([("next-run", true.into())]);
+    options.insert("vm", Variant::from(ObjectPath::from(&vm.path)));
+    let told = PolicyProxy::new(bus, &policy.path).await?.preview(options).await?;
+    let told = told.into_iter().map(|keys| Foreseen::read(keys, all));
+    Ok(told.filter(|foreseen| foreseen.next_run != 0).next())
 }
 
 /// Shows it; changes nothing.

@@ -1,4 +1,4 @@
-//! What a policy would do now on a VM: what is in its way, what it would take, and what the prune after that would do.
+//! What a policy would do on a VM, now or when it is due next: what is in its way, what it would take, and what the prune after that would do.
 
 use jiff::Timestamp;
 
@@ -35,7 +35,7 @@ pub struct Foreseen {
     pub text: String,
     /// When its schedule runs it there next, `spread` included; `None`: not before something else happens.
     pub turn: Option<Timestamp>,
-    /// What the snapshot would be called, were it taken this second.
+    /// What the snapshot would be called, were it taken that second.
     pub name: Option<SnapshotName>,
     /// The job that does it already.
     pub job: Option<JobId>,

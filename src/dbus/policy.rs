@@ -62,9 +62,13 @@ fn foreseen(of: Foreseen) -> zbus::Result<HashMap<&'static str, OwnedVariant>> {
     keys.into_iter().map(|(key, value)| Ok((key, value.try_into_owned()?))).collect()
 }
 
-/// The VM that an option says it is only about, if it is there.
+/// The VM that an option says it is only about, if that is the only option there may be.
 fn only(options: HashMap<String, OwnedVariant>) -> Result<Option<VmId>, BusError> {
-    let mut options = Options::new(options, &["vm"])?;
+    on(&mut Options::new(options, &["vm"])?)
+}
+
+/// The VM that an option says it is only about, if it is there.
+fn on(options: &mut Options) -> Result<Option<VmId>, BusError> {
     let path = options.take::<OwnedObjectPath>("vm", "an object path")?;
     let vm = path.map(|path| {
         path::vm_of(path.as_str())
@@ -98,8 +102,10 @@ impl Policy {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<Vec<HashMap<&'static str, OwnedVariant>>, BusError> {
         let _call = self.shared.reads(connection, &header).await?;
-        let vm = only(options)?;
-        match self.shared.query(Query::PreviewPolicy { policy: self.name.clone(), vm }).await? {
+        let mut options = Options::new(options, &["vm", "next-run"])?;
+        let (vm, next) = (on(&mut options)?, options.take("next-run", "a boolean")?.unwrap_or(false));
+        let query = Query::PreviewPolicy { policy: self.name.clone(), vm, next };
+        match self.shared.query(query).await? {
             Reply::Foreseen(all) => all
                 .into_iter()
                 .map(foreseen)

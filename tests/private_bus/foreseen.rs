@@ -10,6 +10,7 @@ use super::{
     client::{Failure, MANAGER, Options, none, options},
     command_line::virtsnap,
     rig::{Rig, id, policy_path, snapshot_path, vm_path},
+    time_travel::told,
 };
 
 const POLICIES: &str = r#"
@@ -92,6 +93,47 @@ async fn what_is_foreseen_is_what_a_run_then_does() {
         gone += lost.len();
     }
     assert_eq!(gone, 3, "two of five stay");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timeline_says_what_goes_at_the_next_run_and_that_run_takes_it() {
+    // Days count by when a run comes, not by when somebody asks: one now would take the place of today's.
+    let daily = "[policy.daily]\nvms = [\"web\"]\nschedule = \"30 2 1 1 *\"\nkeep-daily = 2\n";
+    let rig = Rig::start(daily, |sim| {
+        sim.add_vm(VmSpec::new("web", 1));
+    })
+    .await;
+    let mut goes: Option<String> = None;
+    for day in 0..4 {
+        for job in rig.client.run("daily", none()).await.unwrap() {
+            rig.client.wait(&job).await.unwrap();
+        }
+        rig.client.until_idle().await;
+        let there = rig.client.snapshots(id(1)).await;
+        assert_eq!(there.len(), (day + 1).min(2), "{there:?}");
+        assert!(goes.is_none_or(|goes| !there.contains(&goes)), "it was to go: {there:?}");
+
+        let (code, out, err) = told(&rig, None, &["list", "web", "--timeline"]).await;
+        assert_eq!((code, err.as_str()), (0, ""));
+        let marked: Vec<_> = out.lines().filter(|l| l.contains("goes at the next run of daily (2041-01-01 02:30:00, in ")).collect();
+        let (_, json, _) = told(&rig, None, &["list", "web", "--timeline", "--json"]).await;
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let all = json["snapshots"].as_array().unwrap();
+        let (going, staying): (Vec<_>, Vec<_>) = all.iter().partition(|point| !point["goes"].is_null());
+        rig.clock.advance(SignedDuration::from_hours(24));
+        goes = (day > 0).then(|| there[0].clone());
+        if day == 0 {
+            assert_eq!((marked.len(), going.len()), (0, 0), "there is room for it: {out}");
+            continue;
+        }
+        assert_eq!((marked.len(), going.len(), staying.len()), (1, 1, 1), "{out}");
+        assert!(marked[0].contains(&there[0]), "the oldest of {there:?}: {out}");
+        assert!(marked[0].contains("no keep rule of policy daily wants it"), "{out}");
+        assert_eq!(going[0]["name"], there[0].as_str());
+        assert_eq!(going[0]["goes"]["policy"], "daily");
+        assert_eq!(going[0]["goes"]["at"], "2041-01-01T02:30:00+00:00", "{json}");
+        assert_eq!(going[0]["next"]["keep"], true, "a prune now takes nothing");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

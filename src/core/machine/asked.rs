@@ -44,6 +44,8 @@ pub enum Query {
         policy: PolicyName,
         /// On this VM only.
         vm: Option<VmId>,
+        /// When its schedule runs it there next, instead of now.
+        next: bool,
     },
 }
 

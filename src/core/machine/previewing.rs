@@ -16,19 +16,21 @@ use crate::core::{
 };
 
 impl Machine {
-    /// What a run of this policy would come to on each of its VMs, or on one of them, if it were due now.
+    /// What a run of this policy would come to on each of its VMs, or on one of them, if it were due now, or when it is
+    /// due next.
     pub(super) fn foresee(
         &self,
         name: &PolicyName,
         vm: Option<VmId>,
+        next: bool,
         now: Timestamp,
     ) -> Result<Vec<Foreseen>, Refusal> {
         let policy = self.policy(name)?;
         let vms = self.those_of(&policy, vm)?;
-        Ok(vms.into_iter().filter_map(|vm| self.foresee_on(&policy, vm, now)).collect())
+        Ok(vms.into_iter().filter_map(|vm| self.foresee_on(&policy, vm, next, now)).collect())
     }
 
-    fn foresee_on(&self, policy: &Policy, vm: VmId, now: Timestamp) -> Option<Foreseen> {
+    fn foresee_on(&self, policy: &Policy, vm: VmId, next: bool, now: Timestamp) -> Option<Foreseen> {
         let record = self.vms.get(&vm)?;
         let plan = self.plan_of(record);
         // With the VM's own exceptions.
@@ -66,7 +68,9 @@ impl Machine {
             (Outlook::Take, "takes a snapshot".to_owned())
         };
         let taken = matches!(outlook, Outlook::Take | Outlook::Held | Outlook::Queued);
-        let (name, verdicts) = self.after_it(record, policy, taken, now);
+        // Days and hours count by when it is: a run tomorrow takes the place of none of today's.
+        let at = turn.filter(|_| next).map_or(now, |turn| turn.max(now));
+        let (name, verdicts) = self.after_it(record, policy, taken, at);
         Some(Foreseen { vm, outlook, text, turn, name, job, verdicts })
     }
 
@@ -76,16 +80,16 @@ impl Machine {
         record: &Arc<VmRecord>,
         policy: &Arc<Policy>,
         taken: bool,
-        now: Timestamp,
+        at: Timestamp,
     ) -> (Option<SnapshotName>, Vec<Sentence>) {
         let plan = self.plan_of(record);
         let mut scene =
             Scene { vm: (**record).clone(), plan, max_chain: None, needed: BTreeMap::new(), all: false };
         let taken =
-            if taken { scene.take(&[policy], now, 0).ok().and_then(|mut names| names.pop()) } else { None };
+            if taken { scene.take(&[policy], at, 0).ok().and_then(|mut names| names.pop()) } else { None };
         // Its overlay is one layer more.
         scene.vm.chain_depth += u32::from(taken.is_some());
-        let mut verdicts = self.sentences(&scene.vm, &scene.plan, false, now);
+        let mut verdicts = self.sentences(&scene.vm, &scene.plan, false, at);
         verdicts.retain(|verdict| Some(&verdict.name) != taken.as_ref());
         (taken, verdicts)
     }

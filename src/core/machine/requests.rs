@@ -76,8 +76,8 @@ impl Machine {
                 let facts = VmFacts { id: record.id, name: &record.name, tags: &record.tags };
                 return Ok(Reply::Explained(self.settings.explain(&facts)));
             }
-            Request::Query(Query::PreviewPolicy { policy, vm }) => {
-                return self.foresee(&policy, vm, now).map(Reply::Foreseen);
+            Request::Query(Query::PreviewPolicy { policy, vm, next }) => {
+                return self.foresee(&policy, vm, next, now).map(Reply::Foreseen);
             }
             Request::Change(change, uid) => (change, uid),
         };
