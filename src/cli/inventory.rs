@@ -184,7 +184,7 @@ impl Inventory {
 }
 
 /// What an element of an object's path stands for: `_` and two hexadecimal digits are a byte.
-fn label_read(label: &str) -> Option<String> {
+pub(super) fn label_read(label: &str) -> Option<String> {
     let (mut bytes, mut rest) = (Vec::new(), label);
     while let Some(at) = rest.find('_') {
         bytes.extend_from_slice(&rest.as_bytes()[..at]);

@@ -164,12 +164,7 @@ fn row(
 
 /// What becomes of it: who holds it, when its own time is over, at which run it goes, or what a prune does with it now, and
 /// why.
-fn next(
-    snapshot: &Snapshot,
-    verdict: Option<&Verdict>,
-    going: Option<Going<'_>>,
-    watch: &Watch,
-) -> String {
+fn next(snapshot: &Snapshot, verdict: Option<&Verdict>, going: Option<Going<'_>>, watch: &Watch) -> String {
     let pins = pin::pins(snapshot, watch);
     let mut all: Vec<String> = Vec::new();
     all.extend((!pins.is_empty()).then(|| format!("pinned by {}", pins.join(", "))));

@@ -1,40 +1,27 @@
 //! `virtsnap watch`: what happens, a line for each change.
 
+mod change;
+
 use std::collections::{BTreeMap, HashMap};
 
 use futures_util::StreamExt as _;
-use serde::Serialize;
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 use zbus::{
     Connection, MatchRule, Message, OwnedObjectPath, OwnedVariant, Variant, fdo::DBusProxy, message::Type,
 };
 
+use self::change::Change;
 use super::{
     args,
     console::Console,
     exit::{Exit, Failure},
-    inventory::Inventory,
+    inventory::{Inventory, label_read},
     news,
     props::Interfaces,
     proxy::SERVICE,
-    render::{quoted, safe},
+    render::Watch,
 };
-
-/// One change.
-#[derive(Debug, Serialize)]
-struct Change {
-    /// added, changed or removed.
-    event: &'static str,
-    /// vm, snapshot, policy, job or daemon.
-    kind: &'static str,
-    name: String,
-    /// The VM that it is about, if it is about one.
-    vm: Option<String>,
-    object: String,
-    /// What is so now.
-    properties: BTreeMap<String, Value>,
-}
 
 /// What is known of an object, to name it when it changes.
 #[derive(Debug, Clone)]
@@ -71,12 +58,13 @@ pub(super) async fn watch(
             Some(()) = interrupt.recv() => return Ok(Exit::Done),
             Some(_) = owners.next() => return Err(Failure::NoDaemon("it has stopped, or was started anew".to_owned())),
             Some(signal) = signals.recv() => {
-                let Some((path, change)) = known.take(&signal?) else { continue };
+                let at = Watch { now: console.screen.clock.now(), ..console.watch.clone() };
+                let Some((path, change)) = known.take(&signal?, &at) else { continue };
                 if only.as_ref().is_none_or(|vm| known.is_about(&path, vm)) {
                     if console.json {
                         console.line(&serde_json::to_string(&change).map_err(std::io::Error::from)?)?;
                     } else {
-                        console.line(&change.text())?;
+                        console.line(&change.text(&|path| known.called(path), &at))?;
                     }
                     console.flush()?;
                 }
@@ -85,31 +73,6 @@ pub(super) async fn watch(
                 }
             }
         }
-    }
-}
-
-impl Change {
-    /// `VM "web": State paused`
-    fn text(&self) -> String {
-        let kind = if self.kind == "vm" { "VM" } else { self.kind };
-        let whose = match &self.vm {
-            Some(vm) if self.kind != "vm" => format!(" of VM {}", quoted(vm)),
-            _ => String::new(),
-        };
-        let name = if self.kind == "job" { safe(&self.name) } else { quoted(&self.name) };
-        let each = self.properties.iter().map(|(key, value)| match value {
-            Value::String(text) if text.is_empty() => format!("{key} -"),
-            Value::String(text) => format!("{key} {}", safe(text)),
-            other => format!("{key} {}", safe(&other.to_string())),
-        });
-        let so = each.collect::<Vec<_>>().join(", ");
-        let what = match self.event {
-            "added" if so.is_empty() => "is there".to_owned(),
-            "added" => format!("is there ({so})"),
-            "removed" => "is gone".to_owned(),
-            _ => so,
-        };
-        format!("{kind} {name}{whose}: {what}")
     }
 }
 
@@ -140,7 +103,7 @@ impl Objects {
     }
 
     /// What a signal tells; `None`: nothing that others do not tell.
-    fn take(&mut self, signal: &Message) -> Option<(OwnedObjectPath, Change)> {
+    fn take(&mut self, signal: &Message, at: &Watch) -> Option<(OwnedObjectPath, Change)> {
         let header = signal.header();
         let body = signal.body();
         match header.member()?.as_str() {
@@ -148,12 +111,12 @@ impl Objects {
                 let (path, interfaces): (OwnedObjectPath, Interfaces) = body.deserialize().ok()?;
                 let (known, properties) = introduced(&path, interfaces)?;
                 self.0.insert(path.clone(), known);
-                let change = self.change("added", &path, properties)?;
+                let change = self.change("added", &path, at, properties)?;
                 Some((path, change))
             }
             "InterfacesRemoved" => {
                 let (path, _): (OwnedObjectPath, Vec<String>) = body.deserialize().ok()?;
-                let change = self.change("removed", &path, BTreeMap::new())?;
+                let change = self.change("removed", &path, at, BTreeMap::new())?;
                 Some((path, change))
             }
             "PropertiesChanged" => {
@@ -166,7 +129,7 @@ impl Objects {
                     name.as_str().clone_into(&mut known.name);
                 }
                 let properties = changed.iter().map(|(key, value)| (key.clone(), json(value))).collect();
-                let change = self.change("changed", &path, properties)?;
+                let change = self.change("changed", &path, at, properties)?;
                 Some((path, change))
             }
             _ => None,
@@ -177,13 +140,16 @@ impl Objects {
         &self,
         event: &'static str,
         path: &OwnedObjectPath,
+        at: &Watch,
         properties: BTreeMap<String, Value>,
     ) -> Option<Change> {
+        let time = at.now.display_with_offset(at.zone.to_offset(at.now)).to_string();
         let object = path.as_str().to_owned();
         let Some(known) = self.0.get(path) else {
             // The daemon's own object is not among those below it.
             let name = "virtsnapd".to_owned();
             return (object == super::proxy::ROOT && event == "changed").then_some(Change {
+                time,
                 event,
                 kind: "daemon",
                 name,
@@ -193,7 +159,17 @@ impl Objects {
             });
         };
         let vm = known.vm.as_ref().and_then(|vm| self.0.get(vm)).map(|vm| vm.name.clone());
-        Some(Change { event, kind: known.kind, name: known.name.clone(), vm, object, properties })
+        Some(Change { time, event, kind: known.kind, name: known.name.clone(), vm, object, properties })
+    }
+
+    /// What kind of thing is, or was, at a path, and its name.
+    fn called(&self, path: &str) -> Option<(&'static str, String)> {
+        let known = OwnedObjectPath::try_from(path).ok().and_then(|path| self.0.get(&path));
+        known.map(|known| (known.kind, known.name.clone())).or_else(|| {
+            let gone = |kind, label| Some((kind, label_read(label)?));
+            let snapshot = path.split_once("/snapshot/").and_then(|(_, label)| gone("snapshot", label));
+            snapshot.or_else(|| path.split_once("/policy/").and_then(|(_, label)| gone("policy", label)))
+        })
     }
 
     fn is_about(&self, path: &OwnedObjectPath, vm: &OwnedObjectPath) -> bool {
@@ -259,36 +235,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_says_what_of_whom_and_how_it_is_now() {
-        let change = |event, kind, name: &str, vm: Option<&str>, properties: &[(&str, Value)]| Change {
-            event,
-            kind,
-            name: name.into(),
-            vm: vm.map(Into::into),
-            object: "/".into(),
-            properties: properties.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect(),
-        };
-        let properties = [("State", "paused".into()), ("LastError", "".into())];
-        assert_eq!(
-            change("changed", "vm", "web", Some("web"), &properties).text(),
-            "VM \"web\": LastError -, State paused"
-        );
-        assert_eq!(
-            change("removed", "snapshot", "s\n1", Some("web"), &[]).text(),
-            "snapshot \"s\\n1\" of VM \"web\": is gone"
-        );
-        let progress = [("Progress", 0.5.into()), ("Phase", "merging vda".into())];
-        assert_eq!(
-            change("changed", "job", "7 (delete)", Some("web"), &progress).text(),
-            "job 7 (delete) of VM \"web\": Phase merging vda, Progress 0.5"
-        );
-    }
-
-    #[test]
     fn values_of_the_bus_are_plain_json() {
         let list = Variant::from(vec!["a", "b"]);
         assert_eq!(json(&list), serde_json::json!(["a", "b"]));
         assert_eq!(json(&Variant::from(7_u64)), serde_json::json!(7));
         assert_eq!(json(&Variant::from(("/x", 1_u32))), serde_json::json!(["/x", 1]));
+    }
+
+    #[test]
+    fn what_is_gone_still_has_the_name_that_its_path_tells() {
+        let known = Objects(HashMap::new());
+        let called = |path| known.called(path).map(|(kind, name)| format!("{kind} {name}"));
+        assert_eq!(called("/o/vm/1/snapshot/a_2db").as_deref(), Some("snapshot a-b"));
+        assert_eq!(called("/o/policy/day").as_deref(), Some("policy day"));
+        assert_eq!(called("/o/vm/1"), None);
     }
 }

@@ -115,7 +115,10 @@ async fn a_timeline_says_what_goes_at_the_next_run_and_that_run_takes_it() {
 
         let (code, out, err) = told(&rig, None, &["list", "web", "--timeline"]).await;
         assert_eq!((code, err.as_str()), (0, ""));
-        let marked: Vec<_> = out.lines().filter(|l| l.contains("goes at the next run of daily (2041-01-01 02:30:00, in ")).collect();
+        let marked: Vec<_> = out
+            .lines()
+            .filter(|l| l.contains("goes at the next run of daily (2041-01-01 02:30:00, in "))
+            .collect();
         let (_, json, _) = told(&rig, None, &["list", "web", "--timeline", "--json"]).await;
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
         let all = json["snapshots"].as_array().unwrap();

@@ -123,8 +123,11 @@ async fn what_happens_is_a_line_each_as_text_and_as_json() {
         first = first.or_else(|| lines.try_recv().ok());
         all = all.or_else(|| objects.try_recv().ok());
     }
-    assert!(first.unwrap().starts_with("VM \"web\": AgentConnected "));
+    let (time, first) = first.as_deref().unwrap().split_at("2026-11-23 16:44:00 ".len());
+    assert!(time.trim_end().parse::<jiff::civil::DateTime>().is_ok(), "{time}");
+    assert!(first.starts_with("VM \"web\": AgentConnected "), "{first}");
     let all: Value = serde_json::from_str(&all.unwrap()).unwrap();
+    assert!(all["time"].as_str().unwrap().parse::<Timestamp>().is_ok(), "{all}");
     assert_eq!((&all["event"], &all["kind"], &all["name"]), (&"changed".into(), &"vm".into(), &"web".into()));
     assert!(all["properties"]["AgentConnected"].is_boolean(), "{all}");
 
@@ -141,7 +144,7 @@ async fn what_happens_is_a_line_each_as_text_and_as_json() {
     let until = |wanted: &str| {
         let mut before = Vec::new();
         while let Ok(line) = lines.recv_timeout(DEADLINE) {
-            if line.starts_with(wanted) {
+            if line.contains(wanted) {
                 return before;
             }
             before.push(line);
@@ -150,7 +153,10 @@ async fn what_happens_is_a_line_each_as_text_and_as_json() {
     };
     let before = until("snapshot \"s3\" of VM \"web\": is there (");
     assert!(before.iter().all(|line| line.contains("web")), "it was only about one: {before:?}");
-    assert!(before.iter().any(|line| line.starts_with("job ") && line.contains(": Phase ")), "{before:?}");
+    assert!(
+        before.iter().any(|line| line.contains(" job ") && line.contains("Phase taking the snapshot")),
+        "{before:?}"
+    );
     let mut snapshot = None;
     while snapshot.is_none() {
         let line: Value = serde_json::from_str(&objects.recv_timeout(DEADLINE).unwrap()).unwrap();
