@@ -138,7 +138,8 @@ impl Console<'_> {
         write!(self.err, "{question} [y/N] ")?;
         self.err.flush()?;
         // Once a verb has waited for a job, SIGINT is caught for good, and nobody would hear Ctrl-C while this reads.
-        if let Some(Ok(typed)) = self.input.awaited().map(|fd| AsyncFd::with_interest(fd, Interest::READABLE)) {
+        if let Some(Ok(typed)) = self.input.awaited().map(|fd| AsyncFd::with_interest(fd, Interest::READABLE))
+        {
             tokio::select! {
                 there = typed.readable() => drop(there?),
                 Ok(()) = ctrl_c() => {

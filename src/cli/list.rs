@@ -68,6 +68,7 @@ fn list_vms(all: &Inventory, console: &mut Console<'_>) -> Result<(), Failure> {
     let columns = [
         Column::Left("NAME"),
         Column::Left("STATE"),
+        Column::Left("HEALTH"),
         Column::Right("SNAPSHOTS"),
         Column::Right("SIZE"),
         Column::Left("LAST SUCCESS"),
@@ -82,6 +83,7 @@ fn vm_row(vm: &Object<Vm>, all: &Inventory, watch: &Watch) -> Vec<String> {
     vec![
         cell(&vm.name),
         cell(&vm.state),
+        cell(&vm.health),
         all.snapshots(vm).len().to_string(),
         known_size(vm.snapshot_bytes),
         watch.relative(vm.last_success),

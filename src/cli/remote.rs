@@ -79,7 +79,8 @@ mod tests {
         ] {
             assert_eq!(words(given, Manner::Usual).unwrap(), [wanted, &["systemd-stdio-bridge"]].concat());
         }
-        let silent = ["-xT", "-o", "BatchMode=yes", "-o", "ConnectTimeout=2", "--", "web", "systemd-stdio-bridge"];
+        let silent =
+            ["-xT", "-o", "BatchMode=yes", "-o", "ConnectTimeout=2", "--", "web", "systemd-stdio-bridge"];
         assert_eq!(words("web", Manner::Silent).unwrap(), silent);
         for wrong in ["", "web:", "web:ssh", ":22"] {
             assert!(matches!(words(wrong, Manner::Usual), Err(Failure::Usage(_))), "{wrong}");

@@ -203,6 +203,16 @@ pub fn table(columns: &[Column], rows: Vec<Vec<String>>) -> String {
     text
 }
 
+/// For what failed. Standard output knows whether it is a terminal, and takes colours away where not.
+pub fn red(text: &str) -> String {
+    format!("\u{1b}[31m{text}\u{1b}[0m")
+}
+
+/// For what wants attention.
+pub fn yellow(text: &str) -> String {
+    format!("\u{1b}[33m{text}\u{1b}[0m")
+}
+
 /// `1 snapshot`, `2 snapshots`.
 pub fn count(n: usize, noun: &str) -> String {
     if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }

@@ -1,10 +1,13 @@
 //! `virtsnap status`: the daemon, the policies and every VM at a glance, what is wrong first.
 //!
-//! What counts as wrong is decided in [`problems`], a pure function: the exit status is for monitoring.
+//! What counts as wrong is decided in [`problem::problems`], a pure function: the exit status is for monitoring.
+
+mod problem;
 
 use serde::Serialize;
 use zbus::Connection;
 
+use self::problem::{Problem, Severity, problems};
 use super::{
     console::Console,
     exit::{Exit, Failure},
@@ -12,18 +15,9 @@ use super::{
     place::Place,
     props::{self, Manager, Vm},
     proxy::ROOT,
-    render::{Column, Watch, cell, count, names, pasted, quoted, rfc3339, safe, table},
+    render::{self, Column, Watch, cell, count, names, rfc3339, safe, table},
     suspend, view,
 };
-
-/// Something wrong, and with what.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-struct Problem {
-    /// daemon, vm or policy.
-    kind: &'static str,
-    name: String,
-    text: String,
-}
 
 #[derive(Serialize)]
 struct Status<'a> {
@@ -86,63 +80,6 @@ pub(super) async fn status(bus: &Connection, console: &mut Console<'_>) -> Resul
     Ok(if problems.is_empty() { Exit::Done } else { Exit::Failed })
 }
 
-/// What is wrong: the daemon first, then the VMs, then the policies.
-fn problems(manager: &Manager, all: &Inventory, watch: &Watch, place: &Place) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    if !manager.hypervisor_connected {
-        let text = format!("no connection to libvirt ({}); it keeps trying", safe(&manager.hypervisor_uri));
-        problems.push(Problem { kind: "daemon", name: "virtsnapd".to_owned(), text });
-    }
-    for text in &manager.problems {
-        problems.push(Problem { kind: "daemon", name: "virtsnapd".to_owned(), text: text.clone() });
-    }
-    for vm in all.vms() {
-        let mut add = |text| problems.push(Problem { kind: "vm", name: vm.name.clone(), text });
-        // Frozen while a job is at work is how a snapshot is made.
-        if vm.frozen && !all.is_busy(vm) {
-            add("its file systems are frozen and no job is at work; the daemon should have thawed them"
-                .to_owned());
-        }
-        if !vm.last_error.is_empty() {
-            add(vm.last_error.clone());
-        }
-        for line in vm.health_reason.lines() {
-            add(format!("{}: {line}", vm.health));
-        }
-        for suspended in vm.suspended.iter().filter(|(_, by, ..)| by != "person") {
-            let policy = all.policy_name(&suspended.0).unwrap_or_default();
-            add(format!(
-                "policy {} is {}; if a run works ({}), it is resumed",
-                quoted(policy),
-                suspend::phrase(suspended, watch),
-                place.virtsnap(&format!("run {} --vm {}", pasted(policy), pasted(&vm.name)))
-            ));
-        }
-        for (policy, newest) in &vm.stale {
-            let policy = quoted(all.policy_name(policy).unwrap_or_default());
-            add(match newest {
-                0 => {
-                    format!("policy {policy} has no good snapshot of it yet, for longer than its stale-after")
-                }
-                _ => format!(
-                    "the newest good snapshot of policy {policy} is of {}, longer ago than its stale-after",
-                    watch.both(*newest)
-                ),
-            });
-        }
-        for snapshot in all.snapshots(vm).iter().filter(|s| s.state == "failed") {
-            add(format!("snapshot {} is not usable", quoted(&snapshot.name)));
-        }
-    }
-    for policy in all.policies() {
-        if !matches!(policy.last_result.as_str(), "" | "done") {
-            let text = format!("last run, {}: {}", watch.local(policy.last_run), policy.last_result);
-            problems.push(Problem { kind: "policy", name: policy.name.clone(), text });
-        }
-    }
-    problems
-}
-
 /// Those that are no problems: these come before all others.
 fn warnings(manager: &Manager) -> &[String] {
     manager.warnings.strip_prefix(&*manager.problems).unwrap_or(&manager.warnings)
@@ -156,8 +93,9 @@ fn show(
 ) -> Result<(), Failure> {
     if !problems.is_empty() {
         console.line(&format!("{}:", count(problems.len(), "problem")))?;
-        for Problem { kind, name, text } in problems {
-            console.line(&format!("  {kind} {}: {}", safe(name), safe(text)))?;
+        for Problem { kind, name, text, severity } in problems {
+            let kind = paint(&format!("{kind} {}", safe(name)), Some(*severity));
+            console.line(&format!("  {kind}: {}", safe(text)))?;
         }
         console.line("")?;
     }
@@ -247,7 +185,7 @@ fn policy_table(all: &Inventory, watch: &Watch) -> String {
             cell(&policy.name),
             names(&policy.schedule),
             policy.vms.len().to_string(),
-            watch.relative(policy.last_run),
+            watch.both(policy.last_run),
             cell(&policy.last_result),
             watch.both(policy.next_run),
         ]
@@ -266,14 +204,35 @@ fn vm_table(all: &Inventory, problems: &[Problem], watch: &Watch) -> String {
         Column::Left("LAST SUCCESS"),
         Column::Left("NEXT RUN"),
     ];
-    let is_wrong = |vm: &Object<Vm>| problems.iter().any(|p| p.kind == "vm" && p.name == vm.name);
-    let (wrong, fine): (Vec<_>, Vec<_>) = all.vms().iter().partition(|vm| is_wrong(vm));
-    let wrong = wrong.into_iter().map(|vm| vm_row(vm, "FAILING", all, watch));
-    let fine = fine.into_iter().map(|vm| {
-        let health = if vm.policies.is_empty() { "no policy" } else { "ok" };
-        vm_row(vm, health, all, watch)
-    });
-    table(&columns, wrong.chain(fine).collect())
+    let worst = |vm: &Object<Vm>| {
+        problems.iter().filter(|p| p.kind == "vm" && p.name == vm.name).map(|p| p.severity).min()
+    };
+    let mut vms: Vec<_> = all.vms().iter().map(|vm| (worst(vm), vm)).collect();
+    // They are by name already, and stay so among those that are equally bad.
+    vms.sort_by_key(|(worst, _)| (worst.is_none(), *worst));
+    let rows = vms.iter().map(|(worst, vm)| vm_row(vm, &health(vm, worst.is_some()), all, watch));
+    let shown = table(&columns, rows.collect());
+    // A row is a line. In a cell, what colours it would count for its width.
+    let paints = std::iter::once(None).chain(vms.iter().map(|(worst, _)| *worst));
+    shown.lines().zip(paints).map(|(line, worst)| paint(line, worst) + "\n").collect()
+}
+
+/// What the daemon says of its disks and snapshots, and what else there is to say of it.
+fn health(vm: &Vm, fails: bool) -> String {
+    let also = match (fails, vm.policies.is_empty()) {
+        (true, _) => ", FAILING",
+        (_, true) => ", no policy",
+        _ => "",
+    };
+    format!("{}{also}", cell(&vm.health))
+}
+
+fn paint(text: &str, severity: Option<Severity>) -> String {
+    match severity {
+        None => text.to_owned(),
+        Some(Severity::Failure) => render::red(text),
+        Some(Severity::Warning) => render::yellow(text),
+    }
 }
 
 fn vm_row(vm: &Object<Vm>, health: &str, all: &Inventory, watch: &Watch) -> Vec<String> {
@@ -291,14 +250,12 @@ fn vm_row(vm: &Object<Vm>, health: &str, all: &Inventory, watch: &Watch) -> Vec<
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-
     use jiff::{Timestamp, tz::TimeZone};
 
     use super::*;
     use crate::cli::{
         inventory::tests::{path, sample},
-        props::{Interfaces, Job, Policy, Snapshot},
+        props::Interfaces,
     };
     use crate::{cli::console::Screen, clock::SystemClock};
 
@@ -306,86 +263,41 @@ mod tests {
         Watch { zone: TimeZone::UTC, now: Timestamp::from_second(60).unwrap() }
     }
 
-    fn connected() -> Manager {
-        Manager { hypervisor_connected: true, state: "running".into(), ..Manager::default() }
-    }
-
-    fn with(objects: Vec<(&str, Interfaces)>) -> Inventory {
-        Inventory::arrange(objects.into_iter().map(|(p, i)| (path(p), i)).collect::<HashMap<_, _>>())
-    }
-
-    fn vm(vm: Vm) -> Interfaces {
-        Interfaces { vm: Some(Vm { name: "db".into(), ..vm }), ..Interfaces::default() }
-    }
-
-    fn texts(manager: &Manager, all: &Inventory) -> Vec<String> {
-        problems(manager, all, &watch(), &Place::default())
-            .into_iter()
-            .map(|p| format!("{} {}", p.kind, p.text))
-            .collect()
-    }
-
     #[test]
-    fn a_host_in_order_has_no_problem() {
-        assert_eq!(texts(&connected(), &sample()), Vec::<String>::new());
-    }
-
-    #[test]
-    fn no_hypervisor_a_vms_error_a_broken_snapshot_and_a_failed_run_are_problems() {
-        let broken =
-            Snapshot { name: "s".into(), vm: path("/vm"), state: "failed".into(), ..Snapshot::default() };
-        let nightly = Policy { name: "n".into(), last_result: "failed".into(), ..Policy::default() };
-        let all = with(vec![
-            ("/vm", vm(Vm { last_error: "no space".into(), ..Vm::default() })),
-            ("/s", Interfaces { snapshot: Some(broken), ..Interfaces::default() }),
-            ("/p", Interfaces { policy: Some(nightly), ..Interfaces::default() }),
-        ]);
-        let found = texts(&Manager::default(), &all);
-        assert_eq!(found.len(), 4, "{found:?}");
-        assert!(found[0].starts_with("daemon no connection to libvirt"));
-        assert_eq!(found[1], "vm no space");
-        assert_eq!(found[2], "vm snapshot \"s\" is not usable");
-        assert!(found[3].starts_with("policy last run,") && found[3].ends_with("failed"));
-        let table = vm_table(&all, &problems(&connected(), &all, &watch(), &Place::default()), &watch());
-        assert!(table.lines().nth(1).unwrap().contains("FAILING"), "{table}");
-    }
-
-    #[test]
-    fn how_a_suspended_policy_is_resumed_can_be_pasted() {
-        let suspended = vec![(path("/p"), "failures".into(), "no space".into(), 0)];
-        let named = Vm { name: "web 1".into(), suspended, ..Vm::default() };
-        let nightly = Policy { name: "n".into(), ..Policy::default() };
-        let all = with(vec![
-            ("/vm", Interfaces { vm: Some(named), ..Interfaces::default() }),
-            ("/p", Interfaces { policy: Some(nightly), ..Interfaces::default() }),
-        ]);
-        let found = texts(&connected(), &all);
-        assert!(found[0].contains("(`virtsnap run n --vm 'web 1'`)"), "{found:?}");
-    }
-
-    #[test]
-    fn frozen_is_a_problem_only_without_a_job() {
-        let frozen = || ("/vm", vm(Vm { frozen: true, ..Vm::default() }));
-        assert_eq!(texts(&connected(), &with(vec![frozen()])).len(), 1);
-        let job = Job { state: "running".into(), objects: vec![path("/vm")], ..Job::default() };
-        let at_work = ("/j", Interfaces { job: Some(job), ..Interfaces::default() });
-        assert_eq!(texts(&connected(), &with(vec![frozen(), at_work])), Vec::<String>::new());
-    }
-
-    #[test]
-    fn what_keeps_the_daemon_from_its_work_is_a_problem_and_said_once() {
-        let text = |words: &str| words.to_owned();
-        let problems = vec![text("the configuration is broken")];
-        let warnings = vec![problems[0].clone(), text("p.toml:2:7: warning")];
-        let manager = Manager { problems, warnings, ..connected() };
-        assert_eq!(texts(&manager, &sample()), ["daemon the configuration is broken"]);
-        assert_eq!(super::warnings(&manager), ["p.toml:2:7: warning"]);
+    fn the_worst_vms_come_first_and_health_is_what_the_daemon_says() {
+        let vm = |name: &str, health: &str, error: &str| {
+            let policies = if name == "idle" { vec![] } else { vec![path("/p")] };
+            let (name, health, last_error) = (name.into(), health.into(), error.into());
+            let reason = if health == "ok" { "" } else { "a disk" };
+            let vm = Vm { name, health, last_error, policies, health_reason: reason.into(), ..Vm::default() };
+            Interfaces { vm: Some(vm), ..Interfaces::default() }
+        };
+        let all = [
+            vm("idle", "ok", ""),
+            vm("a", "ok", ""),
+            vm("b", "degraded", ""),
+            vm("z", "broken", ""),
+            vm("c", "ok", "no space"),
+        ];
+        let all = all.into_iter().enumerate().map(|(n, vm)| (path(&format!("/vm/{n}")), vm)).collect();
+        let all = Inventory::arrange(all);
+        let manager = Manager { hypervisor_connected: true, ..Manager::default() };
+        let shown = vm_table(&all, &problems(&manager, &all, &watch(), &Place::default()), &watch());
+        let lines: Vec<_> = shown.lines().skip(1).map(|line| line.split("  ").next().unwrap()).collect();
+        assert_eq!(lines, ["\u{1b}[31mc", "\u{1b}[31mz", "\u{1b}[33mb", "a", "idle"], "{shown}");
+        for health in ["ok, FAILING", "broken, FAILING", "degraded, FAILING", "  ok  ", "ok, no policy"] {
+            assert!(shown.contains(health), "{health:?}: {shown}");
+        }
     }
 
     #[test]
     fn warnings_are_shown_and_are_no_problem() {
-        let manager = Manager { warnings: vec!["p.toml:2:7: \u{1b}warning".into()], ..connected() };
-        assert_eq!(texts(&manager, &sample()), Vec::<String>::new());
+        let manager = Manager {
+            warnings: vec!["p.toml:2:7: \u{1b}warning".into()],
+            hypervisor_connected: true,
+            ..Manager::default()
+        };
+        assert_eq!(problems(&manager, &sample(), &watch()), []);
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let mut console = Console {
             out: &mut out,

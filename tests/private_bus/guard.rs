@@ -260,11 +260,13 @@ async fn what_says_how_a_plain_one_is_taken_is_not_dropped_without_a_word() {
     let rig = web().await;
     let address = rig.address();
     let guard = ["--bus-address", &address, "guard", "web", "--operation", "upgrade", "--keep-for", "never"];
-    let run =
-        async |more: &[&str]| super::command_line::virtsnap(&[&guard[..], more, &["--", "true"]].concat()).await;
+    let run = async |more: &[&str]| {
+        super::command_line::virtsnap(&[&guard[..], more, &["--", "true"]].concat()).await
+    };
     let (code, _, err) = run(&["--name", "mine", "--quiesce", "require"]).await;
     assert_eq!(code, Some(0), "{err}");
-    let said = "--name, --quiesce are not used: the policies that list \"upgrade\" take the snapshot of \"web\"";
+    let said =
+        "--name, --quiesce are not used: the policies that list \"upgrade\" take the snapshot of \"web\"";
     assert!(err.contains(said), "{err}");
     assert_eq!(rig.client.snapshots(id(1)).await, ["upgrade-1"]);
     let (_, _, err) = run(&[]).await;

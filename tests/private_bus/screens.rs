@@ -4,11 +4,12 @@
 use std::fmt::Write as _;
 
 use jiff::SignedDuration;
+use serde_json::Value;
 use virtsnap::hypervisor::sim::VmSpec;
 
 use super::{
     client::{none, options},
-    rig::{Rig, id, snapshot_path},
+    rig::{Rig, id, snapshot_path, vm_path},
     time_travel::told,
 };
 
@@ -67,8 +68,15 @@ async fn screens_are_what_was_agreed_on() {
         let (code, out, err) = told(&rig, Some("n\n"), verb).await;
         let _ = write!(shown, "$ virtsnap {}\n{out}{err}= {code}\n\n", verb.join(" "));
     }
-    // The daemon's clock goes on by itself, and a freeze takes as long as it takes.
-    let filters = [
+    insta::with_settings!({ filters => filters() }, { insta::assert_snapshot!(shown) });
+}
+
+/// The daemon's clock goes on by itself, and a freeze takes as long as it takes.
+fn filters() -> Vec<(&'static str, &'static str)> {
+    vec![
+        (r"\x1b\[31m", "<red>"),
+        (r"\x1b\[33m", "<yellow>"),
+        (r"\x1b\[0m", "<>"),
         (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "(time)"),
         (r"\d{4}-\d\d-\d\dT[0-9:.]+(Z|\+\d\d:\d\d)", "(time)"),
         (r"\b(in )?\d+ (s|min|h|d)( ago)?\b", "(span)"),
@@ -77,6 +85,50 @@ async fn screens_are_what_was_agreed_on() {
         (r"(<?\d+(\.\d+)? (ms|s))\b", "(span)"),
         (r"/[^ ]*/etc/policies\.d", "(policies)"),
         (r"  +", "  "),
-    ];
-    insta::with_settings!({ filters => filters }, { insta::assert_snapshot!(shown) });
+    ]
+}
+
+/// A VM that cannot be snapshotted and one that is in order.
+pub async fn failing() -> Rig {
+    let policy = "[policy.day]\nvms = [\"*\"]\nschedule = \"30 2 * * *\"\nquiesce = \"require\"\n";
+    let rig = Rig::start(policy, |sim| {
+        sim.add_vm(VmSpec::new("db", 1));
+        sim.add_vm(VmSpec::new("web", 2));
+    })
+    .await;
+    rig.sim.agent_connected(id(2), false).unwrap();
+    rig.client.until(&vm_path(id(2)), "VM.AgentConnected", |connected: &bool| !connected).await;
+    for job in rig.client.run("day", none()).await.unwrap() {
+        let _ = rig.client.wait(&job).await;
+    }
+    rig.client.until_idle().await;
+    rig
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_comes_first() {
+    let rig = failing().await;
+    let (code, mut shown, err) = told(&rig, None, &["status"]).await;
+    assert_eq!((code, err.as_str()), (1, ""), "{shown}");
+    let (_, vms, _) = told(&rig, None, &["list"]).await;
+    let _ = write!(shown, "\n$ virtsnap list\n{vms}");
+    insta::with_settings!({ filters => filters() }, { insta::assert_snapshot!(shown) });
+
+    let (code, out, _) = told(&rig, None, &["status", "--json"]).await;
+    assert_eq!(code, 1);
+    let status: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(status["healthy"], false);
+    let problems = status["problems"].as_array().unwrap();
+    let of = |n: usize| [&problems[n]["kind"], &problems[n]["name"], &problems[n]["severity"]];
+    assert_eq!(problems.len(), 2, "{status}");
+    assert_eq!([of(0), of(1)], [["vm", "web", "failure"], ["policy", "day", "failure"]]);
+    assert_eq!(status["daemon"]["state"], "running");
+    assert_eq!(status["policies"][0]["last_result"], "failed");
+    let vms: Vec<_> =
+        status["vms"].as_array().unwrap().iter().map(|vm| [&vm["name"], &vm["health"]]).collect();
+    assert_eq!(vms, [["db", "ok"], ["web", "ok"]]);
+    assert!(
+        status["vms"][0]["last_error"].is_null() && status["vms"][1]["last_error"].is_string(),
+        "{status}"
+    );
 }

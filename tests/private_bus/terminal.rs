@@ -17,6 +17,7 @@ use virtsnap::hypervisor::sim::{Op, VmSpec};
 use super::{
     client::{none, soon},
     rig::{DEADLINE, Rig, held, id, snapshot_path, vm_path},
+    screens::failing,
 };
 
 /// A terminal with a program on it.
@@ -144,6 +145,18 @@ async fn progress_is_one_line_that_leaves_nothing_behind_with_colours_or_without
         assert_eq!(code, Some(0), "{seen:?}");
         assert!(seen.ends_with(&format!("{CLEAR}web: snapshot \"s1\" deleted\r\n")), "{seen:?}");
         assert_eq!(seen.matches('\n').count(), 1, "{seen:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_is_coloured_and_no_color_takes_that_away() {
+    let rig = failing().await;
+    for no_color in ["", "1"] {
+        let (code, seen) = Terminal::run(&rig, &[("NO_COLOR", no_color)], &["status"]).ended().await;
+        assert_eq!(code, Some(1), "{seen:?}");
+        assert!(seen.contains("ok, FAILING"), "{seen:?}");
+        assert_eq!(seen.contains("\u{1b}[31m"), no_color.is_empty(), "{seen:?}");
+        assert_eq!(seen.contains('\u{1b}'), no_color.is_empty(), "{seen:?}");
     }
 }
 
