@@ -39,6 +39,8 @@ pub(super) async fn jobs(bus: &Connection, console: &mut Console<'_>) -> Result<
         Column::Left("SNAPSHOT"),
         Column::Left("ASKED FOR"),
         Column::Left("ORIGIN"),
+        Column::Right("UID"),
+        Column::Left("CANCELABLE"),
         Column::Left("STATE"),
     ];
     let rows = all.jobs().iter().map(|job| {
@@ -52,6 +54,8 @@ pub(super) async fn jobs(bus: &Connection, console: &mut Console<'_>) -> Result<
             names(&snapshots),
             console.watch.relative(job.start),
             cell(&job.origin),
+            job.started_by.to_string(),
+            if job.cancelable { "yes" } else { "no" }.to_owned(),
             state(job),
         ]
     });

@@ -10,7 +10,7 @@ use super::{
     inventory::{Inventory, Object},
     pin,
     props::{Snapshot, Vm},
-    render::{Watch, count, duration, facts, known_size, names, quoted, safe},
+    render::{Watch, count, duration, facts, known_size, names, quoted, safe, size},
     suspend, view,
 };
 
@@ -62,8 +62,11 @@ fn of_vm(vm: &Object<Vm>, all: &Inventory, watch: &Watch) -> Vec<(&'static str, 
     }
     for (policy, newest) in &vm.stale {
         let policy = quoted(all.policy_name(policy).unwrap_or_default());
-        shown
-            .push(("", format!("{policy} is stale, its newest good snapshot is of {}", watch.both(*newest))));
+        let why = match newest {
+            0 => "it has no good snapshot yet".to_owned(),
+            _ => format!("its newest good snapshot is of {}", watch.both(*newest)),
+        };
+        shown.push(("", format!("{policy} is stale, {why}")));
     }
     shown.extend([
         ("Next run", watch.both(all.next_run(vm))),
@@ -73,16 +76,18 @@ fn of_vm(vm: &Object<Vm>, all: &Inventory, watch: &Watch) -> Vec<(&'static str, 
         ("Goes on from", current.map(safe).unwrap_or_default()),
         ("Deepest disk", count(vm.chain_depth as usize, "image")),
     ]);
-    shown.extend(
-        vm.orphans.iter().map(|(path, bytes, _)| {
-            ("Belongs to nobody", format!("{} ({})", safe(path), known_size(*bytes)))
-        }),
-    );
-    shown.extend(
-        vm.forgotten
-            .iter()
-            .map(|(image, name, ..)| ("Libvirt forgot", format!("{} inside {}", safe(name), safe(image)))),
-    );
+    for (path, bytes, goes) in &vm.orphans {
+        let goes = if *goes == 0 { String::new() } else { format!(", removed {}", watch.both(*goes)) };
+        shown.push(("Belongs to nobody", format!("{} ({}{goes})", safe(path), known_size(*bytes))));
+    }
+    for (image, name, bytes, taken) in &vm.forgotten {
+        let memory = if *bytes == 0 { "no memory".to_owned() } else { format!("{} of memory", size(*bytes)) };
+        let taken = watch.both(*taken);
+        shown.push((
+            "Libvirt forgot",
+            format!("{} inside {}, taken {taken}, {memory}", safe(name), safe(image)),
+        ));
+    }
     shown
 }
 
@@ -122,6 +127,7 @@ fn of_snapshot(
         ("Frees", known_size(snapshot.size)),
         ("Taken on top of", parent.unwrap_or_default()),
         ("Under", if children.is_empty() { String::new() } else { names(&children) }),
+        ("Managed", if snapshot.managed { "yes" } else { "no" }.to_owned()),
         ("Taken by", if snapshot.managed { safe(&snapshot.origin) } else { "others".to_owned() }),
         ("Counts for", some(&all.policy_names(&snapshot.policies))),
         ("Branched off as", snapshot.branches.iter().map(|b| quoted(b)).collect::<Vec<_>>().join(", ")),
@@ -134,6 +140,27 @@ mod tests {
 
     use super::*;
     use crate::cli::inventory::tests::sample;
+
+    #[test]
+    fn what_is_wrong_with_a_vm_is_shown_with_its_sizes_and_times() {
+        let watch = Watch { zone: TimeZone::UTC, now: Timestamp::from_second(60).unwrap() };
+        let all = sample();
+        let db = all.vm("db").unwrap();
+        let mut props = Vm::clone(db);
+        props.stale = vec![(db.policies[0].clone(), 0), (db.policies[0].clone(), 30_000_000)];
+        props.orphans = vec![("/i/a".into(), 1 << 20, 0), ("/i/b".into(), 0, 120_000_000)];
+        props.forgotten = vec![("/i/c".into(), "s".into(), 1 << 30, 30_000_000)];
+        let shown = facts(&of_vm(&Object::new(db.path.clone(), props), &all, &watch));
+        for part in [
+            "\"nightly\" is stale, it has no good snapshot yet\n",
+            "\"nightly\" is stale, its newest good snapshot is of 1970-01-01 00:00:30 (30 s ago)\n",
+            " /i/a (1 MiB)\n",
+            " /i/b (-, removed 1970-01-01 00:02:00 (in 1 min))\n",
+            " s inside /i/c, taken 1970-01-01 00:00:30 (30 s ago), 1 GiB of memory\n",
+        ] {
+            assert!(shown.contains(part), "{part:?}: {shown}");
+        }
+    }
 
     #[test]
     fn what_is_not_there_has_no_line_and_texts_of_others_are_harmless() {

@@ -147,6 +147,7 @@ pub struct Snapshot<'a> {
     object: &'a str,
     created: Option<String>,
     parent: Option<&'a str>,
+    children: Vec<&'a str>,
     current: bool,
     description: Option<&'a str>,
     tags: &'a [String],
@@ -180,6 +181,7 @@ impl<'a> Snapshot<'a> {
             object: snapshot.path.as_str(),
             created: rfc3339(snapshot.created, &watch.zone),
             parent: sibling(siblings, &snapshot.parent),
+            children: siblings.iter().filter(|s| s.parent == snapshot.path).map(|s| s.name.as_str()).collect(),
             current: snapshot.current,
             description: text(&snapshot.description),
             tags: &snapshot.tags,
@@ -277,6 +279,7 @@ pub struct Job<'a> {
     origin: &'a str,
     started: Option<String>,
     started_by_uid: u32,
+    cancelable: bool,
     result: Option<&'a str>,
     error: Option<JobError<'a>>,
 }
@@ -304,6 +307,7 @@ impl<'a> Job<'a> {
             origin: &job.origin,
             started: rfc3339(job.start, &watch.zone),
             started_by_uid: job.started_by,
+            cancelable: job.cancelable,
             result: text(&job.result),
             error: failed.then(|| JobError { name: &job.error_name, message: &job.error_message }),
         }
@@ -332,26 +336,4 @@ fn sibling<'a>(siblings: &'a [Object<props::Snapshot>], path: &OwnedObjectPath) 
 }
 
 #[cfg(test)]
-mod tests {
-    use jiff::{Timestamp, tz::TimeZone};
-
-    use super::*;
-    use crate::cli::inventory::tests::sample;
-
-    #[test]
-    fn what_is_not_there_is_null_and_names_stand_for_paths() {
-        let watch = Watch { zone: TimeZone::UTC, now: Timestamp::UNIX_EPOCH };
-        let all = sample();
-        let db = all.vm("db").unwrap();
-        let shown = serde_json::to_value(Vm::new(db, &all, &watch)).unwrap();
-        assert_eq!(shown["policies"], serde_json::json!(["nightly"]));
-        assert_eq!(shown["next_run"], "1970-01-01T00:00:00.005+00:00");
-        assert!(shown["last_success"].is_null() && shown["last_error"].is_null());
-
-        let of_db = all.snapshots(db);
-        let shown = serde_json::to_value(Snapshot::new(&of_db[1], of_db, &all, &watch)).unwrap();
-        assert_eq!(shown["created"], "1970-01-01T00:00:00.002+00:00");
-        assert_eq!(shown["current"], true);
-        assert!(shown["frozen_usec"].is_null() && shown["parent"].is_null());
-    }
-}
+mod tests;
