@@ -37,7 +37,7 @@ pub(super) async fn jobs(bus: &Connection, console: &mut Console<'_>) -> Result<
         Column::Left("OPERATION"),
         Column::Left("VM"),
         Column::Left("SNAPSHOT"),
-        Column::Left("ASKED FOR"),
+        Column::Left("STARTED"),
         Column::Left("ORIGIN"),
         Column::Right("UID"),
         Column::Left("CANCELABLE"),
