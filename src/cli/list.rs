@@ -153,13 +153,13 @@ pub(super) fn orphans(vm: &Vm, console: &mut Console<'_>) -> Result<(), Failure>
             let adopt = console.place.virtsnap(&format!("adopt {} --orphans", pasted(&vm.name)));
             format!("{adopt} puts it in quarantine")
         } else {
-            format!("in quarantine, removed {}", console.watch.local(*goes))
+            format!("in quarantine, removed {}", console.watch.both(*goes))
         };
         console.line(&format!("{} ({}) belongs to nobody: {what}", safe(path), size(*bytes)))?;
     }
     for (image, name, bytes, taken) in &vm.forgotten {
         let memory = if *bytes == 0 { "no memory".to_owned() } else { format!("{} of memory", size(*bytes)) };
-        let taken = console.watch.local(*taken);
+        let taken = console.watch.both(*taken);
         console.line(&format!(
             "{} inside {} ({taken}, {memory}) is not known to libvirt",
             safe(name),

@@ -231,7 +231,7 @@ pub(super) fn verdict_table(verdicts: &[&Verdict], snapshots: &[Object<Snapshot>
         vec![
             render::verdict(verdict.keep).to_owned(),
             cell(&verdict.name),
-            snapshot.map_or_else(|| NONE.to_owned(), |s| watch.local(s.created)),
+            snapshot.map_or_else(|| NONE.to_owned(), |s| watch.both(s.created)),
             snapshot.map_or_else(|| NONE.to_owned(), |s| known_size(s.size)),
             verdict.why(),
         ]

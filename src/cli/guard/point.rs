@@ -61,9 +61,9 @@ pub(super) async fn take(
         let kept = match (given, by_policies) {
             (Some(0) | None, true) => String::new(),
             // Theirs may let go of it before.
-            (Some(at), true) => format!(", kept until {} at most", console.watch.local(at)),
+            (Some(at), true) => format!(", kept until {} at most", console.watch.both(at)),
             _ if usual == 0 => ", kept until it is deleted".to_owned(),
-            _ => format!(", kept until {}", console.watch.local(usual)),
+            _ => format!(", kept until {}", console.watch.both(usual)),
         };
         console.warning(&format!("{}: {}{kept}", safe(&vm.name), taken(&best)));
         if let Some(line) = shortfall(&best) {
