@@ -118,27 +118,38 @@ fn options(back: Back) -> Options<'static> {
     options
 }
 
-/// What it costs.
-pub(super) fn question(back: Back, (vm, state): (&str, &str), snapshot: &Snapshot, watch: &Watch) -> String {
-    let taken = watch.both(snapshot.created);
-    let name = quoted(&snapshot.name);
-    let stops = if state == "shut-off" { "" } else { " It is stopped for that, as if the plug was pulled." };
-    let resumes = snapshot.content == "full" && !back.then.off;
-    let resumes = if resumes { " Then it goes on where it was at that time, from its memory." } else { "" };
-    let known = match snapshot.consistency_note.as_str() {
-        "" => String::new(),
-        note => format!(" What is known of it: {}.", safe(note)),
-    };
-    let costs = if back.no_safety {
-        "Everything written to its disks since the last snapshot is LOST, as none is taken first.".to_owned()
+/// What it costs, and then the question, which is what stands before the answer.
+pub(super) fn question(back: Back, vm: (&str, &str), snapshot: &Snapshot, watch: &Watch) -> String {
+    let (taken, name) = (watch.both(snapshot.created), quoted(&snapshot.name));
+    format!("{}\nRevert {} to snapshot {name}, taken {taken}?", costs(back, vm, snapshot), quoted(vm.0))
+}
+
+/// What is lost and what is the way back, and what happens to the VM.
+pub(super) fn costs(back: Back, (vm, state): (&str, &str), snapshot: &Snapshot) -> String {
+    let mut said = vec![if back.no_safety {
+        format!(
+            "Everything written to the disks of {} since the last snapshot is LOST, as none is taken first.",
+            quoted(vm)
+        )
     } else {
         let like: String = snapshot.name.replace(['{', '}'], "_");
         format!(
-            "What its disks hold now is kept in a new snapshot, \"before-revert-{}-(time)\", and can be reverted to.",
+            "What the disks of {} hold now is kept in a new snapshot, \"before-revert-{}-(time)\", and can be reverted \
+             to.",
+            quoted(vm),
             safe(&like)
         )
-    };
-    format!("Revert {} to snapshot {name}, taken {taken}?{known}{stops}{resumes} {costs}", quoted(vm))
+    }];
+    if state != "shut-off" {
+        said.push("It is stopped, as if the plug was pulled.".to_owned());
+    }
+    if snapshot.content == "full" && !back.then.off {
+        said.push("Then it goes on where it was when the snapshot was taken, from its memory.".to_owned());
+    }
+    if !snapshot.consistency_note.is_empty() {
+        said.push(format!("What is known of the snapshot: {}.", safe(&snapshot.consistency_note)));
+    }
+    said.join(" ")
 }
 
 #[cfg(test)]
@@ -170,29 +181,23 @@ mod tests {
     }
 
     #[test]
-    fn the_question_says_what_is_lost_and_what_is_the_way_back() {
+    fn what_is_lost_and_what_is_the_way_back_come_first_and_the_question_last() {
         let watch = Watch { zone: TimeZone::UTC, now: Timestamp::from_second(7_200).unwrap() };
         let snapshot = Snapshot { name: "good".into(), created: 3_600_000_000, ..Snapshot::default() };
         assert_eq!(
             question(parsed(&[]), ("db", "running"), &snapshot, &watch),
-            "Revert \"db\" to snapshot \"good\", taken 1970-01-01 01:00:00 (1 h ago)? It is stopped for that, as if \
-             the plug was pulled. What its disks hold now is kept in a new snapshot, \"before-revert-good-(time)\", \
-             and can be reverted to."
+            "What the disks of \"db\" hold now is kept in a new snapshot, \"before-revert-good-(time)\", and can be \
+             reverted to. It is stopped, as if the plug was pulled.\nRevert \"db\" to snapshot \"good\", taken \
+             1970-01-01 01:00:00 (1 h ago)?"
         );
+        let off = |args: &[&str], snapshot: &Snapshot| costs(parsed(args), ("db", "shut-off"), snapshot);
         let noted = Snapshot { consistency_note: "the TPM was not kept".into(), ..snapshot.clone() };
-        let asked = question(parsed(&[]), ("db", "shut-off"), &noted, &watch);
-        assert!(
-            asked.contains("(1 h ago)? What is known of it: the TPM was not kept. What its disks"),
-            "{asked}"
-        );
+        let told = off(&[], &noted);
+        assert!(told.ends_with(" to. What is known of the snapshot: the TPM was not kept."), "{told}");
         let with_memory = Snapshot { content: "full".into(), ..snapshot.clone() };
-        let asked = |args: &[&str]| question(parsed(args), ("db", "shut-off"), &with_memory, &watch);
-        assert!(
-            asked(&[])
-                .contains("(1 h ago)? Then it goes on where it was at that time, from its memory. What")
-        );
-        assert!(!asked(&["--off"]).contains("goes on"));
-        let lost = question(parsed(&["--no-safety"]), ("db", "shut-off"), &snapshot, &watch);
+        assert!(off(&[], &with_memory).ends_with(" when the snapshot was taken, from its memory."));
+        assert!(!off(&["--off"], &with_memory).contains("goes on"));
+        let lost = off(&["--no-safety"], &snapshot);
         assert!(lost.contains("is LOST") && !lost.contains("plug"), "{lost}");
     }
 }

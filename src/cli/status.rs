@@ -297,7 +297,7 @@ mod tests {
             hypervisor_connected: true,
             ..Manager::default()
         };
-        assert_eq!(problems(&manager, &sample(), &watch()), []);
+        assert_eq!(problems(&manager, &sample(), &watch(), &Place::default()), []);
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let mut console = Console {
             out: &mut out,

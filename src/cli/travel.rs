@@ -54,19 +54,19 @@ pub(super) async fn time_travel(
         span(to - snapshot.created),
         passed_over(all.snapshots(vm), (snapshot, on_line.is_some()), to),
     );
-    let question = revert::question(args.back, (&vm.name, &vm.state), snapshot, &console.watch);
     if args.dry_run {
         if console.json {
             console.answer(&found)?;
         } else {
             console.line(&told)?;
-            console.line(&question)?;
+            console.line(&revert::costs(args.back, (&vm.name, &vm.state), snapshot))?;
         }
         return Ok(Exit::Done);
     }
     if !console.json {
         console.line(&told)?;
     }
+    let question = revert::question(args.back, (&vm.name, &vm.state), snapshot, &console.watch);
     console.confirm(&question, args.consent.yes).await?;
     revert::put_back((vm, snapshot), args.back, &args.wait, found, bus, console).await
 }
