@@ -33,7 +33,7 @@ pub(super) async fn create(
     let vm = ManagerProxy::new(bus).await?.lookup_vm(&args.vm).await?;
     let expires =
         args.expires.as_deref().map(|text| when::given("expires", text, &console.watch)).transpose()?;
-    let name = args.taken.name.as_deref().unwrap_or_default();
+    let name = name(args);
     let job = VMProxy::new(bus, &vm).await?.create_snapshot(name, options(&args.taken, expires)).await?;
     if args.wait.no_wait && console.json {
         return answer(&job, &vm, None, bus, console).await.map(|()| Exit::Done);
@@ -54,6 +54,11 @@ pub(super) async fn create(
     }
     ended.report(&format!("no snapshot of {} was taken", quoted(&args.vm)), console);
     Ok(ended.exit())
+}
+
+/// The name that was given, as a word or as an option; "" for none.
+fn name(args: &Create) -> &str {
+    args.called.as_deref().or(args.taken.name.as_deref()).unwrap_or_default()
 }
 
 /// As the method takes it; `expires` is in µs.
@@ -134,6 +139,15 @@ mod tests {
         assert_eq!(sent["quiesce"], Variant::from("require"));
         assert_eq!(sent["disks"], Variant::from(vec!["vda", "vdb"]));
         assert_eq!(sent["description"], Variant::from("x"));
+    }
+
+    #[test]
+    fn the_name_is_the_second_word_as_elsewhere_or_an_option() {
+        assert_eq!(name(&parsed(&["db"])), "");
+        assert_eq!(name(&parsed(&["db", "before-upgrade"])), "before-upgrade");
+        assert_eq!(name(&parsed(&["db", "--name", "before-upgrade"])), "before-upgrade");
+        let both = ["virtsnap", "create", "db", "a", "--name", "b"];
+        assert!(Cli::try_parse_from(both).is_err());
     }
 
     #[test]

@@ -9,6 +9,9 @@ use super::Wait;
 pub struct Create {
     /// The VM's name or UUID
     pub vm: String,
+    /// The snapshot's name, as with --name
+    #[arg(value_name = "SNAPSHOT", conflicts_with = "name")]
+    pub called: Option<String>,
     /// What it is to be.
     #[command(flatten)]
     pub taken: Taken,

@@ -153,6 +153,7 @@ mod tests {
         assert_eq!(at(&["cancel", ""]), Wanted::Job);
         assert_eq!(at(&["check", "--config-dir", "/e"]), Wanted::Files);
         assert_eq!(at(&["branch", "web", "s", ""]), Wanted::Anything, "the new VM's name");
+        assert_eq!(at(&["create", "web", ""]), Wanted::Anything, "the new snapshot's name");
         assert_eq!(at(&["list", "web", ""]), Wanted::Anything, "there is no more to give");
         assert_eq!(at(&["list", "--", "-"]), Wanted::Vm);
         assert_eq!(at(&["-H", "far", "list", ""]), Wanted::Vm);
