@@ -23,7 +23,7 @@ pub use self::{
     pin::{Modify, Pin, Unpin},
     revert::{After, Back, Revert, TimeTravel},
     rules::InlineRules,
-    show::{Complete, Completion, Shell, Show, Watch},
+    show::{Complete, Completion, Help, Shell, Show, Watch},
     simulate::Simulate,
     suspend::{Resume, Suspend},
 };
@@ -125,6 +125,8 @@ pub enum Verb {
     Simulate(Box<Simulate>),
     /// Print what has a shell complete commands, options and names
     Completion(Completion),
+    /// Show what a command does and takes, as its --help does
+    Help(Help),
     /// Say what fits for the last of these words
     #[command(hide = true)]
     Complete(Complete),
@@ -156,6 +158,7 @@ impl Verb {
                 | Self::Check(_)
                 | Self::Simulate(_)
                 | Self::Completion(_)
+                | Self::Help(_)
                 | Self::Complete(_)
         )
     }

@@ -28,6 +28,7 @@ mod explain;
 mod follow;
 mod foresee;
 mod guard;
+mod help;
 pub mod hint;
 pub mod inventory;
 mod jobs;
@@ -141,6 +142,9 @@ async fn dispatch(cli: &Cli, way: Way<'_>, console: &mut Console<'_>) -> Result<
     if let Verb::Completion(args) = &cli.verb {
         return complete::script(args, console);
     }
+    if let Verb::Help(args) = &cli.verb {
+        return help::help(args, console);
+    }
     if let Verb::Complete(args) = &cli.verb {
         return complete::complete(args, way, console).await;
     }
@@ -176,6 +180,7 @@ async fn dispatch(cli: &Cli, way: Way<'_>, console: &mut Console<'_>) -> Result<
         Verb::Simulate(args) => simulate::simulate(args, console),
         Verb::Check(args) => check::check(args, console),
         Verb::Completion(args) => complete::script(args, console),
+        Verb::Help(args) => help::help(args, console),
         Verb::Complete(args) => complete::complete(args, way, console).await,
     }
 }

@@ -12,7 +12,6 @@ use super::{
     console::Console,
     exit::{Exit, Failure},
     inventory::{Inventory, Object},
-    place::Place,
     props::{self, Manager, Vm},
     proxy::ROOT,
     render::{self, Column, Watch, cell, count, names, rfc3339, safe, table},
@@ -255,6 +254,7 @@ mod tests {
     use super::*;
     use crate::cli::{
         inventory::tests::{path, sample},
+        place::Place,
         props::Interfaces,
     };
     use crate::{cli::console::Screen, clock::SystemClock};

@@ -181,7 +181,11 @@ impl<'a> Snapshot<'a> {
             object: snapshot.path.as_str(),
             created: rfc3339(snapshot.created, &watch.zone),
             parent: sibling(siblings, &snapshot.parent),
-            children: siblings.iter().filter(|s| s.parent == snapshot.path).map(|s| s.name.as_str()).collect(),
+            children: siblings
+                .iter()
+                .filter(|s| s.parent == snapshot.path)
+                .map(|s| s.name.as_str())
+                .collect(),
             current: snapshot.current,
             description: text(&snapshot.description),
             tags: &snapshot.tags,

@@ -1,4 +1,4 @@
-//! What `virtsnap show`, `watch` and `completion` take.
+//! What `virtsnap show`, `watch`, `completion` and `help` take.
 
 use clap::{Args, ValueEnum};
 
@@ -16,6 +16,14 @@ pub struct Show {
 pub struct Watch {
     /// Only what is about this VM (name or UUID)
     pub vm: Option<String>,
+}
+
+/// `virtsnap help`
+#[derive(Debug, Args)]
+pub struct Help {
+    /// Of this one [default: all of them, in short]
+    #[arg(value_name = "COMMAND")]
+    pub command: Option<String>,
 }
 
 /// `virtsnap completion`

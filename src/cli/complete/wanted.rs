@@ -58,6 +58,9 @@ fn of_line(command: &Command, line: &Line<'_>, current: &str) -> Wanted {
         return Wanted::Words(long_options(verb.unwrap_or(command), options));
     }
     let Some(verb) = verb else { return Wanted::Words(verbs(command)) };
+    if verb.get_name() == "help" && given.is_empty() {
+        return Wanted::Words(verbs(command));
+    }
     let mut many = verb.get_positionals().filter(|p| is_many(p));
     let place = verb.get_positionals().nth(given.len()).or_else(|| many.next());
     place.map_or(Wanted::Anything, |place| value(place, given))
@@ -134,6 +137,7 @@ mod tests {
         let verbs = words(&[""]);
         assert!(verbs.contains(&"list".to_owned()) && verbs.contains(&"prune".to_owned()), "{verbs:?}");
         assert!(!verbs.contains(&"complete".to_owned()), "{verbs:?}");
+        assert_eq!(words(&["help", ""]), verbs);
         assert_eq!(words(&["--json", "l"]), verbs, "what does not begin so is left out by whoever asks");
         assert_eq!(at(&["nonsense", ""]), Wanted::Anything);
     }
