@@ -211,7 +211,8 @@ impl Engine {
             stopped: false,
             send: send.clone(),
         };
-        Ok((engine, Handle { requests: request_sender, published }, Control(send)))
+        let clock = Arc::clone(&engine.tools.clock);
+        Ok((engine, Handle { requests: request_sender, clock, published }, Control(send)))
     }
 
     fn take_hypervisor(&mut self, event: hypervisor::Event) {

@@ -20,7 +20,10 @@ use super::{
     calls::{Call, Kind},
     error::BusError,
 };
-use crate::core::{machine::Change, verb::Matter};
+use crate::{
+    core::{machine::Change, verb::Matter},
+    logging::message,
+};
 
 /// Who calls.
 #[derive(Debug)]
@@ -156,6 +159,13 @@ impl Permit {
         if matter == self.matter {
             return Ok(Permitted { what, uid: self.uid });
         }
+        tracing::error!(
+            MESSAGE_ID = message::INTERNAL_ERROR,
+            VIRTSNAP_UID = self.uid,
+            "what was authorised as {} was to be used for {}: nothing was changed",
+            self.matter.verb().action(),
+            matter.verb().action()
+        );
         Err(BusError::access_denied(format!(
             "user {} was authorised for {}, and this is {}: nothing was changed. That is a bug of virtsnapd",
             self.uid,

@@ -21,6 +21,11 @@ impl BusError {
         Self { name: format!("org.virtsnap1.Error.{name}"), message: message.into() }
     }
 
+    /// What happened.
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
     pub(super) fn invalid(message: impl Into<String>) -> Self {
         Self::new("InvalidArgument", message)
     }

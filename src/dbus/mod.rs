@@ -28,6 +28,7 @@ mod path;
 mod policy;
 mod polkit;
 mod publish;
+mod refusals;
 mod snapshot;
 mod tree;
 mod vm;
@@ -286,7 +287,7 @@ pub async fn serve(
     let first = Arc::clone(&engine.published.borrow().view);
     let (objects_sender, objects) = watch::channel(Arc::clone(&first));
     let (manager_sender, manager) = watch::channel(first);
-    let polkit = Arc::new(Polkit::new(patience));
+    let polkit = Arc::new(Polkit::new(patience, engine.clock()));
     let shared = Shared { lens: Lens::Live(objects), engine, settled, polkit, calls: Arc::default() };
     let manager = Shared { lens: Lens::Live(manager), ..shared.clone() };
     let still = Arc::new(RwLock::new(()));

@@ -18,8 +18,12 @@ use super::{
     auth::Caller,
     calls,
     error::{BusError, told},
+    refusals::{Refusals, Why},
 };
-use crate::core::{verb::Matter, view::View};
+use crate::{
+    clock::Clock,
+    core::{verb::Matter, view::View},
+};
 
 /// How long polkit may take.
 #[derive(Debug, Clone, Copy)]
@@ -48,11 +52,14 @@ pub(super) struct Polkit {
     patience: Patience,
     turns: Mutex<HashMap<u32, Weak<Semaphore>>>,
     asked: AtomicU64,
+    clock: Arc<dyn Clock>,
+    refusals: Refusals,
 }
 
 impl Polkit {
-    pub(super) fn new(patience: Patience) -> Self {
-        Self { patience, turns: Mutex::default(), asked: AtomicU64::new(0) }
+    pub(super) fn new(patience: Patience, clock: Arc<dyn Clock>) -> Self {
+        let (turns, refusals) = (Mutex::default(), Refusals::default());
+        Self { patience, turns, asked: AtomicU64::new(0), clock, refusals }
     }
 
     /// Returns if the caller may.
@@ -84,14 +91,20 @@ impl Polkit {
                 return Err(no.denied("whoever wanted that is off the bus"));
             }
         };
-        match answer {
-            Ok(Ok(answer)) => no.unless(&answer, caller.interactive()),
-            Ok(Err(e)) => Err(no.unasked(&e)),
+        let (why, refused) = match answer {
+            Ok(Ok(answer)) => match no.unless(&answer, caller.interactive()) {
+                Ok(()) => return Ok(()),
+                Err(e) => (Why::Refused, e),
+            },
+            Ok(Err(e)) => (Why::Unasked, no.unasked(&e)),
             Err(_) => {
                 self.give_up(caller, number);
-                Err(no.unanswered(limit))
+                (Why::Unasked, no.unanswered(limit))
             }
-        }
+        };
+        let now = self.clock.elapsed();
+        self.refusals.tell(caller.uid(), matter, view, (why, refused.message()), now);
+        Err(refused)
     }
 
     /// Takes the question back, so that nobody is asked for a password any more that nothing waits for.

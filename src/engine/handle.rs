@@ -6,6 +6,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Input;
 use crate::{
+    clock::Clock,
     core::{
         inhibit::InhibitorId,
         machine::{Change, Query, Refusal, Reply},
@@ -43,11 +44,17 @@ pub enum Ask {
 #[derive(Debug, Clone)]
 pub struct Handle {
     pub(super) requests: mpsc::Sender<Ask>,
+    pub(super) clock: Arc<dyn Clock>,
     /// The newest publication.
     pub published: watch::Receiver<Published>,
 }
 
 impl Handle {
+    /// The engine's clock.
+    pub fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.clock)
+    }
+
     /// Asks, and waits for the answer. An engine that is gone answers as one that is stopping.
     pub async fn ask(&self, make: impl FnOnce(oneshot::Sender<Answer>) -> Ask) -> Answer {
         let (sender, receiver) = oneshot::channel();

@@ -97,6 +97,10 @@ messages! {
     METRICS_FAILED = "8f7a9e8cb431420bb0384257a5ab0c94";
     /// A hook failed, and the job goes on or has ended.
     HOOK_FAILED = "5d0a8f1e6a3b4b0c9be0a4d1c7f2963e";
+    /// Somebody may not do what they asked for.
+    NOT_AUTHORISED = "e84d0b7a5c2f4f0f9b6a13d79c0e52a8";
+    /// Whether somebody may do what they asked for cannot be asked of polkit: so they may not.
+    POLKIT_UNAVAILABLE = "3c9f15e6d8b24a77a0e25b8146fd09c3";
     /// A bug, or the system denies what everything depends on.
     INTERNAL_ERROR = "516d1f191b39442aa5ba4e102d9fe801";
 }
