@@ -56,7 +56,7 @@ use crate::{
     logging::message,
     store::Store,
     systemd,
-    worker::Tools,
+    worker::{CutShort, Tools},
 };
 
 /// So many requests of clients wait at most; who comes later waits at the door, on its own connection.
@@ -173,6 +173,10 @@ impl Engine {
         let wake = parts.clock.wake_up(Box::new(move || {
             let _ = woken.send(Input::Machine(Event::Timer));
         }))?;
+        let counted = send.clone();
+        let cut_short = CutShort::told_to(move |operation| {
+            let _ = counted.send(Input::Machine(Event::Interrupted(operation)));
+        });
         let (held, line) = (Held::new(&parts.clock), Line::new(&parts.clock));
         let engine = Self {
             machine: parts.machine,
@@ -183,6 +187,7 @@ impl Engine {
                 clock: parts.clock,
                 freezer,
                 rooms: Arc::default(),
+                cut_short,
             },
             roots: parts.roots,
             boot_file: parts.boot_file,
@@ -329,6 +334,7 @@ impl Engine {
                 && pointers_equal(&old.view.vms, &new.vms)
                 && pointers_equal(&old.view.policies, &new.policies)
                 && pointers_equal(&old.view.jobs, &new.jobs)
+                && Arc::ptr_eq(&old.view.counts, &new.counts)
         };
         if same {
             return;

@@ -5,6 +5,7 @@ mod adopt;
 mod beside;
 mod branch;
 mod create;
+mod cut_short;
 mod delete;
 mod drop;
 mod forget;
@@ -34,6 +35,7 @@ use std::{
 
 use jiff::Timestamp;
 
+pub use self::cut_short::CutShort;
 pub(crate) use self::promote::unsure;
 pub(crate) use self::{
     branch::{settle as settle_branch, tidy as tidy_branches},
@@ -75,6 +77,8 @@ pub struct Tools {
     pub freezer: Arc<Freezer>,
     /// The room that jobs at work have reserved.
     pub rooms: Arc<Rooms>,
+    /// Who counts what was cut short.
+    pub cut_short: CutShort,
 }
 
 /// What a worker tells while it works.

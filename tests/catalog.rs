@@ -7,9 +7,17 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use virtsnap::logging::message;
+use virtsnap::{
+    config::{self, Environment},
+    core::{
+        machine::{Machine, Start},
+        view,
+    },
+    logging::message,
+};
 
 /// One entry: its headers, and its text.
 struct Entry {
@@ -188,5 +196,94 @@ fn the_manual_names_kinds_that_there_are() {
     assert!(ids.len() > 4);
     for id in ids {
         assert!(message::ALL.iter().any(|(_, known)| *known == id), "{id}");
+    }
+}
+
+/// By which metric a kind of failure is seen, or why by none.
+#[derive(Clone, Copy)]
+enum Seen {
+    By(&'static str),
+    /// It is no failure, or the end of one.
+    Fine,
+    /// A failure all the same.
+    Not(&'static str),
+}
+
+const SEEN: &[(&str, Seen)] = &[
+    ("STARTED", Seen::Fine),
+    ("ENDED", Seen::Not("the file's age tells that nobody writes it any more")),
+    ("CONFIGURATION_BROKEN", Seen::By("config_last_reload_successful")),
+    ("CONFIGURATION_WARNING", Seen::By("config_warnings")),
+    ("CONNECTED", Seen::Fine),
+    ("DISCONNECTED", Seen::By("libvirt_connected")),
+    ("SNAPSHOT_TAKEN", Seen::Fine),
+    ("SNAPSHOT_DELETED", Seen::Fine),
+    ("SNAPSHOT_LABELLED", Seen::Fine),
+    ("REVERTED", Seen::Fine),
+    ("REVERTED_IN_PART", Seen::Not("who asked for the revert is told; it did what can be done")),
+    ("JOB_FAILED", Seen::By("job_errors_total")),
+    ("JOB_CANCELLED", Seen::By("jobs_total")),
+    ("JOB_STUCK", Seen::By("jobs_stuck")),
+    ("JOB_GOES_ON", Seen::Fine),
+    ("VM_STUCK", Seen::Not("what is not settled counts as interrupted, or the VM as frozen")),
+    ("RUN_MISSED", Seen::By("runs_missed_total")),
+    ("POLICY_SUSPENDED", Seen::By("policy_suspended")),
+    ("POLICY_RESUMED", Seen::Fine),
+    ("INHIBITED", Seen::By("inhibited_since_timestamp_seconds")),
+    ("HELD_LONG", Seen::By("inhibited_since_timestamp_seconds")),
+    ("RELEASED", Seen::Fine),
+    ("SNAPSHOTS_STALE", Seen::By("policy_stale")),
+    ("SNAPSHOTS_FRESH", Seen::Fine),
+    ("CLOCK_WRONG", Seen::By("clock_implausible")),
+    ("CHAIN_FULL", Seen::By("vm_chain_depth")),
+    ("PRUNE_HELD_BACK", Seen::By("vm_snapshots")),
+    ("GUEST_FROZEN", Seen::By("vm_frozen")),
+    ("GUEST_THAWED", Seen::Fine),
+    ("UNWATCHED", Seen::Not("a guest that stays frozen for want of the helper is seen by vm_frozen")),
+    ("INTERRUPTED", Seen::By("interrupted_total")),
+    (
+        "LEFT_BEHIND",
+        Seen::Not("it takes room and is tried again; what it was left by failed or was interrupted"),
+    ),
+    ("STORE_FAILED", Seen::By("state_writable")),
+    ("STORE_WORKS", Seen::Fine),
+    ("STORE_RENEWED", Seen::By("vm_health")),
+    ("VM_UNHEALTHY", Seen::By("vm_health")),
+    ("VM_HEALTHY", Seen::Fine),
+    ("METADATA_REPAIRED", Seen::Fine),
+    ("UNREADABLE", Seen::By("vm_failed")),
+    ("ORPHAN_REMOVED", Seen::Fine),
+    ("METRICS_FAILED", Seen::Not("what cannot be written cannot say so; the file's age does")),
+    ("HOOK_FAILED", Seen::Not("the job goes on; where it does not, it fails with the error HookFailed")),
+    ("NOT_AUTHORISED", Seen::Not("who asked is told; nothing of the daemon's own depends on it")),
+    ("POLKIT_UNAVAILABLE", Seen::Not("who asked is told; polkit.service has a state of its own")),
+    ("INTERNAL_ERROR", Seen::Not("a bug: what it kept from being done fails or is late, and that is seen")),
+];
+
+/// Prometheus is how many hosts are watched at once, and the journal is how one is looked into: what one says the other
+/// has to.
+#[test]
+fn each_kind_of_failure_is_in_a_metric_or_is_known_not_to_be() {
+    let of: BTreeMap<&str, Seen> = SEEN.iter().copied().collect();
+    let known: BTreeSet<&str> = message::ALL.iter().map(|(name, _)| *name).collect();
+    assert_eq!(of.keys().copied().collect::<BTreeSet<_>>(), known);
+    assert_eq!(of.len(), SEEN.len(), "one stands there twice");
+    let environment = Environment { timezone: jiff::tz::TimeZone::UTC, cores: 1 };
+    let settings = config::parse(&[], &environment).unwrap().settings;
+    let machine = Machine::new(Start::first(Arc::new(settings)));
+    let text = view::metrics(machine.view(), "1", jiff::Timestamp::UNIX_EPOCH);
+    let metrics: BTreeSet<&str> =
+        text.lines().filter_map(|l| l.strip_prefix("# TYPE virtsnap_")?.split(' ').next()).collect();
+    let logged = logged();
+    for (name, seen) in of {
+        let worst = logged.iter().filter(|(.., call)| kind(call) == Some(name)).map(|(_, level, _)| *level);
+        match seen {
+            Seen::By(metric) => assert!(metrics.contains(metric), "{name}: no metric {metric}"),
+            Seen::Not(why) => assert!(!why.is_empty(), "{name}"),
+            // A warning may say what was put right; an error never is fine.
+            Seen::Fine => {
+                assert!(worst.into_iter().all(|level| level != "error"), "{name} is told as an error")
+            }
+        }
     }
 }

@@ -67,6 +67,8 @@ pub struct ManagerView {
     pub hypervisor_connected: bool,
     /// When a policy runs next.
     pub next_run: Option<Timestamp>,
+    /// The clock shows what cannot be: all policies wait, or one that has run up to a later time.
+    pub clock_implausible: bool,
     /// What keeps it from doing what it is there for.
     pub troubles: Arc<[Trouble]>,
     /// What of the configuration hardly was meant, or has no effect on the VMs there are: one line each.
@@ -150,6 +152,8 @@ pub struct JobView {
     pub phase: String,
     /// How far it is.
     pub far: Far,
+    /// Nothing is heard of it any more.
+    pub stuck: bool,
     /// Who asked for it.
     pub asker: Asker,
     /// When it was asked for.

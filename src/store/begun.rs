@@ -40,14 +40,26 @@ pub enum Begun {
 impl Begun {
     /// Its word in the database, and its detail.
     fn written(&self) -> Result<(&'static str, String)> {
-        Ok(match self {
-            Self::Create(plan) => ("create", json(plan)?),
-            Self::Delete => ("delete", String::new()),
-            Self::Drop => ("drop", String::new()),
-            Self::Merge(recipe) => ("merge", json(recipe)?),
-            Self::Revert(plan) => ("revert", json(plan)?),
-            Self::Branch(plan) => ("branch", json(plan)?),
-        })
+        let detail = match self {
+            Self::Create(plan) => json(plan)?,
+            Self::Delete | Self::Drop => String::new(),
+            Self::Merge(recipe) => json(recipe)?,
+            Self::Revert(plan) => json(plan)?,
+            Self::Branch(plan) => json(plan)?,
+        };
+        Ok((self.word(), detail))
+    }
+
+    /// What it is, in a word.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Create(_) => "create",
+            Self::Delete => "delete",
+            Self::Drop => "drop",
+            Self::Merge(_) => "merge",
+            Self::Revert(_) => "revert",
+            Self::Branch(_) => "branch",
+        }
     }
 
     fn read(kind: &str, detail: &str) -> Option<Self> {

@@ -18,7 +18,7 @@ use virtsnap::{
     freeze::{Freezer, helper::Nobody},
     hypervisor::{self, Hypervisor},
     store::Store,
-    worker::{self, Tools, Wire},
+    worker::{self, CutShort, Tools, Wire},
 };
 
 use super::name;
@@ -65,7 +65,10 @@ impl Daemon {
         let settings = Settings::new(daemon, []);
         let access = Arc::new(NotAsked);
         let (hypervisor, rooms) = (Arc::clone(hv), Arc::default());
-        Self { tools: Tools { hypervisor, store, access, clock, freezer, rooms }, settings }
+        Self {
+            tools: Tools { hypervisor, store, access, clock, freezer, rooms, cut_short: CutShort::default() },
+            settings,
+        }
     }
 
     pub(crate) fn run(&self, vm: VmId, operation: Operation) -> Outcome {

@@ -20,6 +20,7 @@ fn known() -> BTreeSet<String> {
         hypervisor_version: String::new(),
         hypervisor_connected: true,
         next_run: None,
+        clock_implausible: false,
         troubles: Arc::default(),
         warnings: Arc::new([]),
         inhibitors: Arc::default(),

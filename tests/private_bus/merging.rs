@@ -30,7 +30,7 @@ use virtsnap::{
     },
     reader,
     store::Store,
-    worker::{self, Progress, Tools, Wire},
+    worker::{self, CutShort, Progress, Tools, Wire},
 };
 
 use super::{clock::TestClock, hooked::Hooked, rig::TestAccess};
@@ -132,7 +132,8 @@ impl World {
         );
         let (store, access) = (Arc::clone(&self.store), Arc::new(TestAccess::on(&self.sim)));
         let rooms = Arc::default();
-        let tools = Tools { hypervisor, store, access, clock, freezer, rooms };
+        let tools =
+            Tools { hypervisor, store, access, clock, freezer, rooms, cut_short: CutShort::default() };
         let asker = Asker { origin: Origin::Manual, uid: 0 };
         let job = Job { id: 1, vm: VM, operation, asker, asked: self.clock.now() };
         let wire = Wire {

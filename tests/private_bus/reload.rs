@@ -93,7 +93,7 @@ async fn a_broken_reload_stays_a_problem_until_a_good_one() {
     let told = problems().await;
     let [line] = &told[..] else { panic!("{told:?}") };
     assert!(line.contains("test.toml:3:1: error: ") && line.contains(", and 1 more)"), "{line}");
-    assert_eq!(warnings().await, told, "who reads those alone sees it, too");
+    assert_eq!(warnings().await.first(), Some(line), "who reads those alone sees it, too");
 
     // As monitoring asks.
     let status = async || virtsnap(&["--bus-address", &rig.address(), "status"]).await;
@@ -104,7 +104,7 @@ async fn a_broken_reload_stays_a_problem_until_a_good_one() {
 
     rig.write_policies(OLD);
     reload(&rig.client).await.unwrap();
-    assert_eq!((problems().await, warnings().await), (vec![], vec![]));
+    assert!(problems().await.is_empty() && !warnings().await.contains(line));
     assert_eq!(status().await.0, Some(0));
 }
 

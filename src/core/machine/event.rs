@@ -70,6 +70,8 @@ pub enum Event {
     Passed(Timestamp),
     /// Images of this VM that held so many bytes were merged into others.
     Merged(VmId, u64),
+    /// This operation was found cut short: the daemon, libvirt or the host had ended in the middle of it.
+    Interrupted(&'static str),
     /// Why nothing can be written down; `None`: it can be again.
     Stored(Option<String>),
     /// A job ended.

@@ -205,6 +205,7 @@ impl Jobs {
                 state: e.state,
                 phase: self.phase(*id, e),
                 far: e.far,
+                stuck: self.stuck.contains_key(id),
                 asker: e.job.asker,
                 asked: e.job.asked,
                 ended: e.ended,

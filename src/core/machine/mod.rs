@@ -126,6 +126,7 @@ impl Machine {
             hypervisor_version: String::new(),
             hypervisor_connected: false,
             next_run: None,
+            clock_implausible: false,
             troubles: Arc::default(),
             warnings: start.settings.warnings.clone().into(),
             inhibitors: Arc::default(),
@@ -237,6 +238,9 @@ impl Machine {
             Event::Passed(at) => self.last_plausible = Some(at),
             Event::Held(vm, time) => Arc::make_mut(&mut self.view.counts).held(vm, time),
             Event::Merged(vm, bytes) => Arc::make_mut(&mut self.view.counts).merged(vm, bytes),
+            Event::Interrupted(operation) => {
+                Arc::make_mut(&mut self.view.counts).interrupted(operation);
+            }
             Event::Stored(trouble) => self.in_vain.store(trouble),
             Event::Refused(why) => self.in_vain.refused(why),
             Event::Ended(job, outcome) => self.on_ended(job, outcome, now, out),
@@ -252,6 +256,7 @@ impl Machine {
         self.save_runs(out);
         self.judge_silence(out);
         self.start_jobs(now, out);
+        self.count_missed(out);
         self.refresh_view(out);
         out.push(Effect::WakeAt(self.next_wake(now)));
         if self.stopping() && self.jobs.at_rest() {

@@ -113,9 +113,21 @@ impl Machine {
         self.refresh_runs();
         self.jobs.publish(&mut self.view.jobs);
         let next = self.next_run();
-        self.manager(|m| m.next_run = next);
+        let clock_implausible = self.waits_for_the_clock();
+        self.manager(|m| (m.next_run, m.clock_implausible) = (next, clock_implausible));
         if self.in_vain.stale {
             self.refresh_warnings(out);
+        }
+    }
+
+    /// Counts the runs that the log is told did not happen.
+    pub(super) fn count_missed(&mut self, out: &[Effect]) {
+        for effect in out {
+            if let Effect::Log(Note::Skipped { policy, .. } | Note::Dropped { policy, done: false, .. }) =
+                effect
+            {
+                Arc::make_mut(&mut self.view.counts).missed(policy);
+            }
         }
     }
 

@@ -100,6 +100,11 @@ impl Machine {
         }
     }
 
+    /// Whether all policies, or one, wait until the clock shows another time.
+    pub(super) fn waits_for_the_clock(&self) -> bool {
+        self.too_early.is_some() || self.runs.values().any(|run| run.behind)
+    }
+
     /// Goes on where an earlier life ended.
     pub(super) fn restore_runs(
         &mut self,

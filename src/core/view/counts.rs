@@ -14,6 +14,12 @@ use crate::core::{
 pub struct Counts {
     /// Jobs that ended, by operation and result.
     pub jobs: BTreeMap<(&'static str, JobResult), u64>,
+    /// Jobs that failed, by operation and the name of the error.
+    pub errors: BTreeMap<(&'static str, &'static str), u64>,
+    /// Operations that were found cut short.
+    pub interrupted: BTreeMap<&'static str, u64>,
+    /// Runs of policies that did not happen at their time, nor are caught up.
+    pub missed: BTreeMap<PolicyName, u64>,
     /// Runs of policies on VMs that ended.
     pub runs: BTreeMap<(PolicyName, VmId), Runs>,
     /// For how long guests were frozen for snapshots, those too that were not taken then.
@@ -35,6 +41,9 @@ impl Counts {
     /// A job ended. `owed_on`: policies whose runs have not ended with it, as they are tried again.
     pub(in crate::core) fn ended(&mut self, job: &Job, outcome: &Outcome, owed_on: &BTreeSet<PolicyName>) {
         *self.jobs.entry((job.operation.as_str(), outcome.result())).or_default() += 1;
+        if let Outcome::Failed(failure) = outcome {
+            *self.errors.entry((job.operation.as_str(), failure.name)).or_default() += 1;
+        }
         if let Operation::Create(create) = &job.operation {
             for policy in create.policies.difference(owed_on) {
                 let runs = self.runs.entry((policy.clone(), job.vm)).or_default();
@@ -42,6 +51,16 @@ impl Counts {
                 runs.failed += u64::from(outcome.result() == JobResult::Failed);
             }
         }
+    }
+
+    /// This operation was found cut short.
+    pub(in crate::core) fn interrupted(&mut self, operation: &'static str) {
+        *self.interrupted.entry(operation).or_default() += 1;
+    }
+
+    /// A run of this policy did not happen.
+    pub(in crate::core) fn missed(&mut self, policy: &PolicyName) {
+        *self.missed.entry(policy.clone()).or_default() += 1;
     }
 
     /// The guest of this VM was frozen for so long.

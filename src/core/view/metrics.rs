@@ -12,6 +12,7 @@ use crate::core::{
     awaited::newest_good,
     health::{self, Health},
     model::PolicyName,
+    trouble::Trouble,
 };
 
 /// What kind a metric is.
@@ -30,10 +31,8 @@ pub fn metrics(view: &View, version: &str, now: Timestamp) -> String {
     out.sample("build_info", &[("version", version)], 1);
     out.about("libvirt_connected", Kind::Gauge, "Whether virtsnapd is connected to libvirt.");
     out.sample("libvirt_connected", &[], u8::from(view.manager.hypervisor_connected));
-    out.about("jobs_total", Kind::Counter, "Jobs that ended since the start, by operation and result.");
-    for ((operation, result), count) in &view.counts.jobs {
-        out.sample("jobs_total", &[("operation", operation), ("result", result.as_str())], count);
-    }
+    daemon(view, &mut out);
+    jobs(view, &mut out);
     let held = "Since when somebody has scheduled runs and prunes wait, in seconds since the epoch; 0 if nobody does.";
     out.about("inhibited_since_timestamp_seconds", Kind::Gauge, held);
     let first = view.manager.inhibitors.iter().map(|i| i.since).min();
@@ -42,6 +41,53 @@ pub fn metrics(view: &View, version: &str, now: Timestamp) -> String {
     runs(view, now, &mut out);
     vms(view, &mut out);
     out.0
+}
+
+fn daemon(view: &View, out: &mut Text) {
+    let troubles = &view.manager.troubles;
+    let has = |which: fn(&Trouble) -> bool| troubles.iter().any(which);
+    let reload =
+        "Whether the configuration could be taken when it was read last; else an older one is in force.";
+    out.about("config_last_reload_successful", Kind::Gauge, reload);
+    out.sample(
+        "config_last_reload_successful",
+        &[],
+        u8::from(!has(|t| matches!(t, Trouble::Configuration(_)))),
+    );
+    out.about(
+        "config_warnings",
+        Kind::Gauge,
+        "What of the configuration hardly was meant, or has no effect.",
+    );
+    out.sample("config_warnings", &[], view.manager.warnings.len().saturating_sub(troubles.len()));
+    let state = "Whether the state database can be written to; else no job is begun.";
+    out.about("state_writable", Kind::Gauge, state);
+    out.sample("state_writable", &[], u8::from(!has(|t| matches!(t, Trouble::Store(_)))));
+    let clock = "Whether policies wait, as the clock shows what cannot be.";
+    out.about("clock_implausible", Kind::Gauge, clock);
+    out.sample("clock_implausible", &[], u8::from(view.manager.clock_implausible));
+}
+
+fn jobs(view: &View, out: &mut Text) {
+    out.about("jobs_total", Kind::Counter, "Jobs that ended since the start, by operation and result.");
+    for ((operation, result), count) in &view.counts.jobs {
+        out.sample("jobs_total", &[("operation", operation), ("result", result.as_str())], count);
+    }
+    let errors = "Jobs that failed since the start, by operation and the error's name.";
+    out.about("job_errors_total", Kind::Counter, errors);
+    for ((operation, error), count) in &view.counts.errors {
+        out.sample("job_errors_total", &[("operation", operation), ("error", error)], count);
+    }
+    out.about("jobs_stuck", Kind::Gauge, "Jobs that libvirt does not answer any more.");
+    out.sample("jobs_stuck", &[], view.jobs.values().filter(|job| job.stuck).count());
+    let interrupted =
+        "Operations that were found cut short since the start, each once, whatever became of them.";
+    out.about("interrupted_total", Kind::Counter, interrupted);
+    // All of them from the beginning: what appears with the first one has nothing before it that it could have grown from.
+    for operation in ["branch", "create", "delete", "merge", "revert"] {
+        let count = view.counts.interrupted.get(operation).copied().unwrap_or_default();
+        out.sample("interrupted_total", &[("operation", operation)], count);
+    }
 }
 
 fn policies(view: &View, out: &mut Text) {
@@ -56,6 +102,12 @@ fn policies(view: &View, out: &mut Text) {
     for policy in view.policies.values() {
         let labels = [("policy", policy.name.as_str())];
         out.sample("policy_last_run_timestamp_seconds", &labels, seconds(policy.last_run));
+    }
+    let missed = "Times of the policy that passed without a run since the start, and are not caught up.";
+    out.about("runs_missed_total", Kind::Counter, missed);
+    for policy in view.policies.values() {
+        let count = view.counts.missed.get(&policy.name).copied().unwrap_or_default();
+        out.sample("runs_missed_total", &[("policy", policy.name.as_str())], count);
     }
 }
 

@@ -278,6 +278,7 @@ fn let_sleep(tools: &Tools, vm: VmId) {
 fn settle_those(tools: &Tools, which: impl Fn(&Intent) -> bool) -> Vec<(Intent, Error)> {
     let mut failed = Vec::new();
     for intent in intents(tools).into_iter().filter(which) {
+        tools.cut_short.found(&intent);
         if let Err(e) = settle(tools, &intent) {
             told::unsettled(&told::name(tools, intent.vm), &intent, &e);
             failed.push((intent, e));

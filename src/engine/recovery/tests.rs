@@ -14,6 +14,7 @@ use crate::{
         sim::{Fault, Mishap, Op, Sim, VmSpec},
     },
     store::Store,
+    worker::CutShort,
 };
 
 const VM: VmId = VmId(Uuid::from_u128(1));
@@ -46,6 +47,7 @@ impl World {
                 clock,
                 freezer,
                 rooms: Arc::default(),
+                cut_short: CutShort::default(),
             },
             sim,
         };
@@ -293,4 +295,22 @@ fn what_became_of_each_is_told_with_its_vm_and_its_snapshot() {
         assert_eq!(fields, ["web", &VM.to_string(), "s"]);
         assert!(entry.one("message").starts_with(text), "{}", entry.one("message"));
     }
+}
+
+/// Else the count would grow while nothing happens.
+#[test]
+fn what_was_cut_short_is_counted_once_however_often_it_is_tried() {
+    let mut world = World::new();
+    let counted = Arc::new(Mutex::new(Vec::new()));
+    let count = Arc::clone(&counted);
+    world.tools.cut_short = CutShort::told_to(move |operation| count.lock().unwrap().push(operation));
+    world.begin(5, Begun::Create(Box::default()), &[LEFT]);
+    let busy = || Error::new(ErrorKind::Busy, "a pool is being refreshed");
+    world.sim.inject(Fault::new(Op::Discard, Mishap::Refuse(busy())));
+    for _ in 0..3 {
+        settle_those(&world.tools, |_| true);
+    }
+    assert!(world.tools.store.intents().unwrap().is_empty());
+    // The image that waited for its removal had been given up by what came to its end.
+    assert_eq!(*counted.lock().unwrap(), ["create"]);
 }

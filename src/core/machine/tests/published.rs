@@ -75,6 +75,7 @@ fn metrics_say_what_was_done_and_escape_what_a_name_holds() {
     b.send(Event::Ended(job, Outcome::Failed(Failure::new("Failed", "no agent"))));
     says(&b, &format!("virtsnap_run_failures_total{{{of}}} 1"));
     says(&b, "virtsnap_jobs_total{operation=\"create\",result=\"failed\"} 1");
+    says(&b, "virtsnap_job_errors_total{operation=\"create\",error=\"Failed\"} 1");
     let vm1 = format!("vm=\"vm1\",uuid=\"{uuid}\"");
     says(&b, &format!("virtsnap_vm_failed{{{vm1}}} 1"));
 
@@ -103,6 +104,53 @@ fn metrics_say_what_was_done_and_escape_what_a_name_holds() {
     b.send(Event::VmGone(vm(1)));
     let (text, counts) = (metrics(b.machine.view(), "1.2", b.now), &b.machine.view().counts);
     assert!(!text.contains(uuid) && counts.runs.is_empty() && counts.merged.is_empty(), "{text}");
+}
+
+#[test]
+fn metrics_say_what_keeps_the_daemon_from_its_work() {
+    let mut b = Bench::new(NIGHTLY, "2026-03-02T12:00:00Z", None);
+    b.connect(&[1]);
+    let says = |b: &Bench, wanted: &[(&str, u64)]| {
+        let text = metrics(b.machine.view(), "1.2", b.now);
+        for (name, value) in wanted {
+            let line = format!("virtsnap_{name} {value}");
+            assert!(text.lines().any(|l| l == line), "no {line} in\n{text}");
+        }
+    };
+    let nightly_missed = "runs_missed_total{policy=\"nightly\"}";
+    let merges = "interrupted_total{operation=\"merge\"}";
+    let fine = [
+        ("config_last_reload_successful", 1),
+        ("config_warnings", 0),
+        ("state_writable", 1),
+        ("clock_implausible", 0),
+        ("jobs_stuck", 0),
+        (nightly_missed, 0),
+        (merges, 0),
+    ];
+    says(&b, &fine);
+    b.send(Event::Refused("test.toml:3:1: error: no such key".to_owned()));
+    says(&b, &[("config_last_reload_successful", 0), ("config_warnings", 0), ("state_writable", 1)]);
+    b.send(Event::Stored(Some("the disk is full".to_owned())));
+    says(&b, &[("config_last_reload_successful", 0), ("state_writable", 0)]);
+    b.send(Event::Settings(settings(NIGHTLY)));
+    b.send(Event::Stored(None));
+    says(&b, &fine);
+
+    b.send(Event::Interrupted("merge"));
+    says(&b, &[(merges, 1)]);
+    let back = b.now - SignedDuration::from_hours(3);
+    let forth = std::mem::replace(&mut b.now, back);
+    b.send(Event::Timer);
+    says(&b, &[("clock_implausible", 1)]);
+    b.now = forth;
+    b.send(Event::Timer);
+    says(&b, &[("clock_implausible", 0)]);
+    // Two days later nobody had woken it, and the policy looks back for some hours alone.
+    b.send(Event::Settings(settings(&format!("{NIGHTLY}catch-up-within = \"1h\"\n"))));
+    b.now = forth + SignedDuration::from_hours(48);
+    b.send(Event::Timer);
+    says(&b, &[(nightly_missed, 1)]);
 }
 
 #[test]
