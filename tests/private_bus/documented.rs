@@ -49,20 +49,26 @@ pub fn explained() -> BTreeMap<String, (String, String)> {
     methods
 }
 
-/// All properties, by interface and name, and how each tells of its changes: `true` where that is not said.
+/// All properties, by interface and name, and how each tells of its changes.
 pub fn properties() -> BTreeMap<(String, String), String> {
     let mut properties = BTreeMap::new();
     for text in texts() {
         for property in parse(&text).descendants().filter(|n| n.has_tag_name("property")) {
             let interface = property.parent().unwrap().attribute("name").unwrap().to_owned();
-            let emits = emits(property).unwrap_or("true").to_owned();
-            properties.insert((interface, property.attribute("name").unwrap().to_owned()), emits);
+            let name = property.attribute("name").unwrap().to_owned();
+            let emits =
+                emits(property).unwrap_or_else(|| panic!("{interface}.{name} says nothing of changes"));
+            properties.insert((interface, name), emits.to_owned());
         }
     }
     properties
 }
 
-/// What this property says of its changes.
-fn emits<'a>(property: Node<'a, '_>) -> Option<&'a str> {
-    property.children().find(|n| n.attribute("name") == Some(EMITS)).and_then(|n| n.attribute("value"))
+/// What is said of a property's changes: of itself, or else of all of its interface.
+pub fn emits<'a>(property: Node<'a, '_>) -> Option<&'a str> {
+    let said = |of: Node<'a, '_>| {
+        let mut all = of.children().filter(|n| n.has_tag_name("annotation"));
+        all.find(|n| n.attribute("name") == Some(EMITS)).and_then(|n| n.attribute("value"))
+    };
+    said(property).or_else(|| property.parent().and_then(said))
 }

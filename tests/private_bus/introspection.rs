@@ -14,7 +14,7 @@ use virtsnap::{
 
 use super::{
     client::{MANAGER, none},
-    documented::{self, EMITS, file, parse},
+    documented::{self, EMITS, emits, file, parse},
     rig::{Rig, id, policy_path, snapshot_path, vm_path},
 };
 
@@ -25,7 +25,9 @@ fn structure(xml: &str, interface: &str) -> BTreeMap<String, String> {
         .descendants()
         .find(|n| n.has_tag_name("interface") && n.attribute("name") == Some(interface))
         .unwrap_or_else(|| panic!("no {interface} in\n{xml}"));
-    found.children().filter(Node::is_element).map(member).collect()
+    // What the annotation of an interface says is said of its properties.
+    let members = found.children().filter(|n| n.is_element() && n.attribute("name") != Some(EMITS));
+    members.map(member).collect()
 }
 
 fn member(node: Node<'_, '_>) -> (String, String) {
@@ -38,12 +40,13 @@ fn member(node: Node<'_, '_>) -> (String, String) {
     });
     let annotations = node.children().filter(|n| n.has_tag_name("annotation")).filter_map(|a| {
         let (name, value) = (attribute(a, "name"), attribute(a, "value"));
-        // That is the default.
-        (name != EMITS || value != "true").then(|| format!("{name}={value}"))
+        (name != EMITS).then(|| format!("{name}={value}"))
     });
     let what: Vec<String> = args.chain(annotations).collect();
     let head = if kind == "property" {
-        format!("{} {}", attribute(node, "type"), attribute(node, "access"))
+        // Where nothing is said, as in what is served, it is so by the specification.
+        let emits = emits(node).unwrap_or("true");
+        format!("{} {}, changes: {emits} ", attribute(node, "type"), attribute(node, "access"))
     } else {
         String::new()
     };
@@ -84,6 +87,13 @@ async fn what_is_served_is_what_the_committed_xml_says() {
         }
     }
     assert!(differences.is_empty(), "\n{}", differences.join("\n"));
+}
+
+#[test]
+fn each_property_says_how_it_tells_of_its_changes() {
+    let how: BTreeSet<String> = documented::properties().into_values().collect();
+    // A property that changes and does not tell, or tells no value, would leave who only listens behind.
+    assert_eq!(how, ["const", "true"].map(str::to_owned).into());
 }
 
 /// The comment that documents a property.
