@@ -128,7 +128,7 @@ install-files:
 	  install -D -m 644 -t $(DESTDIR)/etc/polkit-1/rules.d polkit/50-virtsnap-libvirt.rules
 	test -e $(DESTDIR)/etc/virtsnap/virtsnapd.toml || install -m 644 config/virtsnapd.toml $(DESTDIR)/etc/virtsnap/
 	install -m 644 config/policies.d/README $(DESTDIR)/etc/virtsnap/policies.d/
-	install -D -m 644 -t $(DESTDIR)$(datadir)/doc/virtsnap/examples config/examples/*.toml
+	install -D -m 644 -t $(DESTDIR)$(datadir)/doc/virtsnap/examples config/examples/*.toml examples/*
 	install -D -m 644 -t $(DESTDIR)$(datadir)/man/man5 man/org.virtsnap1.5 man/virtsnap-policy.5
 	install -D -m 644 -t $(DESTDIR)$(datadir)/man/man1 man/virtsnap.1
 	install -D -m 644 -t $(DESTDIR)$(datadir)/man/man8 man/virtsnap-apparmor.8 man/virtsnapd.8

@@ -43,6 +43,9 @@ const FILES: &str = "\
 644 /usr/share/doc/virtsnap/examples/all-keys.toml
 644 /usr/share/doc/virtsnap/examples/developer.toml
 644 /usr/share/doc/virtsnap/examples/nightly.toml
+644 /usr/share/doc/virtsnap/examples/snapshot.js
+644 /usr/share/doc/virtsnap/examples/snapshot.py
+644 /usr/share/doc/virtsnap/examples/snapshot.rs
 644 /usr/share/doc/virtsnap/third-party-licenses.txt.gz
 644 /usr/share/fish/vendor_completions.d/virtsnap.fish
 644 rpm /usr/share/licenses/virtsnap/LICENSE

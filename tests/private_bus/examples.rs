@@ -37,6 +37,7 @@ fn examples() -> Vec<Example> {
                 "sh" => "/bin/sh",
                 // Debian's, which has Debian's modules.
                 "python3" => "/usr/bin/python3",
+                "gjs" => "/usr/bin/gjs",
                 other => panic!("how is {other} run?"),
             };
             Example {
@@ -56,7 +57,8 @@ async fn each_example_of_the_page_does_what_it_says() {
     })
     .await;
     let all = examples();
-    assert!(all.len() >= 5, "the page has {} examples", all.len());
+    assert!(all.len() >= 6, "the page has {} examples", all.len());
+    assert_eq!(all.len(), PAGE.matches(".EX\n").count(), "each says how it is run");
     for example in all {
         let mut command = Command::new(example.program);
         command.arg("-c").arg(&example.text);
@@ -72,6 +74,16 @@ async fn on_bus(mut command: Command, rig: &Rig) -> Output {
     let program = command.get_program().to_owned();
     let run = soon("an example", tokio::task::spawn_blocking(move || command.output())).await;
     run.unwrap().unwrap_or_else(|e| panic!("{}: {e}", program.display()))
+}
+
+/// Where a reader of the page finds them.
+#[test]
+fn the_page_names_each_program() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(PAGE.contains(&name), "{name}");
+    }
 }
 
 /// Cargo builds examples along with the tests, beside them.
