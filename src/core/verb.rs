@@ -1,7 +1,7 @@
 //! What whoever decides about it sees of a change: a verb, and what it is done to.
 
 use super::{
-    job::JobId,
+    job::{AdoptJob, JobId},
     machine::{Change, Edit, Whose},
     model::{PolicyName, SnapshotName, VmId},
     view::View,
@@ -78,6 +78,7 @@ pub struct Matter {
     verb: Verb,
     vm: Option<VmId>,
     snapshot: Option<SnapshotName>,
+    adopted: Option<AdoptJob>,
     new_vm: Option<String>,
     policy: Option<PolicyName>,
     job: Option<JobId>,
@@ -95,6 +96,7 @@ impl Matter {
             verb,
             vm: None,
             snapshot: None,
+            adopted: None,
             new_vm: None,
             policy: None,
             job: None,
@@ -131,7 +133,7 @@ impl Matter {
             Change::Forget { vm, name } => on(Verb::Delete, vm, name),
             Change::Describe { vm, name, .. } => Self::update(*vm, name.clone()),
             Change::Label { vm, name, edit } => on(verb_of(edit, user), vm, name),
-            Change::Adopt { vm, .. } => on_vm(Verb::Adopt, vm),
+            Change::Adopt { vm, adopt } => Self { adopted: Some(adopt.clone()), ..on_vm(Verb::Adopt, vm) },
             Change::Revert { vm, name, .. } => on(Verb::Revert, vm, name),
             Change::Branch { vm, job } => {
                 Self { new_vm: Some(job.new_vm.clone()), ..on(Verb::Branch, vm, &job.name) }
@@ -165,7 +167,13 @@ impl Matter {
         let before = announced.and_then(|(operation, vm)| vm.before.get(operation));
         let before = before.map(|all| all.iter().map(PolicyName::as_str).collect::<Vec<_>>().join(","));
         let said = |so: bool| so.then(|| "true".to_owned());
-        let snapshot = self.snapshot.as_ref().or_else(|| job.and_then(|j| j.snapshot.as_ref()));
+        let adopted = self.adopted.as_ref();
+        let snapshot = self.snapshot.as_ref().or(adopted.and_then(only));
+        let snapshot = snapshot.or_else(|| job.and_then(|j| j.snapshot.as_ref()));
+        // As JSON, which a rule can take apart whatever is in a name; all of them, as a rule goes by what it is told.
+        let names = adopted.filter(|adopt| !adopt.snapshots.is_empty());
+        let names =
+            names.map(|a| a.snapshots.iter().map(SnapshotName::as_str).collect::<serde_json::Value>());
         // To take away the metadata alone says no more than which one it is about.
         let by_others = self.verb == Verb::Delete && {
             let record = vm.and_then(|vm| view.vms.get(&vm)).zip(snapshot);
@@ -176,6 +184,9 @@ impl Matter {
             ("vm", name),
             ("vm-uuid", vm.map(|vm| vm.to_string())),
             ("snapshot", snapshot.map(ToString::to_string)),
+            ("snapshots", names.map(|names| names.to_string())),
+            ("orphans", said(adopted.is_some_and(|adopt| !adopt.strays.is_empty()))),
+            ("layers", said(adopted.is_some_and(|adopt| adopt.layers))),
             ("new-vm", self.new_vm.clone()),
             ("policy", self.policy.as_ref().map(ToString::to_string).or(before)),
             ("job", self.job.map(|id| id.to_string())),
@@ -199,7 +210,11 @@ impl Matter {
                 "operation" => self.operation.as_ref().map(|announced| format!("before {announced:?}")),
                 "foreign" => Some("made by others".to_owned()),
                 "all" => Some("however many".to_owned()),
-                "snapshot" | "policy" => Some(format!("{key} {value:?}")),
+                "snapshot" => Some(format!("snapshot {}", shown(&value))),
+                "snapshots" => self.adopted.as_ref().filter(|adopt| only(adopt).is_none()).map(several),
+                "orphans" => Some("files that belong to nobody".to_owned()),
+                "layers" => Some("layers without a snapshot".to_owned()),
+                "policy" => Some(format!("{key} {value:?}")),
                 _ => None,
             })
             .collect();
@@ -208,6 +223,35 @@ impl Matter {
         } else {
             format!("{} ({})", self.verb.doing(), of.join(", "))
         }
+    }
+}
+
+/// The snapshot, where it is about one and about nothing else.
+fn only(adopt: &AdoptJob) -> Option<&SnapshotName> {
+    match &adopt.snapshots[..] {
+        [one] if adopt.strays.is_empty() && !adopt.layers => Some(one),
+        _ => None,
+    }
+}
+
+/// So many names stand in a sentence.
+const NAMED: usize = 3;
+
+/// Of more than one snapshot the first few names.
+fn several(adopt: &AdoptJob) -> String {
+    let names: Vec<_> = adopt.snapshots.iter().take(NAMED).map(|name| shown(name.as_str())).collect();
+    let more = match adopt.snapshots.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("snapshots {}{more}", names.join(", "))
+}
+
+/// A name in a sentence. Who asks may have made it up: it is cut where no snapshot of ours has more.
+fn shown(name: &str) -> String {
+    match name.char_indices().nth(SnapshotName::MAX_NEW) {
+        Some((end, _)) => format!("{:?}…", &name[..end]),
+        None => format!("{name:?}"),
     }
 }
 

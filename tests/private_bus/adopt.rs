@@ -1,5 +1,7 @@
 //! Snapshots that others made, taken over or deleted by command.
 
+use std::collections::BTreeMap;
+
 use virtsnap::hypervisor::{
     Error, ErrorKind, Hypervisor, Metadata as _, Redefine,
     sim::{Fault, Mishap, Op, VmSpec},
@@ -162,4 +164,51 @@ async fn whoever_decides_on_a_deletion_is_told_that_others_made_it() {
         let told = question.details.get("foreign").map(String::as_str);
         assert_eq!(told, foreign.then_some("true"), "{option} of {name}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_decides_on_an_adoption_is_told_of_all_that_is_adopted() {
+    let rig = with_two().await;
+    let polkit = FakePolkit::start(&rig, Says::No).await;
+    let path = vm_path(id(1));
+    let ask = async |given: &[&str]| {
+        let call = ["call", "org.virtsnap1", &path, "org.virtsnap1.VM", "Adopt", "a{sv}"];
+        assert!(!as_nobody(&rig, &[&call[..], given].concat()).await.status.success());
+        polkit.questions().remove(0).details
+    };
+    let said = |details: &BTreeMap<String, String>| {
+        ["snapshot", "snapshots", "orphans", "layers"]
+            .map(|key| details.get(key).cloned().unwrap_or_default())
+    };
+
+    let one = ask(&["1", "snapshots", "as", "1", "f1"]).await;
+    assert_eq!(said(&one), ["f1", r#"["f1"]"#, "", ""]);
+    assert!(one["polkit.message"].ends_with("(VM \"web\", snapshot \"f1\")"), "{one:?}");
+
+    // Whatever is in a name, and whether there is such a snapshot or not.
+    let odd = ["f1", "a,b", "c\"]", "ä\nb", "f2"];
+    let names = [&["1", "snapshots", "as", "5"][..], &odd].concat();
+    let several = ask(&names).await;
+    let [one, all, ..] = said(&several);
+    assert_eq!(
+        (one.as_str(), serde_json::from_str::<Vec<String>>(&all).unwrap()),
+        ("", odd.map(str::to_owned).into())
+    );
+    let message = &several["polkit.message"];
+    assert!(message.ends_with(r#"(VM "web", snapshots "f1", "a,b", "c\"]" and 2 more)"#), "{message}");
+
+    // Not even of many is one left out, and what a person reads has an end.
+    let many: Vec<String> = (0..400).map(|n| format!("{n}-{}", "x".repeat(120))).collect();
+    let names: Vec<&str> = many.iter().map(String::as_str).collect();
+    let many_of = ask(&[&["1", "snapshots", "as", "400"][..], &names].concat()).await;
+    assert_eq!(serde_json::from_str::<Vec<String>>(&many_of["snapshots"]).unwrap(), many);
+    assert!(many_of["polkit.message"].len() < 1000, "{many_of:?}");
+
+    // With something else it is not about one snapshot alone, so that no rule takes it for that.
+    let more = ask(&["2", "snapshots", "as", "1", "f1", "layers", "b", "true"]).await;
+    assert_eq!(said(&more), ["", r#"["f1"]"#, "", "true"]);
+    let message = &more["polkit.message"];
+    assert!(message.ends_with(r#"(VM "web", snapshots "f1", layers without a snapshot)"#), "{message}");
+    let files = ask(&["1", "orphans", "as", "1", "/images/none"]).await;
+    assert_eq!(said(&files), ["", "", "true", ""]);
 }

@@ -197,6 +197,7 @@ async fn a_rule_sees_what_a_call_is_about() {
         assert!(message.starts_with(&format!("Authentication is required to {}", verb.doing())), "{message}");
         let expected: Vec<(&str, &str)> = match method {
             "VM.CreateSnapshot" => vec![web, uuid, ("snapshot", "x")],
+            "VM.Adopt" => vec![web, uuid, ("snapshot", "s1"), ("snapshots", r#"["s1"]"#)],
             "Snapshot.Branch" => vec![web, uuid, ("snapshot", "s1"), ("new-vm", "x")],
             "Manager.BeforeOperation" => {
                 assert!(message.ends_with("(VM \"web\", policy \"o,p\", before \"upgrade\")"), "{message}");
