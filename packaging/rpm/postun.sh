@@ -7,6 +7,8 @@ if [ -d /run/systemd/system ]; then
     fi
 fi
 if [ "$1" = 0 ]; then
+    # What virtsnap-apparmor answered, for nobody any more.
+    rm -rf /run/virtsnap-apparmor
     # cargo-generate-rpm lists no directories, so that rpm leaves them. With something of an administrator's they stay.
     for empty in /etc/virtsnap/policies.d /etc/virtsnap /usr/share/licenses/virtsnap /usr/share/doc/virtsnap/examples \
         /usr/share/doc/virtsnap; do
