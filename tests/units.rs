@@ -62,7 +62,8 @@ fn unit(name: &str) -> String {
 fn sandbox(unit: &str) -> (&str, &str) {
     let (_, sandbox) = unit.split_once("\n# Sandbox.").expect("a part about the sandbox");
     let (_, sandbox) = sandbox.split_once("\n\n").expect("something after its heading");
-    let (sandbox, _) = sandbox.split_once("[Install]").expect("an end");
+    // What is started by others alone has no more after it.
+    let sandbox = sandbox.split_once("[Install]").map_or(sandbox, |(sandbox, _)| sandbox);
     sandbox.split_once("# What stays off, and why:\n").expect("what stays off")
 }
 
@@ -70,6 +71,13 @@ fn sandbox(unit: &str) -> (&str, &str) {
 fn set(text: &str) -> BTreeSet<&str> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     lines.filter_map(|line| Some(line.split_once('=')?.0)).collect()
+}
+
+/// The lines that confine.
+fn confines(text: &str) -> BTreeSet<&str> {
+    text.lines()
+        .filter(|line| line.split_once('=').is_some_and(|(name, _)| CONFINE.contains(&name)))
+        .collect()
 }
 
 /// The names that the lines of a comment begin with, each with a `=`.
@@ -100,8 +108,13 @@ fn unexplained(text: &str) -> Vec<String> {
 
 #[test]
 fn each_line_of_the_sandbox_has_its_reason_above_it() {
-    let text = unit("virtsnapd.service");
-    assert_eq!(unexplained(sandbox(&text).0), Vec::<String>::new());
+    for name in ["virtsnapd.service", "virtsnap-apparmor-tidy.service"] {
+        let text = unit(name);
+        let (on, _) = sandbox(&text);
+        assert_eq!(unexplained(on), Vec::<String>::new(), "{name}");
+        // Nor does anything stand elsewhere, without a reason.
+        assert_eq!(confines(on), confines(&text), "{name}");
+    }
 }
 
 #[test]
@@ -120,25 +133,25 @@ fn what_could_confine_it_does_or_it_is_said_why_not() {
 fn the_helper_is_confined_as_the_daemon_is() {
     let (daemon, helper) = (unit("virtsnapd.service"), unit("virtsnap-thaw.service"));
     assert!(helper.contains("as virtsnapd.service says"));
-    let confines = |text: &str| -> BTreeSet<String> {
-        let lines =
-            text.lines().filter(|line| line.split_once('=').is_some_and(|(n, _)| CONFINE.contains(&n)));
-        lines.map(str::to_owned).collect()
-    };
     let (daemon, helper) = (confines(&daemon), confines(&helper));
     let only: Vec<_> = daemon.symmetric_difference(&helper).collect();
-    assert_eq!(only, ["RemoveIPC=yes"]);
+    assert_eq!(only, [&"RemoveIPC=yes"]);
 }
 
-/// What has privileges says of all that the daemon's has on and it has not why that is so.
+/// What is root's says of all that the daemon's has on and it has not why that is so.
 #[test]
-fn what_the_privileged_helper_leaves_off_is_explained() {
-    let (daemon, helper) = (unit("virtsnapd.service"), unit("virtsnap-apparmor@.service"));
-    let (_, off) = helper.split_once("# What stays off, and why:\n").expect("what stays off");
-    let (on, off) = (set(&helper), named(off));
+fn what_the_helpers_that_are_roots_leave_off_is_explained() {
+    let daemon = unit("virtsnapd.service");
     let daemon = set(sandbox(&daemon).0);
-    let silent: Vec<_> = daemon.iter().filter(|name| !on.contains(*name) && !off.contains(*name)).collect();
-    assert!(silent.is_empty(), "neither on nor explained: {silent:?}");
+    for name in ["virtsnap-apparmor@.service", "virtsnap-apparmor-tidy.service"] {
+        let helper = unit(name);
+        let (_, off) = helper.split_once("# What stays off, and why:\n").expect("what stays off");
+        let (on, off) = (set(&helper), named(off));
+        let silent: Vec<_> = daemon.iter().filter(|n| !on.contains(*n) && !off.contains(*n)).collect();
+        assert!(silent.is_empty(), "{name}: neither on nor explained: {silent:?}");
+        let both: Vec<_> = on.intersection(&off).collect();
+        assert!(both.is_empty(), "{name}: on, and said to stay off: {both:?}");
+    }
 }
 
 #[test]
