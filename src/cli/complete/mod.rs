@@ -1,9 +1,10 @@
 //! Shell completion: `virtsnap completion SHELL` prints what a shell reads, and that asks the hidden
 //! `virtsnap complete -- WORDS` what fits for the last of the words.
 //!
-//! The answer is a line for each, with what it is for behind a tab; `:files` has the shell complete files. Without a daemon,
-//! or with one that is slow, there are no names: whoever types must not wait. With `-H` they are that machine's, or none: those of
-//! this one would be wrong.
+//! The words come as the shell takes them, without quotes, and those that fit go back so: what stands on the line is the
+//! script's to say. The answer is a line for each, with what it is for behind a tab; `:files` alone has the shell complete
+//! files. Without a daemon, or with one that is slow, there are no names: whoever types must not wait. With `-H` they are
+//! that machine's, or none: those of this one would be wrong.
 
 mod line;
 mod wanted;
@@ -53,7 +54,10 @@ pub(super) async fn complete(
     let way = host.map_or(way, |host| Way::Host(host, Manner::Silent));
     let found = match wanted {
         Wanted::Words(words) => words,
-        Wanted::Files => vec![(":files".to_owned(), String::new())],
+        Wanted::Files => {
+            console.line(":files")?;
+            vec![]
+        }
         Wanted::Anything => vec![],
         names => {
             let patience = if matches!(way, Way::Host(..)) { FAR } else { PATIENCE };
@@ -63,7 +67,7 @@ pub(super) async fn complete(
     };
     for (word, what) in found {
         // What a terminal could not show as it is cannot be typed either.
-        if word == ":files" || (word.starts_with(current) && safe(&word) == word) {
+        if word.starts_with(current) && safe(&word) == word {
             console.line(&format!("{word}\t{}", safe(&what)))?;
         }
     }
