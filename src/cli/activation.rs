@@ -54,14 +54,14 @@ trait Service {
 /// call to tell.
 pub(super) async fn awake(bus: &Connection) -> Result<(), Failure> {
     let dbus = DBusProxy::new(bus).await?;
-    let name = BusName::try_from(SERVICE).map_err(zbus::Error::from)?;
+    let name = BusName::try_from(SERVICE)?;
     if !matches!(dbus.name_has_owner(name).await, Ok(false)) {
         return Ok(());
     }
     // A bus that still waits for a start which failed before asks for none until it has given that up.
     for _ in 0..2 {
         let before = Seen::now(bus).await.ok();
-        let name = WellKnownName::try_from(SERVICE).map_err(zbus::Error::from)?;
+        let name = WellKnownName::try_from(SERVICE)?;
         tokio::select! {
             started = dbus.start_service_by_name(name, 0) => if started.is_ok() { break },
             why = why_not(bus, before) => return Err(Failure::NoDaemon(why)),

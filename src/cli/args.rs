@@ -111,6 +111,8 @@ pub enum Verb {
     Policies,
     /// Show the jobs that run, wait or have just ended
     Jobs,
+    /// Follow jobs to their end, as the command that began them does
+    Wait(Await),
     /// Show what happens, a line for each change, until it is interrupted
     Watch(Watch),
     /// Stop a job that waits or merges images; what it cuts short is finished later
@@ -153,6 +155,7 @@ impl Verb {
                 | Self::Status
                 | Self::Policies
                 | Self::Jobs
+                | Self::Wait(_)
                 | Self::Watch(_)
                 | Self::Explain(_)
                 | Self::Check(_)
@@ -230,6 +233,14 @@ pub struct Prune {
     /// How to wait for the job.
     #[command(flatten)]
     pub wait: Wait,
+}
+
+/// `virtsnap wait`
+#[derive(Debug, Args)]
+pub struct Await {
+    /// The jobs' numbers, as `virtsnap jobs` shows them
+    #[arg(value_name = "JOB", required = true)]
+    pub jobs: Vec<u32>,
 }
 
 /// `virtsnap cancel`

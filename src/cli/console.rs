@@ -1,23 +1,17 @@
 //! Where the client reads and writes: handles that a test can replace.
 
-use std::{
-    fmt,
-    io::{BufRead, Empty, StdinLock, Write},
-    os::fd::{AsFd as _, BorrowedFd},
-};
+use std::{fmt, io::Write};
 
 use serde::Serialize;
 use serde_json::{Value, json};
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    signal::ctrl_c,
-};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
     exit::{Exit, Failure},
     hint::hint_for,
     place::Place,
     render::{Watch, safe_lines},
+    reply::{self, Replies},
 };
 use crate::clock::Clock;
 
@@ -29,24 +23,6 @@ pub struct Screen<'a> {
     /// The clock.
     pub clock: &'a dyn Clock,
 }
-
-/// Where replies to questions come from.
-pub trait Replies: BufRead {
-    /// What tells that there is one, where to read waits for a person.
-    fn awaited(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-}
-
-impl Replies for StdinLock<'_> {
-    fn awaited(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.as_fd())
-    }
-}
-
-impl Replies for &[u8] {}
-
-impl Replies for Empty {}
 
 /// The client's ends towards a person or a script.
 pub struct Console<'a> {
@@ -135,18 +111,16 @@ impl Console<'_> {
             ));
         }
         self.flush()?;
+        // Once a verb has waited for a job, SIGINT is caught for good, and nobody would hear Ctrl-C while this reads.
+        let asks = self.input.awaited().is_some();
+        let mut interrupts = asks.then(|| signal(SignalKind::interrupt())).transpose()?;
         write!(self.err, "{question} [y/N] ")?;
         self.err.flush()?;
-        // Once a verb has waited for a job, SIGINT is caught for good, and nobody would hear Ctrl-C while this reads.
-        if let Some(Ok(typed)) = self.input.awaited().map(|fd| AsyncFd::with_interest(fd, Interest::READABLE))
+        if let (Some(fd), Some(interrupts)) = (self.input.awaited(), &mut interrupts)
+            && !reply::typed(fd, interrupts).await?
         {
-            tokio::select! {
-                there = typed.readable() => drop(there?),
-                Ok(()) = ctrl_c() => {
-                    writeln!(self.err)?;
-                    return Err(Failure::Interrupted);
-                }
-            }
+            writeln!(self.err)?;
+            return Err(Failure::Interrupted);
         }
         let mut reply = String::new();
         self.input.read_line(&mut reply)?;

@@ -10,12 +10,12 @@ use zbus::{Connection, MatchRule, OwnedObjectPath, fdo::DBusProxy, message::Type
 use super::{
     args::Wait,
     console::Console,
+    detach::detached,
     exit::{Exit, Failure, exit_of},
     inventory::Object,
     news, progress,
     props::{self, Job},
     proxy::{JobProxy, Options, ROOT, SERVICE, some_object},
-    render::safe,
     view,
 };
 
@@ -126,20 +126,6 @@ pub(super) async fn wait_until(
     }
     detached(jobs, bus, console).await;
     Ok(None)
-}
-
-/// Says that the daemon goes on, and what there is to do about that.
-async fn detached(jobs: &[OwnedObjectPath], bus: &Connection, console: &mut Console<'_>) {
-    let jobs_shows = format!("{} shows how far it is", console.place.virtsnap("jobs"));
-    let (mut what, mut hint) = ("it".to_owned(), jobs_shows);
-    if let [job] = jobs
-        && let Ok(job) = read(job, bus).await
-    {
-        what = format!("job {} ({})", job.id, safe(&job.operation));
-        let cancel = console.place.virtsnap(&format!("cancel {}", job.id));
-        hint = format!("{hint}, {cancel} stops it if that can be");
-    }
-    console.interrupted(&format!("interrupted; the daemon goes on with {what}"), &hint);
 }
 
 /// Waits for a call that answers only when a job of the daemon has ended, as for that job: with how far it is, and no longer

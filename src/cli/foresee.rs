@@ -77,8 +77,8 @@ pub(super) async fn next_run(
     let mut options = Options::from([("next-run", true.into())]);
     options.insert("vm", Variant::from(ObjectPath::from(&vm.path)));
     let told = PolicyProxy::new(bus, &policy.path).await?.preview(options).await?;
-    let told = told.into_iter().map(|keys| Foreseen::read(keys, all));
-    Ok(told.filter(|foreseen| foreseen.next_run != 0).next())
+    let mut told = told.into_iter().map(|keys| Foreseen::read(keys, all));
+    Ok(told.find(|foreseen| foreseen.next_run != 0))
 }
 
 /// Shows it; changes nothing.

@@ -106,6 +106,14 @@ impl Inventory {
         &self.jobs
     }
 
+    /// The job of that number.
+    pub fn job(&self, id: u32) -> Result<&Object<Job>, Failure> {
+        self.jobs.iter().find(|job| job.id == id).ok_or_else(|| Failure::NotFound {
+            what: format!("there is no job {id}"),
+            look: ("jobs", "shows the jobs; finished ones go after a while"),
+        })
+    }
+
     /// A VM's snapshots, oldest first.
     pub fn snapshots(&self, vm: &Object<Vm>) -> &[Object<Snapshot>] {
         self.snapshots.get(&vm.path).map_or(&[], Vec::as_slice)

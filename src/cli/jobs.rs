@@ -71,10 +71,7 @@ pub(super) async fn cancel(
     console: &mut Console<'_>,
 ) -> Result<Exit, Failure> {
     let all = Inventory::fetch(bus).await?;
-    let job = all.jobs().iter().find(|job| job.id == args.job).ok_or_else(|| Failure::NotFound {
-        what: format!("there is no job {}", args.job),
-        look: ("jobs", "shows the jobs; finished ones go after a while"),
-    })?;
+    let job = all.job(args.job)?;
     if cuts_short(job) {
         let vms: Vec<_> = job.objects.iter().filter_map(|path| all.vm_name(path)).map(quoted).collect();
         let question = format!(

@@ -23,6 +23,7 @@ mod complete;
 pub mod console;
 mod create;
 mod delete;
+mod detach;
 pub mod exit;
 mod explain;
 mod follow;
@@ -48,6 +49,7 @@ mod rate;
 mod reload;
 mod remote;
 pub mod render;
+pub mod reply;
 mod revert;
 mod run;
 mod show;
@@ -58,6 +60,7 @@ mod timeline;
 mod travel;
 mod tree;
 pub mod view;
+mod wait;
 mod watch;
 mod when;
 
@@ -174,6 +177,7 @@ async fn dispatch(cli: &Cli, way: Way<'_>, console: &mut Console<'_>) -> Result<
         Verb::Policies => policies::policies(&bus, console).await,
         Verb::Watch(args) => watch::watch(args, &bus, console).await,
         Verb::Jobs => jobs::jobs(&bus, console).await,
+        Verb::Wait(args) => wait::wait(args, &bus, console).await,
         Verb::Cancel(args) => jobs::cancel(args, &bus, console).await,
         Verb::Reload => reload::reload(&bus, console).await,
         Verb::Explain(args) => explain::explain(args, &bus, console).await,

@@ -17,7 +17,7 @@ impl Place {
 
     /// `` `virtsnap -H far jobs` ``: a command of the client's, to that daemon. Names in the arguments are pasted ones.
     pub fn virtsnap(&self, arguments: &str) -> String {
-        self.client(self.0.as_deref(), arguments)
+        Self::client(self.0.as_deref(), arguments)
     }
 
     /// The same as root there; as usual on this machine, where `sudo` is the way.
@@ -26,10 +26,10 @@ impl Place {
             let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
             format!("root@{host}")
         });
-        self.client(root.as_deref(), arguments)
+        Self::client(root.as_deref(), arguments)
     }
 
-    fn client(&self, host: Option<&str>, arguments: &str) -> String {
+    fn client(host: Option<&str>, arguments: &str) -> String {
         match host {
             None => format!("`virtsnap {arguments}`"),
             // What looks like an option is none behind a "=".

@@ -1,6 +1,6 @@
 //! What the engine tells people: systemd's status line, and the log.
 
-use std::fmt::Write as _;
+use std::{collections::btree_set, fmt::Write as _};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -155,9 +155,9 @@ fn ended(job: &Job, vm_name: &str, snapshot: Option<&SnapshotName>, outcome: &Ou
     let operation = job.operation.as_str();
     let mut policies = match &job.operation {
         Operation::Create(create) => create.policies.iter(),
-        _ => Default::default(),
+        _ => btree_set::Iter::default(),
     };
-    let [a, b, c, d] = std::array::from_fn(|_| policies.next().map(PolicyName::as_str));
+    let [first, second, third, fourth] = std::array::from_fn(|_| policies.next().map(PolicyName::as_str));
     let snapshot = snapshot.map(SnapshotName::as_str);
     match outcome {
         Outcome::Done(_) => tracing::debug!(
@@ -168,14 +168,14 @@ fn ended(job: &Job, vm_name: &str, snapshot: Option<&SnapshotName>, outcome: &Ou
             MESSAGE_ID = message::JOB_FAILED,
             VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %job.vm, VIRTSNAP_JOB = job.id,
             VIRTSNAP_SNAPSHOT = snapshot, VIRTSNAP_ERROR = f.name,
-            VIRTSNAP_POLICY = a, VIRTSNAP_POLICY = b, VIRTSNAP_POLICY = c, VIRTSNAP_POLICY = d,
+            VIRTSNAP_POLICY = first, VIRTSNAP_POLICY = second, VIRTSNAP_POLICY = third, VIRTSNAP_POLICY = fourth,
             "job {} ({operation} on VM {vm_name}) failed: {}", job.id, f.message
         ),
         Outcome::Cancelled(text) => tracing::warn!(
             MESSAGE_ID = message::JOB_CANCELLED,
             VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %job.vm, VIRTSNAP_JOB = job.id,
             VIRTSNAP_SNAPSHOT = snapshot,
-            VIRTSNAP_POLICY = a, VIRTSNAP_POLICY = b, VIRTSNAP_POLICY = c, VIRTSNAP_POLICY = d,
+            VIRTSNAP_POLICY = first, VIRTSNAP_POLICY = second, VIRTSNAP_POLICY = third, VIRTSNAP_POLICY = fourth,
             "{text}"
         ),
     }

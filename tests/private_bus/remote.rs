@@ -69,11 +69,11 @@ async fn another_machine_is_reached_over_ssh_as_systemctl_does_it() {
     let (code, _, err) = far(&guard).await;
     assert_eq!(code, Some(1), "{err}");
     assert!(err.contains("`virtsnap -H root@far:2222 revert web "), "what is pasted acts there: {err}");
-    let (_, _, err) = far(&["-H", "root@far:2222", "show", "nobody"]).await;
-    assert!(err.contains("hint: `virtsnap -H root@far:2222 list` shows"), "{err}");
     let ignored = fs::read_to_string(log.with_extension("ignored")).unwrap();
     let mask = ignored.strip_prefix("SigIgn:").unwrap().trim();
     assert_eq!(u64::from_str_radix(mask, 16).unwrap() & 0b111, 0b111, "{ignored}");
+    let (_, _, err) = far(&["-H", "root@far:2222", "show", "nobody"]).await;
+    assert!(err.contains("hint: `virtsnap -H root@far:2222 list` shows"), "{err}");
     let said = fs::read_to_string(&log).unwrap();
     assert!(said.lines().all(|line| line == "-xT -p 2222 -- root@far systemd-stdio-bridge"), "{said}");
 

@@ -12,7 +12,10 @@ use std::{
 };
 
 use nix::pty::{Winsize, openpty};
-use virtsnap::hypervisor::sim::{Op, VmSpec};
+use virtsnap::hypervisor::{
+    Hypervisor as _,
+    sim::{Op, VmSpec},
+};
 
 use super::{
     client::{none, soon},
@@ -236,13 +239,48 @@ async fn ctrl_c_leaves_the_job_to_the_daemon_and_says_how_to_follow_and_stop_it(
     let jobs = rig.client.managed().await;
     let job = jobs.keys().filter_map(|path| path.strip_prefix("/org/virtsnap1/job/")).max().unwrap();
     for words in [
-        format!("{CLEAR}error: interrupted; the daemon goes on with job {job} (delete)\r\n"),
-        format!("`virtsnap jobs` shows how far it is, `virtsnap cancel {job}` stops it"),
+        format!("{CLEAR}error: interrupted; the daemon goes on with job {job} (delete) of \"web\"\r\n"),
+        format!("`virtsnap wait {job}` follows it, `virtsnap cancel {job}` stops it"),
     ] {
         assert!(seen.contains(&words), "{words:?}: {seen:?}");
     }
+    // As it says: the same job, followed again.
+    let mut terminal = Terminal::run(&rig, &[], &["wait", job]);
+    terminal.until("merging vda");
     gate.open();
+    let (code, seen) = terminal.ended().await;
+    assert_eq!(code, Some(0), "{seen:?}");
+    assert!(seen.ends_with(&format!("{CLEAR}web: job {job} (delete) done\r\n")), "{seen:?}");
     rig.client.until_there(&snapshot_path(id(1), "s1"), false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_during_a_run_says_of_each_job_how_to_follow_and_to_stop_it() {
+    let rig = Rig::start("[policy.all]\nvms = [\"*\"]\nkeep-last = 3\n", |sim| {
+        sim.add_vm(VmSpec::new("web", 1));
+        sim.add_vm(VmSpec::new("db", 2));
+    })
+    .await;
+    let gate = rig.sim.gate(Op::Create);
+    let mut terminal = Terminal::run(&rig, &[], &["run", "all"]);
+    held(&gate);
+    terminal.until("0 of 2 done");
+    terminal.type_in("\u{3}");
+    let (code, seen) = terminal.ended().await;
+    assert_eq!(code, Some(130), "{seen:?}");
+    assert!(seen.contains("error: interrupted; the daemon goes on with 2 jobs"), "{seen:?}");
+    let jobs = rig.client.managed().await;
+    let mut jobs: Vec<_> = jobs.keys().filter_map(|path| path.strip_prefix("/org/virtsnap1/job/")).collect();
+    jobs.sort_unstable();
+    for job in &jobs {
+        let commands = format!(": `virtsnap wait {job}`, `virtsnap cancel {job}`\r\n");
+        assert!(seen.contains(&commands), "{seen:?}");
+    }
+    assert!(seen.ends_with(&format!("`virtsnap wait {}` follows them all\r\n", jobs.join(" "))), "{seen:?}");
+    gate.open();
+    let (code, seen) = Terminal::run(&rig, &[], &[&["wait"], &jobs[..]].concat()).ended().await;
+    assert_eq!(code, Some(0), "{seen:?}");
+    assert_eq!(seen.matches(" taken, ").count(), 2, "{seen:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,10 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::Value;
-use virtsnap::hypervisor::sim::{Op, VmSpec};
+use virtsnap::hypervisor::{
+    Error, ErrorKind,
+    sim::{Op, VmSpec},
+};
 
 use super::{
     client::{none, soon},
@@ -103,12 +106,18 @@ async fn the_jobs_are_listed_and_one_is_cancelled() {
     let (code, out, _) = told(&rig, &["jobs"]).await;
     assert_eq!(code, Some(0));
     let lines: Vec<Vec<&str>> = out.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(lines[0], ["ID", "OPERATION", "VM", "SNAPSHOT", "ASKED", "FOR", "ORIGIN", "STATE"]);
-    assert_eq!((lines[1][1], lines[1][2]), ("create", "web"));
-    assert!(
-        out.lines().nth(2).unwrap().ends_with("manual  queued: waiting for job 1 of the same VM"),
-        "{out}"
+    assert_eq!(
+        lines[0],
+        ["ID", "OPERATION", "VM", "SNAPSHOT", "STARTED", "ORIGIN", "UID", "CANCELABLE", "STATE"]
     );
+    assert_eq!((lines[1][1], lines[1][2]), ("create", "web"));
+    let of_waiting = out.lines().nth(2).unwrap();
+    assert!(of_waiting.ends_with("  queued: waiting for job 1 of the same VM"), "{out}");
+    // Root asked for both, and only what waits can still be taken back.
+    for (line, cancelable) in [(1, "no"), (2, "yes")] {
+        let at = lines[line].iter().position(|word| *word == "manual").unwrap();
+        assert_eq!(lines[line][at..at + 3], ["manual", "0", cancelable], "{out}");
+    }
 
     let (code, out, err) = told(&rig, &["cancel", &number]).await;
     assert_eq!((code, err.as_str()), (Some(0), ""));
@@ -180,12 +189,32 @@ async fn who_does_not_wait_any_longer_learns_that_the_job_goes_on() {
     .await;
     let err = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(130), "{err}");
-    assert!(
-        err.contains("the daemon goes on with job 1 (create)") && err.contains("virtsnap cancel 1"),
-        "{err}"
-    );
+    assert!(err.contains("the daemon goes on with job 1") && err.contains("virtsnap cancel 1"), "{err}");
     gate.open();
     rig.client.until_there(&snapshot_path(id(1), "s1"), true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_jobs_later_is_told_how_each_ended() {
+    let rig = web().await;
+    told(&rig, &["create", "web", "--name", "s1"]).await;
+    rig.sim.fail_next(Op::Create, Error::new(ErrorKind::NoSpace, "No space left on device"));
+    told(&rig, &["create", "web"]).await;
+    let (code, out, err) = told(&rig, &["wait", "1"]).await;
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    assert!(out.starts_with("web: snapshot \"s1\" taken, "), "{out}");
+    let (code, out, err) = told(&rig, &["wait", "2", "1", "2"]).await;
+    assert_eq!(code, Some(6), "{out}{err}");
+    assert!(out.contains("snapshot \"s1\" taken"), "{out}");
+    assert!(err.starts_with("error: job 2 (create) of \"web\" was not finished: "), "{err}");
+    let (code, out, _) = told(&rig, &["wait", "2", "1", "--json"]).await;
+    let answer: Value = serde_json::from_str(&out).unwrap();
+    let ids: Vec<_> = answer["jobs"].as_array().unwrap().iter().map(|job| &job["id"]).collect();
+    assert_eq!((code, ids), (Some(6), vec![&Value::from(2), &Value::from(1)]), "{answer}");
+    let (code, out, err) = told(&rig, &["wait", "1", "99"]).await;
+    assert_eq!((code, out.as_str()), (Some(3), ""), "{err}");
+    assert!(err.contains("there is no job 99"), "{err}");
+    assert_eq!(told(&rig, &["wait"]).await.0, Some(2));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -106,7 +106,7 @@ fn value(arg: &Arg, given: &[&str]) -> Wanted {
         }
         "tags" | "untag" => given.first().map_or(Wanted::Anything, |vm| Wanted::Tag((*vm).to_owned())),
         "policy" | "policies" => Wanted::Policy,
-        "job" => Wanted::Job,
+        "job" | "jobs" => Wanted::Job,
         "config_dir" | "policy_file" | "input" | "command" => Wanted::Files,
         _ => Wanted::Anything,
     }
@@ -155,6 +155,7 @@ mod tests {
         assert_eq!(at(&["run", ""]), Wanted::Policy);
         assert_eq!(at(&["run", "p", "--vm", ""]), Wanted::Vm);
         assert_eq!(at(&["cancel", ""]), Wanted::Job);
+        assert_eq!(at(&["wait", "7", ""]), Wanted::Job);
         assert_eq!(at(&["check", "--config-dir", "/e"]), Wanted::Files);
         assert_eq!(at(&["branch", "web", "s", ""]), Wanted::Anything, "the new VM's name");
         assert_eq!(at(&["create", "web", ""]), Wanted::Anything, "the new snapshot's name");

@@ -105,7 +105,12 @@ async fn let_go(snapshot: &Object<Snapshot>, bus: &Connection) -> Result<(), Fai
 
 /// The command in a line, as a shell takes it.
 pub(super) fn shown(args: &Guard) -> String {
-    let words: Vec<_> = args.command.iter().map(|word| pasted(&word.to_string_lossy())).collect();
+    // A command's options are no names that might be taken for some.
+    let word = |word: &str| {
+        let bare = word.trim_start_matches('-');
+        if pasted(bare) == bare { word.to_owned() } else { pasted(word) }
+    };
+    let words: Vec<_> = args.command.iter().map(|given| word(&given.to_string_lossy())).collect();
     let line = words.join(" ");
     match line.char_indices().nth(SHOWN) {
         Some((end, _)) => format!("{}…", &line[..end]),

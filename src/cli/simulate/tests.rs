@@ -1,7 +1,5 @@
 //! The tryout as a user types it.
 
-use std::io;
-
 use clap::Parser as _;
 use jiff::tz::TimeZone;
 
@@ -26,7 +24,7 @@ fn run(arguments: &[&str], input: &str) -> (u8, String, String) {
     let mut console = Console {
         out: &mut out,
         err: &mut err,
-        input: &mut io::BufReader::new(input.as_bytes()),
+        input: &mut input.as_bytes(),
         interactive: false,
         screen: Screen { columns: None, clock: &SystemClock::default() },
         json: cli.global.json,

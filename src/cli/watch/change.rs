@@ -93,9 +93,9 @@ impl Reader<'_> {
             ("Objects", Value::Array(paths)) => list(paths, |path| path.as_str().map(|path| self.kind(path))),
             (_, Value::Array(all)) => {
                 // Of a newer daemon it may have another shape.
-                list(all, |one| Some(self.part(key, one).unwrap_or_else(|| self.plain(key, one))))
+                list(all, |one| Some(self.part(key, one).unwrap_or_else(|| Self::plain(key, one))))
             }
-            _ => self.plain(key, value),
+            _ => Self::plain(key, value),
         }
     }
 
@@ -138,16 +138,17 @@ impl Reader<'_> {
         }
     }
 
-    fn plain(&self, key: &str, value: &Value) -> String {
+    fn plain(key: &str, value: &Value) -> String {
         match value {
             Value::String(text) => cell(text),
             Value::Bool(yes) => if *yes { "yes" } else { "no" }.to_owned(),
             Value::Number(n) if key.ends_with("size") => size(n.as_u64().unwrap_or(0)),
             // Those of a policy's limits and settings that are durations.
             Value::Number(n) if DURATIONS.contains(&key) => duration(n.as_u64().unwrap_or(0)),
-            Value::Array(all) => list(all, |one| Some(self.plain(key, one))),
+            Value::Array(all) => list(all, |one| Some(Self::plain(key, one))),
             Value::Object(all) => {
-                let each = all.iter().map(|(key, value)| format!("{} {}", safe(key), self.plain(key, value)));
+                let each =
+                    all.iter().map(|(key, value)| format!("{} {}", safe(key), Self::plain(key, value)));
                 let all = each.collect::<Vec<_>>().join(", ");
                 if all.is_empty() { NONE.to_owned() } else { format!("({all})") }
             }
@@ -208,8 +209,10 @@ mod tests {
             properties: properties.collect(),
         };
         let watch = Watch { zone: TimeZone::UTC, now: Timestamp::from_second(3_600).unwrap() };
-        let called =
-            |path: &str| Some((if path.contains("/s/") { "snapshot" } else { "vm" }, path[3..].to_owned()));
+        let called = |path: &str| {
+            let kind = if path.contains("/s/") { "snapshot" } else { "vm" };
+            Some((kind, path.get(3..)?.to_owned()))
+        };
         let text = change.text(&called, &watch);
         text.strip_prefix("1970-01-01 01:00:00 ").unwrap().to_owned()
     }

@@ -269,7 +269,8 @@ fn what_became_of_each_is_told_with_its_vm_and_its_snapshot() {
     settle_those(&world.tools, |_| true);
     let busy = Error::new(ErrorKind::Busy, "a pool is being refreshed");
     let gone = |what| move |world: &World| world.begin(5, what, &[]);
-    let begun: [(Box<dyn FnOnce(&World)>, &str); 3] = [
+    type Begin = Box<dyn FnOnce(&World)>;
+    let begun: [(Begin, &str); 3] = [
         (
             Box::new(gone(Begun::Create(Box::default()))),
             "snapshot s of VM web was interrupted before it was taken",
