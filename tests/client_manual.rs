@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
+#[path = "client_manual/texts.rs"]
+mod texts;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,

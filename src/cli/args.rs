@@ -1,4 +1,4 @@
-//! The command line.
+//! The command line. What `man/virtsnap.1` says of each command, option and argument begins with its help text here.
 
 mod branch;
 mod create;
@@ -77,35 +77,36 @@ pub enum Verb {
     Create(Create),
     /// Delete a snapshot; the VM's disks read as before
     Delete(Delete),
-    /// Hold a snapshot: it is neither pruned nor deleted until its pin is taken off
+    /// Hold a snapshot, so that it is neither pruned nor deleted
     Pin(Pin),
     /// Take a pin off a snapshot
     Unpin(Unpin),
     /// Change a snapshot's description, its tags, or when it expires
     Modify(Modify),
-    /// Take over snapshots that others made: they are deleted and pruned like virtsnap's own
+    /// Take over snapshots that others made, for virtsnap to manage
     Adopt(Adopt),
-    /// Put a VM back to a snapshot; another one that is taken first is the way back
+    /// Put a VM back to a snapshot; one is taken first, as the way back
     Revert(Revert),
-    /// Put a VM back to what it was at a time, as near before it as there is a restore point
+    /// Put a VM back to its newest restore point before a given time
     TimeTravel(TimeTravel),
-    /// Take a snapshot, run a command, and go back to the snapshot if the command fails
+    /// Take a snapshot, run a command, and go back if the command fails
     Guard(Guard),
-    /// Make another VM that goes on from a snapshot, without copying its disks
+    /// Make another VM from a snapshot, without copying its disks
     Branch(Branch),
     /// Make a branch independent of the snapshot that it goes on from
     Promote(Promote),
     /// Run a policy now
     Run(Run),
-    /// Have a policy's schedule not run it any more, on all VMs or on one
+    /// Stop a policy's schedule from running it, on all VMs or on one
     Suspend(Suspend),
-    /// Have a policy's schedule run it again where it is suspended, by failures or by hand
+    /// Have a policy's schedule run it again where it is suspended
     Resume(Resume),
     /// Show what pruning would delete and keep, and why
     Plan(Plan),
     /// Delete the snapshots of a VM that no policy wants to keep
     Prune(Prune),
-    /// Show the daemon, the policies and every VM, what is wrong first (exit status 1 if anything is)
+    /// Show the daemon, the policies and every VM, what is wrong first
+    #[command(after_help = "The exit status is 1 if anything is wrong.")]
     Status,
     /// Show each policy: when it runs, what it keeps, for which VMs
     Policies,
@@ -113,19 +114,19 @@ pub enum Verb {
     Jobs,
     /// Follow jobs to their end, as the command that began them does
     Wait(Await),
-    /// Show what happens, a line for each change, until it is interrupted
+    /// Show each change as it happens, until it is interrupted
     Watch(Watch),
-    /// Stop a job that waits or merges images; what it cuts short is finished later
+    /// Stop a job that waits, or one that merges or copies images
     Cancel(Cancel),
     /// Have the daemon read its configuration again
     Reload,
     /// Show which policies are for a VM and why, and what they come to
     Explain(Explain),
-    /// Read the configuration without the daemon: what is wrong with it, and when each policy runs next
+    /// Check the configuration, and say when each policy runs next
     Check(Check),
-    /// Try a policy on a list of snapshots, or on the days to come; needs no daemon
+    /// Try a policy on a list of snapshots, or on the days to come
     Simulate(Box<Simulate>),
-    /// Print what has a shell complete commands, options and names
+    /// Print the completion script for a shell
     Completion(Completion),
     /// Show what a command does and takes, as its --help does
     Help(Help),
@@ -208,10 +209,10 @@ pub struct Plan {
     /// Show what a run of this policy would take, and delete after it, on all of its VMs or on this one
     #[arg(long, value_name = "POLICY", conflicts_with_all = ["all", "beyond_max_delete"])]
     pub policy: Option<String>,
-    /// For every VM that has snapshots
+    /// Show the plan of every VM that has snapshots, instead of one
     #[arg(long, conflicts_with = "vm")]
     pub all: bool,
-    /// Show what `prune --all` would do: go beyond max-delete, and take the clock for right
+    /// Show what `virtsnap prune --all` would do, which goes beyond max-delete and takes the clock for right
     #[arg(long)]
     pub beyond_max_delete: bool,
 }
@@ -221,7 +222,8 @@ pub struct Plan {
 pub struct Prune {
     /// The VM's name or UUID
     pub vm: String,
-    /// Delete more than the policy's max-delete at once, and take the clock for right if it was in doubt
+    /// Delete all of this VM's snapshots that no policy wants to keep, beyond max-delete, and take the clock for
+    /// right if it was in doubt
     #[arg(long)]
     pub all: bool,
     /// Whether to ask first.

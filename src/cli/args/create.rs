@@ -35,10 +35,10 @@ pub struct Taken {
     /// Give it this tag; may be repeated
     #[arg(long = "tag", value_name = "TAG")]
     pub tags: Vec<String>,
-    /// Freeze the guest's file systems, or fail / if possible / not at all [default: prefer]
+    /// Whether to freeze the guest's file systems [default: prefer]
     #[arg(long, value_enum, value_name = "HOW")]
     pub quiesce: Option<Quiesce>,
-    /// Keep the memory of a VM that is on, or fail / if possible / not at all [default: never]
+    /// Whether to keep the memory of a VM that is on [default: never]
     #[arg(long, value_enum, value_name = "HOW")]
     pub memory: Option<Memory>,
     /// Only this disk, such as vda; may be repeated [default: all writable ones]
@@ -73,7 +73,7 @@ impl Quiesce {
 pub enum Memory {
     /// Keep it, or take no snapshot
     Require,
-    /// Keep it if the VM can be migrated
+    /// Keep it where the VM can be migrated and there is room
     Prefer,
     /// Don't keep it
     Never,

@@ -11,7 +11,7 @@ pub struct Delete {
     pub vm: String,
     /// The snapshot's name
     pub snapshot: String,
-    /// With all that were taken on top of it, one after the other
+    /// Delete all that were taken on top of it, too, one after the other
     #[arg(long, conflicts_with = "metadata_only")]
     pub recursive: bool,
     /// Delete it though others made it
@@ -38,13 +38,14 @@ pub struct Adopt {
     pub vm: String,
     /// The snapshots' names [default: all that others made]
     pub snapshots: Vec<String>,
-    /// They count for this policy, which may prune them; may be repeated [default: they stay until they are deleted]
+    /// Have them count for this policy, which may prune them; may be repeated [default: none, and they stay until they are
+    /// deleted]
     #[arg(long = "policy", value_name = "NAME")]
     pub policies: Vec<String>,
-    /// Put the files on its images that belong to nobody in quarantine: if that is so for a week, they are removed
+    /// Put the files on the VM's images that belong to nobody in quarantine; if that is so for a week, they are removed
     #[arg(long, conflicts_with_all = ["snapshots", "policies", "layers"])]
     pub orphans: bool,
-    /// Make a snapshot of each layer of its disks that belongs to none
+    /// Make a snapshot of each layer of the VM's disks that belongs to none
     #[arg(long, conflicts_with = "snapshots")]
     pub layers: bool,
     /// Whether to ask first.

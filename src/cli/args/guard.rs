@@ -11,15 +11,15 @@ use super::Taken;
 pub struct Guard {
     /// The VM's name or UUID
     pub vm: String,
-    /// Take what the policies take that list this operation, such as upgrade, in "before", as they say; if none does, a
-    /// plain one, and only for that are --name, --description, --tag, --quiesce, --memory and --disk
+    /// Take what the policies take that list this operation, such as upgrade, in "before"; if none does, a plain
+    /// snapshot, and only for that are --name, --description, --tag, --quiesce, --memory and --disk
     #[arg(long, value_name = "NAME")]
     pub operation: Option<String>,
     /// How a plain snapshot is taken.
     #[command(flatten)]
     pub taken: Taken,
-    /// Keep the snapshot for so long (12h, 30d, until a date, or "never" to have it pruned) [default: 7d, or what
-    /// the policies say]
+    /// Have the snapshot pruned after this time (12h, 30d, 2026-12-31); with "never" it stays until it is deleted
+    /// [default: 7d, or what the policies say]
     #[arg(long, value_name = "TIME")]
     pub keep_for: Option<String>,
     /// Leave the VM as it is if the command fails; the snapshot is kept either way

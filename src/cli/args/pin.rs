@@ -14,7 +14,8 @@ pub struct Pin {
     /// Why, for whoever looks for it later
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
-    /// Until then, as a time (2026-12-31, "2026-12-31 18:00", 18:00) or from now on (12h, 30d) [default: for good]
+    /// Hold it until then: a time (2026-12-31, "2026-12-31 18:00", 18:00) or from now on (12h, 30d) [default: until the
+    /// pin is taken off]
     #[arg(long, value_name = "TIME")]
     pub until: Option<String>,
 }
@@ -26,10 +27,10 @@ pub struct Unpin {
     pub vm: String,
     /// The snapshot's name
     pub snapshot: String,
-    /// Take everybody's pins off, which takes another right
+    /// Take off everybody's pins of this snapshot, not only yours, which takes another right
     #[arg(long, conflicts_with = "owner")]
     pub all: bool,
-    /// Take this user's pin off, which takes another right
+    /// Take off this user's pin of it, not yours, which takes another right
     #[arg(long, value_name = "USER")]
     pub owner: Option<String>,
     /// Whether to ask first.
@@ -54,7 +55,8 @@ pub struct Modify {
     /// Take this tag off; may be repeated
     #[arg(long = "untag", value_name = "TAG", group = "change")]
     pub untag: Vec<String>,
-    /// Have it pruned after this time (2026-12-31, 18:00, or from now on: 12h, 30d), or "never"
+    /// Have it pruned after this time (2026-12-31, 18:00, or from now on: 12h, 30d), whatever policies say;
+    /// "never" takes that back
     #[arg(long, value_name = "TIME", group = "change")]
     pub expires: Option<String>,
     /// How to wait for a description to be written.

@@ -29,7 +29,7 @@ pub struct Help {
 /// `virtsnap completion`
 #[derive(Debug, Args)]
 pub struct Completion {
-    /// For this shell
+    /// The shell
     #[arg(value_enum)]
     pub shell: Shell,
 }
@@ -37,11 +37,11 @@ pub struct Completion {
 /// Those that it is there for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Shell {
-    /// For a line in ~/.bashrc: eval "$(virtsnap completion bash)"
+    /// In ~/.bashrc: eval "$(virtsnap completion bash)"
     Bash,
-    /// For a line in ~/.zshrc: eval "$(virtsnap completion zsh)"
+    /// In ~/.zshrc: eval "$(virtsnap completion zsh)"
     Zsh,
-    /// For a line in config.fish: virtsnap completion fish | source
+    /// In config.fish: virtsnap completion fish | source
     Fish,
 }
 

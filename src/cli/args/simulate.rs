@@ -9,7 +9,7 @@ use super::InlineRules;
 /// `virtsnap simulate`
 #[derive(Debug, Default, Args)]
 pub struct Simulate {
-    /// The snapshots, and perhaps the policy, as JSON; `-`: standard input, which is also the default
+    /// The snapshots, and perhaps the policy, as JSON [default: -, standard input]
     pub input: Option<PathBuf>,
     /// Let time go by until then: take what is due, prune after each run, and show each day
     #[arg(long, value_name = "DATE")]
@@ -41,7 +41,7 @@ pub struct Simulate {
     /// How many layers a chain may have [default: that of the files; with --until 16; else any]
     #[arg(long, value_name = "LAYERS")]
     pub max_chain: Option<u32>,
-    /// Show all that the policy lets go, whatever its max-delete
+    /// Show all snapshots that the policy lets go, beyond its max-delete
     #[arg(long)]
     pub all: bool,
     /// The rules of one policy, instead of files.
