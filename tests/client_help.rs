@@ -14,6 +14,7 @@ fn the_help_texts_are_what_was_agreed_on() {
     for verb in client.get_subcommands_mut().filter(|verb| !verb.is_hide_set()) {
         let name = verb.get_name().to_owned();
         let _ = write!(shown, "\n\n===== virtsnap {name}\n\n{}", verb.render_help());
+        let _ = verb.get_after_long_help().map(|examples| write!(shown, "\n{examples}\n"));
     }
     insta::assert_snapshot!(shown);
 }

@@ -4,6 +4,7 @@ mod branch;
 mod create;
 mod delete;
 mod guard;
+mod help;
 mod pin;
 mod revert;
 mod rules;
@@ -31,9 +32,7 @@ pub use self::{
 /// Snapshots of libvirt VMs: see, take, delete and prune them, through virtsnapd
 #[derive(Debug, Parser)]
 #[command(name = "virtsnap", version, max_term_width = 100, disable_help_subcommand = true)]
-#[command(after_help = "Exit status: 0 done, 1 failed, 2 usage, 3 not found, 4 not authorised, \
-    5 daemon unreachable, 6 job failed or cancelled, 75 busy (try again later), 130 interrupted (the job goes on); of guard, its command's, \
-    125 if the VM could not be put back.")]
+#[command(help_template = help::template(), after_help = help::AFTER)]
 pub struct Cli {
     /// What applies to every verb.
     #[command(flatten)]
@@ -202,6 +201,12 @@ pub struct Run {
 
 /// `virtsnap plan`
 #[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  virtsnap plan web1
+  virtsnap plan --all
+  virtsnap plan web1 --beyond-max-delete
+  virtsnap plan --policy nightly web1")]
 pub struct Plan {
     /// The VM's name or UUID
     #[arg(required_unless_present_any = ["all", "policy"])]

@@ -6,6 +6,12 @@ use super::Wait;
 
 /// `virtsnap create`
 #[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  virtsnap create web1
+  virtsnap create web1 --name before-upgrade --quiesce require
+  virtsnap create web1 --disk vda --disk vdb --expires 30d
+  virtsnap create web1 --memory prefer --tag release")]
 pub struct Create {
     /// The VM's name or UUID
     pub vm: String,

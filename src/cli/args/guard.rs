@@ -8,6 +8,11 @@ use super::Taken;
 
 /// `virtsnap guard`
 #[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  virtsnap guard web1 -- ssh web1 apt-get -y upgrade
+  virtsnap guard web1 --operation upgrade --keep-for 30d -- ./upgrade-web1
+  virtsnap guard web1 --no-rollback -- ssh web1 ./migrate")]
 pub struct Guard {
     /// The VM's name or UUID
     pub vm: String,

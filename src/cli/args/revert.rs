@@ -6,6 +6,11 @@ use super::{Consent, Wait};
 
 /// `virtsnap revert`
 #[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  virtsnap revert web1 before-upgrade
+  virtsnap revert web1 before-upgrade --start --yes
+  virtsnap revert web1 before-upgrade --keep-definition --off")]
 pub struct Revert {
     /// The VM's name or UUID
     pub vm: String,
