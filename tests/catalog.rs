@@ -282,7 +282,7 @@ fn each_kind_of_failure_is_in_a_metric_or_is_known_not_to_be() {
             Seen::Not(why) => assert!(!why.is_empty(), "{name}"),
             // A warning may say what was put right; an error never is fine.
             Seen::Fine => {
-                assert!(worst.into_iter().all(|level| level != "error"), "{name} is told as an error")
+                assert!(worst.into_iter().all(|level| level != "error"), "{name} is told as an error");
             }
         }
     }

@@ -127,7 +127,7 @@ pub enum Verb {
     Simulate(Box<Simulate>),
     /// Print the completion script for a shell
     Completion(Completion),
-    /// Show what a command does and takes, as its --help does
+    /// Show what a command does and takes
     Help(Help),
     /// Say what fits for the last of these words
     #[command(hide = true)]

@@ -13,8 +13,8 @@ const GROUPS: [(&str, &[&str]); 7] = [
     ("Go back", &["revert", "time-travel", "branch", "promote"]),
     ("Delete snapshots", &["delete", "plan", "prune"]),
     ("Policies", &["policies", "explain", "run", "suspend", "resume", "check", "simulate"]),
-    ("Jobs", &["jobs", "cancel"]),
-    ("Other", &["reload", "completion"]),
+    ("Jobs", &["jobs", "wait", "cancel"]),
+    ("Other", &["reload", "completion", "help"]),
 ];
 
 /// After the options: what a script needs, and where more is said.

@@ -261,6 +261,8 @@ fn what_became_of_it_is_not_settled_before_it_is_stored() {
     assert_eq!(world.tools.store.intents().unwrap(), []);
 }
 
+type Begin = Box<dyn FnOnce(&World)>;
+
 /// `journalctl VIRTSNAP_VM=web MESSAGE_ID=…` finds each.
 #[test]
 fn what_became_of_each_is_told_with_its_vm_and_its_snapshot() {
@@ -269,7 +271,6 @@ fn what_became_of_each_is_told_with_its_vm_and_its_snapshot() {
     settle_those(&world.tools, |_| true);
     let busy = Error::new(ErrorKind::Busy, "a pool is being refreshed");
     let gone = |what| move |world: &World| world.begin(5, what, &[]);
-    type Begin = Box<dyn FnOnce(&World)>;
     let begun: [(Begin, &str); 3] = [
         (
             Box::new(gone(Begun::Create(Box::default()))),

@@ -122,7 +122,7 @@ async fn completes(shell: &Shell) {
         // Completed, then given to what shows its words.
         terminal.type_in(&format!("{line}\t\u{1}words \r"));
         let shown = terminal.next("end2\r\n");
-        let words: String = ["virtsnap"].iter().chain(wanted).map(|word| format!("<{word}>")).collect();
+        let words = format!("<virtsnap><{}>", wanted.join("><"));
         let answer = shown.split(['\r', '\n']).find(|line| line.starts_with("<virtsnap>"));
         assert_eq!(answer, Some(words.as_str()), "{line:?}: {shown:?}");
     }
