@@ -11,6 +11,7 @@ mod birth;
 mod branches;
 mod copied;
 mod forgotten;
+mod half_deleted;
 mod hooks;
 mod kept;
 mod labels;
@@ -35,9 +36,10 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use uuid::Uuid;
 
 pub use self::{
-    begun::{Begun, HalfDeleted, Intent},
+    begun::{Begun, Intent},
     birth::set_aside,
     branches::Branched,
+    half_deleted::HalfDeleted,
     hooks::HooksBegun,
     redefining::Redefined,
     strays::{Found, News},
