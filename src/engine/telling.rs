@@ -167,7 +167,7 @@ fn ended(job: &Job, vm_name: &str, snapshot: Option<&SnapshotName>, outcome: &Ou
         Outcome::Failed(f) => tracing::error!(
             MESSAGE_ID = message::JOB_FAILED,
             VIRTSNAP_VM = %vm_name, VIRTSNAP_VM_UUID = %job.vm, VIRTSNAP_JOB = job.id,
-            VIRTSNAP_SNAPSHOT = snapshot, VIRTSNAP_ERROR = f.name,
+            VIRTSNAP_SNAPSHOT = snapshot, VIRTSNAP_ERROR_NAME = f.name,
             VIRTSNAP_POLICY = first, VIRTSNAP_POLICY = second, VIRTSNAP_POLICY = third, VIRTSNAP_POLICY = fourth,
             "job {} ({operation} on VM {vm_name}) failed: {}", job.id, f.message
         ),

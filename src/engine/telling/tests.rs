@@ -44,7 +44,8 @@ fn a_job_that_failed_is_found_by_each_of_its_policies_by_its_snapshot_and_by_its
     let [entry] = &told[..] else { panic!("{told:?}") };
     assert_eq!(entry.one("MESSAGE_ID"), message::JOB_FAILED);
     assert_eq!(entry.all("VIRTSNAP_POLICY"), ["hourly", "nightly"]);
-    let fields = ["VIRTSNAP_SNAPSHOT", "VIRTSNAP_ERROR", "VIRTSNAP_VM", "VIRTSNAP_JOB"].map(|f| entry.one(f));
+    let fields =
+        ["VIRTSNAP_SNAPSHOT", "VIRTSNAP_ERROR_NAME", "VIRTSNAP_VM", "VIRTSNAP_JOB"].map(|f| entry.one(f));
     assert_eq!(fields, ["s1", "QuiesceFailed", "web", "7"]);
 }
 
