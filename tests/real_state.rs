@@ -104,7 +104,9 @@ harness::on_both! {
         daemon.wait_running();
         let warned = daemon.manager::<Vec<String>>("Warnings");
         assert!(warned.iter().any(|w| w.contains("nothing can be written down")), "{warned:?}\n{}", daemon.journal());
-        assert!(daemon.ok("status").contains("nothing can be written down"));
+        let status = daemon.client("status");
+        let says = status.stdout.contains("nothing can be written down");
+        assert!(status.status == 1 && says, "that is a problem: {status}");
         let (error, text) = daemon.create("vm1", "refused").unwrap_err();
         assert!(error.ends_with("Failed") && text.contains("state database"), "{error}: {text}");
         assert_eq!(guest.freeze_status(), "thawed");
