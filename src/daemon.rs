@@ -164,6 +164,7 @@ pub fn assemble(
         settings: Arc::new(options.settings),
         places: store.places()?,
         owed: store.owed()?,
+        deferred: store.deferred()?,
         failed: store.failed()?,
         standings: store.standings()?,
         watched: store.awaited()?,

@@ -266,11 +266,12 @@ impl Engine {
         self.machine.passes(self.tools.clock.elapsed());
         let effects = self.machine.handle(event, now);
         let (mut replies, mut labels) = (Vec::new(), Vec::new());
-        let mut stored = Ok(());
+        let (mut stored, mut deferred) = (Ok(()), None);
         for effect in effects {
             match effect {
                 Effect::List => self.reader.list(),
                 Effect::Read(vm) => self.reader.read(vm),
+                Effect::Defer(jobs) => deferred = Some(self.tools.store.defer(&jobs, now)),
                 Effect::Start(job) => self.start(job),
                 Effect::Cancel(job) => {
                     if let Some(cancel) = self.cancels.get(&job) {
@@ -294,6 +295,9 @@ impl Engine {
             }
         }
         self.look_if_due();
+        if let Some(deferred) = deferred {
+            self.handle(Event::Deferred(deferred.map_err(|e| e.to_string())));
+        }
         self.publish_view();
         let generation = self.publish.borrow().generation;
         for (id, mut answer) in replies {

@@ -10,6 +10,7 @@ mod begun;
 mod birth;
 mod branches;
 mod copied;
+mod deferred;
 mod forgotten;
 mod half_deleted;
 mod hooks;
@@ -161,6 +162,8 @@ const MIGRATIONS: &[&str] = &["
         PRIMARY KEY (vm, target)) STRICT, WITHOUT ROWID;
 ", "
     ALTER TABLE copy ADD COLUMN redefining TEXT;
+", "
+    CREATE TABLE deferred (place INTEGER PRIMARY KEY, job TEXT NOT NULL, since_usec INTEGER) STRICT;
 "];
 
 /// Asked before each write; an error is what comes of it.

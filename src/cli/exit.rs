@@ -144,7 +144,7 @@ pub fn exit_of(name: &str) -> Exit {
     if let Some(own) = own(name) {
         return match own {
             "NoSuchVM" | "NoSuchSnapshot" | "NoSuchJob" | "NoSuchPolicy" => Exit::NotFound,
-            "Busy" | "LimitExceeded" | "Stopping" | "Disconnected" => Exit::Busy,
+            "Busy" | "LimitExceeded" | "Stopping" | "Deferred" | "Disconnected" => Exit::Busy,
             "InvalidArgument" => Exit::Usage,
             _ => Exit::Failed,
         };

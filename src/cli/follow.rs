@@ -16,6 +16,7 @@ use super::{
     news, progress,
     props::{self, Job},
     proxy::{JobProxy, Options, ROOT, SERVICE, some_object},
+    restart::{self, DEFERRED},
     view,
 };
 
@@ -59,6 +60,9 @@ impl Ended {
             Self::Done(_) => {}
             Self::Failed { name, message } => {
                 console.named_error(name, self.exit(), &told_once(what, message));
+            }
+            Self::Unknown(failure) if failure.name() == Some(DEFERRED) => {
+                console.failure_in(failure, &format!("{what}: {failure}"));
             }
             Self::Unknown(failure) => {
                 console.failure_in(failure, &format!("{what}: how the job ended is not known: {failure}"));
@@ -249,20 +253,34 @@ pub(super) async fn answer(
 /// Waits until it has ended, whatever a person says. The job is read at once: while others still run, the daemon may let go of it.
 pub(super) async fn follow(job: &OwnedObjectPath, bus: &Connection) -> Followed {
     // Before, too: if the daemon is gone by its end, this still says what it was about.
-    let before = read(job, bus).await.ok();
-    let ended = wait(job, bus).await;
-    Followed { job: read(job, bus).await.ok().or(before), ended }
+    let (before, mut life) = (read(job, bus).await.ok(), restart::life(bus).await);
+    let ended = loop {
+        match (wait(job, bus).await, &before) {
+            (Some(ended), _) => break ended,
+            (None, Some(before)) if restart::takes_up(before, life.as_ref(), bus).await => {}
+            (None, _) => break restart::not_taken_up(),
+        }
+        life = restart::life(bus).await;
+    };
+    // One that somebody stopped is not to be started again for that.
+    let there = !matches!(ended, Ended::Unknown(_));
+    let after = if there { read(job, bus).await.ok() } else { None };
+    Followed { job: after.or(before), ended }
 }
 
-async fn wait(job: &OwnedObjectPath, bus: &Connection) -> Ended {
+/// How it ended; `None`: the daemon stops, and its next life does it.
+async fn wait(job: &OwnedObjectPath, bus: &Connection) -> Option<Ended> {
     let answer = async { JobProxy::new(bus, job).await?.wait(Options::new()).await };
     match answer.await {
-        Ok((result, object)) if result == "done" => Ended::Done(some_object(&object)),
-        Ok((result, _)) => Ended::Failed {
+        Ok((result, object)) if result == "done" => Some(Ended::Done(some_object(&object))),
+        Ok((result, _)) => Some(Ended::Failed {
             name: "org.virtsnap1.Error.Cancelled".to_owned(),
             message: format!("the job was {result}"),
+        }),
+        Err(error) => match error.into() {
+            Failure::Answered { name, .. } if name == DEFERRED => None,
+            other => Some(not_done(other)),
         },
-        Err(error) => not_done(error.into()),
     }
 }
 

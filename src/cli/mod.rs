@@ -50,6 +50,7 @@ mod reload;
 mod remote;
 pub mod render;
 pub mod reply;
+mod restart;
 mod revert;
 mod run;
 mod show;

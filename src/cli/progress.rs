@@ -65,7 +65,10 @@ async fn show_until(
             let header = change.header();
             let path = header.path().map(zbus::ObjectPath::as_str).unwrap_or_default();
             if let Some(of) = jobs.iter().position(|job| job.as_str() == path) {
-                now[of] = follow::read(&jobs[of], bus).await?;
+                // A daemon that is restarted says more later.
+                if let Ok(job) = follow::read(&jobs[of], bus).await {
+                    now[of] = job;
+                }
                 break;
             }
         }

@@ -16,7 +16,7 @@ use super::{
 };
 
 /// A branch to be made.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BranchJob {
     /// Off this snapshot.
     pub name: SnapshotName,

@@ -1,7 +1,7 @@
 //! The last part of each D-Bus error's name, after `org.virtsnap1.Error.`.
 
 /// All that there are. What each means stands in `dbus/org.virtsnap1.Manager.xml` and `org.virtsnap1(5)`.
-pub const ALL: [&str; 30] = [
+pub const ALL: [&str; 31] = [
     "AgentFailed",
     "AgentTimeout",
     "AgentUnavailable",
@@ -9,6 +9,7 @@ pub const ALL: [&str; 30] = [
     "Cancelled",
     "ChainMismatch",
     "ClockImplausible",
+    "Deferred",
     "Denied",
     "Disconnected",
     "Exists",

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, num::NonZeroU64};
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::{
     branch::BranchJob,
@@ -17,7 +18,7 @@ use super::{
 pub type JobId = u32;
 
 /// Who asked for a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asker {
     /// Why it is done.
     pub origin: Origin,
@@ -26,7 +27,7 @@ pub struct Asker {
 }
 
 /// A snapshot to be taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreateJob {
     /// A fixed name; else one is made from `how.name`.
     pub name: Option<SnapshotName>,
@@ -43,7 +44,7 @@ pub struct CreateJob {
 }
 
 /// A VM to be put back.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RevertJob {
     /// To this snapshot.
     pub name: SnapshotName,
@@ -57,7 +58,7 @@ pub struct RevertJob {
 }
 
 /// What others left, to be taken over. With nothing in it, what there is is looked for anew.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct AdoptJob {
     /// These.
     pub snapshots: Vec<SnapshotName>,
@@ -70,7 +71,7 @@ pub struct AdoptJob {
 }
 
 /// How fast images are merged, and for how long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Pace {
     /// At most so many bytes per second.
     pub bandwidth: Option<NonZeroU64>,
@@ -79,7 +80,7 @@ pub struct Pace {
 }
 
 /// What a job does.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Operation {
     /// Take a snapshot.
     Create(CreateJob),
@@ -154,7 +155,7 @@ impl Operation {
 }
 
 /// A job as it is handed to a worker.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
     /// Its number.
     pub id: JobId,

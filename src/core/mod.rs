@@ -6,6 +6,7 @@ pub mod awaited;
 pub mod branch;
 pub mod chain;
 pub mod copied;
+pub mod deferred;
 pub mod doubt;
 pub mod error_name;
 pub mod family;

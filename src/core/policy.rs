@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use jiff::{SignedDuration, tz::TimeZone};
+use serde::{Deserialize, Serialize};
 
 use super::{
     model::{PolicyName, VmId, VmState, words},
@@ -54,7 +55,7 @@ words! {
 }
 
 /// Which file systems are frozen.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mountpoints {
     /// Those on the disks that are snapshotted.
     Auto,
@@ -137,7 +138,7 @@ pub struct Retention {
 }
 
 /// How a policy's snapshots are taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct How {
     /// Whether file systems are frozen.
     pub quiesce: Quiesce,

@@ -67,6 +67,7 @@ pub use self::{
 };
 use crate::{
     core::{
+        deferred::KEPT_FOR,
         job::{JobId, JobState, Outcome, Pace},
         label::{self, Expiry, Tag},
         machine::{Change, Query, Reply},
@@ -174,7 +175,7 @@ impl Shared {
             |p: &crate::engine::Published| p.view.jobs.get(&id).is_none_or(|j| j.state == JobState::Done);
         let (generation, job) = match published.wait_for(ended).await {
             Ok(p) => (p.generation, p.view.jobs.get(&id).cloned()),
-            Err(_) => return Err(BusError::new("Stopping", "the daemon is stopping")),
+            Err(_) => return Err(self.stopped_before(id)),
         };
         let job = job.ok_or_else(|| BusError::new("NoSuchJob", format!("job {id} ended long ago")))?;
         let mut settled = self.settled.clone();
@@ -200,6 +201,30 @@ impl Shared {
             () = calls::gone(connection, call) => {
                 Err(BusError::new("Cancelled", "nobody waits for it any more"))
             }
+        }
+    }
+
+    /// Why it is not known how a job ends: it waits for the daemon's next life, or that is to find out.
+    fn stopped_before(&self, id: JobId) -> BusError {
+        match self.job(id) {
+            Some(job) if job.state == JobState::Queued => {
+                let vm = self
+                    .lens
+                    .view()
+                    .vms
+                    .get(&job.vm)
+                    .map_or_else(|| job.vm.to_string(), |vm| vm.record.name.clone());
+                BusError::new(
+                    "Deferred",
+                    format!(
+                        "job {id} ({} of VM {vm}) has not begun, as the daemon stops, and is kept: started again within {} \
+                         minutes, it does it then, as job {id}; if not, nothing is done",
+                        job.operation,
+                        KEPT_FOR.as_mins()
+                    ),
+                )
+            }
+            _ => BusError::new("Stopping", "the daemon is stopping"),
         }
     }
 

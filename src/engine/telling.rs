@@ -47,6 +47,13 @@ fn put_off(policy: &PolicyName, vm: VmId, until: Timestamp) {
     );
 }
 
+fn deferred(jobs: usize, kept_for: SignedDuration) {
+    tracing::info!(
+        "jobs that were asked for and have not begun: {jobs}. They are kept: a virtsnapd that starts within {} does them",
+        show_duration(kept_for)
+    );
+}
+
 /// The journal's entry for a note, with its fields.
 pub(super) fn log(note: &Note) {
     match note {
@@ -109,6 +116,7 @@ pub(super) fn log(note: &Note) {
                 "the clock shows {now:.0}, long past: no policy runs until it is set"
             );
         }
+        Note::Deferred { jobs, kept_for } => deferred(*jobs, *kept_for),
         Note::Idle { policy, at } => {
             tracing::info!(VIRTSNAP_POLICY = %policy, "policy {policy} does not run for {at}: it is suspended");
         }

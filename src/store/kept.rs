@@ -28,7 +28,8 @@ impl Store {
             // A store from before this was written down knows of no other boot.
             if last.is_some() {
                 transaction.execute_batch(
-                    "DELETE FROM awake; DELETE FROM stilled; UPDATE copied SET life = NULL;",
+                    "DELETE FROM awake; DELETE FROM stilled; UPDATE copied SET life = NULL;
+                     UPDATE deferred SET since_usec = NULL;",
                 )?;
             }
             Ok(transaction.commit()?)

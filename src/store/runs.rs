@@ -73,6 +73,9 @@ impl Store {
                 Entry::Worked(vm) => {
                     transaction.execute("DELETE FROM failed WHERE vm = ?1", params![vm.to_string()])?;
                 }
+                Entry::TakenUp => {
+                    transaction.execute("DELETE FROM deferred", [])?;
+                }
                 Entry::Gone(policy) => {
                     transaction.execute("DELETE FROM due WHERE policy = ?1", params![policy.as_str()])?;
                     transaction.execute("DELETE FROM handled WHERE policy = ?1", params![policy.as_str()])?;

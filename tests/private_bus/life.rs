@@ -21,7 +21,7 @@ use super::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_waits_for_what_is_at_work_and_cancels_what_waits() {
+async fn a_stop_waits_for_what_is_at_work_and_the_next_start_does_what_waits() {
     let mut rig = Rig::start("[policy.p]\nvms = [\"*\"]\nkeep-last = 1\n", |sim| {
         sim.add_vm(VmSpec::new("web", 1));
     })
@@ -30,15 +30,14 @@ async fn a_stop_waits_for_what_is_at_work_and_cancels_what_waits() {
     let running = rig.client.ask_create(id(1), "s1", none()).await.unwrap();
     held(&gate);
     let waiting = rig.client.ask_create(id(1), "s2", none()).await.unwrap();
-    let waits = {
-        let (client, job) = (rig.client.clone(), running.clone());
+    let waits = |job: &String| {
+        let (client, job) = (rig.client.clone(), job.clone());
         tokio::spawn(async move { client.wait(&job).await })
     };
+    let (for_running, for_waiting) = (waits(&running), waits(&waiting));
+    let asked: u64 = rig.client.get(&waiting, "Job.StartUSec").await;
     rig.tell_to_stop();
     rig.client.until(MANAGER, "Manager.State", |s: &String| s == "stopping").await;
-    let (name, text) = rig.client.wait(&waiting).await.unwrap_err();
-    assert_eq!(name, "Cancelled");
-    assert!(text.contains("VM web") && text.contains("the daemon stops"), "{text}");
     assert_eq!(rig.client.ask_create(id(1), "s3", none()).await.unwrap_err().0, "Stopping");
     assert_eq!(rig.client.run("p", none()).await.unwrap_err().0, "Stopping");
     assert_eq!(rig.sim.frozen(id(1)).unwrap().len(), 1, "it is in the middle of it");
@@ -49,8 +48,18 @@ async fn a_stop_waits_for_what_is_at_work_and_cancels_what_waits() {
     assert_eq!(rig.store().intents().unwrap(), []);
     let names: Vec<String> = rig.sim.snapshots(id(1)).unwrap().iter().map(|r| r.name.to_string()).collect();
     assert_eq!(names, ["s1"]);
-    let told = soon("the answer to Wait", waits).await.unwrap();
+    let told = soon("the answer to Wait", for_running).await.unwrap();
     assert!(told.is_ok(), "whoever waits is told before the daemon goes: {told:?}");
+    let (name, text) = soon("the answer to Wait", for_waiting).await.unwrap().unwrap_err();
+    assert_eq!(name, "Deferred");
+    assert!(text.contains("VM web") && text.contains("the daemon stops"), "{text}");
+    rig.boot().await;
+    assert_eq!(rig.client.get::<u64>(&waiting, "Job.StartUSec").await, asked, "the same job");
+    assert_eq!(rig.client.wait(&waiting).await.unwrap().as_str(), snapshot_path(id(1), "s2"));
+    rig.stop().await;
+    rig.boot().await;
+    rig.until_running().await;
+    assert_eq!(rig.sim.snapshots(id(1)).unwrap().len(), 2, "done once");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -80,6 +80,8 @@ pub enum Event {
     Released(InhibitorId),
     /// Finish what runs, take no more.
     Stop,
+    /// What waits is written down for the next life, or why it cannot be.
+    Deferred(Result<(), String>),
 }
 
 /// What is to be done.
@@ -91,6 +93,8 @@ pub enum Effect {
     Read(VmId),
     /// Start this job on a worker.
     Start(Job),
+    /// Write these jobs down for the next life, and send [`Event::Deferred`].
+    Defer(Vec<Job>),
     /// Ask this running job to stop at its next safe point.
     Cancel(JobId),
     /// Answer a client.

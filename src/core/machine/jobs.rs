@@ -1,5 +1,6 @@
 //! The table of jobs: queued, running, and the last of those that ended.
 
+mod deferring;
 mod joining;
 mod room;
 mod stuck;
@@ -45,6 +46,37 @@ impl Entry {
     fn stops(&self) -> bool {
         self.job.operation.stops() && !self.to_its_end
     }
+
+    /// One that waits.
+    fn of(job: Job) -> Self {
+        let snapshot = match &job.operation {
+            Operation::Create(c) => c.name.clone(),
+            Operation::Delete { name, .. } | Operation::Forget(name) | Operation::Describe { name, .. } => {
+                Some(name.clone())
+            }
+            Operation::Adopt(adopt) => adopt.snapshots.first().cloned(),
+            Operation::Revert(revert) => Some(revert.name.clone()),
+            Operation::Branch(branch) => Some(branch.name.clone()),
+            Operation::Prune { .. }
+            | Operation::Promote { .. }
+            | Operation::Repair
+            | Operation::Finish
+            | Operation::Sweep => None,
+        };
+        Self {
+            job,
+            state: JobState::Queued,
+            phase: "waiting".to_owned(),
+            far: Far::default(),
+            snapshot,
+            ended: None,
+            outcome: None,
+            to_its_end: false,
+            wanted: false,
+            heard: Duration::ZERO,
+            stale: true,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -60,6 +92,10 @@ pub(super) struct Jobs {
     pub(super) held: bool,
     /// When a job of each was started last, by a number that grows.
     served: BTreeMap<Who, u64>,
+    /// Those that an earlier life left, until all VMs are known.
+    left: BTreeMap<JobId, deferring::Left>,
+    /// Those that wait for the next life.
+    deferred: Vec<JobId>,
 }
 
 impl Jobs {
@@ -94,37 +130,8 @@ impl Jobs {
     pub(super) fn add(&mut self, vm: VmId, operation: Operation, asker: Asker, now: Timestamp) -> JobId {
         self.last_id += 1;
         let id = self.last_id;
-        let snapshot = match &operation {
-            Operation::Create(c) => c.name.clone(),
-            Operation::Delete { name, .. } | Operation::Forget(name) | Operation::Describe { name, .. } => {
-                Some(name.clone())
-            }
-            Operation::Adopt(adopt) => adopt.snapshots.first().cloned(),
-            Operation::Revert(revert) => Some(revert.name.clone()),
-            Operation::Branch(branch) => Some(branch.name.clone()),
-            Operation::Prune { .. }
-            | Operation::Promote { .. }
-            | Operation::Repair
-            | Operation::Finish
-            | Operation::Sweep => None,
-        };
         let job = Job { id, vm, operation, asker, asked: now };
-        self.table.insert(
-            id,
-            Entry {
-                job,
-                state: JobState::Queued,
-                phase: "waiting".to_owned(),
-                far: Far::default(),
-                snapshot,
-                ended: None,
-                outcome: None,
-                to_its_end: false,
-                wanted: false,
-                heard: Duration::ZERO,
-                stale: true,
-            },
-        );
+        self.table.insert(id, Entry::of(job));
         self.queued.push(id);
         id
     }
@@ -244,7 +251,11 @@ impl Machine {
             }
             return;
         }
-        let held = self.held_jobs();
+        let mut held = self.held_jobs();
+        for id in self.jobs.left().collect::<Vec<_>>() {
+            self.jobs.waits(id, "waiting until all VMs are known");
+            held.insert(id);
+        }
         let waiting: Vec<Waiting> = self
             .jobs
             .queued
@@ -351,9 +362,10 @@ impl Machine {
 
     pub(super) fn on_stop(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
         self.manager(|m| m.state = crate::core::view::DaemonState::Stopping);
+        self.defer(out);
         for id in self.jobs.queued.clone() {
-            let why = "did not begin, as the daemon stops: nothing was done";
-            self.on_ended(id, Outcome::Cancelled(why.to_owned()), now, out);
+            let why = "did not begin, as the daemon stops: nothing was done".to_owned();
+            self.on_ended(id, Outcome::Cancelled(why), now, out);
         }
         out.extend(self.jobs.running.keys().map(|id| Effect::Cancel(*id)));
     }

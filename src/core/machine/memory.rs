@@ -69,4 +69,6 @@ pub enum Entry {
     Failed(VmId, Failed),
     /// That is over.
     Worked(VmId),
+    /// The jobs that an earlier life left wait like all others from now on, or have ended.
+    TakenUp,
 }

@@ -166,6 +166,8 @@ impl Machine {
             settings: start.settings,
         };
         machine.restore_runs(start.places, start.owed);
+        machine.jobs.restore(start.deferred);
+        machine.jobs.publish(&mut machine.view.jobs);
         machine.forget_standings();
         machine.refresh_policies();
         machine
@@ -246,6 +248,10 @@ impl Machine {
             Event::Ended(job, outcome) => self.on_ended(job, outcome, now, out),
             Event::Released(id) => self.release(id, now, out),
             Event::Stop => self.on_stop(now, out),
+            Event::Deferred(stored) => self.on_deferred(stored, now, out),
+        }
+        if !self.stopping() {
+            self.take_up(now, out);
         }
         if self.complete() && !self.stopping() {
             self.run_due(now, out);

@@ -49,6 +49,13 @@ pub enum Note {
         /// What it does.
         operation: &'static str,
     },
+    /// What somebody asked for and did not begin is kept for the next life.
+    Deferred {
+        /// So many jobs.
+        jobs: usize,
+        /// For so long.
+        kept_for: SignedDuration,
+    },
     /// A policy's time came, and it is suspended as a whole.
     Idle {
         /// The policy.

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use super::{Failed, Owed, Place};
 use crate::core::{
     awaited::Awaited,
+    deferred::Deferred,
     model::{PolicyName, VmId},
     settings::Settings,
     suspend::OfPolicy,
@@ -24,6 +25,8 @@ pub struct Start {
     pub places: BTreeMap<PolicyName, Place>,
     /// What each policy owes.
     pub owed: BTreeMap<PolicyName, BTreeMap<VmId, Owed>>,
+    /// What waited when an earlier life was told to stop.
+    pub deferred: Vec<Deferred>,
     /// What failed last on VMs, and was not made up for.
     pub failed: BTreeMap<VmId, Failed>,
     /// How policies stand on VMs.
@@ -47,6 +50,7 @@ impl Start {
             settings,
             places: BTreeMap::new(),
             owed: BTreeMap::new(),
+            deferred: Vec::new(),
             failed: BTreeMap::new(),
             standings: BTreeMap::new(),
             watched: BTreeMap::new(),

@@ -18,6 +18,7 @@ use crate::{
 
 mod clock;
 mod crowd;
+mod deferring;
 mod inhibiting;
 mod joining;
 mod labels;

@@ -34,6 +34,10 @@ impl Lives {
         {
             self.store.remember(entries).unwrap();
         }
+        for jobs in effects.iter().filter_map(|e| if let Effect::Defer(jobs) = e { Some(jobs) } else { None })
+        {
+            self.store.defer(jobs, self.bench.now).unwrap();
+        }
         effects
     }
 
@@ -43,6 +47,7 @@ impl Lives {
         self.bench = Bench::starting(&self.toml, &now, |start| {
             start.places = self.store.places().unwrap();
             start.owed = self.store.owed().unwrap();
+            start.deferred = self.store.deferred().unwrap();
             start.standings = self.store.standings().unwrap();
             start.watched = self.store.awaited().unwrap();
         });

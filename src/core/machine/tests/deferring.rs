@@ -1,0 +1,125 @@
+//! What somebody asked for and had not begun when the daemon stopped.
+
+use super::{owed::Lives, *};
+use crate::core::job::JobResult;
+
+const ONE_AT_A_TIME: &str = "[daemon]\nmax-jobs = 1\n[policy.p]\nvms = [\"*\"]\nkeep-last = 2\n";
+
+fn prune(n: u128) -> Change {
+    Change::Prune { vm: vm(n), all: false, pace: Pace::default() }
+}
+
+/// One runs, two wait; and the daemon is told to stop.
+fn stopped() -> Lives {
+    let mut l = Lives::new(ONE_AT_A_TIME, "2026-03-02T12:00:00Z");
+    l.connect(&[1, 2, 3]);
+    l.bench.ask(prune(1)).unwrap();
+    l.bench.ask_as(1000, prune(2)).unwrap();
+    l.bench.ask(Change::Run { policy: "p".parse().unwrap(), vm: Some(vm(3)) }).unwrap();
+    let effects = l.send(Event::Stop);
+    assert!(!effects.contains(&Effect::Stopped));
+    l.send(Event::Deferred(Ok(())));
+    assert!(l.send(Event::Ended(1, Outcome::Done(None))).contains(&Effect::Stopped));
+    l
+}
+
+fn open(l: &Lives) -> Vec<(JobId, JobState, &str)> {
+    let jobs = l.bench.machine.view().jobs.values().filter(|job| job.state != JobState::Done);
+    jobs.map(|job| (job.id, job.state, job.phase.as_str())).collect()
+}
+
+fn ended(l: &Lives) -> Vec<(JobId, JobResult)> {
+    let jobs = l.bench.machine.view().jobs.values();
+    jobs.filter_map(|job| Some((job.id, job.outcome.as_ref()?.result()))).collect()
+}
+
+#[test]
+fn the_next_life_does_it_under_its_number_once_all_vms_are_known() {
+    let mut l = stopped();
+    let waits = "waiting for the daemon to start again";
+    assert_eq!(open(&l), [(2, JobState::Queued, waits), (3, JobState::Queued, waits)]);
+    l.bench.now = at("2026-03-02T12:01:00Z");
+    l.restart();
+    assert_eq!(
+        open(&l).iter().map(|job| job.0).collect::<Vec<_>>(),
+        [2, 3],
+        "they are seen before anything happens"
+    );
+    l.send(Event::Connected { uri: "sim:".into(), version: "1".into() });
+    l.send(Event::Listed(vec![vm(1), vm(2), vm(3)]));
+    l.send(Event::VmRead(Box::new(record(2, &[]))));
+    assert_eq!(open(&l)[0], (2, JobState::Queued, "waiting until all VMs are known"));
+    l.send(Event::VmRead(Box::new(record(1, &[]))));
+    let effects = l.send(Event::VmRead(Box::new(record(3, &[]))));
+    let [job] = &started(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!((job.id, job.asker.uid, job.asked), (2, 1000, at("2026-03-02T12:00:00Z")));
+    assert_eq!(l.store.deferred().unwrap(), [], "done once");
+    assert_eq!(l.bench.ask(prune(1)), Ok(Reply::Job(4)), "their numbers are nobody else's");
+    let effects = l.send(Event::Ended(2, Outcome::Done(None)));
+    assert_eq!(started(&effects)[0].id, 3);
+    l.send(Event::Ended(3, created()));
+    let policy = &l.bench.machine.view().policies[&"p".parse::<PolicyName>().unwrap()];
+    assert_eq!(policy.last_result, "done", "of a run that an earlier life began");
+}
+
+#[test]
+fn what_nobody_expects_any_more_is_not_done_and_that_is_told() {
+    for rebooted in [false, true] {
+        let mut l = stopped();
+        l.bench.now = at(if rebooted { "2026-03-02T12:01:00Z" } else { "2026-03-02T12:11:00Z" });
+        l.store.boots("one").unwrap();
+        if rebooted {
+            l.store.boots("other").unwrap();
+        }
+        l.restart();
+        let effects = l.connect(&[1, 2, 3]);
+        assert_eq!(started(&effects), []);
+        assert_eq!(ended(&l), [(2, JobResult::Cancelled), (3, JobResult::Cancelled)]);
+        let told = effects.iter().filter(|e| matches!(e, Effect::Log(Note::Ended { .. }))).count();
+        assert_eq!(told, 2);
+        let outcome = l.bench.machine.view().jobs[&2].outcome.clone();
+        let Some(Outcome::Cancelled(text)) = outcome else { panic!("{outcome:?}") };
+        assert!(text.contains("VM vm2") && text.contains("nothing was done"), "{text}");
+        l.restart();
+        l.connect(&[1, 2, 3]);
+        assert_eq!((open(&l), ended(&l)), (vec![], vec![]), "told once");
+    }
+}
+
+#[test]
+fn a_vm_that_is_gone_by_then_ends_it() {
+    let mut l = stopped();
+    l.restart();
+    let effects = l.connect(&[1, 3]);
+    assert_eq!(started(&effects)[0].id, 3);
+    let jobs = &l.bench.machine.view().jobs;
+    assert!(matches!(&jobs[&2].outcome, Some(Outcome::Failed(f)) if f.name == "NoSuchVM"));
+}
+
+#[test]
+fn a_stop_before_it_was_taken_up_keeps_it_and_not_what_was_over() {
+    let mut l = stopped();
+    l.bench.now = at("2026-03-02T12:01:00Z");
+    l.restart();
+    assert!(l.send(Event::Stop).contains(&Effect::Stopped));
+    assert_eq!(l.store.deferred().unwrap().len(), 2);
+    l.bench.now = at("2026-03-02T12:30:00Z");
+    l.restart();
+    l.send(Event::Timer);
+    assert!(l.send(Event::Stop).contains(&Effect::Stopped));
+    l.restart();
+    let effects = l.connect(&[1, 2, 3]);
+    assert_eq!(started(&effects), []);
+}
+
+#[test]
+fn what_cannot_be_written_down_ends_as_not_done() {
+    let mut l = Lives::new(ONE_AT_A_TIME, "2026-03-02T12:00:00Z");
+    l.connect(&[1, 2]);
+    l.bench.ask(prune(1)).unwrap();
+    l.bench.ask(prune(2)).unwrap();
+    l.send(Event::Stop);
+    l.send(Event::Deferred(Err("the disk is full".to_owned())));
+    assert_eq!(ended(&l), [(2, JobResult::Cancelled)]);
+    assert!(l.send(Event::Ended(1, Outcome::Done(None))).contains(&Effect::Stopped));
+}
