@@ -40,6 +40,24 @@ impl Bus {
         T::try_from(value).unwrap_or_else(|_| panic!("{interface}.{property} of {path} has another type"))
     }
 
+    /// A property of an object of virtsnapd, unless that is gone.
+    #[track_caller]
+    pub fn try_get<T>(&self, path: &str, interface: &str, property: &str) -> Option<T>
+    where
+        T: TryFrom<OwnedVariant>,
+    {
+        let got = self.call(path, "org.freedesktop.DBus.Properties", "Get", &(interface, property));
+        let (value,): (OwnedVariant,) = match got {
+            Ok(value) => value,
+            Err((name, _)) if name == "org.freedesktop.DBus.Error.UnknownObject" => return None,
+            Err((name, text)) => panic!("{interface}.{property} of {path}: {name}: {text}"),
+        };
+        Some(
+            T::try_from(value)
+                .unwrap_or_else(|_| panic!("{interface}.{property} of {path} has another type")),
+        )
+    }
+
     /// Calls a method of virtsnapd; an error's name and text where it fails.
     #[track_caller]
     pub fn call<B, R>(

@@ -185,9 +185,10 @@ impl<'a> Daemon<'a> {
             .managed()
             .into_iter()
             .filter(|(path, _)| path.starts_with(&prefix))
-            .map(|(path, _)| {
+            // One may go between the list and the question.
+            .filter_map(|(path, _)| {
                 let i = "org.virtsnap1.Snapshot";
-                (self.bus.get(&path, i, "CreatedUSec"), self.bus.get(&path, i, "Name"), path)
+                Some((self.bus.try_get(&path, i, "CreatedUSec")?, self.bus.try_get(&path, i, "Name")?, path))
             })
             .collect();
         all.sort();
