@@ -32,8 +32,7 @@ pub enum ReadError {
 
 /// One VM as it is now, with everything that is known of its snapshots.
 pub fn read(hypervisor: &dyn Hypervisor, store: &Store, id: VmId) -> Result<VmRecord, ReadError> {
-    let vm = hypervisor.vm(id)?;
-    let snapshots = hypervisor.snapshots(id)?;
+    let (vm, snapshots) = hypervisor.vm_and_snapshots(id)?;
     let unfinished = store.unfinished(id)?;
     let mut findings =
         health::examine(&hypervisor::facts(&vm, &snapshots, hypervisor.features()?, unfinished));

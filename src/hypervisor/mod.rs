@@ -324,6 +324,11 @@ pub trait Hypervisor:
     /// One VM as it is now.
     fn vm(&self, vm: VmId) -> Result<Vm>;
 
+    /// The same, and all its snapshots.
+    fn vm_and_snapshots(&self, vm: VmId) -> Result<(Vm, Vec<SnapshotRecord>)> {
+        Ok((self.vm(vm)?, self.snapshots(vm)?))
+    }
+
     /// For each VM with snapshots a number that is another one when it has other snapshots, or another one is the
     /// current, as [`glimpse`] has it: what others do to them has no event. Costs two short questions for each, without any
     /// XML.

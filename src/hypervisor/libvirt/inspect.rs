@@ -2,7 +2,12 @@
 
 use std::{collections::BTreeMap, panic::resume_unwind, thread};
 
-use virt::{domain::DomainState, domain_snapshot::DomainSnapshot, enumutil::Enum, error::ErrorNumber};
+use virt::{
+    domain::{Domain, DomainState},
+    domain_snapshot::DomainSnapshot,
+    enumutil::Enum,
+    error::ErrorNumber,
+};
 
 use super::{
     Connections, domain, storage,
@@ -20,7 +25,20 @@ pub(super) fn vms(connections: &Connections) -> Result<Vec<VmId>> {
 
 pub(super) fn vm(connections: &Connections, id: VmId) -> Result<Vm> {
     let _bulk = ffi::Bulk::begin();
+    vm_of(connections, id, &domain(&connections.control, id)?)
+}
+
+/// Both at a time: libvirt works at the one while the other is taken in here. No more than one of the questions under way
+/// is about files, where libvirt may hang: it answers but so many of one connection.
+pub(super) fn vm_and_snapshots(connections: &Connections, id: VmId) -> Result<(Vm, Vec<SnapshotRecord>)> {
+    let _bulk = ffi::Bulk::begin();
     let domain = domain(&connections.control, id)?;
+    let (vm, records) = at_once(|| vm_of(connections, id, &domain), || records_of(&domain));
+    let vm = vm?;
+    Ok((vm, sized(connections, records?)))
+}
+
+fn vm_of(connections: &Connections, id: VmId, domain: &Domain) -> Result<Vm> {
     // As it was when it was looked up, without another question.
     let active = domain.id().is_some();
     // Of a running VM the live XML, which is what its disks are now; so are its tags: one that was set for the next
@@ -31,7 +49,7 @@ pub(super) fn vm(connections: &Connections, id: VmId) -> Result<Vm> {
     let differs = active && persistent;
     let inactive = differs.then(|| domain.xml_desc(virt_sys::VIR_DOMAIN_XML_INACTIVE)).transpose()?;
     let configured = inactive.as_deref().map(xml::domain).transpose()?;
-    let (block_jobs, busy) = if active { occupied(&domain, &read) } else { (false, false) };
+    let (block_jobs, busy) = if active { occupied(domain, &read) } else { (false, false) };
     let next = configured.as_ref().unwrap_or(&read).disks.clone();
     let mut disks: Vec<_> = read.disks.into_iter().map(|d| d.disk).collect();
     for disk in disks.iter_mut().filter(|_| persistent) {
@@ -60,9 +78,10 @@ pub(super) fn vm(connections: &Connections, id: VmId) -> Result<Vm> {
     Ok(Vm {
         id,
         name: read.name,
-        state: state(&domain)?,
+        state: state(domain)?,
         persistent,
-        managed_save: domain.has_managed_save(0)?,
+        // What runs has none: libvirt forgets it as it starts the VM.
+        managed_save: !active && domain.has_managed_save(0)?,
         confined_by: (confined && !connections.features.confined_merge).then(|| "apparmor".to_owned()),
         tags: read.tags,
         agent: read.agent,
@@ -80,7 +99,7 @@ pub(super) fn vm(connections: &Connections, id: VmId) -> Result<Vm> {
 /// Whether a block job runs on one of a running VM's disks, and whether anything else has the VM.
 ///
 /// All VMs are read by one thread: it must not wait for one whose QEMU hangs. What cannot be told counts as a yes.
-fn occupied(domain: &virt::domain::Domain, read: &xml::DomainXml) -> (bool, bool) {
+fn occupied(domain: &Domain, read: &xml::DomainXml) -> (bool, bool) {
     let doubt = |e: virt::error::Error| {
         // The test driver has no such things; and a VM that stopped meanwhile has none any more.
         let harmless = [ErrorNumber::NoSupport, ErrorNumber::OperationInvalid, ErrorNumber::NoDomain];
@@ -97,7 +116,7 @@ fn occupied(domain: &virt::domain::Domain, read: &xml::DomainXml) -> (bool, bool
     (read.mirrors || asked.any(|runs| runs), false)
 }
 
-pub(super) fn state(domain: &virt::domain::Domain) -> Result<VmState> {
+pub(super) fn state(domain: &Domain) -> Result<VmState> {
     Ok(match domain.state()?.0 {
         Enum::Known(DomainState::Running | DomainState::Blocked) => VmState::Running,
         Enum::Known(DomainState::Paused) => VmState::Paused,
@@ -129,7 +148,7 @@ pub(super) fn glance(connections: &Connections) -> Result<BTreeMap<VmId, u64>> {
     Ok(seen)
 }
 
-fn current(domain: &virt::domain::Domain) -> Result<Option<String>> {
+fn current(domain: &Domain) -> Result<Option<String>> {
     match domain.current_snapshot(0) {
         Ok(s) => Ok(Some(s.name()?)),
         Err(e) if e.code() == Enum::Known(ErrorNumber::NoDomainSnapshot) => Ok(None),
@@ -139,7 +158,11 @@ fn current(domain: &virt::domain::Domain) -> Result<Option<String>> {
 
 pub(super) fn snapshots(connections: &Connections, id: VmId) -> Result<Vec<SnapshotRecord>> {
     let _bulk = ffi::Bulk::begin();
-    let mut records = without_files(connections, id)?;
+    Ok(sized(connections, without_files(connections, id)?))
+}
+
+/// What their files take, and which of these are gone.
+fn sized(connections: &Connections, mut records: Vec<SnapshotRecord>) -> Vec<SnapshotRecord> {
     // The overlay of one is the state image of the next: each is asked for once.
     let mut allocations = BTreeMap::new();
     let mut allocation = |path: &str| -> Option<u64> {
@@ -159,13 +182,16 @@ pub(super) fn snapshots(connections: &Connections, id: VmId) -> Result<Vec<Snaps
         let states = s.disks.iter().map(|d| &d.state_image);
         s.lost = states.filter(|image| allocation(image).is_none()).cloned().collect();
     }
-    Ok(records)
+    records
 }
 
 /// The same by their metadata alone, which is quick: sizes are 0 and nothing is lost.
 pub(super) fn without_files(connections: &Connections, id: VmId) -> Result<Vec<SnapshotRecord>> {
-    let domain = domain(&connections.control, id)?;
-    let current = current(&domain)?;
+    records_of(&domain(&connections.control, id)?)
+}
+
+fn records_of(domain: &Domain) -> Result<Vec<SnapshotRecord>> {
+    let current = current(domain)?;
     let handles = domain.list_all_snapshots(0)?;
     let mut records = read_all(&handles)?;
     for record in &mut records {
@@ -177,21 +203,28 @@ pub(super) fn without_files(connections: &Connections, id: VmId) -> Result<Vec<S
 /// So many are read one after the other.
 const FEW: usize = 8;
 
-/// Of many snapshots two are asked for at a time: libvirt works at the one while the other is taken in here.
+/// Of many snapshots three are asked for at a time, for the same reason.
 fn read_all(handles: &[DomainSnapshot]) -> Result<Vec<SnapshotRecord>> {
     if handles.len() <= FEW {
         return read_each(handles);
     }
-    let (first, second) = handles.split_at(handles.len() / 2);
+    let (first, others) = handles.split_at(handles.len() / 3);
+    let (second, third) = others.split_at(others.len() / 2);
+    let (first, (second, third)) =
+        at_once(|| read_each(first), || at_once(|| read_each(second), || read_each(third)));
+    Ok([first?, second?, third?].into_iter().flatten().collect())
+}
+
+/// Does both, the other on a thread of its own if there is one to be had.
+fn at_once<A, B: Send>(one: impl FnOnce() -> A, other: impl Fn() -> B + Sync) -> (A, B) {
     thread::scope(|scope| {
-        let other =
-            thread::Builder::new().name("inventory-2".into()).spawn_scoped(scope, || read_each(second));
-        let mut records = read_each(first)?;
-        records.extend(match other {
-            Ok(other) => other.join().unwrap_or_else(|panic| resume_unwind(panic))?,
-            Err(_) => read_each(second)?,
-        });
-        Ok(records)
+        let thread = thread::Builder::new().name("inventory-2".into()).spawn_scoped(scope, &other);
+        let one = one();
+        let other = match thread {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
+            Err(_) => other(),
+        };
+        (one, other)
     })
 }
 

@@ -202,6 +202,10 @@ impl Hypervisor for Libvirt {
         inspect::vm(&*self.now()?, vm)
     }
 
+    fn vm_and_snapshots(&self, vm: VmId) -> Result<(Vm, Vec<SnapshotRecord>)> {
+        inspect::vm_and_snapshots(&*self.now()?, vm)
+    }
+
     fn glance(&self) -> Result<BTreeMap<VmId, u64>> {
         inspect::glance(&*self.now()?)
     }
