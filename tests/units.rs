@@ -108,7 +108,7 @@ fn unexplained(text: &str) -> Vec<String> {
 
 #[test]
 fn each_line_of_the_sandbox_has_its_reason_above_it() {
-    for name in ["virtsnapd.service", "virtsnap-apparmor-tidy.service"] {
+    for name in ["virtsnapd.service", "virtsnap-apparmor@.service", "virtsnap-apparmor-tidy.service"] {
         let text = unit(name);
         let (on, _) = sandbox(&text);
         assert_eq!(unexplained(on), Vec::<String>::new(), "{name}");
