@@ -165,9 +165,10 @@ impl Matter {
         let name = vm.and_then(|vm| view.vms.get(&vm)).map(|vm| vm.record.name.clone());
         let announced = self.operation.as_ref().zip(vm.and_then(|vm| view.vms.get(&vm)));
         let before = announced.and_then(|(operation, vm)| vm.before.get(operation));
-        let before = before.map(|all| all.iter().map(PolicyName::as_str).collect::<Vec<_>>().join(","));
+        let before = before.map(joined);
         let said = |so: bool| so.then(|| "true".to_owned());
         let adopted = self.adopted.as_ref();
+        let counted = adopted.filter(|adopt| !adopt.policies.is_empty()).map(|a| joined(&a.policies));
         let snapshot = self.snapshot.as_ref().or(adopted.and_then(only));
         let snapshot = snapshot.or_else(|| job.and_then(|j| j.snapshot.as_ref()));
         // As JSON, which a rule can take apart whatever is in a name; all of them, as a rule goes by what it is told.
@@ -188,7 +189,7 @@ impl Matter {
             ("orphans", said(adopted.is_some_and(|adopt| !adopt.strays.is_empty()))),
             ("layers", said(adopted.is_some_and(|adopt| adopt.layers))),
             ("new-vm", self.new_vm.clone()),
-            ("policy", self.policy.as_ref().map(ToString::to_string).or(before)),
+            ("policy", self.policy.as_ref().map(ToString::to_string).or(before).or(counted)),
             ("job", self.job.map(|id| id.to_string())),
             ("operation", self.operation.clone().or_else(|| job.map(|j| j.operation.to_owned()))),
             ("started-by-uid", job.map(|j| j.asker.uid.to_string())),
@@ -232,6 +233,11 @@ fn only(adopt: &AdoptJob) -> Option<&SnapshotName> {
         [one] if adopt.strays.is_empty() && !adopt.layers => Some(one),
         _ => None,
     }
+}
+
+/// No policy's name has a comma.
+fn joined<'a>(policies: impl IntoIterator<Item = &'a PolicyName>) -> String {
+    policies.into_iter().map(PolicyName::as_str).collect::<Vec<_>>().join(",")
 }
 
 /// So many names stand in a sentence.

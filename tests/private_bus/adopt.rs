@@ -209,6 +209,10 @@ async fn whoever_decides_on_an_adoption_is_told_of_all_that_is_adopted() {
     assert_eq!(said(&more), ["", r#"["f1"]"#, "", "true"]);
     let message = &more["polkit.message"];
     assert!(message.ends_with(r#"(VM "web", snapshots "f1", layers without a snapshot)"#), "{message}");
+    // What counts for a policy that policy prunes.
+    let counts = ask(&["2", "snapshots", "as", "1", "f1", "policies", "as", "2", "b", "a"]).await;
+    assert_eq!(counts["policy"], "a,b");
+    assert!(counts["polkit.message"].ends_with(r#"(VM "web", snapshot "f1", policy "a,b")"#), "{counts:?}");
     let files = ask(&["1", "orphans", "as", "1", "/images/none"]).await;
     assert_eq!(said(&files), ["", "", "true", ""]);
 }
