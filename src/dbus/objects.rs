@@ -4,7 +4,13 @@
 //! each object is written as it is read; one answer at a time, so that a flood of calls has the daemon do nothing else
 //! by turns only; and none that is longer than the bus takes, which throws off who sends one.
 
-use std::{collections::HashMap, fmt::Write, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt::Write,
+    iter,
+    sync::{Arc, mpsc},
+    thread,
+};
 
 use async_trait::async_trait;
 use futures_util::FutureExt as _;
@@ -22,7 +28,7 @@ use zbus::{
 use super::{
     Shared, calls::Kind, error::BusError, job::Job, path, policy::Policy, snapshot::Snapshot, vm::Vm,
 };
-use crate::core::view::View;
+use crate::core::{model::SnapshotName, view::View};
 
 /// So many bytes an answer may have: `max_message_size` of dbus-daemon(1), as it comes.
 const LONGEST: usize = 32 << 20;
@@ -101,41 +107,72 @@ impl Type for All {
         <HashMap<ObjectPath<'_>, HashMap<&str, HashMap<&str, Variant<'_>>>>>::SIGNATURE;
 }
 
+/// One object with its properties.
+struct Read {
+    at: OwnedObjectPath,
+    interface: InterfaceName<'static>,
+    properties: HashMap<String, OwnedVariant>,
+}
+
+/// Those that are read together: what belongs to one VM.
+type Batch = Vec<Result<Read, fdo::Error>>;
+
+/// So many of these are read ahead at most.
+const AHEAD: usize = 16;
+
 impl Serialize for All {
+    /// What is read on another thread is written on this one: that they take about as long, and it is the longest wait
+    /// that a client knows.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut all = serializer.serialize_map(None)?;
-        let shared = || self.shared.clone();
-        for name in self.view.policies.keys() {
-            self.one(&mut all, &path::policy(name), &Policy::new(shared(), name.clone()))?;
-        }
-        for (id, vm) in &self.view.vms {
-            self.one(&mut all, &path::vm(*id), &Vm::new(shared(), *id))?;
-            for name in vm.record.snapshots.keys() {
-                self.one(&mut all, &path::snapshot(*id, name), &Snapshot::new(shared(), *id, name.clone()))?;
+        thread::scope(|scope| {
+            let (send, batches) = mpsc::sync_channel(AHEAD);
+            let ahead = move || {
+                // Whoever writes may have given up.
+                let _ = self.batches().try_for_each(|batch| send.send(batch));
+            };
+            match thread::Builder::new().name("objects".to_owned()).spawn_scoped(scope, ahead) {
+                Ok(_) => batches.into_iter().try_for_each(|batch| write(&mut all, batch)),
+                Err(_) => self.batches().try_for_each(|batch| write(&mut all, batch)),
             }
-        }
-        for id in self.view.jobs.keys() {
-            self.one(&mut all, &path::job(*id), &Job::new(shared(), *id))?;
-        }
+        })?;
         all.end()
     }
 }
 
+fn write<M: SerializeMap>(to: &mut M, batch: Batch) -> Result<(), M::Error> {
+    for read in batch {
+        let Read { at, interface, properties } = read.map_err(M::Error::custom)?;
+        to.serialize_entry(&at, &HashMap::from([(interface, properties)]))?;
+    }
+    Ok(())
+}
+
 impl All {
+    fn batches(&self) -> impl Iterator<Item = Batch> {
+        let shared = || self.shared.clone();
+        let policies = self.view.policies.keys();
+        let policies =
+            policies.map(move |name| self.one(path::policy(name), &Policy::new(shared(), name.clone())));
+        let vms = self.view.vms.iter().map(move |(id, vm)| {
+            let names = vm.record.snapshots.keys();
+            let snapshot = |name: &SnapshotName| {
+                self.one(path::snapshot(*id, name), &Snapshot::new(shared(), *id, name.clone()))
+            };
+            iter::once(self.one(path::vm(*id), &Vm::new(shared(), *id))).chain(names.map(snapshot)).collect()
+        });
+        let jobs = self.view.jobs.keys().map(move |id| self.one(path::job(*id), &Job::new(shared(), *id)));
+        iter::once(policies.collect()).chain(vms).chain(iter::once(jobs.collect()))
+    }
+
     /// By the getters that answer for each property alone. None of them waits for anything.
-    fn one<M: SerializeMap, I: Interface>(
-        &self,
-        to: &mut M,
-        at: &OwnedObjectPath,
-        object: &I,
-    ) -> Result<(), M::Error> {
-        let emitter = SignalEmitter::new(&self.bus, at).map_err(M::Error::custom)?;
+    fn one<I: Interface>(&self, at: OwnedObjectPath, object: &I) -> Result<Read, fdo::Error> {
+        let emitter = SignalEmitter::new(&self.bus, &at)?;
         let properties = object.get_all(self.bus.object_server(), &self.bus, None, &emitter).now_or_never();
-        let properties = properties.ok_or_else(|| M::Error::custom("a property is waited for"))?;
-        to.serialize_entry(
-            at,
-            &[(I::name(), properties.map_err(M::Error::custom)?)].into_iter().collect::<HashMap<_, _>>(),
-        )
+        let properties =
+            properties.ok_or_else(|| fdo::Error::Failed("a property is waited for".to_owned()))??;
+        drop(emitter);
+        Ok(Read { at, interface: I::name(), properties })
     }
 }
 
