@@ -225,6 +225,7 @@ harness::on_both! {
         assert!(tb.ok("cat /etc/virtsnap/virtsnapd.toml").contains("min-free = \"1%\""));
         let by_hand = by_hand.join().unwrap();
         assert!(by_hand.success() && by_hand.stdout.contains("by-hand"), "{by_hand}");
+        assert!(by_hand.stderr.contains("waiting for the daemon to start again"), "{by_hand}");
         wait_for(DEADLINE, "the merge is finished, and what waited is done", || {
             let left = daemon.snapshots("large");
             let old = left.iter().any(|(name, _)| name == "old");

@@ -9,6 +9,7 @@ use super::{
     console::Screen, exit::Failure, follow, inventory::Object, news, props::Job, proxy::SERVICE, rate::Rate,
     render::safe,
 };
+use crate::core::deferred;
 
 /// Takes the line away again.
 pub(super) const CLEAR: &str = "\r\u{1b}[2K";
@@ -88,7 +89,9 @@ impl Told {
     /// The line that is to be told at this time, by a clock that only goes forward. `parts`: what is said of what is copied.
     fn next(&mut self, jobs: &[Object<Job>], parts: &[String], at: Duration) -> Option<String> {
         let (news, line) = match jobs {
-            [job] if job.state != "running" || job.phase.is_empty() => return None,
+            // That it waits for its turn is no news; that the daemon has gone is.
+            [job] if job.state == "queued" && job.phase != deferred::PHASE => return None,
+            [job] if job.state == "done" || job.phase.is_empty() => return None,
             [job] => {
                 let phase = safe(&job.phase);
                 let share = share(job);
@@ -223,6 +226,8 @@ mod tests {
         assert_eq!(next(job("running", "merging vda", Some(0.39))), None);
         assert!(next(job("running", "merging vdb", Some(0.39))).is_some());
         assert_eq!(next(job("done", "", None)), None);
+        let gone = next(job("queued", deferred::PHASE, None));
+        assert_eq!(gone.as_deref(), Some("job 0 (): waiting for the daemon to start again"));
 
         let mut told = Told::default();
         let many = |ended: usize| -> Vec<_> {

@@ -9,6 +9,9 @@ use super::job::Job;
 /// For so long after the daemon was told to stop its next life still does them.
 pub const KEPT_FOR: SignedDuration = SignedDuration::from_mins(10);
 
+/// What they wait for until then, as a phase.
+pub const PHASE: &str = "waiting for the daemon to start again";
+
 /// One of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deferred {

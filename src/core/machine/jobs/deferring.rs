@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::{Entry, Jobs, who};
 use crate::core::{
-    deferred::{Deferred, KEPT_FOR},
+    deferred::{self, Deferred, KEPT_FOR},
     job::{Failure, Job, JobId, JobState, Outcome},
     machine::{Effect, Machine, Note, memory},
 };
@@ -46,7 +46,7 @@ impl Jobs {
         let asked: Vec<JobId> = self.queued.iter().copied().filter(asked).collect();
         self.queued.retain(|id| !asked.contains(id));
         for id in &asked {
-            self.waits(*id, "waiting for the daemon to start again");
+            self.waits(*id, deferred::PHASE);
         }
         self.deferred.clone_from(&asked);
         asked.iter().filter_map(|id| self.table.get(id).map(|e| e.job.clone())).collect()

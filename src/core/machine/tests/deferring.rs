@@ -36,7 +36,7 @@ fn ended(l: &Lives) -> Vec<(JobId, JobResult)> {
 #[test]
 fn the_next_life_does_it_under_its_number_once_all_vms_are_known() {
     let mut l = stopped();
-    let waits = "waiting for the daemon to start again";
+    let waits = crate::core::deferred::PHASE;
     assert_eq!(open(&l), [(2, JobState::Queued, waits), (3, JobState::Queued, waits)]);
     l.bench.now = at("2026-03-02T12:01:00Z");
     l.restart();
