@@ -57,16 +57,14 @@ impl Inventory {
         Ok(Self::arrange(everything))
     }
 
-    /// Asks the daemon, for a verb about this VM. Where it is not among them, the daemon says whether that means that
-    /// there is none: while it starts, or libvirt is away, it does not.
+    /// Asks the daemon, for a verb about this VM: of the VMs, it knows this one alone. Where there is none such, the daemon
+    /// says whether that is certain: while it starts, or libvirt is away, it is not.
     pub async fn about(vm: &str, bus: &Connection) -> Result<Self, Failure> {
-        let all = Self::fetch(bus).await?;
-        if all.vm(vm).is_ok() {
-            return Ok(all);
+        let path = ManagerProxy::new(bus).await?.lookup_vm(vm).await?;
+        match pieces::about(path, bus).await? {
+            Some(pieces) => Ok(Self::arrange(pieces)),
+            None => Self::fetch(bus).await,
         }
-        ManagerProxy::new(bus).await?.lookup_vm(vm).await?;
-        // It has come meanwhile.
-        Self::fetch(bus).await
     }
 
     pub(super) fn arrange(everything: Everything) -> Self {
