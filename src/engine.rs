@@ -271,7 +271,7 @@ impl Engine {
             match effect {
                 Effect::List => self.reader.list(),
                 Effect::Read(vm) => self.reader.read(vm),
-                Effect::Defer(jobs) => deferred = Some(self.tools.store.defer(&jobs, now)),
+                Effect::Defer(jobs) => deferred = Some(self.tools.store.defer(&jobs)),
                 Effect::Start(job) => self.start(job),
                 Effect::Cancel(job) => {
                     if let Some(cancel) = self.cancels.get(&job) {

@@ -11,6 +11,7 @@ use super::{
     place::Place,
     props::Job,
     render::{count, quoted, safe},
+    restart,
 };
 
 /// So many are told one by one.
@@ -19,13 +20,19 @@ const SHOWN: usize = 20;
 /// Says that the daemon goes on with these jobs.
 pub(super) async fn detached(jobs: &[OwnedObjectPath], bus: &Connection, console: &mut Console<'_>) {
     let known = tokio::select! {
-        all = Inventory::fetch(bus) => all.ok(),
+        all = known(bus) => all,
         // Who is that impatient is told what their paths say.
         Ok(()) = ctrl_c() => None,
     };
     let open = jobs.iter().filter_map(|path| Open::of(path, known.as_ref()));
     let (text, hint) = told(&open.collect::<Vec<_>>(), &console.place);
     console.interrupted(&text, &hint);
+}
+
+/// What there is, unless the daemon has stopped: it is not to be started for that.
+async fn known(bus: &Connection) -> Option<Inventory> {
+    restart::life(bus).await?;
+    Inventory::fetch(bus).await.ok()
 }
 
 /// A job as a person knows it: `job 7 (delete) of "web"`

@@ -184,7 +184,17 @@ pub(super) async fn within(
         write!(console.err, "{}", progress::CLEAR)?;
     }
     if let Some(ended) = ended {
-        return Ok(ControlFlow::Continue(ended.map_err(|error| left(error.into()))?));
+        let ended = match (ended.map_err(Failure::from), &jobs[..]) {
+            (Err(Failure::Answered { name, .. }), [job]) if name == DEFERRED => {
+                match follow(job, bus).await.ended {
+                    Ended::Done(_) => Ok(()),
+                    Ended::Failed { name, message } => Err(Failure::Answered { name, message }),
+                    Ended::Unknown(failure) => Err(failure),
+                }
+            }
+            (ended, _) => ended,
+        };
+        return ended.map(ControlFlow::Continue).map_err(left);
     }
     detached(&jobs, bus, console).await;
     Ok(ControlFlow::Break(Exit::Interrupted))
@@ -257,14 +267,16 @@ pub(super) async fn follow(job: &OwnedObjectPath, bus: &Connection) -> Followed 
     let ended = loop {
         match (wait(job, bus).await, &before) {
             (Some(ended), _) => break ended,
-            (None, Some(before)) if restart::takes_up(before, life.as_ref(), bus).await => {}
-            (None, _) => break restart::not_taken_up(),
+            // Whether that does the job is not to be told without knowing it again.
+            (None, None) => break Ended::Unknown(Failure::Stopped),
+            (None, Some(before)) => match restart::takes_up(before, life.as_ref(), bus).await {
+                Ok(true) => life = restart::life(bus).await,
+                Ok(false) => break restart::not_taken_up(),
+                Err(unknown) => break Ended::Unknown(unknown),
+            },
         }
-        life = restart::life(bus).await;
     };
-    // One that somebody stopped is not to be started again for that.
-    let there = !matches!(ended, Ended::Unknown(_));
-    let after = if there { read(job, bus).await.ok() } else { None };
+    let after = if matches!(ended, Ended::Unknown(_)) { None } else { read(job, bus).await.ok() };
     Followed { job: after.or(before), ended }
 }
 

@@ -78,6 +78,11 @@ fn hint_for_own(own: &str, place: &Place) -> Option<String> {
             virtsnap("promote")
         ),
         "Busy" => format!("{} shows what is under way; try again when it is done", virtsnap("jobs")),
+        "Deferred" => format!(
+            "does it run? {}; {} shows what it does of what was asked for before",
+            there("systemctl status virtsnapd"),
+            virtsnap("jobs")
+        ),
         "Stopping" => "the daemon is stopping or restarting; try again in a moment".to_owned(),
         "Disconnected" => format!(
             "the daemon has no connection to libvirt: {}, {}",

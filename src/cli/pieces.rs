@@ -2,6 +2,8 @@
 //!
 //! Each object is as it was when it was read, and not all at one moment: one that went meanwhile is left out.
 
+use std::collections::HashSet;
+
 use futures_util::{StreamExt as _, TryStreamExt as _, future::try_join3, stream};
 use roxmltree::{Document, ParsingOptions};
 use zbus::{Connection, OwnedObjectPath};
@@ -19,9 +21,29 @@ const AT_ONCE: usize = 8;
 /// More objects than that are all read in one answer, which takes less then.
 const FEW: usize = 512;
 
+/// So often it is begun anew, where snapshots come and go meanwhile.
+const TRIES: usize = 5;
+
 /// Reads one VM with its snapshots, and all policies and jobs: of a thousand VMs that is a hundredth of it all. `None` if
-/// that is more than few.
+/// that is more than few, or does not stand still.
 pub(super) async fn about(vm: OwnedObjectPath, bus: &Connection) -> Result<Option<Everything>, Failure> {
+    for _ in 0..TRIES {
+        let Some(all) = once(vm.clone(), bus).await? else { return Ok(None) };
+        let after: HashSet<_> = below(bus, &format!("{vm}/snapshot")).await?.into_iter().collect();
+        let now: Option<Vm> = there(props::read(bus, &vm).await)?;
+        let before = all.get(&vm).and_then(|known| known.vm.as_ref());
+        let known = all.iter().filter(|(_, known)| known.snapshot.is_some());
+        let known: HashSet<_> = known.map(|(path, _)| path.clone()).collect();
+        let current = |vm: Option<&Vm>| vm.map(|vm| vm.current_snapshot.clone());
+        // Which there are, and which one it goes on from: all that tells how they hang together.
+        if after == known && current(now.as_ref()) == current(before) {
+            return Ok(Some(all));
+        }
+    }
+    Ok(None)
+}
+
+async fn once(vm: OwnedObjectPath, bus: &Connection) -> Result<Option<Everything>, Failure> {
     let (of_policies, of_snapshots, of_jobs) =
         (format!("{ROOT}/policy"), format!("{vm}/snapshot"), format!("{ROOT}/job"));
     let (policies, snapshots, jobs) =

@@ -6,7 +6,10 @@
 use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Deserializer};
-use zbus::{Connection, OwnedObjectPath, OwnedVariant, Type, as_variant};
+use zbus::{
+    Connection, OwnedObjectPath, OwnedVariant, Proxy, Type, as_variant,
+    proxy::{self, CacheProperties, MethodFlags},
+};
 
 use super::{exit::Failure, proxy::SERVICE};
 
@@ -251,12 +254,17 @@ fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> R
     T::deserialize(deserializer).map(Some)
 }
 
-/// One object's properties, in one call.
+/// One object's properties, in one call. A daemon that has stopped is not started again for it: whoever stopped it would
+/// wonder.
 pub async fn read<T: Properties>(bus: &Connection, path: &str) -> Result<T, Failure> {
-    let reply = bus
-        .call_method(Some(SERVICE), path, Some("org.freedesktop.DBus.Properties"), "GetAll", &T::INTERFACE)
-        .await?;
-    Ok(reply.body().deserialize()?)
+    let proxy = proxy::Builder::<Proxy<'_>>::new(bus)
+        .destination(SERVICE)
+        .path(path)
+        .interface("org.freedesktop.DBus.Properties")
+        .cache_properties(CacheProperties::No);
+    let proxy = proxy.build().await?;
+    let read = proxy.call_with_flags("GetAll", MethodFlags::NO_AUTO_START, &T::INTERFACE).await?;
+    read.ok_or_else(|| Failure::Answer("there is none".to_owned()))
 }
 
 /// Every object, as the bus sends it.

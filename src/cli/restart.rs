@@ -1,6 +1,6 @@
 //! The daemon is restarted, as an upgrade does, while somebody waits for a job that had not begun: its next life does it.
 
-use std::{convert::identity, time::Duration};
+use std::time::Duration;
 
 use zbus::{
     Connection, MatchRule,
@@ -28,18 +28,28 @@ pub(super) async fn life(bus: &Connection) -> Option<OwnedUniqueName> {
     DBusProxy::new(bus).await.ok()?.get_name_owner(name).await.ok()
 }
 
-/// Waits for another life of the daemon than this one, for as long as it would do the job; whether it does.
-pub(super) async fn takes_up(job: &Object<Job>, last: Option<&OwnedUniqueName>, bus: &Connection) -> bool {
+/// Waits for another life of the daemon than this one, for as long as it would do the job; whether it does. An error where
+/// that is not known.
+pub(super) async fn takes_up(
+    job: &Object<Job>,
+    last: Option<&OwnedUniqueName>,
+    bus: &Connection,
+) -> Result<bool, Failure> {
     let most = Duration::try_from(KEPT_FOR).unwrap_or_default();
-    let came = tokio::time::timeout(most, another(last, bus)).await;
-    if !came.is_ok_and(|came| came.is_ok_and(identity)) {
-        return false;
+    match tokio::time::timeout(most, another(last, bus)).await {
+        Ok(came) => came?,
+        Err(_) => return Ok(false),
     }
-    let now = follow::read(&job.path, bus).await;
-    now.is_ok_and(|now| {
+    match follow::read(&job.path, bus).await {
         // Another job may have its number, if the daemon does not know of it.
-        (now.start, &now.operation, now.started_by) == (job.start, &job.operation, job.started_by)
-    })
+        Ok(now) => {
+            Ok((now.start, &now.operation, now.started_by) == (job.start, &job.operation, job.started_by))
+        }
+        Err(Failure::Answered { name, .. }) if name == "org.freedesktop.DBus.Error.UnknownObject" => {
+            Ok(false)
+        }
+        Err(unknown) => Err(unknown),
+    }
 }
 
 /// How a job ended that the daemon's next life did not do.
@@ -53,17 +63,18 @@ pub(super) fn not_taken_up() -> Ended {
     })
 }
 
-/// False if the bus is gone.
-async fn another(last: Option<&OwnedUniqueName>, bus: &Connection) -> Result<bool, Failure> {
+async fn another(last: Option<&OwnedUniqueName>, bus: &Connection) -> Result<(), Failure> {
     let rule = MatchRule::builder().msg_type(Type::Signal).sender("org.freedesktop.DBus");
     let rule = rule.interface("org.freedesktop.DBus").member("NameOwnerChanged").arg(0, SERVICE).build()?;
     let mut changes = news::signals(rule, bus).await?;
     loop {
         let now = life(bus).await;
         if now.is_some() && now.as_ref() != last {
-            return Ok(true);
+            return Ok(());
         }
-        let Some(change) = changes.recv().await else { return Ok(false) };
-        change?;
+        match changes.recv().await {
+            Some(change) => drop(change?),
+            None => return Err(Failure::NoBus("the connection was lost".to_owned())),
+        }
     }
 }

@@ -122,7 +122,8 @@ async fn tell_resumed(
     let now: Policy = props::read(bus, &before.path).await?;
     let still = |path: &OwnedObjectPath| now.suspended_vms.iter().any(|(other, ..)| other == path);
     for vm in before.suspended_vms.iter().map(|(path, ..)| path).filter(|path| !still(path)) {
-        let vm = all.vm_name(vm).map_or_else(String::new, safe);
+        // Of another VM than the one that it was asked for, somebody else has.
+        let Some(vm) = all.vm_name(vm).map(safe) else { continue };
         console.line(&format!("{vm}: policy {} is resumed", quoted(&before.name)))?;
     }
     Ok(())

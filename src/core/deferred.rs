@@ -21,45 +21,31 @@ pub struct Deferred {
     pub since: Option<Timestamp>,
 }
 
-impl Deferred {
-    /// Why it is not to be done any more, if it is not. A clock that was set back says nothing of how long ago it was.
-    pub fn over(&self, now: Timestamp) -> Option<String> {
-        let Some(since) = self.since else {
-            return Some("did not begin before the host was restarted: nothing was done".to_owned());
-        };
-        let gone = now.duration_since(since);
-        (gone < SignedDuration::ZERO || gone > KEPT_FOR).then(|| {
-            format!(
-                "did not begin before the daemon was stopped, at {since:.0}, and was not kept for longer than {} minutes: \
-                 nothing was done",
-                KEPT_FOR.as_mins()
-            )
-        })
-    }
+/// Why one of before a stop at this time is not to be done any more, if it is not. A clock that was set back says nothing of
+/// how long ago that was.
+pub fn over(since: Option<Timestamp>, now: Timestamp) -> Option<String> {
+    let Some(since) = since else {
+        return Some("did not begin before the host was restarted: nothing was done".to_owned());
+    };
+    let gone = now.duration_since(since);
+    (gone < SignedDuration::ZERO || gone > KEPT_FOR).then(|| {
+        format!(
+            "did not begin before the daemon was stopped, at {since:.0}, nor within {} minutes of that: nothing was done",
+            KEPT_FOR.as_mins()
+        )
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::{
-        job::{Asker, Operation, Pace},
-        model::{Origin, VmId},
-    };
 
     #[test]
     fn it_is_done_soon_after_and_not_when_nobody_expects_it() {
         let at = |second| Timestamp::from_second(second).unwrap();
-        let job = Job {
-            id: 7,
-            vm: VmId(uuid::Uuid::nil()),
-            operation: Operation::Prune { all: false, pace: Pace::default() },
-            asker: Asker { origin: Origin::Manual, uid: 1000 },
-            asked: at(900),
-        };
-        let deferred = |since| Deferred { job: job.clone(), since };
-        for (now, over) in [(1000, false), (1001, false), (1600, false), (1601, true), (999, true)] {
-            assert_eq!(deferred(Some(at(1000))).over(at(now)).is_some(), over, "{now}");
+        for (now, is_over) in [(1000, false), (1001, false), (1600, false), (1601, true), (999, true)] {
+            assert_eq!(over(Some(at(1000)), at(now)).is_some(), is_over, "{now}");
         }
-        assert!(deferred(None).over(at(1001)).unwrap().contains("restarted"));
+        assert!(over(None, at(1001)).unwrap().contains("restarted"));
     }
 }

@@ -67,7 +67,7 @@ pub use self::{
 };
 use crate::{
     core::{
-        deferred::KEPT_FOR,
+        deferred::{self, KEPT_FOR},
         job::{JobId, JobState, Outcome, Pace},
         label::{self, Expiry, Tag},
         machine::{Change, Query, Reply},
@@ -207,7 +207,7 @@ impl Shared {
     /// Why it is not known how a job ends: it waits for the daemon's next life, or that is to find out.
     fn stopped_before(&self, id: JobId) -> BusError {
         match self.job(id) {
-            Some(job) if job.state == JobState::Queued => {
+            Some(job) if job.state == JobState::Queued && job.phase == deferred::PHASE => {
                 let vm = self
                     .lens
                     .view()
@@ -217,8 +217,8 @@ impl Shared {
                 BusError::new(
                     "Deferred",
                     format!(
-                        "job {id} ({} of VM {vm}) has not begun, as the daemon stops, and is kept: started again within {} \
-                         minutes, it does it then, as job {id}; if not, nothing is done",
+                        "job {id} ({} of VM {vm}) has not begun, as the daemon stops, and is kept: if it is back within {} \
+                         minutes, and the host was not restarted, it does it then, as job {id}; if not, nothing is done",
                         job.operation,
                         KEPT_FOR.as_mins()
                     ),

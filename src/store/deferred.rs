@@ -4,51 +4,61 @@ use jiff::Timestamp;
 use rusqlite::{TransactionBehavior, params};
 
 use super::{Result, Store, begun::json};
-use crate::{
-    core::{deferred::Deferred, job::Job},
-    logging::message,
-};
+use crate::{core::deferred::Deferred, logging::message};
 
 impl Store {
     /// These wait for the next life, in this order, and no others do.
-    pub fn defer(&self, jobs: &[Job], since: Timestamp) -> Result<()> {
-        let written = self.write_deferred(jobs, since);
+    pub fn defer(&self, jobs: &[Deferred]) -> Result<()> {
+        let written = self.write_deferred(jobs);
         self.noted(written)
     }
 
-    fn write_deferred(&self, jobs: &[Job], since: Timestamp) -> Result<()> {
+    fn write_deferred(&self, jobs: &[Deferred]) -> Result<()> {
         let mut connection = self.writer()?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         transaction.execute("DELETE FROM deferred", [])?;
         let mut insert =
             transaction.prepare("INSERT INTO deferred (place, job, since_usec) VALUES (?1, ?2, ?3)")?;
-        for (place, job) in (0_i64..).zip(jobs) {
-            insert.execute(params![place, json(job)?, since.as_microsecond()])?;
+        for (place, Deferred { job, since }) in (0_i64..).zip(jobs) {
+            insert.execute(params![place, json(job)?, since.map(Timestamp::as_microsecond)])?;
         }
         drop(insert);
         transaction.commit()?;
         Ok(())
     }
 
-    /// What waits for this life.
+    /// What waits for this life. What cannot be read is told once.
     pub fn deferred(&self) -> Result<Vec<Deferred>> {
+        let (read, unreadable) = self.read_deferred()?;
+        for place in unreadable {
+            // Where that cannot be written, it is told again.
+            let _ = self.write("DELETE FROM deferred WHERE place = ?1", params![place]);
+        }
+        Ok(read)
+    }
+
+    fn read_deferred(&self) -> Result<(Vec<Deferred>, Vec<i64>)> {
         let connection = self.lock();
-        let mut statement = connection.prepare("SELECT job, since_usec FROM deferred ORDER BY place")?;
+        let mut statement =
+            connection.prepare("SELECT job, since_usec, place FROM deferred ORDER BY place")?;
         let mut rows = statement.query([])?;
-        let mut all = Vec::new();
+        let (mut all, mut unreadable) = (Vec::new(), Vec::new());
         while let Some(row) = rows.next()? {
             let (job, since): (String, Option<i64>) = (row.get(0)?, row.get(1)?);
             let since = since.and_then(|since| Timestamp::from_microsecond(since).ok());
             match serde_json::from_str(&job) {
                 Ok(job) => all.push(Deferred { job, since }),
-                Err(e) => tracing::error!(
-                    MESSAGE_ID = message::STORE_FAILED, error = %e,
-                    "what was asked for before the daemon was stopped was written down by another version of virtsnapd, \
-                     cannot be read and is not done: {job}"
-                ),
+                Err(e) => {
+                    tracing::error!(
+                        MESSAGE_ID = message::STORE_FAILED, error = %e,
+                        "what was asked for before the daemon was stopped was written down by another version of \
+                         virtsnapd, cannot be read and is not done: {job}"
+                    );
+                    unreadable.push(row.get(2)?);
+                }
             }
         }
-        Ok(all)
+        Ok((all, unreadable))
     }
 }
 
@@ -62,7 +72,7 @@ mod tests {
     use super::*;
     use crate::core::{
         branch::BranchJob,
-        job::{AdoptJob, Asker, CreateJob, Operation, Pace, RevertJob},
+        job::{AdoptJob, Asker, CreateJob, Job, Operation, Pace, RevertJob},
         label::Label,
         machine::Entry,
         model::{Origin, SnapshotName, VmId, VmState},
@@ -129,28 +139,37 @@ mod tests {
     }
 
     #[test]
-    fn each_is_read_as_it_was_written_in_its_order_until_it_is_taken_up() {
+    fn each_is_read_as_it_was_written_in_its_order_until_it_begins() {
         let store = Store::in_memory().unwrap();
         let since = Timestamp::from_second(1_700_000_100).unwrap();
-        store.defer(&jobs()[..2], since).unwrap();
-        store.defer(&jobs(), since).unwrap();
         let deferred = |since| jobs().into_iter().map(|job| Deferred { job, since }).collect::<Vec<_>>();
+        store.defer(&deferred(None)[..2]).unwrap();
+        store.defer(&deferred(Some(since))).unwrap();
         assert_eq!(store.deferred().unwrap(), deferred(Some(since)));
         store.boots("one").unwrap();
         store.boots("one").unwrap();
         assert_eq!(store.deferred().unwrap(), deferred(Some(since)), "the same boot");
         store.boots("other").unwrap();
         assert_eq!(store.deferred().unwrap(), deferred(None));
-        store.remember(&[Entry::TakenUp]).unwrap();
-        assert_eq!(store.deferred().unwrap(), []);
+        store.remember(&[Entry::Undeferred(1), Entry::Undeferred(99)]).unwrap();
+        assert_eq!(store.deferred().unwrap(), deferred(None)[1..]);
     }
 
     #[test]
-    fn what_another_version_wrote_is_left_out() {
+    fn what_another_version_wrote_is_left_out_and_told_once() {
         let store = Store::in_memory().unwrap();
-        store.defer(&jobs()[..1], Timestamp::UNIX_EPOCH).unwrap();
+        let one = Deferred { job: jobs().remove(0), since: None };
+        store.defer(std::slice::from_ref(&one)).unwrap();
         let sql = "INSERT INTO deferred VALUES (-1, '{\"id\":1,\"operation\":\"Fly\"}', 0)";
         store.lock().execute(sql, []).unwrap();
-        assert_eq!(store.deferred().unwrap().len(), 1);
+        for _ in 0..2 {
+            assert_eq!(store.deferred().unwrap(), std::slice::from_ref(&one));
+        }
+        let rows = |row: &rusqlite::Row<'_>| row.get::<_, u32>(0);
+        assert_eq!(
+            store.lock().query_row("SELECT count(*) FROM deferred", [], rows).unwrap(),
+            1,
+            "told once"
+        );
     }
 }

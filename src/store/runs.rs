@@ -73,8 +73,9 @@ impl Store {
                 Entry::Worked(vm) => {
                     transaction.execute("DELETE FROM failed WHERE vm = ?1", params![vm.to_string()])?;
                 }
-                Entry::TakenUp => {
-                    transaction.execute("DELETE FROM deferred", [])?;
+                Entry::Undeferred(job) => {
+                    let sql = "DELETE FROM deferred WHERE json_extract(job, '$.id') = ?1";
+                    transaction.execute(sql, params![job])?;
                 }
                 Entry::Gone(policy) => {
                     transaction.execute("DELETE FROM due WHERE policy = ?1", params![policy.as_str()])?;

@@ -8,6 +8,7 @@ use zbus::{Connection, MatchRule, Message, OwnedObjectPath, fdo, message::Type};
 
 use super::signals::Signals;
 use crate::cli::{
+    activation,
     console::Console,
     exit::{Exit, Failure, exit_of},
     follow::{self, Ended},
@@ -16,6 +17,7 @@ use crate::cli::{
     props::{self, Manager, Snapshot, Vm},
     proxy::{Options, ROOT, SERVICE, SnapshotProxy},
     render::quoted,
+    restart::DEFERRED,
 };
 
 /// For so long it is tried again, where it cannot be done now.
@@ -124,7 +126,11 @@ impl Way<'_> {
                 self.doubt = name.ends_with(".Disconnected");
                 Err(Failure::Answered { name, message })
             }
-            Ended::Unknown(failure) => Err(failure),
+            Ended::Unknown(failure) => {
+                // Nothing was done where no life of the daemon did it.
+                self.doubt = failure.name() != Some(DEFERRED);
+                Err(failure)
+            }
         }
     }
 
@@ -165,6 +171,8 @@ impl Way<'_> {
 
     /// The VM's safety snapshots, once the daemon has settled what was begun.
     async fn look(&self) -> Result<HashSet<OwnedObjectPath>, Failure> {
+        // Also one that somebody stopped: the VM is to be put back.
+        activation::awake(self.bus).await?;
         let manager: Manager = props::read(self.bus, ROOT).await?;
         if manager.state != "running" {
             return Err(Failure::NoDaemon(format!("it is {}", manager.state)));

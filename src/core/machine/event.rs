@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{Entry, Labelled, Note, Refusal, Reply, Request, RequestId};
 use crate::core::{
+    deferred::Deferred,
     inhibit::InhibitorId,
     inventory::VmRecord,
     job::{Far, Job, JobId, Outcome},
@@ -94,7 +95,7 @@ pub enum Effect {
     /// Start this job on a worker.
     Start(Job),
     /// Write these jobs down for the next life, and send [`Event::Deferred`].
-    Defer(Vec<Job>),
+    Defer(Vec<Deferred>),
     /// Ask this running job to stop at its next safe point.
     Cancel(JobId),
     /// Answer a client.

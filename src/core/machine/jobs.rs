@@ -92,10 +92,7 @@ pub(super) struct Jobs {
     pub(super) held: bool,
     /// When a job of each was started last, by a number that grows.
     served: BTreeMap<Who, u64>,
-    /// Those that an earlier life left, until all VMs are known.
-    left: BTreeMap<JobId, deferring::Left>,
-    /// Those that wait for the next life.
-    deferred: Vec<JobId>,
+    deferring: deferring::Deferring,
 }
 
 impl Jobs {
@@ -252,7 +249,7 @@ impl Machine {
             return;
         }
         let mut held = self.held_jobs();
-        for id in self.jobs.left().collect::<Vec<_>>() {
+        for id in self.jobs.held_by_left() {
             self.jobs.waits(id, "waiting until all VMs are known");
             held.insert(id);
         }
@@ -268,6 +265,7 @@ impl Machine {
         let (running, counted) = (&self.jobs.running, self.jobs.counted());
         let (turns, served) = queue::admit(&waiting, running, counted, limit, &self.jobs.served);
         self.jobs.served = served;
+        let mut begun = Vec::new();
         for (id, turn) in turns {
             let stuck = matches!(turn, Turn::After(job) if self.jobs.stuck.contains_key(&job));
             self.jobs.waits(id, &if stuck { format!("{turn}, which is stuck") } else { turn.to_string() });
@@ -275,6 +273,7 @@ impl Machine {
                 continue;
             }
             self.jobs.queued.retain(|q| *q != id);
+            begun.extend(self.no_more_deferred(id));
             if let Some(entry) = self.jobs.table.get_mut(&id) {
                 entry.state = JobState::Running;
                 entry.heard = self.elapsed;
@@ -282,6 +281,10 @@ impl Machine {
                 self.stale.insert(entry.job.vm);
                 out.push(Effect::Start(entry.job.clone()));
             }
+        }
+        if !begun.is_empty() {
+            // Before any of them starts.
+            out.insert(0, Effect::Remember(begun));
         }
     }
 
@@ -307,6 +310,8 @@ impl Machine {
     pub(super) fn on_ended(&mut self, id: JobId, outcome: Outcome, now: Timestamp, out: &mut Vec<Effect>) {
         let outcome = self.in_full(id, outcome);
         let Some(job) = self.jobs.finish(id, outcome.clone(), now) else { return };
+        let undeferred = self.no_more_deferred(id);
+        self.journal.extend(undeferred);
         let vm = job.vm;
         self.stale.insert(vm);
         self.tell_withheld(vm);
@@ -358,16 +363,6 @@ impl Machine {
             let failure = Failure::new("NoSuchVM", format!("VM {vm} was undefined before this could start"));
             self.on_ended(id, Outcome::Failed(failure), now, out);
         }
-    }
-
-    pub(super) fn on_stop(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
-        self.manager(|m| m.state = crate::core::view::DaemonState::Stopping);
-        self.defer(out);
-        for id in self.jobs.queued.clone() {
-            let why = "did not begin, as the daemon stops: nothing was done".to_owned();
-            self.on_ended(id, Outcome::Cancelled(why), now, out);
-        }
-        out.extend(self.jobs.running.keys().map(|id| Effect::Cancel(*id)));
     }
 
     /// Ends merges that were cut short, with nobody asking for it.

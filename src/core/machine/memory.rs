@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::Failed;
 use crate::core::{
     awaited::Awaited,
-    job::JobResult,
+    job::{JobId, JobResult},
     label::Label,
     model::{PolicyName, VmId},
     suspend::Standing,
@@ -69,6 +69,6 @@ pub enum Entry {
     Failed(VmId, Failed),
     /// That is over.
     Worked(VmId),
-    /// The jobs that an earlier life left wait like all others from now on, or have ended.
-    TakenUp,
+    /// This job, which was left for a later life, begins now, or has ended.
+    Undeferred(JobId),
 }

@@ -81,7 +81,7 @@ impl Machine {
             }
             Request::Change(change, uid) => (change, uid),
         };
-        if self.stopping() {
+        if self.stopping() && !matches!(&change, Change::Cancel(id) if self.jobs.is_deferred(*id)) {
             return Err(Refusal::new("Stopping", "the daemon is stopping; nothing new is begun"));
         }
         // What would wait for libvirt without a word is asked for again instead, when whoever asks still wants it.

@@ -80,8 +80,7 @@ fn vm_of(connections: &Connections, id: VmId, domain: &Domain) -> Result<Vm> {
         name: read.name,
         state: state(domain)?,
         persistent,
-        // What runs has none: libvirt forgets it as it starts the VM.
-        managed_save: !active && domain.has_managed_save(0)?,
+        managed_save: domain.has_managed_save(0)?,
         confined_by: (confined && !connections.features.confined_merge).then(|| "apparmor".to_owned()),
         tags: read.tags,
         agent: read.agent,

@@ -36,7 +36,7 @@ impl Lives {
         }
         for jobs in effects.iter().filter_map(|e| if let Effect::Defer(jobs) = e { Some(jobs) } else { None })
         {
-            self.store.defer(jobs, self.bench.now).unwrap();
+            self.store.defer(jobs).unwrap();
         }
         effects
     }
