@@ -80,6 +80,10 @@ impl Bus {
                 Ok(message.body().deserialize().expect("the answer has the type that is asked for"))
             }
             Err(zbus::Error::MethodError(name, text, _)) => Err((name.to_string(), text.unwrap_or_default())),
+            Err(zbus::Error::FDO(e)) if !matches!(*e, zbus::fdo::Error::ZBus(_)) => Err((
+                zbus::DBusError::name(&*e).to_string(),
+                zbus::DBusError::description(&*e).unwrap_or_default().to_owned(),
+            )),
             Err(e) => panic!("{interface}.{method} of {path}: {e}"),
         }
     }
