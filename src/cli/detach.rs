@@ -13,26 +13,30 @@ use super::{
     render::{count, quoted, safe},
     restart,
 };
+use crate::core::deferred::KEPT_FOR;
 
 /// So many are told one by one.
 const SHOWN: usize = 20;
 
 /// Says that the daemon goes on with these jobs.
 pub(super) async fn detached(jobs: &[OwnedObjectPath], bus: &Connection, console: &mut Console<'_>) {
+    if restart::life(bus).await.is_none() {
+        // It is not to be started to tell what it would have said.
+        let text = format!(
+            "interrupted; the daemon has stopped: if it is there again within {} minutes, it does what it had not begun",
+            KEPT_FOR.as_mins()
+        );
+        let status = console.place.command("systemctl status virtsnapd");
+        return console.interrupted(&text, &format!("{status} tells whether it runs"));
+    }
     let known = tokio::select! {
-        all = known(bus) => all,
+        all = Inventory::fetch(bus) => all.ok(),
         // Who is that impatient is told what their paths say.
         Ok(()) = ctrl_c() => None,
     };
     let open = jobs.iter().filter_map(|path| Open::of(path, known.as_ref()));
     let (text, hint) = told(&open.collect::<Vec<_>>(), &console.place);
     console.interrupted(&text, &hint);
-}
-
-/// What there is, unless the daemon has stopped: it is not to be started for that.
-async fn known(bus: &Connection) -> Option<Inventory> {
-    restart::life(bus).await?;
-    Inventory::fetch(bus).await.ok()
 }
 
 /// A job as a person knows it: `job 7 (delete) of "web"`

@@ -186,10 +186,11 @@ pub(super) async fn within(
     if let Some(ended) = ended {
         let ended = match (ended.map_err(Failure::from), &jobs[..]) {
             (Err(Failure::Answered { name, .. }), [job]) if name == DEFERRED => {
-                match follow(job, bus).await.ended {
-                    Ended::Done(_) => Ok(()),
-                    Ended::Failed { name, message } => Err(Failure::Answered { name, message }),
-                    Ended::Unknown(failure) => Err(failure),
+                match wait_for_one(job, bus, console).await? {
+                    None => return Ok(ControlFlow::Break(Exit::Interrupted)),
+                    Some(Ended::Done(_)) => Ok(()),
+                    Some(Ended::Failed { name, message }) => Err(Failure::Answered { name, message }),
+                    Some(Ended::Unknown(failure)) => Err(failure),
                 }
             }
             (ended, _) => ended,
